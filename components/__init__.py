@@ -1,0 +1,1 @@
+"""What each step of the captcha pipeline does, one module a step."""

@@ -1,0 +1,9 @@
+"""The one error that is written for the person at the keyboard."""
+
+
+class CaptchaPipelineError(Exception):
+    """Something the user can put right: says what is wrong, where, and what to do.
+
+    The command line prints the message alone, without a traceback, and exits with 1. Anything else that is raised is a defect
+    in this project.
+    """

@@ -1,0 +1,38 @@
+"""Names of the features, files and folders that the steps hand to each other. No other module spells them."""
+
+from typing import Final
+
+SPLITS: Final = ("train", "eval", "test")
+
+# The canonical tf.Example, as written by `data synth` and `data import`.
+IMAGE: Final = "image"  # bytes[1]: an encoded picture (PNG, JPEG, …)
+LABEL: Final = "label"  # bytes[1]: the text on it, UTF-8
+SOURCE: Final = "source"  # bytes[1]: where it comes from: "synthetic", or the name of an imported set
+PARAMS: Final = "params"  # bytes[1]: how it was made, a JSON object; "{}" where unknown
+
+# What CaptchaExampleGen adds. Pixel values are 0 to 255, over all pixels and channels of the picture.
+CHARACTERS: Final = "characters"  # bytes[min_length..max_length]: the label, one character a value
+WIDTH: Final = "width"  # int64[1]: pixels
+HEIGHT: Final = "height"  # int64[1]: pixels
+BRIGHTNESS: Final = "brightness"  # float32[1]: mean of the pixel values
+CONTRAST: Final = "contrast"  # float32[1]: standard deviation of the pixel values
+SHARPNESS: Final = "sharpness"  # float32[1]: mean absolute difference of neighbouring pixels in a row
+DIFFICULTY: Final = "difficulty"  # bytes[1]: "low contrast", "medium contrast" or "high contrast"
+
+# What Transform emits.
+PIXELS: Final = "pixels"  # bytes[1]: height x width x channels uint8, row-major
+PIXEL_MEAN: Final = "pixel_mean"  # float32[1]: of the training split, the same for every example
+PIXEL_STD: Final = "pixel_std"  # float32[1]: likewise
+LABEL_IDS: Final = "label_ids"  # int64[max_length]: class ids, padded with the blank class
+
+# What the served model answers with.
+TEXT: Final = "text"  # string [N]; "" for a picture that could not be read
+PROBABILITIES: Final = "probabilities"  # float32 [N, max_length, num_classes]
+CONFIDENCE: Final = "confidence"  # float32 [N]: product over the positions of the largest probability; 0 for a bad picture
+VALID: Final = "valid"  # bool [N]: false for a picture that could not be decoded
+
+# Files.
+MANIFEST: Final = "manifest.json"  # of a span
+DATA_INFO: Final = "data_info.csv"  # describes the book's layout
+SPEC_FILE: Final = "captcha.json"  # in a SavedModel's assets.extra: what the model reads, and what it was made from
+WEIGHTS_FILE: Final = "model.weights.h5"  # in a SavedModel's assets.extra: for a warm start

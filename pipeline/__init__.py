@@ -1,0 +1,1 @@
+"""How the steps in `components` are joined, configured and started."""

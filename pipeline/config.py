@@ -1,0 +1,189 @@
+"""The configuration: one typed, frozen tree, loaded from YAML and changed by `--set section.key=value`."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from components.captcha import CaptchaSpec
+from components.errors import CaptchaPipelineError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Splits(Section):
+    """Relative sizes of the splits. A picture's split is decided by the hash of its bytes, so sizes are approximate."""
+
+    train: int = Field(10, ge=1)
+    eval: int = Field(1, ge=1)
+    test: int = Field(1, ge=1)
+
+
+class DataConfig(Section):
+    root: str = Field("data", min_length=1, description="the folder that holds span-000001, span-000002, …")
+    window: int | None = Field(None, ge=1, description="train on the newest N spans; null for all")
+    splits: Splits = Splits()
+    max_bad_fraction: Fraction = Field(0.01, description="stop when more of the records than this are not right")
+    max_pixels: int = Field(4_000_000, ge=64, description="larger pictures are refused before they are decoded")
+    wrong_size: Literal["resize", "refuse"] = Field("resize", description="what to do with pictures of another size than captcha's")
+    background: tuple[Byte, Byte, Byte] = Field((255, 255, 255), description="RGB that shows through transparent pixels")
+
+
+class SynthConfig(Section):
+    """What `data synth` makes."""
+
+    count: int = Field(24_000, ge=1, description="pictures a span")
+    seed: int = Field(1, ge=0)
+    shard_size: int = Field(4_000, ge=1, description="pictures a shard: the unit of work of one worker")
+    fonts: tuple[str, ...] = Field((), description="paths of TrueType fonts; none for the captcha library's own")
+    font_sizes: tuple[Annotated[int, Field(ge=6, le=512)], ...] = Field((), description="points; none for the captcha library's own")
+    noise_dots: int = Field(30, ge=0, le=10_000)
+    noise_curve: bool = True
+
+
+class TrainerConfig(Section):
+    preset: Literal["vgg-slim", "vgg16-bn", "vgg-book"] = "vgg-slim"
+    epochs: int = Field(8, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    warmup_epochs: float = Field(1.0, ge=0)
+    patience: int = Field(5, ge=1, description="epochs without a better full-sequence accuracy on the eval split before stopping")
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = Field("auto", description="auto: bfloat16 where this machine computes it faster")
+    strategy: Literal["auto", "cpu", "one_gpu", "mirrored"] = Field("auto", description="auto: every GPU there is, or the CPU")
+    seed: int = Field(1, ge=0)
+
+
+class EvaluatorConfig(Section):
+    min_sequence_accuracy: Fraction = Field(0.98, description="the floor under which no model is blessed")
+    max_regression: Fraction = Field(0.005, description="how far below the model in production a new one may be")
+    confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals")
+
+
+class PusherConfig(Section):
+    serving_dir: str | None = Field(None, description="where versions are pushed; null for ROOT/serving/NAME")
+
+
+class BeamConfig(Section):
+    """How the Beam steps run. Two profiles need nothing but this machine; any other runner takes its options in `args`."""
+
+    runner: str = Field("FnApiRunner", min_length=1)
+    workers: int = Field(1, ge=1, description="worker processes of the local runner; above 1 it starts that many")
+    args: tuple[str, ...] = Field((), description="further Beam options, such as --job_endpoint=…")
+
+
+class Config(Section):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="the pipeline's name (lower case, digits, dashes)")
+    root: str = Field("output", min_length=1, description="where artifacts, metadata, reports and served models go")
+    captcha: CaptchaSpec = CaptchaSpec()
+    data: DataConfig = DataConfig()
+    synth: SynthConfig = SynthConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    evaluator: EvaluatorConfig = EvaluatorConfig()
+    pusher: PusherConfig = PusherConfig()
+    beam: BeamConfig = BeamConfig()
+
+    @field_validator("root")
+    @classmethod
+    def _expand(cls, root: str) -> str:
+        return str(Path(root).expanduser())
+
+    @property
+    def pipeline_root(self) -> str:
+        """Where TFX keeps the artifacts of every run."""
+        return str(Path(self.root) / self.name / "artifacts")
+
+    @property
+    def metadata_path(self) -> str:
+        """The SQLite file of ML Metadata."""
+        return str(Path(self.root) / self.name / "metadata.sqlite")
+
+    @property
+    def checkpoint_dir(self) -> str:
+        """Where a fit leaves what it needs to go on after a kill."""
+        return str(Path(self.root) / self.name / "checkpoints")
+
+    @property
+    def report_dir(self) -> str:
+        return str(Path(self.root) / self.name / "reports")
+
+    @property
+    def serving_dir(self) -> str:
+        """TensorFlow Serving's base path: one numbered folder a version."""
+        return self.pusher.serving_dir or str(Path(self.root) / self.name / "serving" / self.name)
+
+    @property
+    def beam_args(self) -> list[str]:
+        """Beam's command line for every Beam step."""
+        local = ["--direct_running_mode=multi_processing", f"--direct_num_workers={self.beam.workers}"] if self.beam.workers > 1 else []
+        return [f"--runner={self.beam.runner}", *local, *self.beam.args]
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Reads a YAML file and applies overrides of the form `section.key=value`, the value in YAML.
+
+    Raises:
+      CaptchaPipelineError: the file is missing or not YAML, or a key or a value is not right; the message names each.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CaptchaPipelineError(f"Cannot read the configuration {path}: {error.strerror}. configs/ has ones to start from.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CaptchaPipelineError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise CaptchaPipelineError(f"{path} must hold keys and values, such as `name: digits`; it holds {type(tree).__name__}.")
+    for override in overrides or []:
+        _apply(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise CaptchaPipelineError(_explain(error, path)) from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise CaptchaPipelineError(f"--set {override}: write it as section.key=value, such as --set trainer.epochs=3.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise CaptchaPipelineError(f"--set {override}: the value is not valid YAML.") from None
+    for part in parts[:-1]:
+        branch = tree.setdefault(part, {})
+        if not isinstance(branch, dict):
+            raise CaptchaPipelineError(f"--set {override}: {part} is a value, not a section.")
+        tree = branch
+    tree[parts[-1]] = value
+
+
+def _explain(error: ValidationError, path: str | Path) -> str:
+    lines = [f"{path} is not a valid configuration:"]
+    for item in error.errors():
+        # pydantic puts the class names of a union's branches into the location; they mean nothing to the reader.
+        key = ".".join(str(part) for part in item["loc"] if not str(part)[:1].isupper() and "[" not in str(part)) or "captcha"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = f"there is no such key{_nearest(item['loc'])}"
+        elif item["type"] == "missing":
+            message = "this key is required"
+        lines.append(f"  {key}: {message}" + (f" (it is {item['input']!r})" if item["type"] not in ("missing", "extra_forbidden") and not isinstance(item["input"], dict | BaseModel) else ""))
+    lines.append("`captcha-pipeline config` lists every key with its default.")
+    return "\n".join(lines)
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    import difflib
+
+    model: Any = Config
+    for part in location[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field else None
+    close = difflib.get_close_matches(str(location[-1]), getattr(model, "model_fields", {}), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
