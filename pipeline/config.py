@@ -54,7 +54,9 @@ class TrainerConfig(Section):
     learning_rate: float = Field(2e-3, gt=0)
     warmup_epochs: float = Field(1.0, ge=0)
     patience: int = Field(5, ge=1, description="epochs without a better full-sequence accuracy on the eval split before stopping")
-    precision: Literal["auto", "float32", "mixed_bfloat16"] = Field("auto", description="auto: bfloat16 where this machine computes it faster")
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where this machine computes it faster"
+    )
     strategy: Literal["auto", "cpu", "one_gpu", "mirrored"] = Field("auto", description="auto: every GPU there is, or the CPU")
     seed: int = Field(1, ge=0)
 
@@ -173,7 +175,14 @@ def _explain(error: ValidationError, path: str | Path) -> str:
             message = f"there is no such key{_nearest(item['loc'])}"
         elif item["type"] == "missing":
             message = "this key is required"
-        lines.append(f"  {key}: {message}" + (f" (it is {item['input']!r})" if item["type"] not in ("missing", "extra_forbidden") and not isinstance(item["input"], dict | BaseModel) else ""))
+        lines.append(
+            f"  {key}: {message}"
+            + (
+                f" (it is {item['input']!r})"
+                if item["type"] not in ("missing", "extra_forbidden") and not isinstance(item["input"], dict | BaseModel)
+                else ""
+            )
+        )
     lines.append("`captcha-pipeline config` lists every key with its default.")
     return "\n".join(lines)
 

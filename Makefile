@@ -1,0 +1,40 @@
+# Two commands: `make run` and `make test`. Each installs what it needs into .venv (and uv into .tools, if it is not there).
+#
+# TFX 1.21 (Python 3.11) needs glibc 2.39 or newer; on older systems TFX 1.16 (Python 3.10) is the newest that loads.
+
+GLIBC := $(shell getconf GNU_LIBC_VERSION | cut -d' ' -f2)
+MODERN := $(shell printf '2.39\n$(GLIBC)\n' | sort -VC && echo yes)
+export UV_PYTHON := $(if $(MODERN),3.11,3.10)
+TRAIN := $(if $(MODERN),TFX 1.21 on Python 3.11,TFX 1.16 on Python 3.10)
+
+UV_VERSION := 0.13.9
+UV := $(or $(shell command -v uv),.tools/bin/uv)
+RUN := $(UV) run --locked
+CONFIG := configs/digits.yaml
+DATA := data/digits
+
+.PHONY: run test check install
+
+run: $(DATA)/span-000001/manifest.json
+	$(RUN) captcha-pipeline run --config $(CONFIG)
+
+test: install
+	$(RUN) pytest
+
+check: install
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+# The pictures are made once; remove the folder to have them made anew.
+$(DATA)/span-000001/manifest.json: | install
+	$(RUN) captcha-pipeline data synth --config $(CONFIG)
+
+install: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
+	@echo "glibc $(GLIBC): $(TRAIN)"
+	@$(UV) sync --locked --quiet
+
+.tools/bin/uv:
+	@echo "uv is not installed: putting uv $(UV_VERSION) into .tools"
+	@if python3 -m venv .tools >/dev/null 2>&1; then .tools/bin/pip install --quiet uv==$(UV_VERSION); \
+	else curl -LsSf https://astral.sh/uv/$(UV_VERSION)/install.sh | env UV_UNMANAGED_INSTALL=$(CURDIR)/.tools/bin sh; fi
