@@ -1,5 +1,6 @@
 """The configuration: one typed, frozen tree, loaded from YAML and changed by `--set section.key=value`."""
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,10 +54,8 @@ class TrainerConfig(Section):
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     warmup_epochs: float = Field(1.0, ge=0)
-    patience: int = Field(5, ge=1, description="epochs without a better full-sequence accuracy on the eval split before stopping")
-    precision: Literal["auto", "float32", "mixed_bfloat16"] = Field(
-        "auto", description="auto: bfloat16 where this machine computes it faster"
-    )
+    patience: int = Field(5, ge=1, description="epochs without a better full-sequence accuracy on eval before stopping")
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = Field("auto", description="auto: bfloat16 where it is faster")
     strategy: Literal["auto", "cpu", "one_gpu", "mirrored"] = Field("auto", description="auto: every GPU there is, or the CPU")
     seed: int = Field(1, ge=0)
 
@@ -168,28 +167,36 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError, path: str | Path) -> str:
     lines = [f"{path} is not a valid configuration:"]
     for item in error.errors():
-        # pydantic puts the class names of a union's branches into the location; they mean nothing to the reader.
-        key = ".".join(str(part) for part in item["loc"] if not str(part)[:1].isupper() and "[" not in str(part)) or "captcha"
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
+        problem = item["type"]
+        if problem == "extra_forbidden":
             message = f"there is no such key{_nearest(item['loc'])}"
-        elif item["type"] == "missing":
+        elif problem == "missing":
             message = "this key is required"
-        lines.append(
-            f"  {key}: {message}"
-            + (
-                f" (it is {item['input']!r})"
-                if item["type"] not in ("missing", "extra_forbidden") and not isinstance(item["input"], dict | BaseModel)
-                else ""
-            )
-        )
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            if isinstance(item["input"], str | int | float):
+                message += f" (it is {item['input']!r})"
+        lines.append(f"  {_key(item['loc'])}: {message}")
     lines.append("`captcha-pipeline config` lists every key with its default.")
     return "\n".join(lines)
 
 
-def _nearest(location: tuple[int | str, ...]) -> str:
-    import difflib
+def _key(location: tuple[int | str, ...]) -> str:
+    """Returns the key as the user wrote it: without pydantic's names for the branches of a union."""
+    known: list[str] = []
+    model: Any = Config
+    for part in location:
+        fields = getattr(model, "model_fields", {})
+        if fields and part not in fields and known and part != location[-1]:
+            continue
+        if not fields and isinstance(part, str) and known:
+            continue
+        known.append(str(part))
+        model = fields[part].annotation if part in fields else None
+    return ".".join(known)
 
+
+def _nearest(location: tuple[int | str, ...]) -> str:
     model: Any = Config
     for part in location[:-1]:
         field = getattr(model, "model_fields", {}).get(part)
