@@ -1,0 +1,251 @@
+"""Spans: how data lies on disk.
+
+    DATA/span-000001/{train,eval,test}/shard-00000-of-00006.tfrecord.gz, manifest.json, and data_info.csv in the book's layout
+
+A span is there whole or not at all, and never changes. The manifest holds no time and no name of a machine, so the same
+pictures give the same bytes.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import struct
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal
+
+import google_crc32c
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.captcha import CaptchaSpec
+from components.errors import CaptchaPipelineError
+from components.features import MANIFEST, SPLITS
+
+Layout = Literal["canonical", "book"]
+
+_SPAN: Final = re.compile(r"span-(\d{6,})")
+# Encoded pictures hardly shrink, raw pixels do.
+_GZIP_LEVEL: Final[dict[str, int]] = {"canonical": 1, "book": 6}
+
+
+class ShardFile(BaseModel):
+    """A file of a span; `path` is relative to the span, `sha256` is of the file as it lies on disk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a span holds and how it was made. `counts` gives the records of each split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Layout
+    spec: CaptchaSpec
+    seed: int | None
+    source: str
+    params: dict[str, Any]
+    counts: dict[str, int]
+    files: tuple[ShardFile, ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    number: int
+    path: Path
+    manifest: Manifest
+
+    def files(self, split: str) -> list[Path]:
+        """Returns the split's shards, in their order."""
+        return [self.path / file.path for file in self.manifest.files if file.path.startswith(f"{split}/")]
+
+    def damaged_files(self) -> list[Path]:
+        """Returns the files that are not as the manifest says, by size and SHA-256."""
+        return [self.path / file.path for file in self.manifest.files if _describe(self.path, file.path, file.records) != file]
+
+
+def write_manifest(
+    path: Path, *, layout: Layout, spec: CaptchaSpec, seed: int | None, source: str, params: dict[str, Any], files: list[ShardFile]
+) -> Manifest:
+    """Writes the manifest of the span in the folder `path` and returns it."""
+    files = sorted(files, key=lambda file: (SPLITS.index(file.path.partition("/")[0]), file.path))
+    counts = {split: sum(file.records for file in files if file.path.startswith(f"{split}/")) for split in SPLITS}
+    manifest = Manifest(layout=layout, spec=spec, seed=seed, source=source, params=params, counts=counts, files=tuple(files))
+    (path / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def load_span(path: Path) -> Span:
+    """Reads the span in a folder.
+
+    Raises:
+      CaptchaPipelineError: the folder is not named like a span, or its manifest is missing or not right.
+    """
+    match = _SPAN.fullmatch(path.name)
+    if not match:
+        raise CaptchaPipelineError(f"{path} is not a span: its name must be like span-000001.")
+    remedy = f"Remove {path}, or put its {MANIFEST} back."
+    try:
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    except OSError as error:
+        raise CaptchaPipelineError(f"Cannot read {path / MANIFEST}: {error.strerror}. {remedy}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise CaptchaPipelineError(f"{path / MANIFEST} is not a span's manifest: {key} {problem['msg']}. {remedy}") from None
+    for file in manifest.files:
+        # A manifest from elsewhere must not lead out of its span.
+        if file.path.partition("/")[0] not in SPLITS or ".." in Path(file.path).parts:
+            raise CaptchaPipelineError(f"{path / MANIFEST} names {file.path!r}, which is not in one of its splits. {remedy}")
+    return Span(int(match[1]), path, manifest)
+
+
+def list_spans(root: str | Path) -> list[Span]:
+    """Returns the spans in a folder, oldest first; none where the folder is missing. Raises CaptchaPipelineError as `load_span`."""
+    root = Path(root)
+    if not root.is_dir():
+        return []
+    return sorted((load_span(path) for path in root.iterdir() if _SPAN.fullmatch(path.name)), key=lambda span: span.number)
+
+
+def next_number(root: str | Path) -> int:
+    """Returns the number that the next span will get."""
+    names = [path.name for path in Path(root).iterdir()] if Path(root).is_dir() else []
+    return 1 + max((int(match[1]) for match in map(_SPAN.fullmatch, names) if match), default=0)
+
+
+def window(root: str | Path, n: int | None) -> list[Span]:
+    """Returns the newest `n` spans, or all for None, oldest first.
+
+    Raises:
+      CaptchaPipelineError: there is none.
+    """
+    spans = list_spans(root)
+    if not spans:
+        raise CaptchaPipelineError(f"There are no spans in {root}. Make one with `captcha-pipeline data synth` or `data import`.")
+    return spans if n is None else spans[-n:]
+
+
+def window_digest(spans: list[Span]) -> str:
+    """Returns a hexadecimal SHA-256 over the numbers and manifests, and so over the contents, of spans."""
+    digest = hashlib.sha256()
+    for span in spans:
+        digest.update(f"{span.number} {span.manifest.model_dump_json()}\n".encode())
+    return digest.hexdigest()
+
+
+class new_span:  # noqa: N801 - a context manager, named like contextlib's
+    """Makes a span in one step: `with new_span(root) as path:` gives a hidden folder to write in.
+
+    On success the folder becomes the next span, which `span` then is; on an error or Ctrl-C it is deleted.
+    """
+
+    span: Span
+
+    def __init__(self, root: str | Path):
+        self._root = Path(root)
+
+    def __enter__(self) -> Path:
+        try:
+            self._draft = self._root / f".span-{uuid.uuid4().hex}"
+            self._draft.mkdir(parents=True)
+        except OSError as error:
+            raise CaptchaPipelineError(f"Cannot write in {self._root}: {error.strerror}. Choose another folder with --set data.root=…") from None
+        return self._draft
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if kind is not None:
+            shutil.rmtree(self._draft, ignore_errors=True)
+            return
+        for path in [*self._draft.rglob("*"), self._draft]:
+            _sync(path)
+        while True:
+            target = self._root / f"span-{next_number(self._root):06d}"
+            # A folder that is not empty is never replaced; should another process have been first, the next number is free.
+            with contextlib.suppress(FileExistsError):
+                if not target.exists():
+                    self._draft.rename(target)
+                    break
+        _sync(self._root)
+        self.span = load_span(target)
+
+
+class ShardWriter:
+    """Writes one shard of each split, as gzipped TFRecords that depend on the records alone.
+
+    Args:
+      root: the folder of the span.
+      name: of the shard's file, without its ending.
+      layout: of the records.
+    """
+
+    def __init__(self, root: Path, name: str, layout: Layout):
+        self._root = root
+        self._paths = {split: f"{split}/{name}.tfrecord.gz" for split in SPLITS}
+        self._counts = dict.fromkeys(SPLITS, 0)
+        self._open = contextlib.ExitStack()
+        self._files: dict[str, gzip.GzipFile] = {}
+        for split, path in self._paths.items():
+            (root / split).mkdir(exist_ok=True)
+            raw = self._open.enter_context(open(root / path, "xb"))
+            # Neither a time nor a name in gzip's header: they would differ from run to run.
+            self._files[split] = self._open.enter_context(gzip.GzipFile("", "wb", _GZIP_LEVEL[layout], raw, mtime=0))
+
+    def write(self, split: str, record: bytes) -> None:
+        length = struct.pack("<Q", len(record))
+        self._files[split].write(b"".join((length, _masked_crc(length), record, _masked_crc(record))))
+        self._counts[split] += 1
+
+    def close(self) -> list[ShardFile]:
+        """Closes the files and returns what the manifest says of them."""
+        self._open.close()
+        return [_describe(self._root, path, self._counts[split]) for split, path in self._paths.items()]
+
+
+def rename_shards(root: Path, files: list[ShardFile], shards: int) -> list[ShardFile]:
+    """Gives the files of `shards` shards, written as `shard-00000` and so on, their full names, `shard-00000-of-00006`."""
+    renamed = []
+    for file in files:
+        path = file.path.replace(".tfrecord.gz", f"-of-{shards:05d}.tfrecord.gz")
+        (root / file.path).rename(root / path)
+        renamed.append(file.model_copy(update={"path": path}))
+    return renamed
+
+
+def _describe(root: Path, path: str, records: int) -> ShardFile:
+    digest = hashlib.sha256()
+    size = 0
+    with contextlib.suppress(OSError), open(root / path, "rb") as file:
+        for block in _blocks(file):
+            digest.update(block)
+            size += len(block)
+    return ShardFile(path=path, records=records, bytes=size, sha256=digest.hexdigest())
+
+
+def _blocks(file: Any) -> Iterator[bytes]:
+    return iter(lambda: file.read(2**20), b"")
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """TFRecord's checksum: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details."""
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _sync(path: Path) -> None:
+    """Has a file or a folder reach the disk before a rename makes it visible."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
