@@ -1,0 +1,179 @@
+"""How well captchas are read: counts that can be added up, and the figures made from them. NumPy only.
+
+The Evaluator, the `evaluate` command and the report all take their figures from here.
+"""
+
+import dataclasses
+import math
+import statistics
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+CALIBRATION_BINS: Final = 15  # as in Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """A share of successes, with the bounds of its interval. All three are NaN where there was nothing to count."""
+
+    value: float
+    lower: float
+    upper: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The figures of one set of examples.
+
+    `character_precision[c]` is the share of characters read as c that are c, `character_recall[c]` the share of characters c
+    that are read as c; NaN where there is none. Where the length varies, the last class is the blank.
+    """
+
+    example_count: int
+    sequence_accuracy: Rate  # every position right, the blanks included
+    position_accuracy: tuple[Rate, ...]  # [max_length]
+    character_precision: Floats  # [num_classes]
+    character_recall: Floats  # [num_classes]
+    confusion_matrix: Ints  # [num_classes, num_classes] characters; rows are the truth, columns what was read
+    expected_calibration_error: float
+    calibration_count: Ints  # [CALIBRATION_BINS] examples in each bin of confidence
+    calibration_confidence: Floats  # [CALIBRATION_BINS] their mean confidence, NaN for an empty bin
+    calibration_accuracy: Floats  # [CALIBRATION_BINS] their full-sequence accuracy, NaN for an empty bin
+
+
+def wilson_interval(successes: int, trials: int, confidence: float) -> Rate:
+    """Returns successes / trials with its score interval (Wilson 1927, "Probable Inference, the Law of Succession, and
+    Statistical Inference"), which stays within 0 and 1 and is right for shares close to 1, where the normal one is not.
+
+    Args:
+      confidence: of the two-sided interval, above 0 and below 1, such as 0.95.
+    """
+    if trials == 0:
+        return Rate(math.nan, math.nan, math.nan)
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / trials
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    margin = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
+    # At 0 and 1 the bound is the share itself; rounding would put it a hair on the wrong side.
+    return Rate(share, max(0.0, min(share, centre - margin)), min(1.0, max(share, centre + margin)))
+
+
+class ReadingCounts:
+    """Counts of right and wrong readings. Small, whatever the number of examples, and mergeable in any order.
+
+    Attributes:
+      examples: their number.
+      sequences_right: the number of examples read right at every position.
+      positions_right: int64 [num_positions].
+      confusion: int64 [num_classes, num_classes]; rows are the truth, columns what was read.
+      bin_examples, bin_right: int64 [CALIBRATION_BINS], the examples by their confidence, and those of them read right.
+      bin_confidence: float64 [CALIBRATION_BINS], the sum of the confidences.
+    """
+
+    def __init__(self, num_positions: int, num_classes: int):
+        self.examples = 0
+        self.sequences_right = 0
+        self.positions_right: Ints = np.zeros(num_positions, np.int64)
+        self.confusion: Ints = np.zeros((num_classes, num_classes), np.int64)
+        self.bin_examples: Ints = np.zeros(CALIBRATION_BINS, np.int64)
+        self.bin_right: Ints = np.zeros(CALIBRATION_BINS, np.int64)
+        self.bin_confidence: Floats = np.zeros(CALIBRATION_BINS, np.float64)
+
+    def add(self, label_ids: npt.NDArray[np.integer], probabilities: npt.NDArray[np.floating]) -> None:
+        """Counts N examples.
+
+        Args:
+          label_ids: int [N, num_positions], the true classes.
+          probabilities: float [N, num_positions, num_classes].
+
+        Raises:
+          ValueError: the shapes do not fit each other or this object.
+        """
+        probabilities = np.asarray(probabilities)
+        num_classes, num_positions = len(self.confusion), len(self.positions_right)
+        if probabilities.shape != (len(label_ids), num_positions, num_classes):
+            raise ValueError(f"probabilities have shape {probabilities.shape}, not {(len(label_ids), num_positions, num_classes)}")
+        self.add_readings(label_ids, *read(probabilities))
+
+    def add_readings(self, label_ids: npt.NDArray[np.integer], predicted_ids: npt.NDArray[np.integer], confidence: Floats) -> None:
+        """Counts N examples that `read` has been applied to.
+
+        Args:
+          label_ids: int [N, num_positions], the true classes.
+          predicted_ids: int [N, num_positions], the classes read.
+          confidence: float64 [N], of the whole sequence.
+
+        Raises:
+          ValueError: the shapes do not fit each other or this object.
+        """
+        label_ids, predicted_ids = np.asarray(label_ids), np.asarray(predicted_ids)
+        num_classes, num_positions = len(self.confusion), len(self.positions_right)
+        if not label_ids.shape == predicted_ids.shape == (len(confidence), num_positions):
+            raise ValueError(
+                f"labels of shape {label_ids.shape} and readings of shape {predicted_ids.shape} are not both {(len(confidence), num_positions)}"
+            )
+        right = label_ids == predicted_ids
+        sequence_right = right.all(axis=1)
+        # Bin m holds confidences in (m / bins, (m + 1) / bins]; 0 itself goes to the first.
+        bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+        cells = label_ids.astype(np.int64) * num_classes + predicted_ids
+        self.examples += len(label_ids)
+        self.sequences_right += int(sequence_right.sum())
+        self.positions_right += right.sum(axis=0)
+        self.confusion += np.bincount(cells.ravel(), minlength=num_classes**2).reshape(num_classes, num_classes)
+        self.bin_examples += np.bincount(bins, minlength=CALIBRATION_BINS)
+        self.bin_right += np.bincount(bins[sequence_right], minlength=CALIBRATION_BINS)
+        self.bin_confidence += np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS)
+
+    def merge(self, other: "ReadingCounts") -> None:
+        """Adds the counts of `other`, which has seen other examples."""
+        self.examples += other.examples
+        self.sequences_right += other.sequences_right
+        self.positions_right += other.positions_right
+        self.confusion += other.confusion
+        self.bin_examples += other.bin_examples
+        self.bin_right += other.bin_right
+        self.bin_confidence += other.bin_confidence
+
+    def results(self, confidence: float) -> Results:
+        """Returns the figures, with intervals of the given confidence (such as 0.95) around the accuracies.
+
+        The expected calibration error is the mean over the examples of the distance between a bin's accuracy and its mean
+        confidence (Guo et al. 2017, equation 5), where a reading is right if the whole sequence is.
+        """
+        diagonal = np.diagonal(self.confusion)
+        accuracy, mean_confidence = _divide(self.bin_right, self.bin_examples), _divide(self.bin_confidence, self.bin_examples)
+        gap = np.nansum(np.abs(accuracy - mean_confidence) * self.bin_examples)
+        return Results(
+            example_count=self.examples,
+            sequence_accuracy=wilson_interval(self.sequences_right, self.examples, confidence),
+            position_accuracy=tuple(wilson_interval(int(right), self.examples, confidence) for right in self.positions_right),
+            character_precision=_divide(diagonal, self.confusion.sum(axis=0)),
+            character_recall=_divide(diagonal, self.confusion.sum(axis=1)),
+            confusion_matrix=self.confusion.copy(),
+            expected_calibration_error=float(gap / self.examples) if self.examples else math.nan,
+            calibration_count=self.bin_examples.copy(),
+            calibration_confidence=mean_confidence,
+            calibration_accuracy=accuracy,
+        )
+
+
+def read(probabilities: npt.NDArray[np.floating]) -> tuple[Ints, Floats]:
+    """Returns the classes read, int64 [..., positions], and the confidence in the whole sequence, float64 [...].
+
+    The confidence is the product over the positions of the largest probability, as the served model's is.
+
+    Args:
+      probabilities: float [..., positions, num_classes].
+    """
+    return probabilities.argmax(axis=-1).astype(np.int64), probabilities.max(axis=-1).astype(np.float64).prod(axis=-1)
+
+
+def _divide(numerator: npt.NDArray[np.number], denominator: Ints) -> Floats:
+    """Returns the quotient, NaN where there is nothing to divide by."""
+    return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)

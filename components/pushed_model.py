@@ -1,0 +1,46 @@
+"""LatestPushedModel: the model in production, as the Evaluator's baseline.
+
+TFX has a Resolver for this; open-source Kubeflow Pipelines rejects it, so this is a plain component.
+"""
+
+import shutil
+from typing import Final
+
+from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types.standard_artifacts import Model
+from tfx.utils import path_utils
+
+from components.captcha import CaptchaSpec
+from components.serving_dir import latest_pushed, versions
+
+HAS_MODEL: Final = "has_model"  # 1 or 0
+VERSION: Final = "version"  # of the model, where there is one
+REASON: Final = "reason"  # why there is none
+
+
+@component
+def LatestPushedModel(
+    serving_dir: Parameter[str], fingerprint: Parameter[str], spec: Parameter[str], as_of: Parameter[str], model: OutputArtifact[Model]
+) -> None:
+    """Copies the newest pushed version that `latest_pushed` finds into the artifact `model`.
+
+    Where there is none, the artifact holds no model, and says why.
+
+    Args:
+      serving_dir: TensorFlow Serving's base path.
+      fingerprint: of the model that is to be compared; it is never its own baseline.
+      spec: the CaptchaSpec, as JSON.
+      as_of: the version that was found when the run began. TFX cannot see what has been pushed: this tells it whether an earlier
+        answer still holds.
+    """
+    del as_of
+    pushed = latest_pushed(serving_dir, fingerprint, CaptchaSpec.model_validate_json(spec))
+    model.set_int_custom_property(HAS_MODEL, int(pushed is not None))
+    if pushed:
+        shutil.copytree(pushed.path, path_utils.serving_model_path(model.uri), dirs_exist_ok=True)
+        model.set_int_custom_property(VERSION, pushed.version)
+    else:
+        found = len(versions(serving_dir))
+        none = f"none of the {found} versions in {serving_dir} reads this kind of captcha and comes from another run"
+        model.set_string_custom_property(REASON, none if found else f"nothing has been pushed to {serving_dir}")

@@ -1,0 +1,131 @@
+"""The folder that models are served from, in TensorFlow Serving's layout: one numbered folder a version.
+
+Kept apart from the TFX components, so that looking at it does not import TensorFlow.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import filecmp
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from components.captcha import CaptchaSpec
+from components.errors import CaptchaPipelineError
+from components.features import SPEC_FILE
+
+SAVED_MODEL: Final = "saved_model.pb"
+
+# TensorFlow Serving, and `versions`, overlook names that are not numbers.
+_UNFINISHED: Final = ".unfinished-push"
+_LOCK: Final = ".push-lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pushed:
+    """A version in the serving folder. `about` is what its captcha.json holds, {} where there is none."""
+
+    version: int
+    path: Path
+    about: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The combination of configuration, data and code that it was made from."""
+        return self.about.get("fingerprint")
+
+    @property
+    def spec(self) -> CaptchaSpec | None:
+        """What it reads."""
+        try:
+            return CaptchaSpec.model_validate(self.about.get("spec"))
+        except ValidationError:
+            return None
+
+
+def versions(serving_dir: str | Path) -> list[Pushed]:
+    """Returns the versions that hold a SavedModel, newest first; none where the folder does not exist."""
+    return [
+        Pushed(version, path, _about(path))
+        for version, path in sorted(_numbered(Path(serving_dir)), reverse=True)
+        if (path / SAVED_MODEL).is_file()
+    ]
+
+
+def latest_pushed(serving_dir: str | Path, fingerprint: str, spec: CaptchaSpec) -> Pushed | None:
+    """Returns the newest version that reads this kind of captcha and was not made from this very combination.
+
+    That is the baseline of a model with this fingerprint: a model is never compared with itself, and after it has been pushed
+    a rerun of the same combination finds the baseline that the first run found.
+    """
+    for pushed in versions(serving_dir):
+        if pushed.spec == spec and pushed.fingerprint != fingerprint:
+            return pushed
+    return None
+
+
+def push(model_dir: str | Path, serving_dir: str | Path) -> Pushed:
+    """Copies a SavedModel to the serving folder as its newest version.
+
+    A reader sees the whole version or none of it: the copy is made under a name that readers overlook, and renamed. What a killed
+    push left is removed by the next one. Pushes to one folder wait for each other. Version numbers are seconds since 1970, and
+    always above all others in the folder. If the newest version is this very model, it is left as it is: that is the push of a run
+    that was killed before it could note it down.
+
+    Raises:
+      CaptchaPipelineError: the folder cannot be written.
+    """
+    model_dir, target = Path(model_dir), Path(serving_dir)
+    if "://" in str(serving_dir):
+        raise CaptchaPipelineError(f"Cannot push to {serving_dir}: pusher.serving_dir must be a folder on this machine.")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with _locked(target / _LOCK):
+            newest = next(iter(versions(target)), None)
+            if newest and _same_tree(model_dir, newest.path):
+                return newest
+            unfinished = target / _UNFINISHED
+            if unfinished.exists():
+                shutil.rmtree(unfinished)
+            shutil.copytree(model_dir, unfinished)
+            version = max([int(time.time()), *(number + 1 for number, _ in _numbered(target))])
+            unfinished.rename(target / str(version))
+    except OSError as error:
+        raise CaptchaPipelineError(f"Cannot push to {serving_dir}: {error}. Make the folder writable, or set pusher.serving_dir.") from error
+    return Pushed(version, target / str(version), _about(target / str(version)))
+
+
+def _numbered(serving_dir: Path) -> Iterator[tuple[int, Path]]:
+    with contextlib.suppress(FileNotFoundError):
+        for path in serving_dir.iterdir():
+            if path.name.isascii() and path.name.isdigit():
+                yield int(path.name), path
+
+
+def _about(version: Path) -> dict[str, Any]:
+    # A version that someone else has put there has no such file, or another one.
+    with contextlib.suppress(OSError, ValueError):
+        about = json.loads((version / "assets.extra" / SPEC_FILE).read_text(encoding="utf-8"))
+        if isinstance(about, dict):
+            return about
+    return {}
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the lock; the kernel lets go of it when the process ends, however it ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _same_tree(left: Path, right: Path) -> bool:
+    files = [{path.relative_to(root) for path in root.rglob("*") if path.is_file()} for root in (left, right)]
+    return files[0] == files[1] and all(filecmp.cmp(left / name, right / name, shallow=False) for name in files[0])
