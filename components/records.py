@@ -22,6 +22,7 @@ from components import features
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.example_proto import Example, bytes_example
+from components.pictures import ALLOWED_FORMATS
 
 IMAGE_RAW: Final = "image_raw"
 LABEL_RAW: Final = "label_raw"
@@ -216,17 +217,17 @@ def book_example(pixels: np.ndarray, label: str, spec: CaptchaSpec, kind: Any = 
     return bytes_example({IMAGE_RAW: pixels.tobytes(), LABEL_RAW: ids.tobytes(), MAP_RAW: one_hot.tobytes()}, kind)
 
 
-def to_canonical(example: Any, info: DataInfo, spec: CaptchaSpec) -> Any:
+def to_canonical(example: Any, info: DataInfo, spec: CaptchaSpec, source: str = BOOK_SOURCE) -> Any:
     """Returns the canonical example, of the class of `example`, of one in the book's layout.
 
-    The picture becomes a PNG of its own size; `source` is "book".
+    The picture becomes a PNG of its own size. The layout does not tell where a record comes from; `source` does.
 
     Raises:
       RecordError: `feature_missing`, `feature_shape`, `label_charset` for a class id that the charset does not have, or
         `image_undecodable` for pixel values outside 0 to 255.
     """
     image = encode_png(book_picture(example, info))
-    return canonical_example(image, book_label(example, info, spec), BOOK_SOURCE, {}, type(example))
+    return canonical_example(image, book_label(example, info, spec), source, {}, type(example))
 
 
 def book_label(example: Any, info: DataInfo, spec: CaptchaSpec) -> str:
@@ -234,7 +235,9 @@ def book_label(example: Any, info: DataInfo, spec: CaptchaSpec) -> str:
     ids = [int(i) for i in info[LABEL_RAW].read(example).ravel()]
     for position, class_id in enumerate(ids, start=1):
         if not 0 <= class_id < spec.num_classes:
-            raise RecordError("label_charset", f"position {position} has the class id {class_id}; the charset has 0 to {spec.num_classes - 1}")
+            raise RecordError(
+                "label_charset", f"position {position} has the class id {class_id}; the charset has 0 to {spec.num_classes - 1}"
+            )
     return spec.decode(ids)
 
 
@@ -267,7 +270,7 @@ def split_key(image: Image.Image) -> bytes:
 def encoded_split_key(data: bytes, max_pixels: int) -> bytes:
     """Returns the `split_key` of an encoded picture, or `data` where it has more than `max_pixels` or cannot be decoded."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS) as image:
             return split_key(image) if image.width * image.height <= max_pixels else data
     # Pillow's decoders raise nearly anything on broken input.
     except Exception:

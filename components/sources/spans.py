@@ -7,6 +7,8 @@ pictures give the same bytes.
 """
 
 import contextlib
+import errno
+import fcntl
 import gzip
 import hashlib
 import os
@@ -29,6 +31,7 @@ from components.features import MANIFEST, SPLITS
 
 Layout = Literal["canonical", "book"]
 
+_DRAFT: Final = ".draft-"
 _SPAN: Final = re.compile(r"span-(\d{6,})")
 # Encoded pictures hardly shrink, raw pixels do.
 _GZIP_LEVEL: Final[dict[str, int]] = {"canonical": 1, "book": 6}
@@ -144,7 +147,7 @@ def window_digest(spans: list[Span]) -> str:
     return digest.hexdigest()
 
 
-class new_span:  # noqa: N801 - a context manager, named like contextlib's
+class new_span:
     """Makes a span in one step: `with new_span(root) as path:` gives a hidden folder to write in.
 
     On success the folder becomes the next span, which `span` then is; on an error or Ctrl-C it is deleted.
@@ -156,28 +159,61 @@ class new_span:  # noqa: N801 - a context manager, named like contextlib's
         self._root = Path(root)
 
     def __enter__(self) -> Path:
+        self._draft = self._root / f"{_DRAFT}{uuid.uuid4().hex}"
         try:
-            self._draft = self._root / f".span-{uuid.uuid4().hex}"
-            self._draft.mkdir(parents=True)
+            self._root.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(self._root)
+            self._draft.mkdir()
+            self._lock = os.open(self._draft, os.O_RDONLY)
         except OSError as error:
-            raise CaptchaPipelineError(f"Cannot write in {self._root}: {error.strerror}. Choose another folder with --set data.root=…") from None
+            raise CaptchaPipelineError(
+                f"Cannot write in {self._root}: {error.strerror}. Choose another folder with --set data.root=…"
+            ) from None
+        _lock(self._lock)
         return self._draft
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if kind is not None:
+        try:
+            if kind is None:
+                self.span = self._publish()
+        finally:
             shutil.rmtree(self._draft, ignore_errors=True)
-            return
+            os.close(self._lock)
+
+    def _publish(self) -> Span:
         for path in [*self._draft.rglob("*"), self._draft]:
             _sync(path)
         while True:
             target = self._root / f"span-{next_number(self._root):06d}"
-            # A folder that is not empty is never replaced; should another process have been first, the next number is free.
-            with contextlib.suppress(FileExistsError):
-                if not target.exists():
-                    self._draft.rename(target)
-                    break
+            try:
+                self._draft.rename(target)
+                break
+            except OSError as error:
+                # Another process has been first. A folder that is not empty is never replaced, and the next number is free.
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
         _sync(self._root)
-        self.span = load_span(target)
+        return load_span(target)
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Removes drafts whose process is gone, after a kill -9: their lock is free."""
+    for draft in root.glob(f"{_DRAFT}*"):
+        with contextlib.suppress(OSError):
+            handle = os.open(draft, os.O_RDONLY)
+            try:
+                if _lock(handle):
+                    shutil.rmtree(draft, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held by another process, or a file system without locks
+        return False
+    return True
 
 
 class ShardWriter:
@@ -187,29 +223,36 @@ class ShardWriter:
       root: the folder of the span.
       name: of the shard's file, without its ending.
       layout: of the records.
+
+    `files`, once it is closed, is what the manifest says of them.
     """
+
+    files: list[ShardFile]
 
     def __init__(self, root: Path, name: str, layout: Layout):
         self._root = root
-        self._paths = {split: f"{split}/{name}.tfrecord.gz" for split in SPLITS}
+        self._name = f"{name}.tfrecord.gz"
+        self._layout = layout
         self._counts = dict.fromkeys(SPLITS, 0)
+        self._writers: dict[str, gzip.GzipFile] = {}
         self._open = contextlib.ExitStack()
-        self._files: dict[str, gzip.GzipFile] = {}
-        for split, path in self._paths.items():
-            (root / split).mkdir(exist_ok=True)
-            raw = self._open.enter_context(open(root / path, "xb"))
+
+    def __enter__(self) -> "ShardWriter":
+        for split in SPLITS:
+            (self._root / split).mkdir(exist_ok=True)
+            raw = self._open.enter_context(open(self._root / split / self._name, "xb"))
             # Neither a time nor a name in gzip's header: they would differ from run to run.
-            self._files[split] = self._open.enter_context(gzip.GzipFile("", "wb", _GZIP_LEVEL[layout], raw, mtime=0))
+            self._writers[split] = self._open.enter_context(gzip.GzipFile("", "wb", _GZIP_LEVEL[self._layout], raw, mtime=0))
+        return self
 
     def write(self, split: str, record: bytes) -> None:
         length = struct.pack("<Q", len(record))
-        self._files[split].write(b"".join((length, _masked_crc(length), record, _masked_crc(record))))
+        self._writers[split].write(b"".join((length, _masked_crc(length), record, _masked_crc(record))))
         self._counts[split] += 1
 
-    def close(self) -> list[ShardFile]:
-        """Closes the files and returns what the manifest says of them."""
+    def __exit__(self, *error: object) -> None:
         self._open.close()
-        return [_describe(self._root, path, self._counts[split]) for split, path in self._paths.items()]
+        self.files = [_describe(self._root, f"{split}/{self._name}", count) for split, count in self._counts.items()]
 
 
 def rename_shards(root: Path, files: list[ShardFile], shards: int) -> list[ShardFile]:

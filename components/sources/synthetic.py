@@ -7,8 +7,10 @@ however many workers there are.
 import importlib.metadata
 import io
 import multiprocessing
+import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -121,17 +123,14 @@ def make_shard(plan: SynthPlan, shard: int, root: str | Path, on_picture: Callab
     """
     state = random.getstate()
     painter = CaptchaPainter(plan)
-    writer = ShardWriter(Path(root), f"shard-{shard:05d}-of-{plan.shards:05d}", plan.layout)
-    try:
+    with ShardWriter(Path(root), f"shard-{shard:05d}-of-{plan.shards:05d}", plan.layout) as writer:
         for index in range(shard * plan.shard_size, min((shard + 1) * plan.shard_size, plan.count)):
             captcha = painter.paint(index)
             writer.write(split_of(split_key(captcha.image), plan.splits), _example(plan, captcha).SerializeToString(deterministic=True))
             if on_picture:
                 on_picture()
-    finally:
-        random.setstate(state)
-        files = writer.close()
-    return files
+    random.setstate(state)
+    return writer.files
 
 
 def _example(plan: SynthPlan, captcha: Captcha) -> Any:
@@ -188,6 +187,15 @@ def _start_worker(counter: Any) -> None:
     _counter = counter
     # On Ctrl-C the worker goes without a word; the parent process says what there is to say.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when its parent process is gone: a pool's workers would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
 def _work(plan: SynthPlan, shard: int, root: Path) -> list[ShardFile]:

@@ -1,0 +1,223 @@
+"""`captcha-pipeline data`: makes, imports and shows data."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from components.errors import CaptchaPipelineError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from components.sources.sheet import SplitStatistics
+    from components.sources.spans import Span
+    from pipeline.config import Config
+
+data_app = typer.Typer(
+    no_args_is_help=True,
+    help="Make, import and look at labelled pictures. They lie in spans: a span is made in one step and never changed.",
+)
+
+
+class LayoutName(str, Enum):
+    """canonical: encoded pictures and text labels; book: raw pixels and class ids, described by data_info.csv."""
+
+    canonical = "canonical"
+    book = "book"
+
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, in YAML.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Changes one value of it. May be repeated.")]
+LayoutOption = Annotated[LayoutName, typer.Option(help="canonical: encoded pictures and text; book: raw pixels and class ids.")]
+DEFAULT_CONFIG = Path("configs/digits.yaml")
+
+
+@data_app.command()
+def synth(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Pictures to make.  [default: synth.count]", show_default=False)] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, show_default=False, help="The same seed gives the same pictures.  [default: synth.seed + spans there already]"),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: one a core]", show_default=False)] = None,
+    layout: LayoutOption = LayoutName.canonical,
+) -> None:
+    """Draw captchas into a new span.
+
+    The pictures depend on the seed alone, whatever the number of workers. Each further span takes the next seed, so that it
+    brings new pictures.
+
+    Example: captcha-pipeline data synth --count 2000 --set synth.noise_dots=60
+    """
+    from components.sources.spans import next_number
+    from components.sources.synthetic import SynthPlan, synthesise
+
+    settings = _load(config, overrides)
+    options = settings.synth
+    plan = SynthPlan(
+        spec=settings.captcha,
+        count=count or options.count,
+        seed=options.seed + next_number(settings.data.root) - 1 if seed is None else seed,
+        shard_size=options.shard_size,
+        splits=settings.data.splits.model_dump(),
+        fonts=options.fonts,
+        font_sizes=options.font_sizes,
+        noise_dots=options.noise_dots,
+        noise_curve=options.noise_curve,
+        layout=layout.value,
+    )
+    started = time.monotonic()
+    with _progress("Drawing", plan.count) as (bar, task):
+        span = synthesise(plan, settings.data.root, workers or os.cpu_count() or 1, lambda further: bar.advance(task, further))
+    typer.echo(f"{_describe(span)}, seed {plan.seed}, in {time.monotonic() - started:.0f} s.")
+
+
+@data_app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A folder of pictures; a .csv or .jsonl table; or a folder or file in the book's layout.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    pattern: Annotated[
+        str,
+        typer.Option(help="For a folder: the file name, with {label} in the label's place and * for any text, such as '{label}_*'."),
+    ] = "{label}.*",
+    layout: LayoutOption = LayoutName.canonical,
+    source: Annotated[str, typer.Option(help="The set's name, by which results are sliced.  [default: PATH's]", show_default=False)] = "",
+) -> None:
+    """Import labelled pictures into a new span.
+
+    PATH is one of: a folder, with the labels in the file names (--pattern; with a / it is compared with the path below the
+    folder, as in '{label}/*'); a .csv or .jsonl file with path and label, the paths relative to the file; a folder with
+    TFRecord files and data_info.csv, as the book's writer makes them, or one such file. What cannot be imported is listed.
+
+    Example: captcha-pipeline data import ~/captchas --pattern '{label}_*.png' --source shop
+    """
+    from components.pictures import PictureRules
+    from components.sources.imported import Imported, ImportPlan, import_book, import_folder, import_table
+    from components.sources.listing import TABLES
+
+    settings = _load(config, overrides)
+    if not path.exists():
+        raise CaptchaPipelineError(f"There is no {path}.")
+    data = settings.data
+    plan = ImportPlan(
+        root=Path(data.root),
+        spec=settings.captcha,
+        splits=data.splits.model_dump(),
+        source=source or path.resolve().stem,
+        rules=PictureRules(data.max_pixels, data.background, data.wrong_size),
+        layout=layout.value,
+        shard_size=settings.synth.shard_size,
+    )
+    with _progress("Importing", None) as (bar, task):
+
+        def progress(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        imported: Imported
+        if path.is_dir() and not (path / "data_info.csv").exists():
+            imported = import_folder(path, pattern, plan, progress)
+        elif path.suffix.lower() in TABLES and path.name != "data_info.csv":
+            imported = import_table(path, plan, progress)
+        else:
+            imported = import_book(path.parent if path.name == "data_info.csv" else path, plan, progress)
+    typer.echo(f"{_describe(imported.span)}, source {plan.source}.")
+    if imported.left_out:
+        typer.echo(imported.describe(), err=True)
+    if imported.refused_labels:
+        shown = "\n  ".join(imported.refused_labels[:5])
+        typer.echo(
+            f"{len(imported.refused_labels):,} labels are not as the configuration says; a run will set them aside:\n  {shown}", err=True
+        )
+
+
+@data_app.command()
+def show(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    out: Annotated[Path, typer.Option(help="Where to write the contact sheet, a PNG.")] = Path("sheet.png"),
+    span: Annotated[
+        int | None, typer.Option(min=1, help="The number of one span.  [default: those a run reads]", show_default=False)
+    ] = None,
+    per_split: Annotated[int, typer.Option(min=1, max=1000, help="Pictures of each split on the sheet.")] = 32,
+) -> None:
+    """Show what lies in the spans: a table on the screen and pictures with their labels in a PNG.
+
+    Example: captcha-pipeline data show --span 1 --out sheet.png
+    """
+    from rich.console import Console
+
+    from components.sources.sheet import contact_sheet, span_statistics
+    from components.sources.spans import list_spans, window
+
+    settings = _load(config, overrides)
+    spans = window(settings.data.root, settings.data.window)
+    if span is not None:
+        spans = [found for found in list_spans(settings.data.root) if found.number == span]
+        if not spans:
+            numbers = ", ".join(str(found.number) for found in list_spans(settings.data.root))
+            raise CaptchaPipelineError(f"There is no span {span} in {settings.data.root}; there are {numbers}.")
+    damaged = [str(file) for found in spans for file in found.damaged_files()]
+    if damaged:
+        raise CaptchaPipelineError(f"Not as their manifest says: {', '.join(damaged)}. Restore them, or remove their spans.")
+    for found in spans:
+        typer.echo(_describe(found, "has") + f", source {found.manifest.source}, layout {found.manifest.layout}.")
+    Console().print(_table(span_statistics(spans, settings.captcha)))
+    try:
+        contact_sheet(spans, out, per_split, settings.captcha)
+    except OSError as error:
+        raise CaptchaPipelineError(f"Cannot write {out}: {error.strerror}. Choose another place with --out.") from None
+    typer.echo(f"Pictures: {out}")
+
+
+def _load(path: Path, overrides: list[str] | None) -> "Config":
+    from pipeline.config import load_config
+
+    return load_config(path, overrides)
+
+
+def _describe(span: "Span | None", verb: str = "now has") -> str:
+    assert span is not None, "an import that raises nothing has made a span"
+    counts = span.manifest.counts
+    parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    return f"{span.path} {verb} {sum(counts.values()):,} pictures ({parts})"
+
+
+@contextmanager
+def _progress(what: str, total: int | None) -> Iterator[tuple["Progress", "TaskID"]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield bar, bar.add_task(what, total=total)
+
+
+def _table(statistics: "list[SplitStatistics]") -> object:
+    from rich.table import Table
+
+    table = Table("split", "pictures", "broken", "label length", "share of a character", "size in pixels", "bytes a picture")
+    for split in statistics:
+        whole = split.records - split.broken
+        lengths = split.lengths or {0: 1}
+        mean = split.characters.total() / max(1, whole)
+        low, middle, high = split.share_of_characters()
+        sizes = [f"{width}x{height}" for (width, height), _ in split.sizes.most_common(3)]
+        table.add_row(
+            split.split,
+            f"{split.records:,}",
+            f"{split.broken:,}",
+            f"{min(lengths)} to {max(lengths)}, mean {mean:.2g}",
+            f"{low:.1%} to {high:.1%}, mean {middle:.1%}",
+            ", ".join(sizes) + (" …" if len(split.sizes) > len(sizes) else ""),
+            f"{split.stored_bytes / max(1, whole):,.0f}",
+        )
+    return table
