@@ -1,0 +1,191 @@
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from ml_metadata import metadata_store
+from ml_metadata.proto import metadata_store_pb2 as pb
+from tfx import v1 as tfx
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types import standard_artifacts
+from tfx.types.experimental.simple_artifacts import Metrics
+
+from components.errors import CaptchaPipelineError
+from pipeline import history
+
+Out = tfx.dsl.components.OutputArtifact
+In = tfx.dsl.components.InputArtifact
+Parameter = tfx.dsl.components.Parameter
+
+
+@component
+def Reader(spans: Parameter[str], examples: Out[standard_artifacts.Examples], quarantine: Out[Metrics]):
+    Path(quarantine.uri).mkdir(parents=True, exist_ok=True)
+    if spans:
+        examples.set_string_custom_property("spans", spans)
+
+
+@component
+def Fitter(examples: In[standard_artifacts.Examples], epochs: Parameter[int], model: Out[standard_artifacts.Model]):
+    if epochs == 13:
+        raise ValueError("thirteen")
+
+
+@component
+def Judge(
+    model: In[standard_artifacts.Model],
+    examples: In[standard_artifacts.Examples],
+    blessed: Parameter[int],
+    blessing: Out[standard_artifacts.ModelBlessing],
+):
+    blessing.set_int_custom_property("blessed", blessed)
+
+
+@component
+def Publisher(
+    model: In[standard_artifacts.Model],
+    blessing: In[standard_artifacts.ModelBlessing],
+    version: Parameter[str],
+    pushed_model: Out[standard_artifacts.PushedModel],
+):
+    pushed_model.set_int_custom_property("pushed", int(bool(version)))
+    if version:
+        pushed_model.set_string_custom_property("pushed_version", version)
+
+
+def run(folder: Path, epochs: int = 1, version: str = "1", spans: str = "[1, 2]", blessed: int = 1) -> Path:
+    reader = Reader(spans=spans)
+    fitter = Fitter(examples=reader.outputs["examples"], epochs=epochs)
+    judge = Judge(model=fitter.outputs["model"], examples=reader.outputs["examples"], blessed=blessed)
+    publisher = Publisher(model=fitter.outputs["model"], blessing=judge.outputs["blessing"], version=version)
+    metadata_path = folder / "metadata.sqlite"
+    tfx.orchestration.LocalDagRunner().run(
+        tfx.dsl.Pipeline(
+            pipeline_name="tiny-pipeline",
+            pipeline_root=str(folder / "artifacts"),
+            components=[reader, fitter, judge, publisher],
+            enable_cache=True,
+            metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(metadata_path)),
+        )
+    )
+    return metadata_path
+
+
+@pytest.fixture(scope="module")
+def metadata_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five runs: fresh, all cached, another hyperparameter, a step that fails, not blessed on more spans."""
+    folder = tmp_path_factory.mktemp("history")
+    run(folder)
+    run(folder)
+    run(folder, epochs=2, version="2")
+    with pytest.raises(ValueError, match="thirteen"):
+        run(folder, epochs=13)
+    return run(folder, spans="[1, 2, 3]", version="", blessed=0)
+
+
+def states(record: history.RunRecord) -> dict[str, str]:
+    return {step.node: step.state for step in record.steps}
+
+
+def test_no_metadata_file_means_no_runs(tmp_path: Path):
+    path = tmp_path / "none" / "metadata.sqlite"
+    assert history.runs(path) == []
+    assert history.latest_run(path) is None
+    assert history.mark_interrupted(path) == 0
+    assert not path.parent.exists()
+    with pytest.raises(CaptchaPipelineError, match="no pushed model"):
+        history.lineage(path, "1")
+
+
+def test_an_empty_file_left_by_a_killed_process_means_no_runs(tmp_path: Path):
+    path = tmp_path / "metadata.sqlite"
+    path.touch()
+    assert history.runs(path) == []
+
+
+def test_a_file_that_is_not_metadata_is_named(tmp_path: Path):
+    path = tmp_path / "metadata.sqlite"
+    path.write_text("this is not a database " * 100)
+    with pytest.raises(CaptchaPipelineError, match=r"metadata\.sqlite cannot be read"):
+        history.runs(path)
+
+
+def test_runs_are_listed_newest_last_with_the_state_of_each_step(metadata_path: Path):
+    records = history.runs(metadata_path)
+    assert [states(record) for record in records] == [
+        {"Reader": "done", "Fitter": "done", "Judge": "done", "Publisher": "done"},
+        {"Reader": "cached", "Fitter": "cached", "Judge": "cached", "Publisher": "cached"},
+        {"Reader": "cached", "Fitter": "done", "Judge": "done", "Publisher": "done"},
+        {"Reader": "cached", "Fitter": "failed"},
+        {"Reader": "done", "Fitter": "done", "Judge": "done", "Publisher": "done"},
+    ]
+    assert [record.pushed_version for record in records] == ["1", "1", "2", None, None]
+    assert [record.blessed for record in records] == [True, True, True, None, False]
+    starts = [record.started for record in records]
+    assert starts == sorted(starts)
+    assert (datetime.now(timezone.utc) - starts[-1]).total_seconds() < 600
+    assert all(step.seconds is not None and 0 <= step.seconds < 60 for record in records for step in record.steps)
+    assert history.latest_run(metadata_path) == records[-1]
+
+
+def test_outputs_are_found_by_node_and_key(metadata_path: Path):
+    first, second, third, failed, _ = history.runs(metadata_path)
+    uri = first.artifact_uri("Reader", "quarantine")
+    assert uri is not None
+    assert Path(uri).is_dir()
+    assert second.artifact_uri("Reader", "quarantine") == uri
+    assert third.artifact_uri("Fitter", "model") != first.artifact_uri("Fitter", "model")
+    assert failed.artifact_uri("Fitter", "model") is None
+    assert failed.artifact_uri("Publisher", "pushed_model") is None
+    assert first.artifact_uri("Reader", "nothing") is None
+
+
+def test_lineage_goes_back_to_the_spans_through_cached_steps(metadata_path: Path):
+    records = history.runs(metadata_path)
+    found = history.lineage(metadata_path, "2")
+    assert (found.version, found.spans) == ("2", (1, 2))
+    assert [step.node for step in found.steps] == ["Reader", "Fitter", "Judge", "Publisher"]
+    # The examples were read by the first run; the third, which trained on them, found them cached.
+    assert [step.run_id for step in found.steps] == [records[0].run_id] + [records[2].run_id] * 3
+    reader, fitter, *_ = found.steps
+    assert json.loads(str(reader.properties["spans"])) == [1, 2]
+    assert fitter.properties["epochs"] == 2
+    assert fitter.outputs["model"] == (records[2].artifact_uri("Fitter", "model"),)
+    assert not any(key.startswith("__") for step in found.steps for key in step.properties)
+
+
+def test_lineage_of_an_unknown_version_names_the_known_ones(metadata_path: Path):
+    with pytest.raises(CaptchaPipelineError, match=r"version 9\. It knows 1, 2"):
+        history.lineage(metadata_path, "9")
+
+
+def test_lineage_without_recorded_spans_is_still_a_lineage(tmp_path: Path):
+    found = history.lineage(run(tmp_path, spans=""), "1")
+    assert found.spans == ()
+    assert [step.node for step in found.steps] == ["Reader", "Fitter", "Judge", "Publisher"]
+
+
+def test_what_a_killed_process_left_is_marked_once(tmp_path: Path):
+    path = run(tmp_path)
+    config = pb.ConnectionConfig()
+    config.sqlite.filename_uri = str(path)
+    store = metadata_store.MetadataStore(config)
+    execution = store.get_executions()[-1]
+    execution.last_known_state = pb.Execution.RUNNING
+    store.put_executions([execution])
+
+    def last() -> tuple[str, float | None]:
+        latest = history.latest_run(path)
+        assert latest is not None
+        return latest.steps[-1].state, latest.steps[-1].seconds
+
+    assert last() == ("running", None)
+    assert history.mark_interrupted(path) == 1
+    assert last() == ("interrupted", None)
+    assert store.get_executions_by_id([execution.id])[0].last_known_state == pb.Execution.FAILED
+    assert history.mark_interrupted(path) == 0
+    # The next run does not take the killed step for a result.
+    run(tmp_path)
+    latest = history.latest_run(path)
+    assert latest is not None
+    assert states(latest) == {"Reader": "cached", "Fitter": "cached", "Judge": "cached", "Publisher": "done"}
