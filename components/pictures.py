@@ -1,0 +1,180 @@
+"""Checks and converts one picture that comes from a stranger.
+
+Its size is checked in its header, before a pixel is decoded: a file of a few kilobytes can unpack to gigabytes.
+"""
+
+import io
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from components.captcha import CaptchaSpec
+
+ALLOWED_FORMATS: Final = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
+
+# Upper bounds of `contrast`. They cut 100x30 pictures of the captcha library, whose text is drawn in one random colour on a
+# light ground, into parts of about 25, 35 and 40 %, and its 128x64 ones into 65, 15 and 20 %.
+_DIFFICULTIES: Final = (("low contrast", 44.0), ("medium contrast", 49.0), ("high contrast", float("inf")))
+DIFFICULTIES: Final = tuple(name for name, _ in _DIFFICULTIES)
+
+# `max_pixels` is below the size at which Pillow begins to warn, and is an error, not a warning.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class PictureError(ValueError):
+    """A picture that is not used.
+
+    `reason` is the name under which such records are counted: `image_empty`, `image_undecodable`, `image_too_large`,
+    `image_animated`, `image_mode` or `image_size`.
+    """
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class PictureRules:
+    """What is done with pictures.
+
+    Attributes:
+      max_pixels: larger ones are refused before they are decoded.
+      background: RGB, 0 to 255, that shows through transparent pixels.
+      wrong_size: whether one of another size than the spec's is left for Transform to resize, or refused.
+    """
+
+    max_pixels: int
+    background: tuple[int, int, int]
+    wrong_size: Literal["resize", "refuse"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that Transform can decode.
+
+    Attributes:
+      encoded: the bytes as given where they are an 8-bit grey or RGB PNG or JPEG, else a PNG made of them.
+      width, height: pixels.
+      brightness, contrast: mean and standard deviation of the pixel values (0 to 255), as RGB or grey, as the spec has it.
+      sharpness: mean absolute difference of neighbouring pixels in a row.
+    """
+
+    encoded: bytes
+    width: int
+    height: int
+    brightness: float
+    contrast: float
+    sharpness: float
+
+    @property
+    def difficulty(self) -> str:
+        """One of DIFFICULTIES: hard is what stands out little from its ground."""
+        return next(name for name, bound in _DIFFICULTIES if self.contrast < bound)
+
+
+def inspect_picture(data: bytes, spec: CaptchaSpec, rules: PictureRules) -> Picture:
+    """Bounds, decodes and measures a picture, and converts what Transform would not read as a viewer shows it.
+
+    Palettes, CMYK, 16-bit and 1-bit pictures become 8-bit ones, transparent pixels show the background, other formats than
+    PNG and JPEG become PNG. The size is not changed, and EXIF rotation is not applied.
+
+    Raises:
+      PictureError: it is empty, too large, not decodable, animated, of a mode that has no safe conversion, or of a wrong size
+        where that is refused.
+    """
+    if not data:
+        raise PictureError("image_empty", "the picture has no bytes")
+    image = _open(data, rules.max_pixels)
+    width, height = image.size
+    if getattr(image, "is_animated", False):
+        raise PictureError("image_animated", f"the {image.format} is animated; a picture must have one frame")
+    if rules.wrong_size == "refuse" and (width, height) != (spec.width, spec.height):
+        raise PictureError("image_size", f"the picture is {width}x{height} pixels, not {spec.width}x{spec.height}")
+    _decode(image, data)
+    converted = image if _is_plain(image, data) else _convert(image, rules.background)
+    encoded = data if converted is image else _png(converted)
+    pixels = np.asarray(converted.convert("RGB" if spec.channels == 3 else "L"))
+    left, right = pixels[:, :-1], pixels[:, 1:]
+    return Picture(
+        encoded=encoded,
+        width=width,
+        height=height,
+        brightness=float(pixels.mean()),
+        contrast=float(pixels.std()),
+        sharpness=float((np.maximum(left, right) - np.minimum(left, right)).mean()) if width > 1 else 0.0,
+    )
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Reads the header."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise PictureError("image_too_large", f"the picture has more than {max_pixels} pixels ({error})") from None
+    except UnidentifiedImageError:
+        message = f"this is not a picture of a kind that is read ({', '.join(ALLOWED_FORMATS)})"
+        raise PictureError("image_undecodable", message) from None
+    except Exception as error:  # Pillow raises whatever its parsers stumble over.
+        raise PictureError("image_undecodable", f"the picture's header cannot be read: {error}") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        message = f"the picture is {width}x{height} pixels; more than {max_pixels} (data.max_pixels) are refused"
+        raise PictureError("image_too_large", message)
+    return image
+
+
+def _decode(image: Image.Image, data: bytes) -> None:
+    try:
+        image.load()
+    except Exception as error:  # As above.
+        raise PictureError("image_undecodable", f"the {image.format} is broken: {error}") from None
+    if image.format == "PNG" and not _png_checksums_are_right(data):
+        raise PictureError("image_undecodable", "the PNG is broken: wrong checksum")
+
+
+def _png_checksums_are_right(data: bytes) -> bool:
+    """Pillow skips the checksums of pixel data; TensorFlow checks them, and would stop at the picture."""
+    position = 8
+    while position + 12 <= len(data):
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        if zlib.crc32(data[position + 4 : end]).to_bytes(4, "big") != data[end : end + 4]:
+            return False
+        if data[position + 4 : position + 8] == b"IEND":
+            break
+        position = end + 4
+    return True
+
+
+def _is_plain(image: Image.Image, data: bytes) -> bool:
+    if image.format == "JPEG":
+        return image.mode in ("L", "RGB")
+    # Pillow shows a 16-bit RGB PNG as RGB; bytes 24 and 25 are the bit depth and the colour type (0 grey, 2 RGB).
+    return image.format == "PNG" and data[24] == 8 and data[25] in (0, 2) and not image.has_transparency_data
+
+
+def _convert(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Returns a picture of mode L or RGB."""
+    if image.mode.startswith("I;16"):
+        if "transparency" in image.info:
+            raise PictureError("image_mode", "the picture is 16-bit grey with transparency, which has no safe conversion")
+        # The high byte, which is also what TensorFlow makes of a 16-bit PNG.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F", "LAB", "HSV"):
+        raise PictureError("image_mode", f"the picture's mode is {image.mode}, which has no safe conversion to 8 bits a channel")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        flat = Image.new("RGB", image.size, background)
+        flat.paste(layer, mask=layer.getchannel("A"))
+        return flat
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _png(image: Image.Image) -> bytes:
+    image.info = {}  # A CMYK colour profile, say, is no longer right.
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
