@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
+from components.pictures import PictureRules
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -34,6 +35,10 @@ class DataConfig(Section):
     max_pixels: int = Field(4_000_000, ge=64, description="larger pictures are refused before they are decoded")
     wrong_size: Literal["resize", "refuse"] = Field("resize", description="what to do with pictures of another size than captcha's")
     background: tuple[Byte, Byte, Byte] = Field((255, 255, 255), description="RGB that shows through transparent pixels")
+
+    @property
+    def picture_rules(self) -> PictureRules:
+        return PictureRules(max_pixels=self.max_pixels, background=self.background, wrong_size=self.wrong_size)
 
 
 class SynthConfig(Section):
@@ -108,6 +113,11 @@ class Config(Section):
     def checkpoint_dir(self) -> str:
         """Where a fit leaves what it needs to go on after a kill."""
         return str(Path(self.root) / self.name / "checkpoints")
+
+    @property
+    def quarantine_dir(self) -> str:
+        """Where the records of a run that stopped at too many bad ones are kept."""
+        return str(Path(self.root) / self.name / "quarantine")
 
     @property
     def report_dir(self) -> str:

@@ -1,0 +1,170 @@
+"""The command line. Heavy modules are imported where they are used, so that help comes at once.
+
+Exit codes: 0 done (a model was pushed, or nothing had changed); 1 it failed, and the message says why; 2 wrong usage;
+3 the run is complete but the model was not blessed, so nothing was pushed; 130 stopped by Ctrl-C.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from components.errors import CaptchaPipelineError
+from pipeline.data_cli import data_app
+from pipeline.options import DEFAULT_CONFIG, ConfigOption, SetOption
+from pipeline.quiet import silence
+
+NOT_BLESSED = 3
+
+app = typer.Typer(
+    name="captcha-pipeline",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the model was not blessed, 130 stopped.",
+)
+app.add_typer(data_app, name="data")
+console = Console()
+
+
+def main() -> None:
+    """The console script: prints what the user can put right without a traceback."""
+    silence()
+    try:
+        app()
+    except CaptchaPipelineError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _captcha_pipeline(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Learn to read fixed-length text images: from labelled pictures to a served model.
+
+    Begin with `captcha-pipeline data synth`, then `captcha-pipeline run`.
+    """
+    if version:
+        console.print(f"captcha-pipeline {importlib.metadata.version('captcha-pipeline')}", highlight=False)
+        raise typer.Exit
+
+
+@app.command()
+def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
+    """Run the whole pipeline on this machine: check the data, train, evaluate, and push the model if it is good enough.
+
+    Steps whose input, configuration and code have not changed are reused. Example:
+
+        captcha-pipeline run --config configs/digits.yaml --set trainer.epochs=3
+    """
+    from pipeline.config import load_config
+
+    settings = load_config(config, overrides)
+    from pipeline import local, results, tables
+
+    with tables.StepProgress(console) as progress:
+        record = local.run(settings, progress.on_step)
+    outcome = results.outcome(settings, record)
+    tables.print_outcome(console, outcome)
+    if outcome.changed or not outcome.report.exists():
+        with console.status("Writing the report"):
+            results.write(settings, record, outcome)
+    console.print(f"Report: {outcome.report}", highlight=False, soft_wrap=True)
+    if not outcome.blessed:
+        raise typer.Exit(NOT_BLESSED)
+
+
+@app.command()
+def evaluate(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    model: Annotated[Path | None, typer.Option(help="A version folder; the newest pushed one if not given.")] = None,
+    split: Annotated[str, typer.Option(help="train, eval or test.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure a model on a split of the data in the window, without training or pushing anything."""
+    from pipeline.config import load_config
+
+    settings = load_config(config, overrides)
+    from pipeline import evaluation, tables
+
+    results = evaluation.evaluate(settings, model, split)
+    if as_json:
+        print(json.dumps(results.as_dict(), ensure_ascii=False))
+    else:
+        tables.print_accuracy(console, results, f"{results.model} on the {split} split")
+
+
+@app.command()
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Pictures to read.", metavar="FILE…")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    model: Annotated[Path | None, typer.Option(help="A version folder; the newest pushed one if not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line instead of a table.")] = False,
+) -> None:
+    """Read pictures with the newest pushed model.
+
+    A file that is not a picture is reported, the others are still read; the exit code is then 1.
+    """
+    from pipeline.config import load_config
+
+    settings = load_config(config, overrides)
+    from pipeline import evaluation, tables
+
+    answers = evaluation.predict(settings, model, files)
+    if as_json:
+        for answer in answers:
+            print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
+    else:
+        tables.print_answers(console, answers)
+    if any(answer.error for answer in answers):
+        raise typer.Exit(1)
+
+
+@app.command()
+def runs(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    version: Annotated[str | None, typer.Option(help="Show what this pushed version was made from.")] = None,
+) -> None:
+    """List the runs: steps, time, verdict, pushed version; or the lineage of one version, back to its spans."""
+    from pipeline.config import load_config
+
+    settings = load_config(config, overrides)
+    from pipeline import history, tables
+
+    if version:
+        tables.print_lineage(console, history.lineage(settings.metadata_path, version))
+    else:
+        tables.print_runs(console, history.runs(settings.metadata_path))
+
+
+@app.command()
+def report(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
+    """Write the HTML report of the latest complete run again and say where it is."""
+    from pipeline.config import load_config
+
+    settings = load_config(config, overrides)
+    from pipeline import history, results
+
+    record = history.latest_complete_run(settings.metadata_path)
+    outcome = results.outcome(settings, record)
+    results.write(settings, record, outcome)
+    console.print(f"Report: {outcome.report}", highlight=False, soft_wrap=True)
+
+
+@app.command("config")
+def show_config(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
+    """Print the effective configuration, every default included, as YAML."""
+    import yaml
+
+    from pipeline.config import load_config
+
+    tree = load_config(config, overrides).model_dump(mode="json")
+    print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")

@@ -1,0 +1,124 @@
+"""Runs the graph on this machine, one run at a time, and tells what happened."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from tfx.orchestration import metadata
+from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+
+from components.errors import CaptchaPipelineError
+from components.serving_dir import latest_pushed
+from components.source_digest import source_digest
+from components.sources import spans
+from pipeline import history
+from pipeline.config import Config
+from pipeline.graph import Surroundings, create_pipeline
+from pipeline.quiet import log_to
+
+# The modules whose code decides what the data and the model are, and those that only judge the model.
+_MODEL_CODE = ("components.example_gen", "components.schema", "components.transform", "components.trainer")
+_JUDGING_CODE = ("components.tfma_metrics",)
+
+OnStep = Callable[[str, Literal["running", "finished"]], None]
+
+
+def look_around(config: Config) -> Surroundings:
+    """Returns what the outcome of a run with this configuration depends on now.
+
+    Raises:
+      CaptchaPipelineError: there is no span to train on, or one is not whole.
+    """
+    digests = {module: source_digest(module) for module in (*_MODEL_CODE, *_JUDGING_CODE)}
+    window = spans.window_digest(spans.window(config.data.root, config.data.window))
+    made_from = {
+        "captcha": config.captcha.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json"),
+        "trainer": config.trainer.model_dump(mode="json"),
+        "spans": window,
+        "code": [digests[module] for module in _MODEL_CODE],
+    }
+    fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    pushed = latest_pushed(config.serving_dir, fingerprint, config.captcha)
+    return Surroundings(spans=window, production=str(pushed.version) if pushed else "none", digests=digests, fingerprint=fingerprint)
+
+
+def run(config: Config, on_step: OnStep) -> history.RunRecord:
+    """Runs the pipeline; steps whose inputs, configuration and code are unchanged are reused from an earlier run.
+
+    Args:
+      config: what to run.
+      on_step: told the name of each step when it starts and when it is finished.
+
+    Returns:
+      What ML Metadata recorded of the run.
+
+    Raises:
+      CaptchaPipelineError: another run is under way, or a step found something that the user must mend.
+    """
+    metadata_path = Path(config.metadata_path)
+    metadata_path.parent.mkdir(parents=True, exist_ok=True)
+    with _only_run(metadata_path.with_name("run.lock")):
+        history.mark_interrupted(config.metadata_path)
+        graph = create_pipeline(config, look_around(config))
+        graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
+        log_to(log_path(config))
+        with _telling(on_step):
+            try:
+                LocalDagRunner().run(graph)
+            except BaseException:
+                history.mark_interrupted(config.metadata_path)
+                raise
+        return history.latest_run(config.metadata_path)
+
+
+def log_path(config: Config) -> Path:
+    """Where everything that the libraries log during a run is written."""
+    return Path(config.root) / config.name / "run.log"
+
+
+@contextlib.contextmanager
+def _only_run(lock: Path) -> Iterator[None]:
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CaptchaPipelineError(
+                f"Another run (process {file.read().strip() or 'unknown'}) is at work in {lock.parent}. "
+                "Wait for it, or give this one another folder with --set root=…"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield  # the lock goes with the file, also when the process is killed
+
+
+class _StepListener(logging.Handler):
+    """LocalDagRunner has no callbacks; it says in two log records which step starts and which has ended."""
+
+    def __init__(self, on_step: OnStep):
+        super().__init__(logging.INFO)
+        self._on_step = on_step
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == "Component %s is running.":
+            self._on_step(str(record.args[0]), "running")  # type: ignore[index]
+        elif record.msg == "Component %s is finished.":
+            self._on_step(str(record.args[0]), "finished")  # type: ignore[index]
+
+
+@contextlib.contextmanager
+def _telling(on_step: OnStep) -> Iterator[None]:
+    listener = _StepListener(on_step)
+    logging.getLogger().addHandler(listener)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(listener)

@@ -1,0 +1,15 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+ConfigOption: TypeAlias = Annotated[
+    Path, typer.Option("--config", "-c", help="The configuration; configs/ has ones to start from.", show_default=True)
+]
+SetOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the configuration, such as trainer.epochs=3. Can be repeated."),
+]
+DEFAULT_CONFIG = Path("configs/digits.yaml")

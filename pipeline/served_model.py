@@ -1,0 +1,74 @@
+"""Reads pictures with an exported model, as a client of TensorFlow Serving would: encoded bytes in, text out."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from components import features
+from components.captcha import CaptchaSpec
+from components.errors import CaptchaPipelineError
+
+BATCH_SIZE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What the model says of one picture.
+
+    Attributes:
+      text: the characters it reads; empty where `valid` is false.
+      confidence: its probability that all of them are right, 0 to 1.
+      probabilities: float32 [max_length, num_classes], a distribution for each position.
+      valid: whether the picture could be decoded.
+    """
+
+    text: str
+    confidence: float
+    probabilities: np.ndarray
+    valid: bool
+
+
+class ServedModel:
+    """A SavedModel that this pipeline exported."""
+
+    def __init__(self, directory: str | Path):
+        """Loads the model.
+
+        Raises:
+          CaptchaPipelineError: there is no such model, or it does not come from this pipeline.
+        """
+        description = Path(directory) / "assets.extra" / features.SPEC_FILE
+        try:
+            self.spec = CaptchaSpec.model_validate(json.loads(description.read_text(encoding="utf-8"))["spec"])
+            self._loaded = tf.saved_model.load(str(directory))
+        except (OSError, ValueError, KeyError) as error:
+            raise CaptchaPipelineError(
+                f"{directory} is not a model that this pipeline exported ({error}). Give --model a version folder of a serving directory."
+            ) from None
+        self._signature = self._loaded.signatures["serving_default"]
+
+    def read(self, images: Iterable[bytes]) -> Iterator[Reading]:
+        """Yields a reading for each encoded picture, in order, in batches of `BATCH_SIZE`."""
+        batch: list[bytes] = []
+        for image in images:
+            batch.append(image)
+            if len(batch) == BATCH_SIZE:
+                yield from self._read_batch(batch)
+                batch = []
+        if batch:
+            yield from self._read_batch(batch)
+
+    def _read_batch(self, images: Sequence[bytes]) -> Iterator[Reading]:
+        answer = {key: value.numpy() for key, value in self._signature(image=tf.constant(images, tf.string)).items()}
+        for text, confidence, probabilities, valid in zip(
+            answer[features.TEXT],
+            answer[features.CONFIDENCE],
+            answer[features.PROBABILITIES],
+            answer[features.VALID],
+            strict=True,
+        ):
+            yield Reading(text.decode(), float(confidence), probabilities, bool(valid))

@@ -1,0 +1,135 @@
+"""What the commands print."""
+
+import math
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+
+from components.metrics import Rate, Results
+from pipeline.evaluation import Answer
+from pipeline.history import Lineage, RunRecord, StepRecord
+from pipeline.results import Outcome
+
+
+class StepProgress:
+    """Shows which step is at work, and a line for each that has ended."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._status = Status("Starting", console=console)
+
+    def __enter__(self) -> "StepProgress":
+        self._status.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._status.stop()
+
+    def on_step(self, name: str, event: str) -> None:
+        if event == "running":
+            self._status.update(f"{name} …")
+        else:
+            self._console.print(f"[green]✓[/] {name}", highlight=False)
+
+
+def print_outcome(console: Console, outcome: Outcome) -> None:
+    """Prints the table of a run: time a step, accuracy with intervals, verdict."""
+    _print_steps(console, outcome.run.steps)
+    print_accuracy(console, outcome.evaluation.overall, f"{outcome.name} on the test split")
+    if outcome.evaluation.baseline:
+        console.print(f"In production until now: {_percent(outcome.evaluation.baseline.sequence_accuracy)} full-sequence", highlight=False)
+    if outcome.blessed:
+        console.print(
+            f"[bold green]Blessed[/], pushed as version {outcome.run.pushed_version} to {outcome.serving_dir}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    else:
+        console.print("[bold yellow]Not blessed[/], nothing was pushed:", highlight=False)
+        for failure in outcome.failures:
+            console.print(f"  {failure}", highlight=False, markup=False, soft_wrap=True)
+    if not outcome.changed:
+        console.print("Nothing has changed since an earlier run: every step was cached.", highlight=False)
+
+
+def print_accuracy(console: Console, results: Results, title: str) -> None:
+    """Prints full-sequence and per-position accuracy with their intervals."""
+    table = Table(title=title, title_justify="left")
+    for column in ("accuracy", "%", "interval"):
+        table.add_column(column, justify="left" if column == "accuracy" else "right")
+    rates = [("full sequence", results.sequence_accuracy)]
+    rates += [(f"position {i}", rate) for i, rate in enumerate(results.position_accuracy, start=1)]
+    for name, rate in rates:
+        table.add_row(name, _percent(rate).removesuffix(" %"), f"{rate.lower:.2%} to {rate.upper:.2%}".replace("%", " %"))
+    console.print(table)
+    console.print(
+        f"{results.example_count:,} pictures; expected calibration error {results.expected_calibration_error:.4f}", highlight=False
+    )
+
+
+def print_answers(console: Console, answers: Sequence[Answer]) -> None:
+    """Prints what the model reads in each file, and why one could not be read."""
+    table = Table()
+    for column in ("file", "text", "confidence"):
+        table.add_column(column, overflow="fold")
+    for answer in answers:
+        if answer.error:
+            table.add_row(escape(answer.file), "[red]not read[/]", escape(answer.error))
+        else:
+            table.add_row(escape(answer.file), escape(answer.text or ""), f"{answer.confidence:.4f}")
+    console.print(table)
+
+
+def print_runs(console: Console, runs: Sequence[RunRecord]) -> None:
+    """Prints a line a run, the newest last."""
+    if not runs:
+        console.print("There are no runs yet. Start one with `captcha-pipeline run`.", highlight=False)
+        return
+    table = Table()
+    for column in ("run", "done", "cached", "failed", "seconds", "blessed", "version"):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    for run in runs:
+        states = [step.state for step in run.steps]
+        failed = ", ".join(f"{step.node} {step.state}" for step in run.steps if step.state in ("failed", "interrupted", "running"))
+        table.add_row(
+            run.run_id,
+            str(states.count("done")),
+            str(states.count("cached")),
+            failed or "-",
+            f"{sum(step.seconds or 0 for step in run.steps):.0f}",
+            {True: "yes", False: "no", None: "-"}[run.blessed],
+            run.pushed_version or "-",
+        )
+    console.print(table)
+
+
+def print_lineage(console: Console, lineage: Lineage) -> None:
+    """Prints which spans and which executions made a version."""
+    spans = ", ".join(f"span-{number:06d}" for number in lineage.spans)
+    console.print(f"Version {lineage.version} was made from {spans}", highlight=False)
+    table = Table()
+    for column in ("step", "run", "finished", "output"):
+        table.add_column(column, overflow="fold")
+    for step in lineage.steps:
+        outputs = [uri for uris in step.outputs.values() for uri in uris]
+        table.add_row(step.node, step.run_id, f"{step.finished:%Y-%m-%d %H:%M:%S}", "\n".join(outputs))
+    console.print(table)
+
+
+def _print_steps(console: Console, steps: Sequence[StepRecord]) -> None:
+    table = Table(title="steps", title_justify="left")
+    table.add_column("step")
+    table.add_column("seconds", justify="right")
+    for step in steps:
+        table.add_row(step.node, "cached" if step.state == "cached" else f"{step.seconds or 0:.1f}")
+    table.add_section()
+    table.add_row("all", f"{sum(step.seconds or 0 for step in steps if step.state != 'cached'):.1f}")
+    console.print(table)
+
+
+def _percent(rate: Rate) -> str:
+    return "-" if math.isnan(rate.value) else f"{rate.value:.2%}".replace("%", " %")
