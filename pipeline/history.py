@@ -87,7 +87,7 @@ def runs(metadata_path: str | Path) -> list[RunRecord]:
     """Returns every run, the newest last; none where there is no metadata file.
 
     Raises:
-      CaptchaPipelineError: the file is not ML Metadata's.
+      CaptchaPipelineError: the file is not ML Metadata's, or another process has it locked.
     """
     store = _open(metadata_path)
     if store is None:
@@ -170,6 +170,11 @@ def _open(metadata_path: str | Path) -> metadata_store.MetadataStore | None:
     config.sqlite.connection_mode = pb.SqliteMetadataSourceConfig.READWRITE
     try:
         return metadata_store.MetadataStore(config)
+    except errors.AbortedError:
+        raise CaptchaPipelineError(
+            f"{metadata_path} is locked by another process. Try again when that is done. If none is running, the file was left half "
+            "made: move it away to start a new history; the models already pushed stay."
+        ) from None
     except (errors.StatusError, RuntimeError) as error:
         raise CaptchaPipelineError(
             f"{metadata_path} cannot be read as ML Metadata: {error}. Move it away to start a new history; the models already pushed stay."
