@@ -1,0 +1,33 @@
+"""Runs the Evaluator's executor as TFX does, with Beam in this process."""
+
+import json
+from pathlib import Path
+
+from tfx.types import standard_artifacts
+from tfx.utils import proto_utils
+
+from components import tfma_metrics
+from components.captcha import CaptchaSpec
+from components.evaluator import CaptchaEvaluatorExecutor
+
+
+def evaluate(store: Path, out: Path, spec: CaptchaSpec, model: str, baseline: str, floor: float, regression: float = 0.005, examples="examples"):
+    """Evaluates the model `store/model` against `store/baseline`; returns the evaluation's folder and the blessing artifact."""
+    data = standard_artifacts.Examples()
+    data.uri = str(store / examples)
+    data.split_names = json.dumps(["train", "eval", "test"])
+    inputs = {"examples": [data]}
+    for key, name in {"model": model, "baseline_model": baseline}.items():
+        artifact = standard_artifacts.Model()
+        artifact.uri = str(store / name)
+        inputs[key] = [artifact]
+    evaluation, blessing = standard_artifacts.ModelEvaluation(), standard_artifacts.ModelBlessing()
+    evaluation.uri, blessing.uri = str(out / "evaluation"), str(out / "blessing")
+    config = tfma_metrics.eval_config(spec, min_sequence_accuracy=floor, max_regression=regression, confidence=0.95, source_digest="0")
+    context = CaptchaEvaluatorExecutor.Context(beam_pipeline_args=["--runner=FnApiRunner"], tmp_dir=str(out / "tmp"), unique_id="1")
+    CaptchaEvaluatorExecutor(context).Do(
+        inputs,
+        {"evaluation": [evaluation], "blessing": [blessing]},
+        {"eval_config": proto_utils.proto_to_json(config), "example_splits": json.dumps(["test"])},
+    )
+    return evaluation.uri, blessing

@@ -1,0 +1,90 @@
+import json
+from pathlib import Path
+
+import pytest
+import reader_model
+from evaluation_run import evaluate
+from tfx.types import channel_utils, standard_artifacts
+
+from components import tfma_metrics
+from components.captcha import CaptchaSpec
+from components.evaluator import CaptchaEvaluator, CaptchaEvaluatorExecutor, load_results, verdict
+
+SPEC = CaptchaSpec()
+COUNT = 200
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """Test examples; three readers: one that reads what the logits say, one a little and one much worse; and no model."""
+    root = tmp_path_factory.mktemp("store")
+    for name, count in {"examples": COUNT, "no examples": 0}.items():
+        (root / name / "Split-test").mkdir(parents=True)
+        reader_model.write_readings(root / name / "Split-test" / "data-00000-of-00001.gz", SPEC, count)
+    for name, bias in {"good": 0.0, "worse": 1.0, "bad": 4.0}.items():
+        reader_model.save_reader(root / name / "Format-Serving", SPEC, bias)
+    (root / "none").mkdir()
+    return root
+
+
+def blessed(blessing) -> bool:
+    """Whether the artifact says so, both as a property and as a file, which is what Pusher looks at."""
+    (name,) = [path.name for path in Path(blessing.uri).iterdir()]
+    assert (name == "BLESSED") == (blessing.get_int_custom_property("blessed") == 1)
+    return name == "BLESSED"
+
+
+def test_no_baseline_and_above_the_floor(store, tmp_path):
+    uri, blessing = evaluate(store, tmp_path, SPEC, "good", "none", floor=0.9)
+    assert blessed(blessing)
+    assert verdict(uri).blessed
+    assert verdict(uri).failures == []
+    results = load_results(uri)
+    assert results.baseline is None
+    assert results.overall.example_count == COUNT
+    assert list(results.slices["characters"]) == list("0123456789")
+
+
+def test_below_the_floor_and_below_production(store, tmp_path):
+    uri, blessing = evaluate(store, tmp_path, SPEC, "bad", "good", floor=0.9)
+    assert not blessed(blessing)
+    results, answer = load_results(uri), verdict(uri)
+    assert results.baseline is not None
+    mine, theirs = results.overall.sequence_accuracy.value, results.baseline.sequence_accuracy.value
+    assert answer.failures == [
+        f"sequence_accuracy {mine:.4f} is under the floor 0.9 by {0.9 - mine:.4f}",
+        f"sequence_accuracy {mine:.4f} is below that of the model in production, {theirs:.4f}, by {theirs - mine:.4f}; allowed are 0.005",
+    ]
+    assert not answer.blessed
+
+
+def test_regression_alone_fails_and_is_allowed_by_a_wider_margin(store, tmp_path):
+    uri, blessing = evaluate(store, tmp_path / "narrow", SPEC, "worse", "good", floor=0.5)
+    assert not blessed(blessing)
+    (failure,) = verdict(uri).failures
+    assert "model in production" in failure
+    results = load_results(uri)
+    assert results.baseline is not None
+    # Exactly as much as is allowed is allowed, whatever the last bits of the difference are.
+    gap = results.baseline.sequence_accuracy.value - results.overall.sequence_accuracy.value
+    uri, blessing = evaluate(store, tmp_path / "wide", SPEC, "worse", "good", floor=0.5, regression=round(gap, 6))
+    assert blessed(blessing)
+    assert verdict(uri).blessed
+
+
+def test_no_examples_is_not_blessed(store, tmp_path):
+    uri, blessing = evaluate(store, tmp_path, SPEC, "good", "none", floor=0.0, examples="no examples")
+    assert not blessed(blessing)
+    (failure,) = verdict(uri).failures
+    assert "no examples" in failure
+    with pytest.raises(ValueError, match="no figures"):
+        load_results(uri)
+
+
+def test_component_evaluates_the_test_split():
+    config = tfma_metrics.eval_config(SPEC, min_sequence_accuracy=0.98, max_regression=0.005, confidence=0.95, source_digest="0")
+    model = channel_utils.as_channel([standard_artifacts.Model()])
+    component = CaptchaEvaluator(channel_utils.as_channel([standard_artifacts.Examples()]), model, model, config)
+    assert json.loads(component.exec_properties["example_splits"]) == ["test"]
+    assert component.executor_spec.executor_class is CaptchaEvaluatorExecutor
+    assert set(component.outputs) == {"evaluation", "blessing"}

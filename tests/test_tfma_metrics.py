@@ -1,0 +1,134 @@
+"""TFMA's figures, over a real Beam run of a real SavedModel, against NumPy on the same logits, written independently."""
+
+import json
+
+import numpy as np
+import pytest
+import reader_model
+import tensorflow_model_analysis as tfma
+from evaluation_run import evaluate
+from tfx.utils import proto_utils
+
+from components import tfma_metrics
+from components.captcha import CaptchaSpec, LengthRange
+from components.evaluator import load_results
+from components.metrics import ReadingCounts
+
+COUNT = 700  # more than are counted at once
+SPEC = CaptchaSpec(charset="абвгд", length=LengthRange(min=1, max=3))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluated")
+    (root / "examples" / "Split-test").mkdir(parents=True)
+    labels, logits = reader_model.write_readings(root / "examples" / "Split-test" / "data-00000-of-00001.gz", SPEC, COUNT)
+    reader_model.save_reader(root / "candidate" / "Format-Serving", SPEC)
+    reader_model.save_reader(root / "baseline" / "Format-Serving", SPEC, bias=2.0)
+    uri, _ = evaluate(root, root / "run", SPEC, "candidate", "baseline", floor=0.5)
+    return load_results(uri), labels, logits.astype(np.float64)
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+
+def texts(logits):
+    """What a model with these logits reads; "_" for a blank."""
+    return ["".join((SPEC.characters + "_")[c] for c in row) for row in logits.argmax(-1)]
+
+
+def padded(labels):
+    return [label.ljust(SPEC.max_length, "_") for label in labels]
+
+
+def accuracy(truth, read):
+    return np.mean([t == r for t, r in zip(truth, read, strict=True)])
+
+
+def test_overall_figures(evaluated):
+    results, labels, logits = evaluated
+    truth, read, overall = padded(labels), texts(logits), results.overall
+    assert overall.example_count == COUNT
+    assert overall.sequence_accuracy.value == pytest.approx(accuracy(truth, read))
+    assert 0.5 < overall.sequence_accuracy.lower < overall.sequence_accuracy.value < overall.sequence_accuracy.upper < 1
+    assert [rate.value for rate in overall.position_accuracy] == [
+        pytest.approx(accuracy([t[i] for t in truth], [r[i] for r in read])) for i in range(SPEC.max_length)
+    ]
+    classes = SPEC.characters + "_"
+    pairs = list(zip("".join(truth), "".join(read), strict=True))
+    matrix = np.array([[pairs.count((t, r)) for r in classes] for t in classes])
+    np.testing.assert_array_equal(overall.confusion_matrix, matrix)
+    np.testing.assert_allclose(overall.character_precision, matrix.diagonal() / matrix.sum(0))
+    np.testing.assert_allclose(overall.character_recall, matrix.diagonal() / matrix.sum(1))
+
+
+def test_calibration(evaluated):
+    results, labels, logits = evaluated
+    confidence = softmax(logits).max(-1).prod(-1)
+    right = np.array([t == r for t, r in zip(padded(labels), texts(logits), strict=True)])
+    edges = np.linspace(0, 1, 16)
+    error = 0.0
+    for low, high, number in zip(edges[:-1], edges[1:], results.overall.calibration_count, strict=True):
+        inside = (low < confidence) & (confidence <= high)
+        assert number == inside.sum()
+        error += abs(right[inside].sum() - confidence[inside].sum()) / COUNT
+    assert results.overall.expected_calibration_error == pytest.approx(error, abs=1e-5)
+
+
+def test_baseline(evaluated):
+    results, labels, logits = evaluated
+    biased = logits.copy()
+    biased[:, :, 0] += 2.0
+    assert results.baseline is not None
+    assert results.baseline.sequence_accuracy.value == pytest.approx(accuracy(padded(labels), texts(biased)))
+    assert results.baseline.sequence_accuracy.value < results.overall.sequence_accuracy.value
+
+
+def test_slices(evaluated):
+    results, labels, logits = evaluated
+    truth, read = padded(labels), texts(logits)
+    expected = {
+        "characters": {c: [i for i, label in enumerate(labels) if c in label] for c in SPEC.characters},
+        "source": {s: [i for i in range(COUNT) if reader_model.source_of(i) == s] for s in ("street", "synthetic")},
+        "difficulty": {
+            f"{d} contrast": [i for i in range(COUNT) if reader_model.difficulty_of(i) == f"{d} contrast"] for d in ("high", "low", "medium")
+        },
+    }
+    assert {key: list(by_value) for key, by_value in results.slices.items()} == {key: list(value) for key, value in expected.items()}
+    for key, by_value in expected.items():
+        for value, members in by_value.items():
+            part = results.slices[key][value]
+            assert part.example_count == len(members)
+            assert part.sequence_accuracy.value == pytest.approx(accuracy([truth[i] for i in members], [read[i] for i in members]))
+
+
+def test_names_and_values_come_back():
+    counts = ReadingCounts(12, 3)  # two-digit positions
+    counts.add(np.zeros((5, 12), int), np.random.default_rng(1).dirichlet(np.ones(3), (5, 12)))
+    results = counts.results(0.9)
+    back = tfma_metrics.from_metrics(tfma_metrics.to_metrics(results))
+    for name, value in vars(results).items():
+        np.testing.assert_equal(getattr(back, name), value)
+
+
+def config(**changes):
+    settings = {"min_sequence_accuracy": 0.98, "max_regression": 0.005, "confidence": 0.95, "source_digest": "1"} | changes
+    return tfma_metrics.eval_config(SPEC, **settings)
+
+
+def test_config_sees_every_change_and_nothing_else():
+    assert proto_utils.proto_to_json(config()) == proto_utils.proto_to_json(config())
+    for change in [{"min_sequence_accuracy": 0.9}, {"max_regression": 0.1}, {"confidence": 0.9}, {"source_digest": "2"}]:
+        assert proto_utils.proto_to_json(config(**change)) != proto_utils.proto_to_json(config()), change
+
+
+def test_metric_is_made_from_its_configuration():
+    (metrics_spec,) = config().metrics_specs
+    (metric,) = metrics_spec.metrics
+    assert metric.module == "components.tfma_metrics"
+    made = getattr(tfma_metrics, metric.class_name).from_config(json.loads(metric.config))
+    assert isinstance(made, tfma.metrics.Metric)
+    names = [[key.name for key in computation.keys] for computation in made.computations(model_names=["candidate", "baseline"])]
+    assert len(names) == 2
+    assert {"sequence_accuracy", "sequence_accuracy_lower", "position_accuracy_3_upper", "confusion_matrix"} <= set(names[0])
