@@ -170,14 +170,13 @@ def _open(metadata_path: str | Path) -> metadata_store.MetadataStore | None:
     config.sqlite.connection_mode = pb.SqliteMetadataSourceConfig.READWRITE
     try:
         return metadata_store.MetadataStore(config)
-    except errors.AbortedError:
-        raise CaptchaPipelineError(
-            f"{metadata_path} is locked by another process. Try again when that is done. If none is running, the file was left half "
-            "made: move it away to start a new history; the models already pushed stay."
-        ) from None
     except (errors.StatusError, RuntimeError) as error:
+        # MLMD has no error of its own for a lock that it could not get in about 20 seconds; it says so in the text alone.
+        locked = "Concurrent writes aborted" in str(error)
         raise CaptchaPipelineError(
-            f"{metadata_path} cannot be read as ML Metadata: {error}. Move it away to start a new history; the models already pushed stay."
+            f"{metadata_path} is locked by another process. Try again when that is done."
+            if locked
+            else f"{metadata_path} cannot be read as ML Metadata: {error}. Move it away to start a new history; pushed models stay."
         ) from None
 
 
