@@ -78,7 +78,7 @@ def create_pipeline(config: Config, around: Surroundings) -> pipeline.Pipeline:
             "source_digest": digests["components.trainer"],
         },
     )
-    production = LatestPushedModel(serving_dir=config.serving_dir, fingerprint=around.fingerprint, spec=spec, as_of=around.production)
+    production = LatestPushedModel(serving_dir=config.serving_dir, fingerprint=around.fingerprint, spec=spec_json, as_of=around.production)
     evaluator = CaptchaEvaluator(
         examples=example_gen.outputs["examples"],
         model=trainer.outputs["model"],
