@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components.errors import CaptchaPipelineError
+from pipeline.options import DEFAULT_CONFIG, ConfigOption, SetOption
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -32,28 +33,25 @@ class LayoutName(str, Enum):
     book = "book"
 
 
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, in YAML.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Changes one value of it. May be repeated.")]
 LayoutOption = Annotated[LayoutName, typer.Option(help="canonical: encoded pictures and text; book: raw pixels and class ids.")]
-DEFAULT_CONFIG = Path("configs/digits.yaml")
 
 
 @data_app.command()
 def synth(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Pictures to make.  [default: synth.count]", show_default=False)] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Pictures to make (default: synth.count)", show_default=False)] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, show_default=False, help="The same seed gives the same pictures.  [default: synth.seed + spans there already]"),
+        typer.Option(min=0, show_default=False, help="The same seed gives the same pictures (default: synth.seed + spans there already)"),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: one a core]", show_default=False)] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one a core)", show_default=False)] = None,
     layout: LayoutOption = LayoutName.canonical,
 ) -> None:
     """Draw captchas into a new span.
 
-    The pictures depend on the seed alone, whatever the number of workers. Each further span takes the next seed, so that it
-    brings new pictures.
+    The same seed gives the same pictures, whatever the number of workers.
+    Each further span takes the next seed, so that it brings new pictures.
 
     Example: captcha-pipeline data synth --count 2000 --set synth.noise_dots=60
     """
@@ -90,13 +88,21 @@ def import_(
         typer.Option(help="For a folder: the file name, with {label} in the label's place and * for any text, such as '{label}_*'."),
     ] = "{label}.*",
     layout: LayoutOption = LayoutName.canonical,
-    source: Annotated[str, typer.Option(help="The set's name, by which results are sliced.  [default: PATH's]", show_default=False)] = "",
+    source: Annotated[str, typer.Option(help="The set's name, by which results are sliced (default: PATH's)", show_default=False)] = "",
 ) -> None:
     """Import labelled pictures into a new span.
 
-    PATH is one of: a folder, with the labels in the file names (--pattern; with a / it is compared with the path below the
-    folder, as in '{label}/*'); a .csv or .jsonl file with path and label, the paths relative to the file; a folder with
-    TFRecord files and data_info.csv, as the book's writer makes them, or one such file. What cannot be imported is listed.
+    PATH is one of:
+
+    - a folder of pictures with the labels in their names. --pattern says where;
+    with a / in it, it is compared with the path below the folder: '{label}/*'
+
+    - a .csv or .jsonl file with path and label, the paths relative to the file
+
+    - a folder with TFRecord files and data_info.csv, as the book's writer makes
+    them, or one of these files
+
+    What cannot be imported is left out and listed.
 
     Example: captcha-pipeline data import ~/captchas --pattern '{label}_*.png' --source shop
     """
@@ -144,12 +150,10 @@ def show(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     out: Annotated[Path, typer.Option(help="Where to write the contact sheet, a PNG.")] = Path("sheet.png"),
-    span: Annotated[
-        int | None, typer.Option(min=1, help="The number of one span.  [default: those a run reads]", show_default=False)
-    ] = None,
+    span: Annotated[int | None, typer.Option(min=1, help="Its number (default: the spans that a run reads)", show_default=False)] = None,
     per_split: Annotated[int, typer.Option(min=1, max=1000, help="Pictures of each split on the sheet.")] = 32,
 ) -> None:
-    """Show what lies in the spans: a table on the screen and pictures with their labels in a PNG.
+    """Show what lies in the spans: a table, and a PNG of labelled pictures.
 
     Example: captcha-pipeline data show --span 1 --out sheet.png
     """
@@ -197,26 +201,26 @@ def _progress(what: str, total: int | None) -> Iterator[tuple["Progress", "TaskI
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield bar, bar.add_task(what, total=total)
 
 
 def _table(statistics: "list[SplitStatistics]") -> object:
     from rich.table import Table
 
-    table = Table("split", "pictures", "broken", "label length", "share of a character", "size in pixels", "bytes a picture")
+    table = Table("split", "pictures", "broken", "label length", "share a character", "size", "bytes each")
     for split in statistics:
         whole = split.records - split.broken
         lengths = split.lengths or {0: 1}
-        mean = split.characters.total() / max(1, whole)
-        low, middle, high = split.share_of_characters()
+        length = f"{min(lengths)} to {max(lengths)}, mean {split.characters.total() / max(1, whole):.2g}"
+        low, _, high = split.share_of_characters()
         sizes = [f"{width}x{height}" for (width, height), _ in split.sizes.most_common(3)]
         table.add_row(
             split.split,
             f"{split.records:,}",
             f"{split.broken:,}",
-            f"{min(lengths)} to {max(lengths)}, mean {mean:.2g}",
-            f"{low:.1%} to {high:.1%}, mean {middle:.1%}",
+            length if len(lengths) > 1 else str(*lengths),
+            f"{low:.1%} to {high:.1%}",
             ", ".join(sizes) + (" …" if len(split.sizes) > len(sizes) else ""),
             f"{split.stored_bytes / max(1, whole):,.0f}",
         )

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -40,6 +40,7 @@ from components.tfrecords import Damage, read_records
 MAX_FILE_BYTES: Final = 16 * 2**20
 DEFAULT_PATTERN: Final = "{label}.*"
 _EXAMPLES: Final = 5
+_TFRECORD: Final = re.compile(r"(\.records?|tfrecord[^/]*)(\.gz)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,7 @@ def import_book(path: str | Path, plan: ImportPlan, progress: Progress | None = 
     info = DataInfo.load(folder / DATA_INFO)
     result = Imported()
     found = regular_files(folder, result.leave_out) if path.is_dir() else [(path, path.name)]
-    files = [
-        (file, name) for file, name in found if re.search(r"\.(tf)?records?(\.gz)?$|tfrecord", PurePosixPath(name).name, re.IGNORECASE)
-    ]
+    files = [(file, name) for file, name in found if _TFRECORD.search(name)]
     if not files:
         raise CaptchaPipelineError(f"{folder} has {DATA_INFO}, but no TFRecord files (such as train.tfrecord) beside it.")
     records = _book_records(files, info, plan, result, progress)

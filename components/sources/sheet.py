@@ -1,5 +1,6 @@
 """A look at spans: a contact sheet, and statistics of each split."""
 
+import contextlib
 import io
 import itertools
 from collections import Counter
@@ -19,7 +20,7 @@ from components.sources.spans import Span
 from components.tfrecords import Record, read_records
 
 _SHEET_WIDTH: Final = 1200  # pixels; so are the others
-_CELL_WIDTH: Final = 140
+_CELL_WIDTH: Final = 138
 _GAP: Final = 10
 _TEXT: Final = 16
 _MAX_PIXELS: Final = 4_000_000
@@ -60,10 +61,8 @@ def samples(span: Span, split: str) -> Iterator[Sample]:
         sample = Sample("", None, 0)
         if isinstance(item, Record):
             # A record that cannot be read is shown as such; Pillow raises nearly anything.
-            try:
+            with contextlib.suppress(Exception):
                 sample = _canonical_sample(item.data) if info is None else _book_sample(item.data, info, span.manifest.spec)
-            except Exception:
-                pass
         yield sample
 
 

@@ -86,7 +86,8 @@ class CaptchaPainter(ImageCaptcha):
         """Draws the picture with this index in the span. Seeds the global `random`, which the library draws from."""
         plan, spec = self._plan, self._plan.spec
         random.seed(f"{plan.seed}/{index}")
-        label = "".join(random.choice(spec.characters) for _ in range(random.randint(spec.min_length, spec.max_length)))
+        length = random.randint(spec.min_length, spec.max_length)  # noqa: S311
+        label = "".join(random.choices(spec.characters, k=length))  # noqa: S311
         image, background, colour = self.draw(label)
         params = {
             "background": background,
@@ -101,7 +102,7 @@ class CaptchaPainter(ImageCaptcha):
     def draw(self, label: str) -> tuple[Image, tuple[int, ...], tuple[int, ...]]:
         """Draws as ImageCaptcha.generate_image does, in the same order of random numbers; returns the two colours as well."""
         background = random_color(238, 255)
-        colour = random_color(10, 200, random.randint(220, 255))
+        colour = random_color(10, 200, random.randint(220, 255))  # noqa: S311
         image = self.create_captcha_image(label, colour, background)
         self.create_noise_dots(image, colour, number=self._plan.noise_dots)
         if self._plan.noise_curve:
@@ -227,4 +228,4 @@ def check_fonts(plan: SynthPlan) -> None:
         missing = [character for character in plan.spec.characters if ord(character) not in known]
         if missing:
             shown = "".join(missing[:20]) + ("…" if len(missing) > 20 else "")
-            raise CaptchaPipelineError(f"The font {font} has no glyphs for {len(missing)} characters of the charset: {shown} {remedy}")
+            raise CaptchaPipelineError(f"The font {font} has no glyphs for {len(missing)} characters of the charset: {shown}. {remedy}")
