@@ -223,8 +223,8 @@ def to_canonical(example: Any, info: DataInfo, spec: CaptchaSpec, source: str = 
     The picture becomes a PNG of its own size. The layout does not tell where a record comes from; `source` does.
 
     Raises:
-      RecordError: `feature_missing`, `feature_shape`, `label_charset` for a class id that the charset does not have, or
-        `image_undecodable` for pixel values outside 0 to 255.
+      RecordError: `feature_missing`, `feature_shape`, `label_length` for too many class ids, `label_charset` for one that the
+        charset does not have, or `image_undecodable` for pixel values outside 0 to 255.
     """
     image = encode_png(book_picture(example, info))
     return canonical_example(image, book_label(example, info, spec), source, {}, type(example))
@@ -232,7 +232,9 @@ def to_canonical(example: Any, info: DataInfo, spec: CaptchaSpec, source: str = 
 
 def book_label(example: Any, info: DataInfo, spec: CaptchaSpec) -> str:
     """Returns the text of `label_raw`. Raises RecordError as `to_canonical` does."""
-    ids = [int(i) for i in info[LABEL_RAW].read(example).ravel()]
+    ids = info[LABEL_RAW].read(example).ravel().tolist()
+    if len(ids) > spec.max_length:
+        raise RecordError("label_length", f"{LABEL_RAW} has {len(ids)} class ids; a label has at most {spec.max_length}")
     for position, class_id in enumerate(ids, start=1):
         if not 0 <= class_id < spec.num_classes:
             raise RecordError(

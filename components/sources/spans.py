@@ -97,6 +97,10 @@ def load_span(path: Path) -> Span:
     match = _SPAN.fullmatch(path.name)
     if not match:
         raise CaptchaPipelineError(f"{path} is not a span: its name must be like span-000001.")
+    return Span(int(match[1]), path, _read_manifest(path))
+
+
+def _read_manifest(path: Path) -> Manifest:
     remedy = f"Remove {path}, or put its {MANIFEST} back."
     try:
         manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
@@ -110,7 +114,7 @@ def load_span(path: Path) -> Span:
         # A manifest from elsewhere must not lead out of its span.
         if file.path.partition("/")[0] not in SPLITS or ".." in Path(file.path).parts:
             raise CaptchaPipelineError(f"{path / MANIFEST} names {file.path!r}, which is not in one of its splits. {remedy}")
-    return Span(int(match[1]), path, manifest)
+    return manifest
 
 
 def list_spans(root: str | Path) -> list[Span]:
@@ -150,7 +154,8 @@ def window_digest(spans: list[Span]) -> str:
 class new_span:
     """Makes a span in one step: `with new_span(root) as path:` gives a hidden folder to write in.
 
-    On success the folder becomes the next span, which `span` then is; on an error or Ctrl-C it is deleted.
+    On success the folder, which must have a manifest by then, becomes the next span, which `span` then is; on an error or
+    Ctrl-C it is deleted.
     """
 
     span: Span
@@ -181,10 +186,12 @@ class new_span:
             os.close(self._lock)
 
     def _publish(self) -> Span:
+        manifest = _read_manifest(self._draft)
         for path in [*self._draft.rglob("*"), self._draft]:
             _sync(path)
         while True:
-            target = self._root / f"span-{next_number(self._root):06d}"
+            number = next_number(self._root)
+            target = self._root / f"span-{number:06d}"
             try:
                 self._draft.rename(target)
                 break
@@ -193,7 +200,7 @@ class new_span:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
         _sync(self._root)
-        return load_span(target)
+        return Span(number, target, manifest)
 
 
 def _remove_abandoned(root: Path) -> None:

@@ -1,0 +1,160 @@
+import json
+import multiprocessing
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from components.captcha import CaptchaSpec
+from components.errors import CaptchaPipelineError
+from components.sources.spans import ShardWriter, list_spans, new_span, next_number, rename_shards, window, window_digest, write_manifest
+from components.tfrecords import Record, read_records
+
+
+def make_span(root, records=(b"one", b"two")):
+    making = new_span(root)
+    with making as draft:
+        with ShardWriter(draft, "shard-00000", "canonical") as writer:
+            for record in records:
+                writer.write("train", record)
+        files = rename_shards(draft, writer.files, 1)
+        write_manifest(draft, layout="canonical", spec=CaptchaSpec(), seed=None, source="s", params={}, files=files)
+    return making.span
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_span_gets_the_next_number_and_says_what_it_holds(tmp_path):
+    root = tmp_path / "data"
+    assert (list_spans(root), next_number(root)) == ([], 1)
+    first, second = make_span(root), make_span(root, [b"three"])
+    assert [first.path.name, second.path.name] == ["span-000001", "span-000002"]
+    assert list_spans(root) == [first, second]
+    assert first.manifest.counts == {"train": 2, "eval": 0, "test": 0}
+    assert [path.name for path in first.files("train")] == ["shard-00000-of-00001.tfrecord.gz"]
+    assert list(read_records(first.files("train")[0])) == [Record(0, b"one"), Record(1, b"two")]
+    assert list(read_records(first.files("test")[0])) == []
+    assert sorted(path.name for path in root.iterdir()) == ["span-000001", "span-000002"]
+
+
+def test_tensorflow_reads_the_shards(tmp_path):
+    import tensorflow as tf
+
+    files = [str(path) for path in make_span(tmp_path).files("train")]
+    assert [record.numpy() for record in tf.data.TFRecordDataset(files, "GZIP")] == [b"one", b"two"]
+
+
+def test_the_same_records_are_the_same_bytes(tmp_path):
+    assert contents(make_span(tmp_path / "a").path) == contents(make_span(tmp_path / "b").path)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_nothing_is_left_of_a_span_that_failed(tmp_path, error):
+    def fail():
+        with new_span(tmp_path) as draft:
+            (draft / "file").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_draft_whose_process_was_killed_is_removed_and_one_at_work_is_not(tmp_path):
+    script = (
+        "import os, sys, signal; from components.sources.spans import new_span\n"
+        "with new_span(sys.argv[1]) as d: (d / 'x').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert list_spans(tmp_path) == []
+    at_work = new_span(tmp_path)
+    with at_work as draft:
+        assert make_span(tmp_path).number == 1
+        assert list_spans(tmp_path)[0].damaged_files() == []
+        write_manifest(draft, layout="canonical", spec=CaptchaSpec(), seed=None, source="s", params={}, files=[])
+    assert at_work.span.number == 2
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["span-000001", "span-000002"]
+
+
+def test_a_draft_without_a_manifest_does_not_become_a_span(tmp_path):
+    with pytest.raises(CaptchaPipelineError, match="manifest"), new_span(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def _make_three(root):
+    for _ in range(3):
+        make_span(root)
+
+
+def test_processes_that_make_spans_at_once_each_get_their_own(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_make_three, args=(tmp_path,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert [span.number for span in list_spans(tmp_path)] == list(range(1, 10))
+    assert len(list(tmp_path.iterdir())) == 9
+
+
+def test_the_window_is_the_newest_spans(tmp_path):
+    with pytest.raises(CaptchaPipelineError, match=r"There are no spans in .*data synth"):
+        window(tmp_path, None)
+    for record in (b"1", b"2", b"3"):
+        make_span(tmp_path, [record])
+    assert [span.number for span in window(tmp_path, 2)] == [2, 3]
+    assert [span.number for span in window(tmp_path, None)] == [1, 2, 3]
+    assert [span.number for span in window(tmp_path, 9)] == [1, 2, 3]
+
+
+def test_the_digest_tells_windows_apart(tmp_path):
+    make_span(tmp_path / "a", [b"1"])
+    make_span(tmp_path / "a", [b"1"])
+    make_span(tmp_path / "b", [b"2"])
+    spans, other = list_spans(tmp_path / "a"), list_spans(tmp_path / "b")
+    digests = {window_digest(which) for which in (spans, spans[:1], spans[1:], other)}
+    assert len(digests) == 4
+    assert window_digest(list_spans(tmp_path / "a")) == window_digest(spans)
+
+
+def test_changed_and_missing_files_are_found(tmp_path):
+    span = make_span(tmp_path)
+    assert span.damaged_files() == []
+    train, test = span.files("train")[0], span.files("test")[0]
+    train.write_bytes(train.read_bytes()[:-1] + b"x")
+    test.unlink()
+    assert span.damaged_files() == [train, test]
+
+
+@pytest.mark.parametrize("damage", ["gone", "text", "path"])
+def test_a_wrong_manifest_is_named_with_the_remedy(tmp_path, damage):
+    path = make_span(tmp_path).path / "manifest.json"
+    if damage == "gone":
+        path.unlink()
+    elif damage == "text":
+        path.write_text("{")
+    else:
+        manifest = json.loads(path.read_text())
+        manifest["files"][0]["path"] = "train/../../../etc/passwd"
+        path.write_text(json.dumps(manifest))
+    with pytest.raises(CaptchaPipelineError, match=r"manifest.json.*Remove .*span-000001"):
+        list_spans(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CaptchaPipelineError, match="Cannot write in"), new_span(tmp_path / "file"):
+        pass
+
+
+def test_a_removed_span_leaves_no_gap_at_the_end_only(tmp_path):
+    for _ in range(3):
+        make_span(tmp_path)
+    shutil.rmtree(tmp_path / "span-000001")
+    assert make_span(tmp_path).number == 4
