@@ -95,9 +95,9 @@ class ReadingCounts:
           ValueError: the shapes do not fit each other or this object.
         """
         probabilities = np.asarray(probabilities)
-        num_classes, num_positions = len(self.confusion), len(self.positions_right)
-        if probabilities.shape != (len(label_ids), num_positions, num_classes):
-            raise ValueError(f"probabilities have shape {probabilities.shape}, not {(len(label_ids), num_positions, num_classes)}")
+        expected = (len(label_ids), len(self.positions_right), len(self.confusion))
+        if probabilities.shape != expected:
+            raise ValueError(f"probabilities have shape {probabilities.shape}, not {expected}")
         self.add_readings(label_ids, *read(probabilities))
 
     def add_readings(self, label_ids: npt.NDArray[np.integer], predicted_ids: npt.NDArray[np.integer], confidence: Floats) -> None:
@@ -112,11 +112,9 @@ class ReadingCounts:
           ValueError: the shapes do not fit each other or this object.
         """
         label_ids, predicted_ids = np.asarray(label_ids), np.asarray(predicted_ids)
-        num_classes, num_positions = len(self.confusion), len(self.positions_right)
-        if not label_ids.shape == predicted_ids.shape == (len(confidence), num_positions):
-            raise ValueError(
-                f"labels of shape {label_ids.shape} and readings of shape {predicted_ids.shape} are not both {(len(confidence), num_positions)}"
-            )
+        num_classes, expected = len(self.confusion), (len(confidence), len(self.positions_right))
+        if not label_ids.shape == predicted_ids.shape == expected:
+            raise ValueError(f"labels have shape {label_ids.shape} and readings {predicted_ids.shape}, not {expected}")
         right = label_ids == predicted_ids
         sequence_right = right.all(axis=1)
         # Bin m holds confidences in (m / bins, (m + 1) / bins]; 0 itself goes to the first.

@@ -8,7 +8,6 @@ import dataclasses
 import fcntl
 import filecmp
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -98,7 +97,9 @@ def push(model_dir: str | Path, serving_dir: str | Path) -> Pushed:
             version = max([int(time.time()), *(number + 1 for number, _ in _numbered(target))])
             unfinished.rename(target / str(version))
     except OSError as error:
-        raise CaptchaPipelineError(f"Cannot push to {serving_dir}: {error}. Make the folder writable, or set pusher.serving_dir.") from error
+        raise CaptchaPipelineError(
+            f"Cannot push to {serving_dir}: {error}. Make the folder writable, or set pusher.serving_dir."
+        ) from error
     return Pushed(version, target / str(version), _about(target / str(version)))
 
 

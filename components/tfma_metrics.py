@@ -7,6 +7,7 @@ from typing import Any, Final
 import apache_beam as beam
 import numpy as np
 import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.proto import config_pb2
 
 from components import features
 from components.captcha import CaptchaSpec
@@ -23,7 +24,7 @@ _ROUNDING: Final = 1e-9
 
 def eval_config(
     spec: CaptchaSpec, *, min_sequence_accuracy: float, max_regression: float, confidence: float, source_digest: str
-) -> tfma.EvalConfig:
+) -> config_pb2.EvalConfig:
     """Returns what TFMA is to compute, and the two thresholds that a model must meet over the whole split to be blessed.
 
     The metrics are computed over everything and over three kinds of slices: the examples whose text holds a given character,
@@ -35,13 +36,13 @@ def eval_config(
       confidence: of the intervals, such as 0.95.
       source_digest: of the code behind the figures. TFX compares configurations to tell whether a result can be reused.
     """
-    threshold = tfma.MetricThreshold(
-        value_threshold=tfma.GenericValueThreshold(lower_bound={"value": min_sequence_accuracy}),
-        change_threshold=tfma.GenericChangeThreshold(
-            direction=tfma.MetricDirection.HIGHER_IS_BETTER, absolute={"value": -max_regression - _ROUNDING}
+    threshold = config_pb2.MetricThreshold(
+        value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": min_sequence_accuracy}),
+        change_threshold=config_pb2.GenericChangeThreshold(
+            direction=config_pb2.MetricDirection.HIGHER_IS_BETTER, absolute={"value": -max_regression - _ROUNDING}
         ),
     )
-    metric = tfma.MetricConfig(
+    metric = config_pb2.MetricConfig(
         class_name=CaptchaMetrics.__name__,
         module=CaptchaMetrics.__module__,
         config=json.dumps(
@@ -54,20 +55,20 @@ def eval_config(
             sort_keys=True,
         ),
     )
-    overall = tfma.PerSliceMetricThresholds(
-        thresholds=[tfma.PerSliceMetricThreshold(slicing_specs=[tfma.SlicingSpec()], threshold=threshold)]
+    overall = config_pb2.PerSliceMetricThresholds(
+        thresholds=[config_pb2.PerSliceMetricThreshold(slicing_specs=[config_pb2.SlicingSpec()], threshold=threshold)]
     )
-    return tfma.EvalConfig(
+    return config_pb2.EvalConfig(
         model_specs=[
-            tfma.ModelSpec(
+            config_pb2.ModelSpec(
                 signature_name="serving_examples",
                 preprocessing_function_names=["transform_features"],
                 label_key=features.LABEL_IDS,
             )
         ],
-        metrics_specs=[tfma.MetricsSpec(metrics=[metric], per_slice_thresholds={SEQUENCE_ACCURACY: overall})],
-        slicing_specs=[tfma.SlicingSpec(), *(tfma.SlicingSpec(feature_keys=[key]) for key in SLICES)],
-        options=tfma.Options(include_default_metrics={"value": False}),
+        metrics_specs=[config_pb2.MetricsSpec(metrics=[metric], per_slice_thresholds={SEQUENCE_ACCURACY: overall})],
+        slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[key]) for key in SLICES)],
+        options=config_pb2.Options(include_default_metrics={"value": False}),
     )
 
 
@@ -138,9 +139,7 @@ def _computations(
         # None, not False: so TFMA looks up a threshold that is given by the name of a metric.
         keys = {key: tfma.metrics.MetricKey(key, model_name=model, example_weighted=None) for key in names}
         combiner = _CountReadings(keys, num_positions, num_classes, confidence)
-        computations.append(
-            tfma.metrics.MetricComputation(list(keys.values()), [_Readings(model, num_positions, num_classes)], combiner)
-        )
+        computations.append(tfma.metrics.MetricComputation(list(keys.values()), [_Readings(model, num_positions, num_classes)], combiner))
     return computations
 
 

@@ -11,7 +11,9 @@ from components.captcha import CaptchaSpec
 from components.evaluator import CaptchaEvaluatorExecutor
 
 
-def evaluate(store: Path, out: Path, spec: CaptchaSpec, model: str, baseline: str, floor: float, regression: float = 0.005, examples="examples"):
+def evaluate(
+    store: Path, out: Path, spec: CaptchaSpec, model: str, baseline: str, floor: float, regression: float = 0.005, examples="examples"
+):
     """Evaluates the model `store/model` against `store/baseline`; returns the evaluation's folder and the blessing artifact."""
     data = standard_artifacts.Examples()
     data.uri = str(store / examples)

@@ -96,7 +96,12 @@ def test_nothing_counted_has_no_figures():
 
 def test_wilson_interval_known_values():
     # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3.
-    for successes, trials, lower, upper in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]:
+    for successes, trials, lower, upper in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
         rate = wilson_interval(successes, trials, 0.95)
         assert rate.value == successes / trials
         assert (rate.lower, rate.upper) == (pytest.approx(lower, abs=5e-5), pytest.approx(upper, abs=5e-5))

@@ -1,12 +1,14 @@
 """TFMA's figures, over a real Beam run of a real SavedModel, against NumPy on the same logits, written independently."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import reader_model
 import tensorflow_model_analysis as tfma
 from evaluation_run import evaluate
+from tensorflow_model_analysis.proto import config_pb2
 from tfx.utils import proto_utils
 
 from components import tfma_metrics
@@ -92,7 +94,8 @@ def test_slices(evaluated):
         "characters": {c: [i for i, label in enumerate(labels) if c in label] for c in SPEC.characters},
         "source": {s: [i for i in range(COUNT) if reader_model.source_of(i) == s] for s in ("street", "synthetic")},
         "difficulty": {
-            f"{d} contrast": [i for i in range(COUNT) if reader_model.difficulty_of(i) == f"{d} contrast"] for d in ("high", "low", "medium")
+            f"{d} contrast": [i for i in range(COUNT) if reader_model.difficulty_of(i) == f"{d} contrast"]
+            for d in ("high", "low", "medium")
         },
     }
     assert {key: list(by_value) for key, by_value in results.slices.items()} == {key: list(value) for key, value in expected.items()}
@@ -112,14 +115,15 @@ def test_names_and_values_come_back():
         np.testing.assert_equal(getattr(back, name), value)
 
 
-def config(**changes):
-    settings = {"min_sequence_accuracy": 0.98, "max_regression": 0.005, "confidence": 0.95, "source_digest": "1"} | changes
+def config(**changes: Any) -> config_pb2.EvalConfig:
+    settings: dict[str, Any] = {"min_sequence_accuracy": 0.98, "max_regression": 0.005, "confidence": 0.95, "source_digest": "1"} | changes
     return tfma_metrics.eval_config(SPEC, **settings)
 
 
 def test_config_sees_every_change_and_nothing_else():
     assert proto_utils.proto_to_json(config()) == proto_utils.proto_to_json(config())
-    for change in [{"min_sequence_accuracy": 0.9}, {"max_regression": 0.1}, {"confidence": 0.9}, {"source_digest": "2"}]:
+    changes: list[dict[str, Any]] = [{"min_sequence_accuracy": 0.9}, {"max_regression": 0.1}, {"confidence": 0.9}, {"source_digest": "2"}]
+    for change in changes:
         assert proto_utils.proto_to_json(config(**change)) != proto_utils.proto_to_json(config()), change
 
 

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+from test_serving_dir import contents, make_model
+from tfx.types import standard_artifacts
+from tfx.utils import path_utils
+
+from components.captcha import CaptchaSpec
+from components.pushed_model import LatestPushedModel
+from components.serving_dir import push
+
+SPEC = CaptchaSpec()
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Path:
+    return tmp_path / "serving"
+
+
+def run(serving: Path, out: Path, fingerprint: str = "mine", as_of: str = "none"):
+    """Runs the component's executor as TFX does; returns its output artifact."""
+    properties = {"serving_dir": str(serving), "fingerprint": fingerprint, "spec": SPEC.model_dump_json(), "as_of": as_of}
+    component = LatestPushedModel(**properties)
+    artifact = component.outputs["model"].type()
+    assert isinstance(artifact, standard_artifacts.Model)
+    out.mkdir()
+    artifact.uri = str(out)
+    component.executor_spec.executor_class().Do({}, {"model": [artifact]}, properties)
+    return artifact
+
+
+def test_nothing_pushed(tmp_path, serving):
+    artifact = run(serving, tmp_path / "out")
+    assert artifact.get_int_custom_property("has_model") == 0
+    assert "nothing has been pushed" in artifact.get_string_custom_property("reason")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_model_in_production(tmp_path, serving):
+    model = make_model(tmp_path / "model", "another")
+    pushed = push(model, serving)
+    artifact = run(serving, tmp_path / "out", as_of=str(pushed.version))
+    assert artifact.get_int_custom_property("has_model") == 1
+    assert artifact.get_int_custom_property("version") == pushed.version
+    assert contents(Path(path_utils.serving_model_path(artifact.uri))) == contents(model)
+
+
+def test_own_version_is_no_baseline(tmp_path, serving):
+    push(make_model(tmp_path / "model", "mine"), serving)
+    artifact = run(serving, tmp_path / "out")
+    assert artifact.get_int_custom_property("has_model") == 0
+    assert "none of the 1 versions" in artifact.get_string_custom_property("reason")
+
+
+def test_what_tfx_compares_to_reuse_an_answer(serving):
+    component = LatestPushedModel(serving_dir=str(serving), fingerprint="mine", spec=SPEC.model_dump_json(), as_of="17")
+    assert set(component.exec_properties) >= {"serving_dir", "fingerprint", "spec", "as_of"}
+    assert component.inputs == {}

@@ -1,0 +1,169 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from components.captcha import CaptchaSpec
+from components.errors import CaptchaPipelineError
+from components.serving_dir import latest_pushed, push, versions
+
+SPEC = CaptchaSpec()
+
+
+def make_model(path: Path, fingerprint: str = "a", spec: CaptchaSpec = SPEC, files: int = 3) -> Path:
+    (path / "variables").mkdir(parents=True)
+    (path / "assets.extra").mkdir()
+    (path / "assets.extra" / "captcha.json").write_text(
+        json.dumps({"spec": json.loads(spec.model_dump_json()), "fingerprint": fingerprint})
+    )
+    (path / "saved_model.pb").write_bytes(b"graph of " + fingerprint.encode())
+    for i in range(files):
+        (path / "variables" / f"part-{i}").write_bytes(os.urandom(1000))
+    return path
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "serving"
+
+
+def test_first_push_makes_the_folder(tmp_path, serving):
+    model = make_model(tmp_path / "model")
+    before = int(time.time())
+    pushed = push(model, serving)
+    assert before <= pushed.version <= time.time()
+    assert pushed.path == serving / str(pushed.version)
+    assert pushed.fingerprint == "a"
+    assert pushed.spec == SPEC
+    assert contents(pushed.path) == contents(model)
+    assert versions(serving) == [pushed]
+
+
+def test_versions_only_grow(tmp_path, serving):
+    future = int(time.time()) + 10_000
+    (serving / str(future)).mkdir(parents=True)  # even above a folder that holds no model
+    pushed = [push(make_model(tmp_path / name, name), serving).version for name in "abc"]
+    assert pushed == [future + 1, future + 2, future + 3]
+    assert [version.version for version in versions(serving)] == pushed[::-1]
+
+
+def test_the_same_model_is_not_pushed_twice(tmp_path, serving):
+    a, b = make_model(tmp_path / "a"), make_model(tmp_path / "b")  # of one fingerprint, but with other weights
+    first = push(a, serving)
+    assert push(a, serving) == first
+    second = push(b, serving)
+    assert second.version > first.version
+    assert push(a, serving).version > second.version  # it is back in production
+
+
+def test_a_torn_newest_version_is_not_taken_for_the_model(tmp_path, serving):
+    model = make_model(tmp_path / "model")
+    first = push(model, serving)
+    (first.path / "variables" / "part-0").write_bytes(b"")
+    second = push(model, serving)
+    assert second.version > first.version
+    assert contents(second.path) == contents(model)
+
+
+def test_killed_push_leaves_no_version_and_is_swept(tmp_path, serving):
+    model = make_model(tmp_path / "model")
+    stalled = """
+import shutil, sys, time
+from components import serving_dir
+copy = shutil.copy2
+def slow(source, target, **options):
+    copy(source, target, **options)
+    print("copied", flush=True)
+    time.sleep(60)
+shutil.copytree = (lambda copytree: lambda source, target: copytree(source, target, copy_function=slow))(shutil.copytree)
+serving_dir.push(*sys.argv[1:])
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", stalled, str(model), str(serving)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
+    ) as killed:
+        assert killed.stdout is not None
+        killed.stdout.readline()
+        os.kill(killed.pid, signal.SIGKILL)
+    left = [path.name for path in serving.iterdir()]
+    assert len(left) == 2, "the unfinished copy, and the lock"
+    assert not any(name.isdigit() for name in left)
+    assert versions(serving) == []
+    pushed = push(model, serving)
+    assert [path for path in serving.iterdir() if path.is_dir()] == [pushed.path]
+    assert contents(pushed.path) == contents(model)
+
+
+def test_readers_and_pushers_at_once(tmp_path, serving):
+    models = [make_model(tmp_path / str(i), str(i), files=20) for i in range(12)]
+    whole = [contents(model) for model in models]
+    done, torn = threading.Event(), []
+
+    def watch() -> None:
+        while not done.is_set():
+            for path in list(serving.iterdir()) if serving.exists() else []:
+                if path.name.isdigit() and contents(path) not in whole:
+                    torn.append(path)
+
+    reader = threading.Thread(target=watch)
+    reader.start()
+    with ThreadPoolExecutor(4) as pool:
+        pushed = list(pool.map(lambda model: push(model, serving), models))
+    done.set()
+    reader.join()
+    assert not torn
+    assert len({version.version for version in pushed}) == len(models)
+    assert [contents(version.path) for version in pushed] == whole
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_text("a file"), lambda path: path.symlink_to("/proc/nowhere")])
+def test_a_folder_that_cannot_be_written(tmp_path, make):
+    model = make_model(tmp_path / "model")
+    make(tmp_path / "serving")
+    with pytest.raises(CaptchaPipelineError, match=r"Cannot push to .*serving"):
+        push(model, tmp_path / "serving")
+
+
+def test_remote_folders_are_refused(tmp_path):
+    with pytest.raises(CaptchaPipelineError, match="folder on this machine"):
+        push(make_model(tmp_path / "model"), "s3://bucket/serving")
+
+
+def test_baseline_is_the_newest_of_this_kind_from_another_run(tmp_path, serving):
+    assert latest_pushed(serving, "a", SPEC) is None
+    other_kind = CaptchaSpec(length=6)
+    a = push(make_model(tmp_path / "a", "a"), serving)
+    assert latest_pushed(serving, "a", SPEC) is None, "a model is not its own baseline"
+    assert latest_pushed(serving, "b", SPEC) == a
+    b = push(make_model(tmp_path / "b", "b"), serving)
+    push(make_model(tmp_path / "c", "c", other_kind), serving)
+    assert latest_pushed(serving, "x", SPEC) == b
+    assert latest_pushed(serving, "b", SPEC) == a, "as when b was made"
+    assert latest_pushed(serving, "a", SPEC) == b
+
+
+def test_versions_of_others_are_overlooked(tmp_path, serving):
+    ours = push(make_model(tmp_path / "ours", "ours"), serving)
+    for number, about in enumerate([b"not JSON", b"[]", b'{"spec": {"charset": "x"}}', b"\xff"], start=ours.version + 1):
+        extra = serving / str(number) / "assets.extra"
+        extra.mkdir(parents=True)
+        (serving / str(number) / "saved_model.pb").touch()
+        (extra / "captcha.json").write_bytes(about)
+    (serving / str(ours.version + 10)).mkdir()  # no model in it
+    (serving / "²").mkdir()  # a digit to Python, not to TensorFlow Serving
+    assert latest_pushed(serving, "x", SPEC) == ours
+
+
+def test_looking_imports_no_tensorflow():
+    code = "import sys, components.serving_dir; sys.exit(any(name.split('.')[0] in ('tensorflow', 'tfx', 'keras') for name in sys.modules))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
