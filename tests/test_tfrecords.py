@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_a_plain_file_that_begins_like_a_gzip_file(tmp_path: Path, length: int) 
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_wrong_data_costs_one_record(tmp_path: Path, pack) -> None:
+def test_wrong_data_costs_one_record(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     content = bytearray(write(tmp_path / "f", RECORDS))
     content[offset(7) + 12 + 5] ^= 1
     (tmp_path / "f").write_bytes(pack(bytes(content)))

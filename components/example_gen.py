@@ -1,0 +1,194 @@
+"""CaptchaExampleGen: reads a window of spans, checks every record, and puts those that are not right in quarantine.
+
+Unlike TFX's own ExampleGen it has no driver, which open-source Kubeflow Pipelines would not run. TFX cannot see that the
+content of a folder has changed: the property `as_of` names that content.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+import apache_beam as beam
+from tfx.components.util import examples_utils
+from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
+from tfx.dsl.io import fileio
+from tfx.proto import example_gen_pb2
+from tfx.types import artifact, artifact_utils, channel, component_spec, standard_artifacts
+
+from components import features
+from components.captcha import CaptchaSpec
+from components.errors import CaptchaPipelineError
+from components.pictures import PictureRules
+from components.record_check import BAD, SUMMARY, CheckShard, Shard, Tally
+from components.records import DataInfo
+from components.sources.spans import Span, window
+
+SPANS: Final = "spans"  # custom property of the examples: JSON, the numbers of the spans that they come from
+SUMMARY_FILE: Final = "summary.json"
+_RECORDS_PREFIX: Final = "records"
+_REASONS_IN_MESSAGE: Final = 3
+
+
+class Quarantine(artifact.Artifact):
+    """The records that are not right: gzipped TFRecords of tf.Example, and `summary.json`.
+
+    An example holds `reason`, `detail`, `source_file` (relative to the data folder), `index` (of the record in that file) and
+    `record` (what could be read of it). The summary is
+    `{"total": n, "bad": n, "good": {split: n}, "reasons": {reason: {"count": n, "examples": [{"file", "index", "detail"}]}}}`,
+    where records that a broken file has lost count as bad, as far as the manifest says how many there were.
+    """
+
+    TYPE_NAME = "Quarantine"
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Runs the check as one Beam pipeline, on whatever runner."""
+
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """Writes the examples and the quarantine.
+
+        Raises:
+          CaptchaPipelineError: there are no spans, a shard is missing, a split has no good record, or more than
+            `max_bad_fraction` of the records are bad; their quarantine is then copied to `quarantine_dir`.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        examples = artifact_utils.get_single_instance(output_dict["examples"])
+        quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
+        spans = window(exec_properties["data_root"], exec_properties["window"] or None)
+        spec = CaptchaSpec.model_validate_json(exec_properties["spec"])
+        rules = json.loads(exec_properties["rules"])
+        check = CheckShard(spec, PictureRules(**rules | {"background": tuple(rules["background"])}))
+        shards = [shard for span in spans for shard in _shards(span)]
+        examples.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
+        examples.span = spans[-1].number
+        examples.set_string_custom_property(SPANS, json.dumps([span.number for span in spans]))
+        examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
+
+        with self._make_beam_pipeline() as pipeline:
+            outputs = (
+                pipeline
+                | "Shards" >> beam.Create(shards)
+                | "Distribute" >> beam.Reshuffle()
+                | "Check" >> beam.ParDo(check).with_outputs(*features.SPLITS, BAD, SUMMARY)
+            )
+            for split in features.SPLITS:
+                prefix = os.path.join(artifact_utils.get_split_uri([examples], split), "data_tfrecord")
+                _ = outputs[split] | f"Write[{split}]" >> beam.io.WriteToTFRecord(prefix, file_name_suffix=".gz")
+            _ = outputs[BAD] | "WriteBad" >> beam.io.WriteToTFRecord(os.path.join(quarantine.uri, _RECORDS_PREFIX), file_name_suffix=".gz")
+            _ = (
+                outputs[SUMMARY]
+                | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+                | "Merge" >> beam.Map(Tally.merge).with_output_types(bytes)
+                | "WriteSummary"
+                >> beam.io.WriteToText(
+                    os.path.join(quarantine.uri, SUMMARY_FILE), num_shards=1, shard_name_template="", coder=beam.coders.BytesCoder()
+                )
+            )
+
+        with fileio.open(os.path.join(quarantine.uri, SUMMARY_FILE)) as file:
+            summary = json.loads(file.read())
+        if complaint := _complaint(summary, exec_properties["max_bad_fraction"]):
+            # TFX deletes the outputs of a failed step.
+            _replace_folder(quarantine.uri, exec_properties["quarantine_dir"])
+            where = f"The bad records, each with its reason, are in {exec_properties['quarantine_dir']}."
+            raise CaptchaPipelineError(f"{complaint}\n{where} Put them right in a new span, or leave them out.")
+
+
+def _shards(span: Span) -> Iterator[Shard]:
+    info = DataInfo.load(span.path / features.DATA_INFO) if span.manifest.layout == "book" else None
+    for file in span.manifest.files:
+        path = span.path / file.path
+        if not path.is_file():
+            raise CaptchaPipelineError(
+                f"The shard {path} is missing; the span's {features.MANIFEST} lists it. Put it back, or remove the span {span.path}."
+            )
+        yield Shard(file.path.partition("/")[0], str(path), f"{span.path.name}/{file.path}", file.records, span.manifest.source, info)
+
+
+def _complaint(summary: dict[str, Any], max_bad_fraction: float) -> str:
+    """Returns why the run must stop, or ""."""
+    total, bad = summary["total"], summary["bad"]
+    empty = [split for split in features.SPLITS if not summary["good"].get(split)]
+    if bad > max_bad_fraction * total:
+        head = f"{bad:,} of {total:,} records ({bad / total:.1%}) are not right; data.max_bad_fraction allows {max_bad_fraction:.1%}."
+    elif empty:
+        head = f"There is no good record in the split {empty[0]}, of {total:,} records in all; make a span with more pictures."
+    else:
+        return ""
+    lines = [head]
+    for reason, entry in list(summary["reasons"].items())[:_REASONS_IN_MESSAGE]:
+        example = entry["examples"][0]
+        lines.append(f"  {reason} ({entry['count']:,}), such as {example['file']}, record {example['index']}: {example['detail']}")
+    return "\n".join(lines)
+
+
+def _replace_folder(source: str, target: str) -> None:
+    if fileio.isdir(target):
+        fileio.rmtree(target)
+    fileio.makedirs(target)
+    for name in fileio.listdir(source):
+        fileio.copy(os.path.join(source, name), os.path.join(target, name))
+
+
+class CaptchaExampleGenSpec(component_spec.ComponentSpec):
+    PARAMETERS = {  # noqa: RUF012
+        "data_root": component_spec.ExecutionParameter(type=str),
+        "window": component_spec.ExecutionParameter(type=int),
+        "spec": component_spec.ExecutionParameter(type=str),
+        "rules": component_spec.ExecutionParameter(type=str),
+        "max_bad_fraction": component_spec.ExecutionParameter(type=float),
+        "quarantine_dir": component_spec.ExecutionParameter(type=str),
+        "as_of": component_spec.ExecutionParameter(type=str),
+        "source_digest": component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS: Mapping[str, Any] = {}
+    OUTPUTS = {  # noqa: RUF012
+        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "quarantine": component_spec.ChannelParameter(type=Quarantine),
+    }
+
+
+class CaptchaExampleGen(base_beam_component.BaseBeamComponent):
+    """Reads a window of spans; see the module. Its outputs are `examples`, with the splits train, eval and test, and `quarantine`.
+
+    Args:
+      data_root: the folder of the spans.
+      window: how many of the newest spans to read; None for all.
+      spec: what labels and pictures must be.
+      rules: what is done with pictures.
+      max_bad_fraction: 0 to 1; the run stops when more than this of the records are bad.
+      quarantine_dir: a folder that is replaced by the quarantine of a run that stops here.
+      as_of: `window_digest` of the spans; another value has the step run again.
+      source_digest: of this module; likewise.
+    """
+
+    SPEC_CLASS = CaptchaExampleGenSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+
+    def __init__(
+        self,
+        data_root: str,
+        window: int | None,
+        spec: CaptchaSpec,
+        rules: PictureRules,
+        max_bad_fraction: float,
+        quarantine_dir: str,
+        as_of: str,
+        source_digest: str,
+    ):
+        super().__init__(
+            CaptchaExampleGenSpec(
+                data_root=data_root,
+                window=window or 0,
+                spec=spec.model_dump_json(),
+                rules=json.dumps(asdict(rules)),
+                max_bad_fraction=float(max_bad_fraction),
+                quarantine_dir=quarantine_dir,
+                as_of=as_of,
+                source_digest=source_digest,
+                examples=channel.Channel(type=standard_artifacts.Examples),
+                quarantine=channel.Channel(type=Quarantine),
+            )
+        )

@@ -1,0 +1,247 @@
+"""Good records come through, bad ones go to quarantine with the right reason, and too many of them stop the run."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from example_gen_run import RULES, SPEC, Outcome, damage, encoded_picture, make_span, record, run, value
+from PIL import Image
+from test_pictures import REFUSED, save
+
+from components.captcha import CaptchaSpec
+from components.errors import CaptchaPipelineError
+from components.example_gen import CaptchaExampleGen
+from components.features import DATA_INFO, SPLITS
+from components.pictures import PictureRules
+from components.records import DataInfo, book_example
+
+GOOD = {split: [record(i + offset) for i in range(count)] for split, count, offset in (("train", 6, 0), ("eval", 2, 90), ("test", 2, 99))}
+
+
+def without_bytes_list(name: str) -> bytes:
+    example = tf.train.Example.FromString(record(1))
+    example.features.feature[name].int64_list.value.append(1234)
+    return example.SerializeToString()
+
+
+# By reason, records of every kind that must not come through.
+BAD: dict[str, list[bytes]] = {
+    "record_unparseable": [b"\xff" * 30, record(1)[:-9]],
+    "feature_missing": [b"", record(1, image=None), record(1, label=None), record(1, source=None), record(1, params=None)],
+    "feature_type": [without_bytes_list("label"), without_bytes_list("image"), record(1, source=b"\xff")],
+    "label_empty": [record(1, label=b"")],
+    "label_length": [record(1, label=b"ABC"), record(1, label=b"ABCDE"), record(1, label=b"A" * 5_000_000)],
+    "label_charset": [record(1, label=b"AB1D"), record(1, label=b"abcd"), record(1, label=b"AB\xff"), record(1, label="ABCÉ".encode())],
+    "image_size": [record(1, image=save(Image.new("RGB", (23, 12))))],
+    "image_empty": [],
+    "image_undecodable": [],
+    "image_too_large": [],
+    "image_animated": [],
+    "image_mode": [],
+}
+for _kind, (_reason, _data) in REFUSED.items():
+    # The size is told before the pixels are: those that are broken or of an odd mode must have the right one.
+    BAD[_reason].append(record(1, image=_data))
+RESIZE = PictureRules(max_pixels=10_000, background=(255, 255, 255), wrong_size="resize")
+
+
+def test_what_comes_out(tmp_path: Path) -> None:
+    make_span(tmp_path / "data", GOOD)
+    outcome = run(Outcome(tmp_path), tmp_path / "data")
+    assert [len(outcome.split(split)) for split in SPLITS] == [6, 2, 2]
+    example = outcome.split("train")[0]
+    assert example.features.feature["characters"].bytes_list.value == [b"A", b"B", b"C", b"D"]
+    pixels = np.asarray(Image.open(io.BytesIO(encoded_picture(0)))).astype(float)
+    expected = {"image": encoded_picture(0), "label": b"ABCD", "source": b"test", "params": b'{"seed":0}', "width": 24, "height": 12}
+    assert {name: value(example, name) for name in expected} == expected
+    assert value(example, "brightness") == pytest.approx(pixels.mean())
+    assert value(example, "contrast") == pytest.approx(pixels.std())
+    assert value(example, "sharpness") == pytest.approx(np.abs(np.diff(pixels, axis=1)).mean(), rel=1e-5)
+    assert value(example, "difficulty") in (b"low contrast", b"medium contrast", b"high contrast")
+    assert outcome.bad == []
+    assert outcome.summary == {"total": 10, "bad": 0, "good": {"train": 6, "eval": 2, "test": 2}, "reasons": {}}
+    assert json.loads(outcome.examples.split_names) == list(SPLITS)
+    assert outcome.examples.span == 1
+    assert outcome.examples.get_string_custom_property("spans") == "[1]"
+
+
+def test_the_same_data_give_the_same_bytes(tmp_path: Path) -> None:
+    for _ in range(3):
+        make_span(tmp_path / "data", GOOD | {"eval": [*GOOD["eval"], b"\xff"]})
+    first, second = (run(Outcome(tmp_path / name), tmp_path / "data") for name in ("a", "b"))
+    for split in SPLITS:
+        assert [e.SerializeToString() for e in first.split(split)] == [e.SerializeToString() for e in second.split(split)]
+    assert first.summary == second.summary
+
+
+def test_window(tmp_path: Path) -> None:
+    for _ in range(3):
+        make_span(tmp_path / "data", GOOD)
+    outcome = run(Outcome(tmp_path), tmp_path / "data", window=2)
+    assert len(outcome.split("train")) == 12
+    assert outcome.examples.span == 3
+    assert outcome.examples.get_string_custom_property("spans") == "[2, 3]"
+
+
+def check_quarantine(outcome: Outcome, counts: dict[str, int], file: str) -> None:
+    found: dict[str, list[tf.train.Example]] = {}
+    for example in outcome.bad:
+        found.setdefault(value(example, "reason").decode(), []).append(example)
+    assert {reason: len(examples) for reason, examples in found.items()} == counts
+    assert {reason: entry["count"] for reason, entry in outcome.summary["reasons"].items()} == counts
+    assert {value(example, "source_file").decode() for example in outcome.bad} == {file}
+    assert all(0 < len(value(example, "detail")) <= 1200 for example in outcome.bad)
+
+
+def test_every_kind_of_bad_record(tmp_path: Path) -> None:
+    bad = [data for records in BAD.values() for data in records]
+    mixed = [data for i, one in enumerate(bad) for data in (record(i), one)]
+    make_span(tmp_path / "data", {**GOOD, "train": mixed})
+    outcome = run(Outcome(tmp_path), tmp_path / "data", rules=RESIZE)
+    # In this run a wrong size is right.
+    counts = {reason: len(records) for reason, records in BAD.items() if reason != "image_size"}
+    check_quarantine(outcome, counts, "span-000001/train/shard-00000-of-00001.tfrecord.gz")
+    assert len(outcome.split("train")) == len(bad) + 1
+    assert sorted(value(e, "index") for e in outcome.bad) == [2 * i + 1 for i, one in enumerate(bad) if one is not BAD["image_size"][0]]
+    assert {bytes(value(e, "record")) for e in outcome.bad} == {one for one in bad if one is not BAD["image_size"][0]}
+
+
+def test_refused_size(tmp_path: Path) -> None:
+    make_span(tmp_path / "data", {**GOOD, "train": GOOD["train"] + BAD["image_size"]})
+    outcome = run(Outcome(tmp_path), tmp_path / "data", rules=RULES)
+    assert [value(e, "reason") for e in outcome.bad] == [b"image_size"]
+
+
+@pytest.mark.slow
+def test_a_thousand_good_and_a_thousand_bad_records_of_every_kind(tmp_path: Path) -> None:
+    kinds = {reason: records for reason, records in BAD.items() if reason != "image_size"}
+    reasons = list(kinds)
+    chosen = [
+        (reason, kinds[reason][i // len(reasons) % len(kinds[reason])]) for i in range(1000) for reason in [reasons[i % len(reasons)]]
+    ]
+    # Five megabytes a label, once, is enough.
+    bad = [(reason, data if len(data) < 1_000_000 else record(1, label=b"A")) for reason, data in chosen]
+    damaged = range(0, 1000, 10)
+    mixed = [data for i, (_, one) in enumerate(bad) for data in (record(i), one)]
+    span = make_span(tmp_path / "data", {**GOOD, "train": mixed})
+
+    def break_checksums(content: bytearray) -> None:
+        position = 0
+        for index, data in enumerate(mixed):
+            if index % 2 and index // 2 in damaged:
+                content[position + 12 + len(data)] ^= 1
+            position += len(data) + 16
+
+    damage(span.files("train")[0], break_checksums)
+    outcome = run(Outcome(tmp_path), tmp_path / "data", rules=RESIZE, max_bad=0.5)
+    expected = ["record_checksum" if i in damaged else reason for i, (reason, _) in enumerate(bad)]
+    check_quarantine(
+        outcome, {reason: expected.count(reason) for reason in set(expected)}, span.path.name + "/train/" + span.files("train")[0].name
+    )
+    assert {value(e, "index") // 2: value(e, "reason").decode() for e in outcome.bad} == dict(enumerate(expected))
+    assert [value(e, "params") for e in outcome.split("train")] == [b'{"seed":%d}' % i for i in range(1000)]
+    assert (outcome.summary["total"], outcome.summary["bad"]) == (2004, 1000)
+
+
+def test_damaged_shards(tmp_path: Path) -> None:
+    size = len(record(1)) + 16  # on disk
+    # What is done to the file of six records, how many stay good, and why the others do not.
+    damages: list[tuple[Callable[[bytearray], Any], int, str]] = [
+        (lambda content: content.__setitem__(20, content[20] ^ 1), 5, "record_checksum"),
+        (lambda content: content.__setitem__(size, content[size] ^ 1), 1, "record_corrupt"),
+        (lambda content: content.__delitem__(slice(3 * size + 40, None)), 3, "record_truncated"),
+        (lambda content: content.__delitem__(slice(4 * size, None)), 4, "record_missing"),
+    ]
+    for change, _, _ in damages:
+        damage(make_span(tmp_path / "data", {**GOOD, "train": [record(1)] * 6}).files("train")[0], change)
+    outcome = run(Outcome(tmp_path), tmp_path / "data")
+    assert len(outcome.split("train")) == outcome.summary["good"]["train"] == sum(kept for _, kept, _ in damages)
+    counts = {reason: entry["count"] for reason, entry in outcome.summary["reasons"].items()}
+    assert counts == {reason: 6 - kept for _, kept, reason in damages}
+    assert outcome.summary["total"] == 4 * 10
+    assert [value(e, "reason").decode() for e in outcome.bad] == ["record_checksum", "record_corrupt", "record_truncated"]
+
+
+def test_shard_with_fewer_records_than_the_manifest_says(tmp_path: Path) -> None:
+    span = make_span(tmp_path / "data", GOOD)
+    damage(span.files("train")[0], bytearray.clear)
+    with pytest.raises(CaptchaPipelineError, match=r"6 of 10 records \(60.0%\)(.|\n)*record_missing"):
+        run(Outcome(tmp_path), tmp_path / "data", max_bad=0.1)
+
+
+def test_too_many_bad_records(tmp_path: Path) -> None:
+    bad = [record(1, label=b"AB?D")] * 4 + [record(1, label=b"AB")] * 3 + [record(1, image=b"text")] * 2 + [b"\xff"]
+    make_span(tmp_path / "data", {**GOOD, "test": GOOD["test"] + bad})
+    outcome = Outcome(tmp_path)
+    with pytest.raises(CaptchaPipelineError) as caught:
+        run(outcome, tmp_path / "data", max_bad=0.4)
+    message = str(caught.value)
+    assert "10 of 20 records (50.0%) are not right; data.max_bad_fraction allows 40.0%" in message
+    lines = message.splitlines()[1:4]
+    assert [line.split()[0] for line in lines] == ["label_charset", "label_length", "image_undecodable"]
+    assert "(4), such as span-000001/test/shard-00000-of-00001.tfrecord.gz, record 2: label 'AB?D' has '?'" in lines[0]
+    assert "record_unparseable" not in message
+    # TFX deletes the outputs of a failed step; this is what is left to look at.
+    assert str(outcome.rejects_dir) in message
+    assert json.loads((outcome.rejects_dir / "summary.json").read_text())["bad"] == 10
+    assert sorted(path.name for path in outcome.rejects_dir.iterdir()) == sorted(
+        path.name for path in Path(outcome.quarantine.uri).iterdir()
+    )
+    run(Outcome(tmp_path / "again"), tmp_path / "data", max_bad=0.5)
+
+
+def test_empty_split(tmp_path: Path) -> None:
+    make_span(tmp_path / "data", {**GOOD, "eval": []})
+    with pytest.raises(CaptchaPipelineError, match="no good record in the split eval"):
+        run(Outcome(tmp_path), tmp_path / "data")
+
+
+def test_missing_shard(tmp_path: Path) -> None:
+    span = make_span(tmp_path / "data", GOOD)
+    span.files("eval")[0].unlink()
+    with pytest.raises(CaptchaPipelineError, match=r"eval/shard-00000-of-00001\.tfrecord\.gz is missing"):
+        run(Outcome(tmp_path), tmp_path / "data")
+
+
+def test_no_spans(tmp_path: Path) -> None:
+    with pytest.raises(CaptchaPipelineError, match="no spans"):
+        run(Outcome(tmp_path), tmp_path / "data")
+
+
+def test_book_layout(tmp_path: Path) -> None:
+    spec = CaptchaSpec(charset="あいう", length={"min": 2, "max": 3}, width=10, height=8, channels=1)
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 10, 1), np.uint8)
+    good = [book_example(pixels, label, spec).SerializeToString() for label in ("あい", "うあい")]
+    short = book_example(pixels, "あい", spec)
+    short.features.feature["image_raw"].bytes_list.value[0] = b"123"
+    wrong = book_example(pixels, "あい", spec)
+    wrong.features.feature["label_raw"].bytes_list.value[0] = np.array([0, 9, 0], "<i8").tobytes()
+    bad = [short.SerializeToString(), wrong.SerializeToString(), record(1)]
+    records = {"train": good + bad, "eval": good, "test": good}
+    make_span(tmp_path / "data", records, spec=spec, layout="book", prepare=lambda draft: DataInfo.for_spec(spec).save(draft / DATA_INFO))
+    outcome = run(Outcome(tmp_path), tmp_path / "data", spec=spec)
+    assert [value(example, "label").decode() for example in outcome.split("train")] == ["あい", "うあい"]
+    assert [c.decode() for c in outcome.split("train")[1].features.feature["characters"].bytes_list.value] == ["う", "あ", "い"]
+    assert (np.asarray(Image.open(io.BytesIO(value(outcome.split("eval")[0], "image")))) == pixels[..., 0]).all()
+    assert value(outcome.split("eval")[0], "source") == b"test"
+    assert [value(example, "reason") for example in outcome.bad] == [b"feature_shape", b"label_charset", b"feature_missing"]
+
+
+def test_labels_become_canonical(tmp_path: Path) -> None:
+    spec = CaptchaSpec(charset="ABCDEFÉ", case_sensitive=False, width=24, height=12)
+    make_span(tmp_path / "data", {split: [record(1, label="aBe\u0301F".encode())] for split in SPLITS}, spec=spec)
+    (example,) = run(Outcome(tmp_path), tmp_path / "data", spec=spec).split("train")
+    assert value(example, "label").decode() == "ABÉF"
+    assert [c.decode() for c in example.features.feature["characters"].bytes_list.value] == list("ABÉF")
+
+
+def test_component_properties_are_plain() -> None:
+    component = CaptchaExampleGen("data", None, SPEC, RULES, 0.01, "quarantine", as_of="1", source_digest="2")
+    assert component.exec_properties["window"] == 0
+    assert json.loads(component.exec_properties["rules"])["background"] == [255, 255, 255]
+    assert set(component.outputs) == {"examples", "quarantine"}
