@@ -60,7 +60,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         spec = CaptchaSpec.model_validate_json(exec_properties["spec"])
         rules = json.loads(exec_properties["rules"])
         check = CheckShard(spec, PictureRules(**rules | {"background": tuple(rules["background"])}))
-        shards = [shard for span in spans for shard in _shards(span)]
+        shards = [shard for span in spans for shard in shards_of(span)]
         examples.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
         examples.span = spans[-1].number
         examples.set_string_custom_property(SPANS, json.dumps([span.number for span in spans]))
@@ -96,7 +96,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             raise CaptchaPipelineError(f"{complaint}\n{where} Put them right in a new span, or leave them out.")
 
 
-def _shards(span: Span) -> Iterator[Shard]:
+def shards_of(span: Span) -> Iterator[Shard]:
+    """Yields the shards of a span, as its manifest lists them.
+
+    Raises:
+      CaptchaPipelineError: one is missing, or the book's data_info.csv is not right.
+    """
     info = DataInfo.load(span.path / features.DATA_INFO) if span.manifest.layout == "book" else None
     for file in span.manifest.files:
         path = span.path / file.path

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.metadata
 import json
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,13 @@ from pipeline.options import DEFAULT_CONFIG, ConfigOption, SetOption
 from pipeline.quiet import silence
 
 NOT_BLESSED = 3
+
+
+class Split(str, Enum):
+    train = "train"
+    eval = "eval"
+    test = "test"
+
 
 app = typer.Typer(
     name="captcha-pipeline",
@@ -73,7 +81,7 @@ def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> N
     tables.print_outcome(console, outcome)
     if outcome.changed or not outcome.report.exists():
         with console.status("Writing the report"):
-            results.write(settings, record, outcome)
+            results.write_report(settings, outcome)
     console.print(f"Report: {outcome.report}", highlight=False, soft_wrap=True)
     if not outcome.blessed:
         raise typer.Exit(NOT_BLESSED)
@@ -84,7 +92,7 @@ def evaluate(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     model: Annotated[Path | None, typer.Option(help="A version folder; the newest pushed one if not given.")] = None,
-    split: Annotated[str, typer.Option(help="train, eval or test.")] = "test",
+    split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.test,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure a model on a split of the data in the window, without training or pushing anything."""
@@ -93,11 +101,12 @@ def evaluate(
     settings = load_config(config, overrides)
     from pipeline import evaluation, tables
 
-    results = evaluation.evaluate(settings, model, split)
+    directory = model or evaluation.newest_model(settings)
+    results = evaluation.evaluate(settings, directory, split.value)
     if as_json:
-        print(json.dumps(results.as_dict(), ensure_ascii=False))
+        print(json.dumps(tables.accuracy_as_json(results)))
     else:
-        tables.print_accuracy(console, results, f"{results.model} on the {split} split")
+        tables.print_accuracy(console, results, f"{directory} on the {split.value} split")
 
 
 @app.command()
@@ -117,7 +126,7 @@ def predict(
     settings = load_config(config, overrides)
     from pipeline import evaluation, tables
 
-    answers = evaluation.predict(settings, model, files)
+    answers = evaluation.predict(settings, model or evaluation.newest_model(settings), files)
     if as_json:
         for answer in answers:
             print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
@@ -147,15 +156,17 @@ def runs(
 
 @app.command()
 def report(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
-    """Write the HTML report of the latest complete run again and say where it is."""
+    """Write the HTML report of the latest run again and say where it is."""
     from pipeline.config import load_config
 
     settings = load_config(config, overrides)
     from pipeline import history, results
 
-    record = history.latest_complete_run(settings.metadata_path)
+    record = history.latest_run(settings.metadata_path)
+    if record is None:
+        raise CaptchaPipelineError(f"{settings.metadata_path} knows of no run. Start one with `captcha-pipeline run`.")
     outcome = results.outcome(settings, record)
-    results.write(settings, record, outcome)
+    results.write_report(settings, outcome)
     console.print(f"Report: {outcome.report}", highlight=False, soft_wrap=True)
 
 

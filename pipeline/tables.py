@@ -1,5 +1,6 @@
 """What the commands print."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from types import TracebackType
@@ -69,6 +70,16 @@ def print_accuracy(console: Console, results: Results, title: str) -> None:
     console.print(
         f"{results.example_count:,} pictures; expected calibration error {results.expected_calibration_error:.4f}", highlight=False
     )
+
+
+def accuracy_as_json(results: Results) -> dict[str, object]:
+    """Returns what `print_accuracy` prints, for a script."""
+    return {
+        "example_count": results.example_count,
+        "sequence_accuracy": dataclasses.asdict(results.sequence_accuracy),
+        "position_accuracy": [dataclasses.asdict(rate) for rate in results.position_accuracy],
+        "expected_calibration_error": results.expected_calibration_error,
+    }
 
 
 def print_answers(console: Console, answers: Sequence[Answer]) -> None:

@@ -1,0 +1,195 @@
+"""Gathers what a finished run has left in its artifacts: for the table on the screen, and for the report."""
+
+import dataclasses
+import heapq
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import yaml
+from google.protobuf.message import DecodeError
+from tensorflow_metadata.proto.v0 import statistics_pb2
+from tfx.utils import path_utils
+
+from components import features, report
+from components.errors import CaptchaPipelineError
+from components.evaluator import Evaluation, load_results, verdict
+from components.example_gen import SUMMARY_FILE
+from components.example_proto import Example
+from components.records import IMAGE_RAW
+from components.tfrecords import Record, read_records
+from components.trainer import HISTORY_FILE
+from pipeline.config import Config
+from pipeline.history import RunRecord
+from pipeline.served_model import ServedModel
+
+_PACKAGES: Final = (
+    "captcha-pipeline",
+    "tfx",
+    "tensorflow",
+    "keras",
+    "apache-beam",
+    "tensorflow-model-analysis",
+    "captcha",
+    "pillow",
+    "numpy",
+)
+_NUMBERS: Final = (features.BRIGHTNESS, features.CONTRAST, features.SHARPNESS, features.WIDTH, features.HEIGHT)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a complete run came to.
+
+    `changed` is false where every step was cached. `report` is where the report of this evaluation belongs.
+    """
+
+    name: str
+    run: RunRecord
+    evaluation: Evaluation
+    blessed: bool
+    failures: tuple[str, ...]
+    serving_dir: str
+    report: Path
+    changed: bool
+
+
+def outcome(config: Config, run: RunRecord) -> Outcome:
+    """Returns what a run came to.
+
+    Raises:
+      CaptchaPipelineError: the run did not get as far as the Evaluator.
+    """
+    evaluation_uri = run.artifact_uri("CaptchaEvaluator", "evaluation")
+    if evaluation_uri is None:
+        raise CaptchaPipelineError(f"Run {run.run_id} did not finish; `captcha-pipeline run` completes it.")
+    judgement = verdict(evaluation_uri)
+    return Outcome(
+        name=config.name,
+        run=run,
+        evaluation=load_results(evaluation_uri),
+        blessed=judgement.blessed,
+        failures=tuple(judgement.failures),
+        serving_dir=config.serving_dir,
+        # Named after the evaluation, so that a run in which all was cached finds the report that is there.
+        report=Path(config.report_dir) / f"evaluation-{Path(evaluation_uri).name}" / "report.html",
+        changed=any(step.state != "cached" for step in run.steps),
+    )
+
+
+def write_report(config: Config, outcome: Outcome) -> None:
+    """Writes the report of a run to `outcome.report`."""
+    run = outcome.run
+    results = outcome.evaluation.overall
+    blank = [""] if config.captcha.blank_id is not None else []
+    slices = [
+        report.Slice(group, name, figures.example_count, figures.sequence_accuracy)
+        for group, by_name in outcome.evaluation.slices.items()
+        for name, figures in by_name.items()
+    ]
+    inputs = report.ReportInputs(
+        title=config.name,
+        run_id=run.run_id,
+        started=run.started,
+        blessed=outcome.blessed,
+        failures=outcome.failures,
+        pushed_version=run.pushed_version,
+        steps=[report.Step(step.node, step.state, step.seconds) for step in run.steps],
+        evaluation=report.Evaluation(
+            results=results,
+            classes=[*config.captcha.characters, *blank],
+            slices=slices,
+            baseline=outcome.evaluation.baseline.sequence_accuracy if outcome.evaluation.baseline else None,
+            confidence=config.evaluator.confidence,
+        ),
+        history=json.loads((Path(_uri(run, "Trainer", "model_run")) / HISTORY_FILE).read_text(encoding="utf-8")),
+        misread=_misread(run),
+        quarantine=_quarantine(Path(_uri(run, "CaptchaExampleGen", "quarantine"))),
+        splits=[_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split) for split in features.SPLITS],
+        config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        versions={"python": platform.python_version()} | {package: importlib.metadata.version(package) for package in _PACKAGES},
+    )
+    report.write_report(inputs, outcome.report)
+
+
+def _uri(run: RunRecord, node: str, key: str) -> str:
+    uri = run.artifact_uri(node, key)
+    if uri is None:
+        raise CaptchaPipelineError(f"Run {run.run_id} has no output {key} of {node}; `captcha-pipeline run` completes it.")
+    return uri
+
+
+def _misread(run: RunRecord) -> list[report.Misread]:
+    """Returns the pictures of the test split that the run's model misreads, those it is most sure of if they are many."""
+    examples = list(_examples(Path(_uri(run, "CaptchaExampleGen", "examples")) / "Split-test"))
+    images = [example.features.feature[features.IMAGE].bytes_list.value[0] for example in examples]
+    labels = [example.features.feature[features.LABEL].bytes_list.value[0].decode() for example in examples]
+    readings = ServedModel(path_utils.serving_model_path(_uri(run, "Trainer", "model"))).read(images)
+    wrong = (
+        report.Misread(image, label, reading.text, reading.confidence)
+        for image, label, reading in zip(images, labels, readings, strict=True)
+        if reading.text != label
+    )
+    return heapq.nlargest(report.MAX_MISREAD, wrong, key=lambda misread: misread.confidence)
+
+
+def _quarantine(folder: Path) -> report.Quarantine:
+    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    shown = {(item["file"], item["index"]) for entry in summary["reasons"].values() for item in entry["examples"]}
+    pictures: dict[tuple[str, int], bytes | None] = {}
+    for example in _examples(folder) if shown else ():
+        feature = example.features.feature
+        key = (feature["source_file"].bytes_list.value[0].decode(), feature["index"].int64_list.value[0])
+        if key in shown:
+            pictures[key] = _picture_of(feature["record"].bytes_list.value[0])
+    return report.Quarantine(
+        total=summary["total"],
+        bad=summary["bad"],
+        reasons=[
+            report.QuarantineReason(
+                reason,
+                entry["count"],
+                [
+                    report.QuarantineExample(item["file"], item["index"], item["detail"], pictures.get((item["file"], item["index"])))
+                    for item in entry["examples"]
+                ],
+            )
+            for reason, entry in summary["reasons"].items()
+        ],
+    )
+
+
+def _picture_of(record: bytes) -> bytes | None:
+    """Returns the encoded picture of a refused record, which may be anything; None where it holds none."""
+    try:
+        feature = Example.FromString(record).features.feature
+    except DecodeError:
+        return None
+    if features.IMAGE not in feature or IMAGE_RAW in feature:
+        return None
+    return next(iter(feature[features.IMAGE].bytes_list.value), None)
+
+
+def _statistics(folder: Path, split: str) -> report.SplitStatistics:
+    statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString((folder / f"Split-{split}" / "FeatureStats.pb").read_bytes())
+    dataset = statistics.datasets[0]
+    by_name = {feature.path.step[0]: feature for feature in dataset.features}
+    buckets = by_name[features.CHARACTERS].string_stats.rank_histogram.buckets
+    numbers = {name: by_name[name].num_stats for name in _NUMBERS}
+    return report.SplitStatistics(
+        split=split,
+        count=int(dataset.num_examples),
+        characters={bucket.label: int(bucket.sample_count) for bucket in buckets},
+        numbers={name: report.Summary(stats.mean, stats.std_dev, stats.min, stats.max) for name, stats in numbers.items()},
+    )
+
+
+def _examples(folder: Path) -> Iterator[Example]:
+    for path in sorted(folder.glob("*.gz")):
+        for item in read_records(str(path)):
+            if not isinstance(item, Record):
+                raise CaptchaPipelineError(f"{path} is broken: {item.detail}. Remove the run's artifacts, or run with another root.")
+            yield Example.FromString(item.data)
