@@ -24,7 +24,8 @@ test: install
 check: install
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) mypy
+	$(RUN) mypy components pipeline
+	$(RUN) mypy --allow-untyped-defs tests
 
 # The pictures are made once; remove the folder to have them made anew.
 $(DATA)/span-000001/manifest.json: | install

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.proto import config_pb2
 from tfx.components import StatisticsGen, Trainer, Transform
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.orchestration import pipeline
@@ -96,7 +96,7 @@ def create_pipeline(config: Config, around: Surroundings) -> pipeline.Pipeline:
     )
 
 
-def _eval_config(config: Config, source_digest: str) -> tfma.EvalConfig:
+def _eval_config(config: Config, source_digest: str) -> config_pb2.EvalConfig:
     return eval_config(
         config.captcha,
         min_sequence_accuracy=config.evaluator.min_sequence_accuracy,
