@@ -1,0 +1,133 @@
+"""The multi-head VGG: groups of 3x3 convolutions, a pooling after each, and one softmax head a position.
+
+After Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2015), with one head a
+character as in Goodfellow et al., "Multi-digit Number Recognition from Street View Imagery using Deep Convolutional Neural
+Networks" (2014).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import keras
+import tensorflow as tf
+
+from components.captcha import CaptchaSpec
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One architecture, as data.
+
+    Attributes:
+      groups: the filters of the convolutions of each group; a 2x2 pooling follows each group.
+      dense: the units of the fully connected layers between the last pooling and the heads.
+      dropout: the rate after each fully connected layer; where there is none, before the heads.
+      batch_norm: whether each convolution and each fully connected layer is followed by batch normalisation (Ioffe and
+        Szegedy, 2015). Without it VGG stays at chance for long at Adam's usual rates.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    dense: tuple[int, ...] = ()
+    dropout: float = 0.5
+    batch_norm: bool = True
+
+
+_BOOK_GROUPS: Final = ((64, 64), (128, 128), (128, 128, 128), (256, 128, 128), (512, 512, 512))
+
+PRESETS: Final = MappingProxyType(
+    {
+        # The heads see the map itself, not a pooled or a dense summary of it: where a character stands is what tells them apart.
+        "vgg-slim": Preset(groups=((16,), (32,), (64, 64), (128, 128)), dropout=0.2),
+        "vgg16-bn": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096)),
+        "vgg-book": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096), batch_norm=False),
+    }
+)
+
+# The moving averages decide what the eval split sees. 0.9 follows the weights within some ten batches; Keras' 0.99 lags behind
+# them by hundreds, which in a run of a few thousand batches is a good part of it.
+_BATCH_NORM_MOMENTUM: Final = 0.9
+
+
+def build_model(spec: CaptchaSpec, preset: str, dtype: str = "float32") -> keras.Model:
+    """Returns an uncompiled model of one of the PRESETS.
+
+    Input: float32 [N, height, width, channels], normalised. Output: float32 logits [N, max_length, num_classes].
+    Layers are named as in the VGG paper: conv1_1, pool1, fc6, …, then head_1 to head_<max_length>.
+
+    Args:
+      spec: the image size, and the number and size of the heads.
+      preset: a key of PRESETS.
+      dtype: a Keras dtype policy for everything below the heads, "float32" or "mixed_bfloat16". Variables are float32 in both,
+        so weights move from one to the other as they are.
+    """
+    design = PRESETS[preset]
+    policy = keras.DTypePolicy(dtype)
+
+    def activate(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        if design.batch_norm:
+            x = keras.layers.BatchNormalization(momentum=_BATCH_NORM_MOMENTUM, name=f"{name}_bn", dtype=policy)(x)
+        return keras.layers.ReLU(name=f"{name}_relu", dtype=policy)(x)
+
+    # He et al. (2015): the variance that keeps a signal's size through a ReLU.
+    weights = {"kernel_initializer": "he_normal", "use_bias": not design.batch_norm, "dtype": policy}
+    x = inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="float32", name="image")
+    for group, filters in enumerate(design.groups, start=1):
+        for number, count in enumerate(filters, start=1):
+            name = f"conv{group}_{number}"
+            x = activate(keras.layers.Conv2D(count, 3, padding="same", name=name, **weights)(x), name)
+        # "same" rounds up, so that small pictures never reach a height of zero.
+        x = keras.layers.MaxPooling2D(2, padding="same", name=f"pool{group}", dtype=policy)(x)
+    x = keras.layers.Flatten(name="flatten", dtype=policy)(x)
+    for number, units in enumerate(design.dense, start=len(design.groups) + 1):
+        x = activate(keras.layers.Dense(units, name=f"fc{number}", **weights)(x), f"fc{number}")
+        x = keras.layers.Dropout(design.dropout, name=f"drop{number}", dtype=policy)(x)
+    if not design.dense:
+        x = keras.layers.Dropout(design.dropout, name="drop", dtype=policy)(x)
+    heads = [keras.layers.Dense(spec.num_classes, name=f"head_{i}", dtype="float32")(x) for i in range(1, spec.max_length + 1)]
+    return keras.Model(inputs, keras.ops.stack(heads, axis=1), name=preset.replace("-", "_"))
+
+
+def captcha_loss() -> keras.losses.Loss:
+    """Softmax cross-entropy of labels [N, max_length] and logits [N, max_length, num_classes], the mean over the heads."""
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy")
+
+
+def captcha_metrics() -> list[keras.metrics.Metric]:
+    """`sequence_accuracy`: the share of pictures with every position right. `position_accuracy`: the share of positions."""
+    return [
+        keras.metrics.MeanMetricWrapper(_sequence_matches, name="sequence_accuracy"),
+        keras.metrics.MeanMetricWrapper(_position_matches, name="position_accuracy"),
+    ]
+
+
+def _position_matches(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.cast(labels, tf.int64) == tf.argmax(logits, axis=-1), tf.float32)
+
+
+def _sequence_matches(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_min(_position_matches(labels, logits), axis=-1)
+
+
+def training_dtype(precision: str) -> str:
+    """Returns the dtype policy for a configured precision: "auto", or a policy, which is returned as it is.
+
+    "auto" is mixed_bfloat16 where the device multiplies bfloat16 matrices in hardware: a GPU of compute capability 8.0 (Ampere)
+    or newer, else a CPU with AVX512-BF16 or AMX. Elsewhere bfloat16 is emulated, and slower than float32.
+    """
+    if precision != "auto":
+        return precision
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        capabilities = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
+        fast = min(capabilities) >= (8, 0)
+    else:
+        fast = not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_flags())
+    return "mixed_bfloat16" if fast else "float32"
+
+
+def _cpu_flags() -> set[str]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())

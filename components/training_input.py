@@ -1,0 +1,117 @@
+"""Transformed examples to batches for the model."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import tensorflow as tf
+
+from components.captcha import CaptchaSpec
+from components.errors import CaptchaPipelineError
+from components.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
+
+# Records up to this size in all are kept in memory after the first epoch; and as much of a larger set is shuffled at a time.
+_MEMORY_BYTES: Final = 2 << 30
+
+
+def model_inputs(features: dict[str, tf.Tensor], spec: CaptchaSpec) -> tf.Tensor:
+    """Turns a batch of Transform's features into what the model takes; in training and in the served model.
+
+    Args:
+      features: PIXELS, PIXEL_MEAN and PIXEL_STD, each [N] or [N, 1].
+      spec: the image size.
+
+    Returns:
+      float32 [N, height, width, channels], (pixel - mean) / std.
+    """
+    raw = tf.io.decode_raw(tf.reshape(features[PIXELS], [-1]), tf.uint8, fixed_length=spec.height * spec.width * spec.channels)
+    pixels = tf.cast(tf.reshape(raw, [-1, spec.height, spec.width, spec.channels]), tf.float32)
+    mean, std = (tf.reshape(features[name], [-1, 1, 1, 1]) for name in (PIXEL_MEAN, PIXEL_STD))
+    return (pixels - mean) / std
+
+
+def record_files(patterns: Sequence[str], split: str) -> list[str]:
+    """Returns the files that TFX's patterns stand for, sorted.
+
+    Raises:
+      CaptchaPipelineError: there is none.
+    """
+    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    if not files:
+        raise CaptchaPipelineError(f"The {split} split is empty: no file matches {', '.join(patterns)}. Make a span with more pictures.")
+    return files
+
+
+def count_records(files: Sequence[str]) -> int:
+    """Returns the number of records in gzipped TFRecord files, by reading them once."""
+    return int(tf.data.TFRecordDataset(list(files), "GZIP").reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
+
+
+def training_batches(files: Sequence[str], count: int, spec: CaptchaSpec, batch_size: int, shift: int, seed: int) -> tf.data.Dataset:
+    """Returns one epoch of shuffled batches, another order and other shifts each time it is iterated over.
+
+    The same seed gives the same batches. Each picture is moved by up to `shift` pixels up, down and sideways, the border
+    repeated: see `random_shift`.
+
+    Args:
+      files: gzipped TFRecords of Transform's features.
+      count: how many records they hold.
+      spec: the image size and the label length.
+      batch_size: pictures a batch; the last one of an epoch may be smaller.
+      shift: pixels, 0 for none.
+      seed: of the order and the shifts.
+
+    Returns:
+      float32 images [N, height, width, channels], int64 labels [N, max_length].
+    """
+    in_memory = _MEMORY_BYTES // (spec.height * spec.width * spec.channels)
+    records = tf.data.TFRecordDataset(list(files), "GZIP")
+    if count <= in_memory:
+        records = records.cache()
+    batches = records.shuffle(max(1, min(count, in_memory)), seed=seed, reshuffle_each_iteration=True).batch(batch_size)
+    # Stateless shifts: those of a stateful generator would depend on which thread of `map` comes first.
+    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
+
+    def prepare(serialized: tf.Tensor, shift_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, labels = _parse(serialized, spec)
+        return (random_shift(images, shift, shift_seed) if shift else images), labels
+
+    return tf.data.Dataset.zip((batches, seeds)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_batches(files: Sequence[str], spec: CaptchaSpec, batch_size: int) -> tf.data.Dataset:
+    """Returns the records in the order of the files, as `training_batches` without shuffling and shifts."""
+    batches = tf.data.TFRecordDataset(list(files), "GZIP").batch(batch_size)
+    return batches.map(lambda serialized: _parse(serialized, spec), num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _parse(serialized: tf.Tensor, spec: CaptchaSpec) -> tuple[tf.Tensor, tf.Tensor]:
+    features = tf.io.parse_example(
+        serialized,
+        {
+            PIXELS: tf.io.FixedLenFeature([], tf.string),
+            PIXEL_MEAN: tf.io.FixedLenFeature([], tf.float32),
+            PIXEL_STD: tf.io.FixedLenFeature([], tf.float32),
+            LABEL_IDS: tf.io.FixedLenFeature([spec.max_length], tf.int64),
+        },
+    )
+    return model_inputs(features, spec), features[LABEL_IDS]
+
+
+def random_shift(images: tf.Tensor, shift: int, seed: tf.Tensor) -> tf.Tensor:
+    """Moves each image by its own whole number of pixels, uniform in [-shift, shift], down and to the right.
+
+    What moves in from outside repeats the border's pixels, mirrored.
+
+    Args:
+      images: [N, H, W, C], H and W at least `shift`.
+      shift: pixels.
+      seed: int64 [2].
+
+    Returns:
+      A tensor like `images`.
+    """
+    count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+    offsets = tf.random.stateless_uniform([2, count, 1], seed, 0, 2 * shift + 1, tf.int32)
+    padded = tf.pad(images, [[0, 0], [shift, shift], [shift, shift], [0, 0]], "SYMMETRIC")
+    rows = tf.gather(padded, tf.range(height) + offsets[0], axis=1, batch_dims=1)
+    return tf.gather(rows, tf.range(width) + offsets[1], axis=2, batch_dims=1)

@@ -1,0 +1,83 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components import model as model_module
+from components.captcha import CaptchaSpec, LengthRange
+from components.model import PRESETS, build_model, captcha_loss, captcha_metrics, training_dtype
+
+SMALL = CaptchaSpec(charset="abc", length=3, width=8, height=8, channels=1)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_takes_the_smallest_picture(preset):
+    model = build_model(SMALL, preset)
+    logits = model(np.zeros((2, 8, 8, 1), np.float32))
+    assert logits.shape == (2, 3, 3)
+    assert logits.dtype == tf.float32
+
+
+def test_one_head_a_position_with_a_class_for_blank():
+    spec = CaptchaSpec(charset="абв", length=LengthRange(min=2, max=5), width=37, height=19)
+    model = build_model(spec, "vgg-slim")
+    assert model.output_shape == (None, 5, 4)
+    assert [layer.name for layer in model.layers if layer.name.startswith("head_")] == [f"head_{i}" for i in range(1, 6)]
+
+
+def test_vgg_book_has_the_layers_of_the_book():
+    model = build_model(CaptchaSpec(), "vgg-book")
+    filters = {layer.name: layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D)}
+    assert filters == {
+        **{"conv1_1": 64, "conv1_2": 64, "conv2_1": 128, "conv2_2": 128, "conv3_1": 128, "conv3_2": 128, "conv3_3": 128},
+        **{"conv4_1": 256, "conv4_2": 128, "conv4_3": 128, "conv5_1": 512, "conv5_2": 512, "conv5_3": 512},
+    }
+    assert model.get_layer("pool5").output.shape == (None, 1, 4, 512)  # "valid" pooling leaves a height of 0
+    assert [model.get_layer(name).units for name in ("fc6", "fc7", "head_1")] == [4096, 4096, 10]
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
+
+
+def test_heads_line_up_with_labels():
+    """Head i decides position i of its own picture: stacked on axis 1, not concatenated on axis 0."""
+    model = build_model(SMALL, "vgg-slim")
+    for position in range(3):
+        head = model.get_layer(f"head_{position + 1}")
+        head.set_weights([np.zeros_like(head.get_weights()[0]), np.eye(3, dtype=np.float32)[position]])
+    logits = model.predict(np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32), verbose=0)
+    np.testing.assert_array_equal(logits.argmax(-1), [[0, 1, 2]] * 4)
+
+
+def test_bfloat16_gives_float32_logits_and_shares_weights_with_float32():
+    mixed, full = build_model(SMALL, "vgg-slim", "mixed_bfloat16"), build_model(SMALL, "vgg-slim")
+    full.set_weights(mixed.get_weights())
+    images = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype(np.float32)
+    logits = mixed(images)
+    assert logits.dtype == tf.float32
+    assert mixed.get_layer("conv1_1").compute_dtype == "bfloat16"
+    np.testing.assert_allclose(logits, full(images), atol=0.1)
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_loss_and_metrics_against_numpy():
+    labels = np.array([[0, 1, 2], [2, 2, 2], [1, 0, 1]])
+    logits = np.random.default_rng(0).normal(size=(3, 3, 3)).astype(np.float32)
+    logits[0] += 9 * np.eye(3)[labels[0]]
+    log_softmax = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -np.take_along_axis(log_softmax, labels[..., np.newaxis], -1).mean()
+    assert float(captcha_loss()(labels, logits)) == pytest.approx(expected, rel=1e-5)
+    right = logits.argmax(-1) == labels
+    values = {}
+    for metric in captcha_metrics():
+        metric.update_state(labels.astype(np.float32), logits)  # Keras hands labels over as float32
+        values[metric.name] = float(metric.result())
+    assert values == {"sequence_accuracy": pytest.approx(right.all(-1).mean()), "position_accuracy": pytest.approx(right.mean())}
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [({"avx2"}, "float32"), ({"avx2", "avx512_bf16"}, "mixed_bfloat16"), ({"amx_bf16"}, "mixed_bfloat16")]
+)
+def test_auto_precision_follows_the_processor(monkeypatch, flags, expected):
+    monkeypatch.setattr(model_module, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert training_dtype("auto") == expected
+    assert training_dtype("float32") == "float32"

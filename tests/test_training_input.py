@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components import training_input
+from components.captcha import CaptchaSpec
+from components.errors import CaptchaPipelineError
+from components.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
+from components.training_input import count_records, evaluation_batches, model_inputs, random_shift, record_files, training_batches
+
+SPEC = CaptchaSpec(charset="abc", length=2, width=9, height=8, channels=3)
+MEAN, STD = 100.0, 40.0
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (10, 8, 9, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def files(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("examples")
+    for shard in range(2):
+        with tf.io.TFRecordWriter(str(folder / f"shard-{shard}.gz"), "GZIP") as writer:
+            for number in range(shard * 5, shard * 5 + 5):
+                example = tf.train.Example()
+                example.features.feature[PIXELS].bytes_list.value.append(pictures[number].tobytes())
+                example.features.feature[PIXEL_MEAN].float_list.value.append(MEAN)
+                example.features.feature[PIXEL_STD].float_list.value.append(STD)
+                example.features.feature[LABEL_IDS].int64_list.value.extend([number % 3, number // 3 % 3])
+                writer.write(example.SerializeToString())
+    return record_files([str(folder / "*")], "train")
+
+
+def test_model_inputs_normalises_row_major_pixels(pictures):
+    features = {PIXELS: [[p.tobytes()] for p in pictures], PIXEL_MEAN: [[MEAN]] * 10, PIXEL_STD: [[STD]] * 10}
+    inputs = model_inputs({name: tf.constant(value) for name, value in features.items()}, SPEC)
+    np.testing.assert_allclose(inputs, (pictures.astype(np.float32) - MEAN) / STD, rtol=1e-5)
+
+
+def test_evaluation_keeps_order(files, pictures):
+    images, labels = (np.concatenate(parts) for parts in zip(*evaluation_batches(files, SPEC, 4).as_numpy_iterator(), strict=True))
+    assert count_records(files) == 10
+    np.testing.assert_allclose(images, (pictures.astype(np.float32) - MEAN) / STD, rtol=1e-5)
+    np.testing.assert_array_equal(labels[:, 0], np.arange(10) % 3)
+
+
+def _epochs(files, seed, shift=2):
+    batches = training_batches(files, 10, SPEC, 4, shift, seed)
+    return [[images for images, _ in batches.as_numpy_iterator()] for _ in range(2)]
+
+
+@pytest.mark.parametrize("memory", [2 << 30, 3 * 8 * 9 * 3])
+def test_training_shuffles_shifts_and_repeats_with_its_seed(files, memory, monkeypatch):
+    monkeypatch.setattr(training_input, "_MEMORY_BYTES", memory)  # all of it, or three pictures at a time
+    first, second = _epochs(files, seed=1)
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert any(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    for ours, again in zip((first, second), _epochs(files, seed=1), strict=True):
+        for a, b in zip(ours, again, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[0], _epochs(files, seed=2)[0][0])
+
+
+def test_an_epoch_holds_each_record_once(files, pictures):
+    first, _ = _epochs(files, seed=1, shift=0)
+    restored = np.concatenate(first) * STD + MEAN
+    assert {p.tobytes() for p in restored.round().astype(np.uint8)} == {p.tobytes() for p in pictures}
+
+
+def test_random_shift_moves_each_picture_as_a_whole():
+    images = np.arange(200 * 8 * 9, dtype=np.float32).reshape(200, 8, 9, 1)
+    moved = random_shift(tf.constant(images), 1, tf.constant([3, 4], tf.int64)).numpy()
+    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], "symmetric")
+    seen = set()
+    for number in range(200):
+        offsets = [(y, x) for y in range(3) for x in range(3) if np.array_equal(moved[number], padded[number, y : y + 8, x : x + 9])]
+        assert len(offsets) == 1
+        seen.update(offsets)
+    assert len(seen) == 9
+
+
+def test_an_empty_split_is_named(tmp_path):
+    with pytest.raises(CaptchaPipelineError, match="eval split is empty"):
+        record_files([str(tmp_path / "*")], "eval")
