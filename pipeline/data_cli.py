@@ -188,8 +188,7 @@ def _load(path: Path, overrides: list[str] | None) -> "Config":
     return load_config(path, overrides)
 
 
-def _describe(span: "Span | None", verb: str = "now has") -> str:
-    assert span is not None, "an import that raises nothing has made a span"
+def _describe(span: "Span", verb: str = "now has") -> str:
     counts = span.manifest.counts
     parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
     return f"{span.path} {verb} {sum(counts.values()):,} pictures ({parts})"

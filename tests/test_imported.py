@@ -3,6 +3,7 @@ import io
 import json
 import os
 import unicodedata
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,13 @@ def picture(seed, size=(20, 10)):
 
 
 def plan(root, **changes):
-    options = {"root": root, "spec": SPEC, "splits": WEIGHTS, "source": "shop", "rules": PictureRules(10_000, (255, 255, 255), "resize")}
+    options: dict[str, Any] = {
+        "root": root,
+        "spec": SPEC,
+        "splits": WEIGHTS,
+        "source": "shop",
+        "rules": PictureRules(10_000, (255, 255, 255), "resize"),
+    }
     return ImportPlan(**(options | changes))
 
 

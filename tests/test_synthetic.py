@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ WEIGHTS = {"train": 10, "eval": 1, "test": 1}
 
 
 def plan(**changes):
-    options = {"spec": CaptchaSpec(), "count": 60, "seed": 1, "shard_size": 25, "splits": WEIGHTS} | changes
+    options: dict[str, Any] = {"spec": CaptchaSpec(), "count": 60, "seed": 1, "shard_size": 25, "splits": WEIGHTS} | changes
     return SynthPlan(**options)
 
 
@@ -86,7 +87,7 @@ def test_another_seed_gives_other_pictures(tmp_path):
 def test_every_record_is_right_and_in_the_split_of_its_pixels(tmp_path):
     spec = CaptchaSpec(charset="alnum", length={"min": 3, "max": 6}, width=128, height=64, channels=1)
     span = synthesise(plan(spec=spec), tmp_path)
-    lengths = Counter()
+    lengths: Counter[int] = Counter()
     for split, example in examples(span):
         values = {name: feature.bytes_list.value[0] for name, feature in example.features.feature.items()}
         label = values["label"].decode()

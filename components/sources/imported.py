@@ -69,7 +69,7 @@ class ImportPlan:
 class Imported:
     """What came of an import: the span, what was left out and why, and how many of the labels in it the spec refuses."""
 
-    span: Span | None = None
+    span: Span = field(init=False, repr=False)
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     refused_labels: list[str] = field(default_factory=list)

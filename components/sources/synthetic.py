@@ -167,7 +167,12 @@ def _make_shards(plan: SynthPlan, root: Path, workers: int, on_pictures: Callabl
     context = multiprocessing.get_context("spawn")
     counter = context.Value("Q", 0)
     with ProcessPoolExecutor(min(workers, plan.shards), context, _start_worker, (counter,)) as pool:
-        futures = [pool.submit(_work, plan, shard, root) for shard in range(plan.shards)]
+        # The workers inherit this: a Ctrl-C while they start waits until they can go without a word (_start_worker).
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            futures = [pool.submit(_work, plan, shard, root) for shard in range(plan.shards)]
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         try:
             reported, pending = 0, set(futures)
             while pending:
@@ -188,6 +193,7 @@ def _start_worker(counter: Any) -> None:
     _counter = counter
     # On Ctrl-C the worker goes without a word; the parent process says what there is to say.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
