@@ -75,7 +75,9 @@ def run(config: Config, on_step: OnStep) -> history.RunRecord:
             except BaseException:
                 history.mark_interrupted(config.metadata_path)
                 raise
-        return history.latest_run(config.metadata_path)
+        record = history.latest_run(config.metadata_path)
+        assert record is not None, "the run that has just ended is on record"
+        return record
 
 
 def log_path(config: Config) -> Path:

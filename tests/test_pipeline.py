@@ -1,0 +1,173 @@
+"""The whole pipeline on tiny data: real records, real Beam, real TFX."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from typer.testing import CliRunner
+
+from components import serving_dir
+from components.example_proto import Example
+from components.features import IMAGE, LABEL, LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
+from components.tfrecords import read_records
+from pipeline import history, results
+from pipeline.cli import NOT_BLESSED, app
+from pipeline.config import Config, load_config
+from pipeline.served_model import ServedModel
+
+pytestmark = pytest.mark.slow
+
+TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+MODEL_STEPS = {"Trainer", "LatestPushedModel", "CaptchaEvaluator", "AtomicPusher"}
+
+
+def call(*arguments: str, exit_code: int = 0) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == exit_code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    root = tmp_path_factory.mktemp("tiny")
+    return ["--config", str(TINY), "--set", f"root={root / 'output'}", "--set", f"data.root={root / 'data'}"]
+
+
+@pytest.fixture(scope="module")
+def config(options: list[str]) -> Config:
+    return load_config(options[1], options[3::2])
+
+
+@pytest.fixture(scope="module")
+def first_run(options: list[str], config: Config) -> history.RunRecord:
+    call("data", "synth", *options)
+    output = call("run", *options)
+    assert "Blessed" in output
+    run = history.latest_run(config.metadata_path)
+    assert run is not None
+    return run
+
+
+def served(config: Config) -> ServedModel:
+    return ServedModel(serving_dir.versions(config.serving_dir)[0].path)
+
+
+def examples(folder: str) -> list[Example]:
+    return [Example.FromString(item.data) for path in sorted(Path(folder).glob("*.gz")) for item in read_records(str(path))]
+
+
+def value(example: Example, name: str) -> bytes:
+    content: bytes = example.features.feature[name].bytes_list.value[0]
+    return content
+
+
+def test_every_step_is_done_and_one_version_is_pushed(first_run: history.RunRecord, config: Config) -> None:
+    assert [step.state for step in first_run.steps] == ["done"] * len(first_run.steps)
+    assert [str(pushed.version) for pushed in serving_dir.versions(config.serving_dir)] == [first_run.pushed_version]
+    assert first_run.blessed
+
+
+def test_transform_keeps_the_pixels_and_puts_labels_in_charset_order(first_run: history.RunRecord, config: Config) -> None:
+    spec = config.captcha
+    uri = first_run.artifact_uri("CaptchaExampleGen", "examples")
+    raw = {value(example, LABEL).decode(): example for example in examples(f"{uri}/Split-train")}
+    transformed = examples(f"{first_run.artifact_uri('Transform', 'transformed_examples')}/Split-train")
+    pixels = np.stack([np.frombuffer(value(example, PIXELS), np.uint8) for example in transformed])
+    assert pixels.shape[1] == spec.height * spec.width * spec.channels
+    labels = {spec.decode(list(example.features.feature[LABEL_IDS].int64_list.value)) for example in transformed}
+    assert labels == set(raw)
+    statistics = {name: transformed[0].features.feature[name].float_list.value[0] for name in (PIXEL_MEAN, PIXEL_STD)}
+    assert statistics[PIXEL_MEAN] == pytest.approx(pixels.mean(dtype=np.float64), rel=1e-4)
+    assert statistics[PIXEL_STD] == pytest.approx(pixels.std(dtype=np.float64), rel=1e-4)
+
+
+def test_the_evaluators_figures_are_those_of_plain_numpy(first_run: history.RunRecord, config: Config) -> None:
+    spec = config.captcha
+    test = examples(f"{first_run.artifact_uri('CaptchaExampleGen', 'examples')}/Split-test")
+    truth = np.array([spec.encode(value(example, LABEL).decode()) for example in test])
+    readings = list(served(config).read([value(example, IMAGE) for example in test]))
+    read = np.stack([reading.probabilities for reading in readings]).argmax(axis=-1)
+    figures = results.outcome(config, first_run).evaluation.overall
+    assert figures.example_count == len(test)
+    assert figures.sequence_accuracy.value == pytest.approx((read == truth).all(axis=1).mean())
+    assert [rate.value for rate in figures.position_accuracy] == pytest.approx((read == truth).mean(axis=0).tolist())
+    confusion = np.zeros((spec.num_classes, spec.num_classes), int)
+    np.add.at(confusion, (truth.ravel(), read.ravel()), 1)
+    assert figures.confusion_matrix.tolist() == confusion.tolist()
+    assert [reading.text for reading in readings] == [spec.decode(list(ids)) for ids in read]
+
+
+def test_the_model_answers_to_its_signatures(first_run: history.RunRecord, config: Config) -> None:
+    loaded = tf.saved_model.load(str(serving_dir.versions(config.serving_dir)[0].path))
+    assert set(loaded.signatures) == {"serving_default", "serving_examples", "transform_features"}
+    test = examples(f"{first_run.artifact_uri('CaptchaExampleGen', 'examples')}/Split-test")[:3]
+    images = [value(example, IMAGE) for example in test]
+    good = loaded.signatures["serving_default"](image=tf.constant([images[0], b"no picture", images[1]]))
+    assert good["valid"].numpy().tolist() == [True, False, True]
+    assert good["text"].numpy()[1] == b""
+    serialized = tf.constant([example.SerializeToString() for example in test])
+    by_example = loaded.signatures["serving_examples"](examples=serialized)
+    assert by_example["text"].numpy()[:2].tolist() == [good["text"].numpy()[0], good["text"].numpy()[2]]
+    ids = loaded.signatures["transform_features"](examples=serialized)[LABEL_IDS].numpy().tolist()
+    assert ids == [config.captcha.encode(value(example, LABEL).decode()) for example in test]
+
+
+def test_the_report_and_the_history_tell_of_the_run(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+    html = results.outcome(config, first_run).report.read_text(encoding="utf-8")
+    assert first_run.run_id in html
+    assert first_run.run_id in call("runs", *options)
+    assert first_run.pushed_version
+    assert "span-000001" in call("runs", "--version", first_run.pushed_version, *options)
+
+
+def test_evaluate_agrees_with_the_evaluator(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+    measured = json.loads(call("evaluate", "--json", *options))
+    figures = results.outcome(config, first_run).evaluation.overall
+    assert measured["example_count"] == figures.example_count
+    assert measured["sequence_accuracy"]["value"] == pytest.approx(figures.sequence_accuracy.value)
+
+
+def test_predict_reads_the_good_files_and_names_the_others(first_run: history.RunRecord, options: list[str], tmp_path: Path) -> None:
+    test = examples(f"{first_run.artifact_uri('CaptchaExampleGen', 'examples')}/Split-test")
+    good, text, empty = tmp_path / "good.png", tmp_path / "text.png", tmp_path / "empty.png"
+    good.write_bytes(value(test[0], IMAGE))
+    text.write_text("not a picture")
+    empty.touch()
+    lines = call("predict", "--json", *options, str(text), str(good), str(empty), str(tmp_path / "missing.png"), exit_code=1).splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert [bool(answer["error"]) for answer in answers] == [True, False, True, True]
+    assert len(answers[1]["text"]) == 2
+    assert call("predict", *options, str(good)).count("good.png") == 1
+
+
+def test_a_second_run_does_nothing_again(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+    output = call("run", *options)
+    assert "every step was cached" in output
+    again = history.latest_run(config.metadata_path)
+    assert again is not None
+    assert [step.state for step in again.steps] == ["cached"] * len(again.steps)
+    assert len(serving_dir.versions(config.serving_dir)) == 1
+
+
+def test_a_floor_that_is_missed_is_a_result(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+    figures = results.outcome(config, first_run).evaluation.overall
+    if figures.sequence_accuracy.value == 1:
+        pytest.fail("the tiny model must not be perfect, or no floor is above it")
+    output = call("run", *options, "--set", "evaluator.min_sequence_accuracy=1", exit_code=NOT_BLESSED)
+    assert "is under the floor 1 by" in output
+    run = history.latest_run(config.metadata_path)
+    assert run is not None
+    assert {step.node for step in run.steps if step.state == "done"} == {"CaptchaEvaluator", "AtomicPusher"}
+    assert len(serving_dir.versions(config.serving_dir)) == 1
+
+
+def test_a_hyperparameter_reruns_the_trainer_and_what_follows(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+    call("run", *options, "--set", "trainer.epochs=7")
+    run = history.latest_run(config.metadata_path)
+    assert run is not None
+    assert {step.node for step in run.steps if step.state == "done"} == MODEL_STEPS
+    assert results.outcome(config, run).evaluation.baseline is not None
