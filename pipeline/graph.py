@@ -50,7 +50,7 @@ def create_pipeline(config: Config, around: Surroundings) -> pipeline.Pipeline:
         as_of=around.spans,
         source_digest=digests["components.example_gen"],
     )
-    schema = CaptchaSchema(spec=spec, source_digest=digests["components.schema"])
+    schema = CaptchaSchema(spec=spec_json, source_digest=digests["components.schema"])
     statistics = StatisticsGen(examples=example_gen.outputs["examples"], schema=schema.outputs["schema"])
     gate = SchemaGate(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
     transform = Transform(

@@ -1,0 +1,111 @@
+"""What happens to a record between its check and the model. The same graph is in the served model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from components.captcha import CaptchaSpec
+from components.features import BRIGHTNESS, CHARACTERS, CONTRAST, IMAGE, LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
+
+_WHITE: Final = (255, 255, 255)
+_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+# ITU-R 601 luma in 1/65536, as Pillow has it: what CaptchaExampleGen measures is what the model gets.
+_LUMA: Final = (19595, 38470, 7471)
+
+
+def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    """Decodes and sizes the pictures, measures the training split, and turns labels into class ids.
+
+    PIXELS and the two measures need IMAGE alone, and LABEL_IDS needs CHARACTERS alone, so that the served model can ask for
+    either. The measures are of the pictures in their own size: where Transform resizes them they hold nearly.
+
+    Args:
+      inputs: what CaptchaExampleGen emits; components/features.py gives types and shapes.
+      custom_config: `spec`, the CaptchaSpec as JSON, and `background`, RGB from 0 to 255.
+
+    Returns:
+      PIXELS string [N], PIXEL_MEAN and PIXEL_STD float32 [N], LABEL_IDS int64 [N, max_length].
+    """
+    spec = CaptchaSpec.model_validate_json(custom_config["spec"])
+    images = tf.reshape(inputs[IMAGE], [-1])
+    size = spec.height * spec.width * spec.channels
+
+    def raw_pixels(encoded: tf.Tensor) -> tf.Tensor:
+        pixels = decode_picture(encoded, spec.height, spec.width, spec.channels, custom_config["background"])
+        # A TensorProto ends with the tensor's bytes: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/framework/tensor.proto
+        return tf.strings.substr(tf.io.serialize_tensor(pixels), -size, size)
+
+    mean, std = _pixel_statistics(inputs[BRIGHTNESS], inputs[CONTRAST])
+    return {
+        PIXELS: tf.map_fn(raw_pixels, images, fn_output_signature=tf.TensorSpec([], tf.string)),
+        PIXEL_MEAN: tf.fill(tf.shape(images), mean),
+        PIXEL_STD: tf.fill(tf.shape(images), std),
+        LABEL_IDS: _label_ids(inputs[CHARACTERS], spec),
+    }
+
+
+def decode_picture(encoded: tf.Tensor, height: int, width: int, channels: int, background: Sequence[int] = _WHITE) -> tf.Tensor:
+    """Decodes a PNG or JPEG of any size and colour type; transparent pixels show the background.
+
+    Args:
+      encoded: string [].
+      height, width: to which a picture of another size is resized: bilinear, with antialiasing.
+      channels: 3 for colour, 1 for grey.
+      background: RGB, 0 to 255.
+
+    Returns:
+      uint8 [height, width, channels].
+
+    Raises:
+      tf.errors.InvalidArgumentError: when run on bytes that cannot be decoded.
+    """
+    is_png = tf.strings.substr(encoded, 0, len(_PNG_SIGNATURE)) == _PNG_SIGNATURE
+    pixels = tf.cond(is_png, lambda: _decode_png(encoded, background), lambda: tf.cast(tf.io.decode_jpeg(encoded, channels=3), tf.int32))
+    if channels == 1:
+        pixels = (tf.reduce_sum(pixels * _LUMA, axis=-1, keepdims=True) + 32768) // 65536
+    has_size = tf.reduce_all(tf.shape(pixels)[:2] == [height, width])
+    pixels = tf.cond(has_size, lambda: tf.cast(pixels, tf.uint8), lambda: _resize(pixels, height, width))
+    return tf.ensure_shape(pixels, [height, width, channels])
+
+
+def _decode_png(encoded: tf.Tensor, background: Sequence[int]) -> tf.Tensor:
+    """Returns int32 [H, W, 3]."""
+    # Four channels whatever the file has: TensorFlow then decodes palettes and grey as well, and makes them opaque.
+    decoded = tf.cast(tf.io.decode_png(encoded, channels=4), tf.int32)
+    colour, alpha = decoded[..., :3], decoded[..., 3:]
+    return (colour * alpha + tf.constant(background, tf.int32) * (255 - alpha) + 127) // 255
+
+
+def _resize(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    resized = tf.image.resize(pixels, [height, width], antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+
+def _pixel_statistics(brightness: tf.Tensor, contrast: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns mean and standard deviation, float32 [], of all pixel values of the training split.
+
+    By the law of total variance: the variance over all pixels is the mean over the pictures of contrast² + brightness², less the
+    square of the mean. So no picture is decoded to find it.
+    """
+    brightness, contrast = tf.cast(brightness, tf.float64), tf.cast(contrast, tf.float64)
+    mean = tft.mean(brightness)
+    variance = tft.mean(tf.square(contrast) + tf.square(brightness)) - tf.square(mean)
+    # Pictures of one colour throughout have no deviation to divide by.
+    return tf.cast(mean, tf.float32), tf.cast(tf.sqrt(tf.maximum(variance, 1.0)), tf.float32)
+
+
+def _label_ids(characters: tf.SparseTensor, spec: CaptchaSpec) -> tf.Tensor:
+    """Returns int64 [N, max_length]: the class of each character in the order of the charset, padded with `blank_id`."""
+    vocabulary = tft.make_and_track_object(
+        lambda: tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(list(spec.characters), tf.range(len(spec.characters), dtype=tf.int64)),
+            # Without a blank class no position is empty; CaptchaExampleGen lets no other character through.
+            default_value=-1 if spec.blank_id is None else spec.blank_id,
+        ),
+        name="charset",
+    )
+    shape = tf.stack([characters.dense_shape[0], spec.max_length])
+    padded = tf.sparse.to_dense(tf.SparseTensor(characters.indices, characters.values, shape), default_value="")
+    return tf.ensure_shape(vocabulary.lookup(padded), [None, spec.max_length])
