@@ -107,6 +107,19 @@ def latest_run(metadata_path: str | Path) -> RunRecord | None:
     return _run(store, contexts[-1], _nodes(store)) if store and contexts else None
 
 
+def latest_complete_run(metadata_path: str | Path) -> RunRecord:
+    """Returns the newest run whose every step finished, the Pusher included, whether or not the model was blessed.
+
+    Raises:
+      CaptchaPipelineError: there is none, or as `runs`.
+    """
+    for run in reversed(runs(metadata_path)):
+        finished = all(step.state in ("done", "cached") for step in run.steps)
+        if finished and any("pushed_model" in step.outputs for step in run.steps):
+            return run
+    raise CaptchaPipelineError(f"{metadata_path} knows of no run that is complete. Start one with `captcha-pipeline run`.")
+
+
 def lineage(metadata_path: str | Path, version: str) -> Lineage:
     """Follows a pushed version back through the events to the spans it was trained on.
 

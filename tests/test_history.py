@@ -6,6 +6,7 @@ import pytest
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as pb
 from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.types.experimental.simple_artifacts import Metrics
@@ -13,41 +14,39 @@ from tfx.types.experimental.simple_artifacts import Metrics
 from components.errors import CaptchaPipelineError
 from pipeline import history
 
-Out = tfx.dsl.components.OutputArtifact
-In = tfx.dsl.components.InputArtifact
-Parameter = tfx.dsl.components.Parameter
-
 
 @component
-def Reader(spans: Parameter[str], examples: Out[standard_artifacts.Examples], quarantine: Out[Metrics]):
+def Reader(spans: Parameter[str], examples: OutputArtifact[standard_artifacts.Examples], quarantine: OutputArtifact[Metrics]) -> None:
     Path(quarantine.uri).mkdir(parents=True, exist_ok=True)
     if spans:
         examples.set_string_custom_property("spans", spans)
 
 
 @component
-def Fitter(examples: In[standard_artifacts.Examples], epochs: Parameter[int], model: Out[standard_artifacts.Model]):
+def Fitter(
+    examples: InputArtifact[standard_artifacts.Examples], epochs: Parameter[int], model: OutputArtifact[standard_artifacts.Model]
+) -> None:
     if epochs == 13:
         raise ValueError("thirteen")
 
 
 @component
 def Judge(
-    model: In[standard_artifacts.Model],
-    examples: In[standard_artifacts.Examples],
+    model: InputArtifact[standard_artifacts.Model],
+    examples: InputArtifact[standard_artifacts.Examples],
     blessed: Parameter[int],
-    blessing: Out[standard_artifacts.ModelBlessing],
-):
+    blessing: OutputArtifact[standard_artifacts.ModelBlessing],
+) -> None:
     blessing.set_int_custom_property("blessed", blessed)
 
 
 @component
 def Publisher(
-    model: In[standard_artifacts.Model],
-    blessing: In[standard_artifacts.ModelBlessing],
+    model: InputArtifact[standard_artifacts.Model],
+    blessing: InputArtifact[standard_artifacts.ModelBlessing],
     version: Parameter[str],
-    pushed_model: Out[standard_artifacts.PushedModel],
-):
+    pushed_model: OutputArtifact[standard_artifacts.PushedModel],
+) -> None:
     pushed_model.set_int_custom_property("pushed", int(bool(version)))
     if version:
         pushed_model.set_string_custom_property("pushed_version", version)
@@ -87,7 +86,7 @@ def states(record: history.RunRecord) -> dict[str, str]:
     return {step.node: step.state for step in record.steps}
 
 
-def test_no_metadata_file_means_no_runs(tmp_path: Path):
+def test_no_metadata_file_means_no_runs(tmp_path: Path) -> None:
     path = tmp_path / "none" / "metadata.sqlite"
     assert history.runs(path) == []
     assert history.latest_run(path) is None
@@ -97,20 +96,20 @@ def test_no_metadata_file_means_no_runs(tmp_path: Path):
         history.lineage(path, "1")
 
 
-def test_an_empty_file_left_by_a_killed_process_means_no_runs(tmp_path: Path):
+def test_an_empty_file_left_by_a_killed_process_means_no_runs(tmp_path: Path) -> None:
     path = tmp_path / "metadata.sqlite"
     path.touch()
     assert history.runs(path) == []
 
 
-def test_a_file_that_is_not_metadata_is_named(tmp_path: Path):
+def test_a_file_that_is_not_metadata_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metadata.sqlite"
     path.write_text("this is not a database " * 100)
     with pytest.raises(CaptchaPipelineError, match=r"metadata\.sqlite cannot be read"):
         history.runs(path)
 
 
-def test_runs_are_listed_newest_last_with_the_state_of_each_step(metadata_path: Path):
+def test_runs_are_listed_newest_last_with_the_state_of_each_step(metadata_path: Path) -> None:
     records = history.runs(metadata_path)
     assert [states(record) for record in records] == [
         {"Reader": "done", "Fitter": "done", "Judge": "done", "Publisher": "done"},
@@ -128,7 +127,17 @@ def test_runs_are_listed_newest_last_with_the_state_of_each_step(metadata_path: 
     assert history.latest_run(metadata_path) == records[-1]
 
 
-def test_outputs_are_found_by_node_and_key(metadata_path: Path):
+def test_the_latest_complete_run_is_one_whose_pusher_finished(tmp_path: Path) -> None:
+    path = run(tmp_path)
+    complete = history.latest_run(path)
+    with pytest.raises(ValueError, match="thirteen"):
+        run(tmp_path, epochs=13)
+    assert history.latest_complete_run(path) == complete
+    with pytest.raises(CaptchaPipelineError, match="no run that is complete"):
+        history.latest_complete_run(tmp_path / "none.sqlite")
+
+
+def test_outputs_are_found_by_node_and_key(metadata_path: Path) -> None:
     first, second, third, failed, _ = history.runs(metadata_path)
     uri = first.artifact_uri("Reader", "quarantine")
     assert uri is not None
@@ -140,7 +149,7 @@ def test_outputs_are_found_by_node_and_key(metadata_path: Path):
     assert first.artifact_uri("Reader", "nothing") is None
 
 
-def test_lineage_goes_back_to_the_spans_through_cached_steps(metadata_path: Path):
+def test_lineage_goes_back_to_the_spans_through_cached_steps(metadata_path: Path) -> None:
     records = history.runs(metadata_path)
     found = history.lineage(metadata_path, "2")
     assert (found.version, found.spans) == ("2", (1, 2))
@@ -154,18 +163,18 @@ def test_lineage_goes_back_to_the_spans_through_cached_steps(metadata_path: Path
     assert not any(key.startswith("__") for step in found.steps for key in step.properties)
 
 
-def test_lineage_of_an_unknown_version_names_the_known_ones(metadata_path: Path):
+def test_lineage_of_an_unknown_version_names_the_known_ones(metadata_path: Path) -> None:
     with pytest.raises(CaptchaPipelineError, match=r"version 9\. It knows 1, 2"):
         history.lineage(metadata_path, "9")
 
 
-def test_lineage_without_recorded_spans_is_still_a_lineage(tmp_path: Path):
+def test_lineage_without_recorded_spans_is_still_a_lineage(tmp_path: Path) -> None:
     found = history.lineage(run(tmp_path, spans=""), "1")
     assert found.spans == ()
     assert [step.node for step in found.steps] == ["Reader", "Fitter", "Judge", "Publisher"]
 
 
-def test_what_a_killed_process_left_is_marked_once(tmp_path: Path):
+def test_what_a_killed_process_left_is_marked_once(tmp_path: Path) -> None:
     path = run(tmp_path)
     config = pb.ConnectionConfig()
     config.sqlite.filename_uri = str(path)
