@@ -19,7 +19,7 @@ from rich.markup import escape
 from components.errors import CaptchaPipelineError
 from pipeline.data_cli import data_app
 from pipeline.options import DEFAULT_CONFIG, ConfigOption, SetOption
-from pipeline.quiet import silence
+from pipeline.quiet import load_tensorflow, silence
 
 NOT_BLESSED = 3
 
@@ -73,6 +73,7 @@ def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> N
     from pipeline.config import load_config
 
     settings = load_config(config, overrides)
+    load_tensorflow()
     from pipeline import local, results, tables
 
     with tables.StepProgress(console) as progress:
@@ -99,6 +100,7 @@ def evaluate(
     from pipeline.config import load_config
 
     settings = load_config(config, overrides)
+    load_tensorflow()
     from pipeline import evaluation, tables
 
     directory = model or evaluation.newest_model(settings)
@@ -124,6 +126,7 @@ def predict(
     from pipeline.config import load_config
 
     settings = load_config(config, overrides)
+    load_tensorflow()
     from pipeline import evaluation, tables
 
     answers = evaluation.predict(settings, model or evaluation.newest_model(settings), files)
@@ -146,6 +149,7 @@ def runs(
     from pipeline.config import load_config
 
     settings = load_config(config, overrides)
+    load_tensorflow()
     from pipeline import history, tables
 
     if version:
@@ -160,6 +164,7 @@ def report(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -
     from pipeline.config import load_config
 
     settings = load_config(config, overrides)
+    load_tensorflow()
     from pipeline import history, results
 
     record = history.latest_run(settings.metadata_path)

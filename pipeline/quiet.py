@@ -7,7 +7,14 @@ writes is limited by environment variables, which it reads when it is first load
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
+from typing import Final
+
+import absl.logging
+
+# TensorFlow 2.16 calls it an error that its own GPU plugins are registered twice; no level but "fatal" hides that.
+_HARMLESS: Final = (b"Unable to register cuFFT factory", b"Unable to register cuDNN factory", b"Unable to register cuBLAS factory")
 
 
 def silence() -> None:
@@ -21,6 +28,23 @@ def silence() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[errors], force=True)
 
 
+def load_tensorflow() -> None:
+    """Imports TensorFlow, and passes on what its C++ code writes to standard error meanwhile, less what is known to be harmless."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as written:
+            os.dup2(written.fileno(), 2)
+            try:
+                import tensorflow  # noqa: F401
+            finally:
+                os.dup2(terminal, 2)
+                written.seek(0)
+                os.write(2, b"".join(line for line in written if not any(text in line for text in _HARMLESS)))
+    finally:
+        os.close(terminal)
+
+
 def log_to(path: Path) -> None:
     """Sends every log record from INFO up to a file, and none to the terminal."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,9 +56,7 @@ def log_to(path: Path) -> None:
         encoding="utf-8",
         force=True,
     )
-    # TensorFlow's logger and absl's may have handlers of their own.
-    for name in ("absl", "tensorflow"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-        logger.setLevel(logging.INFO)
+    # TensorFlow's logger has a handler of its own; absl sets its logger's level anew from its flag, later.
+    logging.getLogger("tensorflow").handlers.clear()
+    logging.getLogger("tensorflow").propagate = True
+    absl.logging.set_verbosity(absl.logging.INFO)
