@@ -4,13 +4,14 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.components import ExampleValidator
 from tfx.components.example_validator import executor as example_validator
 from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.components.base import executor_spec
+from tfx.dsl.io import fileio
+from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.types.standard_artifacts import Schema
 from tfx.utils import io_utils
@@ -90,7 +91,8 @@ class GateExecutor(example_validator.Executor):
         found = {}
         for split in artifact_utils.decode_split_names(validated.split_names):
             path = os.path.join(artifact_utils.get_split_uri([validated], split), example_validator.DEFAULT_FILE_NAME)
-            found[split] = tfdv.load_anomalies_binary(path)
+            with fileio.open(path, "rb") as file:
+                found[split] = anomalies_pb2.Anomalies.FromString(file.read())
         if text := describe_anomalies(found):
             statistics = artifact_utils.get_single_uri(input_dict["statistics"])
             raise CaptchaPipelineError(
