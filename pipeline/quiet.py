@@ -6,6 +6,7 @@ writes is limited by environment variables, which it reads when it is first load
 
 import logging
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -13,8 +14,14 @@ from typing import Final
 
 import absl.logging
 
-# TensorFlow 2.16 calls it an error that its own GPU plugins are registered twice; no level but "fatal" hides that.
-_HARMLESS: Final = (b"Unable to register cuFFT factory", b"Unable to register cuDNN factory", b"Unable to register cuBLAS factory")
+# What TensorFlow writes while it is loaded and looks for devices, of no use to anyone: information and warnings, which it logs
+# before it has looked at its own log level; that its GPU plugins are registered twice (2.16); and, on a machine without one,
+# that CUDA finds no GPU (2.21).
+_CHATTER: Final = re.compile(
+    rb"[IW]\d{4} |WARNING: All log messages before absl::InitializeLog|.*Unable to register cu(FFT|DNN|BLAS) factory"
+)
+_NO_GPU: Final = re.compile(rb".*failed call to cuInit")
+_GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/dxg")
 
 
 def silence() -> None:
@@ -29,20 +36,22 @@ def silence() -> None:
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow, and passes on what its C++ code writes to standard error meanwhile, less what is known to be harmless."""
+    """Imports TensorFlow and looks for devices, and passes on what its C++ code writes to standard error, less the chatter."""
+    has_gpu = any(os.path.exists(device) for device in _GPU_DEVICES)
     sys.stderr.flush()
     terminal = os.dup(2)
-    try:
-        with tempfile.TemporaryFile() as written:
-            os.dup2(written.fileno(), 2)
-            try:
-                import tensorflow  # noqa: F401
-            finally:
-                os.dup2(terminal, 2)
-                written.seek(0)
-                os.write(2, b"".join(line for line in written if not any(text in line for text in _HARMLESS)))
-    finally:
-        os.close(terminal)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            written.seek(0)
+            lines = (line for line in written if not _CHATTER.match(line) and (has_gpu or not _NO_GPU.match(line)))
+            os.write(2, b"".join(lines))
 
 
 def log_to(path: Path) -> None:

@@ -102,7 +102,7 @@ def print_runs(console: Console, runs: Sequence[RunRecord]) -> None:
         return
     table = Table()
     for column in ("run", "done", "cached", "failed", "seconds", "blessed", "version"):
-        table.add_column(column, justify="left" if column == "run" else "right")
+        table.add_column(column, justify="left" if column == "run" else "right", no_wrap=column == "run")
     for run in runs:
         states = [step.state for step in run.steps]
         failed = ", ".join(f"{step.node} {step.state}" for step in run.steps if step.state in ("failed", "interrupted", "running"))
