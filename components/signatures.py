@@ -1,0 +1,126 @@
+"""What the SavedModel answers to: pictures, tf.Examples, and TFMA's question for the labels."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import keras
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from components.captcha import CaptchaSpec
+from components.features import CONFIDENCE, IMAGE, LABEL_IDS, PROBABILITIES, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE
+from components.training_input import model_inputs
+from components.transform import decode_picture
+
+_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+
+
+class CaptchaServer(tf.Module):
+    """Transform's graph and the model, from encoded pictures to text.
+
+    Each answer holds, in the order of the pictures: TEXT string [N], PROBABILITIES float32 [N, max_length, num_classes],
+    CONFIDENCE float32 [N] and VALID bool [N]. A picture that is not a whole PNG or JPEG of at most `max_pixels` fails no other:
+    its VALID is false, its TEXT empty, its numbers 0.
+    """
+
+    def __init__(self, model: keras.Model, tft_output: tft.TFTransformOutput, spec: CaptchaSpec, max_pixels: int):
+        super().__init__()
+        self._model = model
+        self._spec = spec
+        self._max_pixels = max_pixels
+        self._raw_features = tft_output.raw_feature_spec()
+        self._transform = tft_output.transform_features_layer()
+        self._blank = tf.io.encode_png(tf.zeros([spec.height, spec.width, spec.channels], tf.uint8)).numpy()
+        # One entry a class: the one for "no character here", where there is one, is the last.
+        self._characters = [*spec.characters, ""][: spec.num_classes]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE)])
+    def serving_default(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Reads encoded pictures."""
+        return self._read(image)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def serving_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Reads the pictures of serialized tf.Examples; one without IMAGE counts as a picture that is not valid."""
+        parsed = tf.io.parse_example(examples, {IMAGE: tf.io.FixedLenFeature([], tf.string, default_value="")})
+        return self._read(parsed[IMAGE])
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def transform_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns LABEL_IDS int64 [N, max_length] of serialized tf.Examples. No picture is decoded for it."""
+        raw = {name: feature for name, feature in self._raw_features.items() if name != IMAGE}
+        return {LABEL_IDS: self._transform(tf.io.parse_example(examples, raw))[LABEL_IDS]}
+
+    def _read(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        count = tf.size(images)
+        valid = self._decodable(images)
+        # TensorFlow's convolution on the CPU fails on a batch of no pictures.
+        filler = tf.fill([tf.maximum(1 - count, 0)], self._blank)
+        readable = tf.concat([tf.where(valid, images, self._blank), filler], axis=0)
+        logits = self._model(model_inputs(self._transform({IMAGE: readable}), self._spec), training=False)[:count]
+        probabilities = tf.nn.softmax(logits) * tf.cast(valid, tf.float32)[:, tf.newaxis, tf.newaxis]
+        text = tf.strings.reduce_join(tf.gather(self._characters, tf.argmax(logits, axis=-1)), axis=-1)
+        return {
+            TEXT: tf.where(valid, text, ""),
+            PROBABILITIES: probabilities,
+            CONFIDENCE: tf.reduce_prod(tf.reduce_max(probabilities, axis=-1), axis=-1),
+            VALID: valid,
+        }
+
+    def _decodable(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns bool [N]: which pictures are small enough and can be decoded.
+
+        TensorFlow has no decoding that reports instead of failing. `ignore_errors` of tf.data drops the elements that fail; those
+        that are left say which they are. A blank picture goes first, so that there always is one left.
+        """
+        count = tf.size(images, out_type=tf.int64) + 1
+
+        # The number alone would let TensorFlow leave out the decoding, which nothing else needs.
+        def decode(number: tf.Tensor, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return number, decode_picture(image, self._spec.height, self._spec.width, self._spec.channels)[0, 0, 0]
+
+        pictures = tf.data.Dataset.from_tensor_slices(tf.concat([[self._blank], images], axis=0)).enumerate()
+        decoded = pictures.filter(lambda _, image: self._small(image)).map(decode).ignore_errors(log_warning=False)
+        numbers, _ = decoded.batch(count).get_single_element()
+        return tf.scatter_nd(numbers[:, tf.newaxis], tf.ones_like(numbers, tf.bool), [count])[1:]
+
+    def _small(self, image: tf.Tensor) -> tf.Tensor:
+        """Returns whether a picture, by its header alone, has 1 to max_pixels pixels. Fails on what is neither PNG nor JPEG."""
+        size = tf.cond(
+            tf.strings.substr(image, 0, len(_PNG_SIGNATURE)) == _PNG_SIGNATURE,
+            # IHDR, which must come first, starts with width and height as big-endian 32-bit numbers at byte 16.
+            lambda: tf.io.decode_raw(tf.strings.substr(image, 16, 8), tf.int32, little_endian=False),
+            lambda: tf.io.extract_jpeg_shape(image)[:2],
+        )
+        size = tf.cast(size, tf.int64)
+        return tf.reduce_all(size > 0) & (tf.reduce_prod(size) <= self._max_pixels)
+
+
+def export_model(
+    model: keras.Model,
+    tft_output: tft.TFTransformOutput,
+    spec: CaptchaSpec,
+    max_pixels: int,
+    about: Mapping[str, Any],
+    directory: str,
+) -> None:
+    """Writes a SavedModel with the signatures of CaptchaServer, and in assets.extra what it reads and its weights.
+
+    Args:
+      model: float32, so that the SavedModel runs anywhere.
+      tft_output: Transform's graph.
+      spec: what the model reads.
+      max_pixels: larger pictures are refused before they are decoded.
+      about: goes into SPEC_FILE as it is, beside the spec: JSON values.
+      directory: of the SavedModel; created.
+    """
+    server = CaptchaServer(model, tft_output, spec, max_pixels)
+    signatures = {name: getattr(server, name) for name in ("serving_default", "serving_examples", "transform_features")}
+    tf.saved_model.save(server, directory, signatures=signatures)
+    extra = Path(directory) / "assets.extra"
+    extra.mkdir(exist_ok=True)
+    model.save_weights(extra / WEIGHTS_FILE)
+    content = json.dumps({"spec": spec.model_dump(mode="json"), **about}, ensure_ascii=False, indent=2)
+    (extra / SPEC_FILE).write_text(content + "\n", encoding="utf-8")

@@ -1,0 +1,157 @@
+import itertools
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tfx.components.trainer.fn_args_utils import FnArgs
+from transform_run import draw, emitted, encoded, transform
+
+from components.captcha import CaptchaSpec
+from components.checkpoint import Checkpoint
+from components.errors import CaptchaPipelineError
+from components.features import PROBABILITIES, SPEC_FILE, TEXT, WEIGHTS_FILE
+from components.trainer import HISTORY_FILE, choose_strategy, run_fn
+from pipeline.config import TrainerConfig
+
+SPEC = CaptchaSpec(charset="012", length=2, width=16, height=12, channels=1)
+LABELS = [f"{a}{b}" for a in "012" for b in "012"]
+KEYS = {"loss", "val_loss", "sequence_accuracy", "val_sequence_accuracy", "position_accuracy", "val_position_accuracy", "seconds"}
+
+
+def _rows(seeds: range) -> list[bytes]:
+    return [emitted(encoded(draw(SPEC, label, seed)), label, SPEC) for seed in seeds for label in LABELS]
+
+
+@pytest.fixture(scope="module")
+def transformed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("transformed")
+    transform(SPEC, {"train": _rows(range(20)), "eval": _rows(range(20, 24))}, folder)
+    return folder
+
+
+@pytest.fixture
+def fit(transformed, tmp_path):
+    def run(name: str, **changes) -> Path:
+        """Runs the Trainer with some of its configuration changed; returns the folder with `model` and `logs`."""
+        folder = tmp_path / name
+        trainer = TrainerConfig(epochs=4, batch_size=16, learning_rate=0.01, precision="float32").model_dump() | changes
+        (folder / "logs").mkdir(parents=True)
+        run_fn(
+            FnArgs(
+                train_files=[str(transformed / "train-*")],
+                eval_files=[str(transformed / "eval-*")],
+                transform_output=str(transformed / "graph"),
+                serving_model_dir=str(folder / "model"),
+                model_run_dir=str(folder / "logs"),
+                custom_config={
+                    "spec": SPEC.model_dump_json(),
+                    "trainer": trainer,
+                    "fingerprint": "abc",
+                    "checkpoint_dir": str(tmp_path / "checkpoints"),
+                    "max_pixels": 1000,
+                    "source_digest": "",
+                },
+            )
+        )
+        return folder
+
+    return run
+
+
+def _weights(folder: Path) -> list[np.ndarray]:
+    model = tf.saved_model.load(str(folder / "model"))
+    answer = model.signatures["serving_default"](image=tf.constant([encoded(draw(SPEC, label, 99)) for label in LABELS]))
+    return [answer[PROBABILITIES].numpy()]
+
+
+def _history(folder: Path) -> list[dict[str, float]]:
+    return json.loads((folder / "logs" / HISTORY_FILE).read_text())
+
+
+def test_it_learns_and_the_same_seed_gives_the_same_model(fit, tmp_path, capsys):
+    first = fit("first")
+    history = _history(first)
+    assert [set(epoch) for epoch in history] == [KEYS] * 4
+    assert history[-1]["val_sequence_accuracy"] > 0.9
+    assert "epoch 4/4: loss" in capsys.readouterr().out
+    assert list((first / "logs").rglob("events.out.tfevents*"))
+    assert json.loads((first / "model" / "assets.extra" / SPEC_FILE).read_text())["fingerprint"] == "abc"
+    assert not (tmp_path / "checkpoints" / "abc").exists()
+
+    answer = tf.saved_model.load(str(first / "model")).signatures["serving_default"](
+        image=tf.constant([encoded(draw(SPEC, label, 99)) for label in LABELS])
+    )
+    assert [text.decode() for text in answer[TEXT].numpy()] == LABELS
+
+    second, other = fit("second"), fit("other", seed=2)
+    np.testing.assert_array_equal(_weights(first), _weights(second))
+    assert not np.array_equal(_weights(first), _weights(other))
+
+
+def test_bfloat16_is_exported_in_float32_and_leaves_no_global_policy(fit):
+    folder = fit("mixed", precision="mixed_bfloat16")
+    assert keras.config.dtype_policy().name == "float32"
+    assert _history(folder)[-1]["val_sequence_accuracy"] > 0.9
+    model = tf.saved_model.load(str(folder / "model"))
+    graph = model.signatures["serving_default"].graph.as_graph_def()
+    functions = [*graph.library.function, graph]
+    types = {node.attr["T"].type for part in functions for node in (part.node_def if hasattr(part, "node_def") else part.node)}
+    assert tf.bfloat16.as_datatype_enum not in types
+
+
+class _Killed(BaseException):
+    """Stands for a kill: nothing in the way catches it."""
+
+
+def _kill_after(monkeypatch, epoch: int) -> None:
+    end = Checkpoint.on_epoch_end
+
+    def on_epoch_end(self, number, logs=None):
+        end(self, number, logs)
+        if number + 1 == epoch:
+            raise _Killed
+
+    monkeypatch.setattr(Checkpoint, "on_epoch_end", on_epoch_end)
+
+
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_a_killed_fit_goes_on_after_the_last_epoch(fit, monkeypatch, capsys, epoch):
+    with monkeypatch.context() as patch:
+        _kill_after(patch, epoch)
+        with pytest.raises(_Killed):
+            fit("killed")
+    capsys.readouterr()
+    history = _history(fit("again"))
+    assert f"going on after epoch {epoch} of 4" in capsys.readouterr().out
+    assert len(history) == 4
+    assert all(after["loss"] < before["loss"] for before, after in itertools.pairwise(history))
+
+
+@pytest.mark.parametrize("half", [100, 30_000])
+def test_a_checkpoint_that_cannot_be_read_starts_over(fit, monkeypatch, tmp_path, capsys, caplog, half):
+    with monkeypatch.context() as patch:
+        _kill_after(patch, 1)
+        with pytest.raises(_Killed):
+            fit("killed")
+    (folder,) = (tmp_path / "checkpoints" / "abc").iterdir()
+    weights = folder / WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:half])
+    assert len(_history(fit("again", epochs=1))) == 1
+    assert "cannot be read" in caplog.text
+    assert "going on" not in capsys.readouterr().out
+
+
+def test_it_stops_early_and_keeps_the_best(fit):
+    folder = fit("early", epochs=8, patience=1, learning_rate=1e-9, warmup_epochs=0.0)
+    assert len(_history(folder)) < 8
+
+
+def test_strategies(monkeypatch):
+    assert choose_strategy("auto") is tf.distribute.get_strategy()
+    assert choose_strategy("cpu") is tf.distribute.get_strategy()
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
+    with pytest.raises(CaptchaPipelineError, match=r"trainer\.strategy is one_gpu"):
+        choose_strategy("one_gpu")
