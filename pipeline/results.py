@@ -108,7 +108,7 @@ def write_report(config: Config, outcome: Outcome) -> None:
         history=json.loads((Path(_uri(run, "Trainer", "model_run")) / HISTORY_FILE).read_text(encoding="utf-8")),
         misread=_misread(run),
         quarantine=_quarantine(Path(_uri(run, "CaptchaExampleGen", "quarantine"))),
-        splits=[_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split) for split in features.SPLITS],
+        splits=[_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split, config.captcha.characters) for split in features.SPLITS],
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         versions={"python": platform.python_version()} | {package: importlib.metadata.version(package) for package in _PACKAGES},
     )
@@ -173,16 +173,16 @@ def _picture_of(record: bytes) -> bytes | None:
     return next(iter(feature[features.IMAGE].bytes_list.value), None)
 
 
-def _statistics(folder: Path, split: str) -> report.SplitStatistics:
+def _statistics(folder: Path, split: str, characters: str) -> report.SplitStatistics:
     statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString((folder / f"Split-{split}" / "FeatureStats.pb").read_bytes())
     dataset = statistics.datasets[0]
     by_name = {feature.path.step[0]: feature for feature in dataset.features}
-    buckets = by_name[features.CHARACTERS].string_stats.rank_histogram.buckets
+    counts = {bucket.label: int(bucket.sample_count) for bucket in by_name[features.CHARACTERS].string_stats.rank_histogram.buckets}
     numbers = {name: by_name[name].num_stats for name in _NUMBERS}
     return report.SplitStatistics(
         split=split,
         count=int(dataset.num_examples),
-        characters={bucket.label: int(bucket.sample_count) for bucket in buckets},
+        characters={character: counts.get(character, 0) for character in characters},
         numbers={name: report.Summary(stats.mean, stats.std_dev, stats.min, stats.max) for name, stats in numbers.items()},
     )
 

@@ -1,0 +1,70 @@
+"""A set made with the book's own writer trains unchanged.
+
+The writer below is the book's, its misprints corrected (`1abel_raw`, `tf.train_Feature`) and `tf.python_io` brought up to date.
+"""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from captcha.image import ImageCaptcha
+from test_pipeline import TINY, call
+
+from components import serving_dir
+from pipeline import history, results
+from pipeline.config import load_config
+
+pytestmark = pytest.mark.slow
+
+CHARSET, LENGTH, HEIGHT, WIDTH = "012", 2, 24, 40
+
+
+def _bytes_feature(value: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def write_book_set(folder: Path, count: int, files: int) -> None:
+    folder.mkdir()
+    with open(folder / "data_info.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "type", "shape", "isbyte", "length_type", "default"])
+        writer.writerow(["image_raw", "uint8", f"({HEIGHT}, {WIDTH}, 3)", "True", "fixed", ""])
+        writer.writerow(["label_raw", "int64", f"({LENGTH},)", "True", "fixed", ""])
+        writer.writerow(["map_raw", "int64", f"({LENGTH}, {len(CHARSET)})", "True", "fixed", ""])
+    generator = ImageCaptcha(width=WIDTH, height=HEIGHT, font_sizes=(16, 18))
+    rng = np.random.default_rng(7)
+    for number in range(files):
+        with tf.io.TFRecordWriter(str(folder / f"captcha_{number}.tfrecord")) as records:
+            for _ in range(count // files):
+                label = rng.integers(0, len(CHARSET), LENGTH)
+                image = np.array(generator.create_captcha_image("".join(CHARSET[i] for i in label), (20, 20, 120), (250, 250, 250)))
+                features = tf.train.Features(
+                    feature={
+                        "image_raw": _bytes_feature(image.tobytes()),
+                        "label_raw": _bytes_feature(label.astype(np.int64).tobytes()),
+                        "map_raw": _bytes_feature(np.eye(len(CHARSET), dtype=np.int64)[label].tobytes()),
+                    }
+                )
+                records.write(tf.train.Example(features=features).SerializeToString())
+
+
+@pytest.mark.parametrize("layout", ["canonical", "book"])
+def test_the_books_records_train(tmp_path: Path, layout: str) -> None:
+    write_book_set(tmp_path / "book", 900, 3)
+    options = ["--config", str(TINY), "--set", f"root={tmp_path / 'output'}", "--set", f"data.root={tmp_path / 'data'}"]
+    options += ["--set", "captcha.channels=3", "--set", "trainer.epochs=4"]
+    call("data", "import", str(tmp_path / "book"), "--layout", layout, *options)
+    manifest = json.loads((tmp_path / "data" / "span-000001" / "manifest.json").read_text())
+    assert manifest["layout"] == layout
+    assert sum(manifest["counts"].values()) == 900
+    call("run", *options)
+    config = load_config(TINY, options[3::2])
+    run = history.latest_run(config.metadata_path)
+    assert run is not None
+    figures = results.outcome(config, run).evaluation.overall
+    assert figures.example_count == manifest["counts"]["test"]
+    assert figures.sequence_accuracy.lower > 1 / len(CHARSET) ** LENGTH
+    assert len(serving_dir.versions(config.serving_dir)) == 1
