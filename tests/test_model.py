@@ -11,21 +11,21 @@ SMALL = CaptchaSpec(charset="abc", length=3, width=8, height=8, channels=1)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_takes_the_smallest_picture(preset):
+def test_every_preset_takes_the_smallest_picture(preset: str) -> None:
     model = build_model(SMALL, preset)
     logits = model(np.zeros((2, 8, 8, 1), np.float32))
     assert logits.shape == (2, 3, 3)
     assert logits.dtype == tf.float32
 
 
-def test_one_head_a_position_with_a_class_for_blank():
+def test_one_head_a_position_with_a_class_for_blank() -> None:
     spec = CaptchaSpec(charset="абв", length=LengthRange(min=2, max=5), width=37, height=19)
     model = build_model(spec, "vgg-slim")
     assert model.output_shape == (None, 5, 4)
     assert [layer.name for layer in model.layers if layer.name.startswith("head_")] == [f"head_{i}" for i in range(1, 6)]
 
 
-def test_vgg_book_has_the_layers_of_the_book():
+def test_vgg_book_has_the_layers_of_the_book() -> None:
     model = build_model(CaptchaSpec(), "vgg-book")
     filters = {layer.name: layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D)}
     assert filters == {
@@ -37,7 +37,7 @@ def test_vgg_book_has_the_layers_of_the_book():
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
 
 
-def test_heads_line_up_with_labels():
+def test_heads_line_up_with_labels() -> None:
     """Head i decides position i of its own picture: stacked on axis 1, not concatenated on axis 0."""
     model = build_model(SMALL, "vgg-slim")
     for position in range(3):
@@ -47,7 +47,7 @@ def test_heads_line_up_with_labels():
     np.testing.assert_array_equal(logits.argmax(-1), [[0, 1, 2]] * 4)
 
 
-def test_bfloat16_gives_float32_logits_and_shares_weights_with_float32():
+def test_bfloat16_gives_float32_logits_and_shares_weights_with_float32() -> None:
     mixed, full = build_model(SMALL, "vgg-slim", "mixed_bfloat16"), build_model(SMALL, "vgg-slim")
     full.set_weights(mixed.get_weights())
     images = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype(np.float32)
@@ -58,7 +58,7 @@ def test_bfloat16_gives_float32_logits_and_shares_weights_with_float32():
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_loss_and_metrics_against_numpy():
+def test_loss_and_metrics_against_numpy() -> None:
     labels = np.array([[0, 1, 2], [2, 2, 2], [1, 0, 1]])
     logits = np.random.default_rng(0).normal(size=(3, 3, 3)).astype(np.float32)
     logits[0] += 9 * np.eye(3)[labels[0]]
@@ -76,7 +76,7 @@ def test_loss_and_metrics_against_numpy():
 @pytest.mark.parametrize(
     ("flags", "expected"), [({"avx2"}, "float32"), ({"avx2", "avx512_bf16"}, "mixed_bfloat16"), ({"amx_bf16"}, "mixed_bfloat16")]
 )
-def test_auto_precision_follows_the_processor(monkeypatch, flags, expected):
+def test_auto_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch, flags: set[str], expected: str) -> None:
     monkeypatch.setattr(model_module, "_cpu_flags", lambda: flags)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     assert training_dtype("auto") == expected

@@ -1,10 +1,14 @@
 import json
 import struct
 import zlib
+from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_transform as tft
 from PIL import Image
 from transform_run import draw, emitted, encoded, transform
 
@@ -18,15 +22,16 @@ from components.training_input import model_inputs
 SPEC = CaptchaSpec(charset="абв漢字", length=LengthRange(min=2, max=3), width=24, height=12, channels=3)
 LABELS = ["аб", "漢字в", "в漢", "бба", "字а", "аа"]
 MAX_PIXELS = 1000
+Exported = tuple[Path, keras.Model, tft.TFTransformOutput]
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def pictures() -> list[bytes]:
     return [encoded(draw(SPEC, label, seed)) for seed, label in enumerate(LABELS)]
 
 
 @pytest.fixture(scope="module")
-def exported(pictures, tmp_path_factory):
+def exported(pictures: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("exported")
     rows = [emitted(picture, label, SPEC) for picture, label in zip(pictures, LABELS, strict=True)]
     output = transform(SPEC, {"train": rows}, folder)
@@ -36,11 +41,11 @@ def exported(pictures, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def signatures(exported):
+def signatures(exported: Exported) -> Any:
     return tf.saved_model.load(str(exported[0])).signatures
 
 
-def _read(signatures, images):
+def _read(signatures: Any, images: list[bytes]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in signatures["serving_default"](image=tf.constant(images, tf.string)).items()}
 
 
@@ -54,7 +59,7 @@ def _png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(bytes(10_000))) + _chunk(b"IEND", b"")
 
 
-def test_answers_are_those_of_the_model(exported, signatures, pictures):
+def test_answers_are_those_of_the_model(exported: Exported, signatures: Any, pictures: list[bytes]) -> None:
     _, model, output = exported
     answer = _read(signatures, pictures)
     transformed = output.transform_features_layer()({"image": tf.constant(pictures)})
@@ -65,7 +70,7 @@ def test_answers_are_those_of_the_model(exported, signatures, pictures):
     assert answer[VALID].all()
 
 
-def test_bad_pictures_do_not_fail_the_good(signatures, pictures):
+def test_bad_pictures_do_not_fail_the_good(signatures: Any, pictures: list[bytes]) -> None:
     good = pictures[0]
     large = Image.new("RGB", (40, 26))
     bad = {
@@ -94,7 +99,7 @@ def test_bad_pictures_do_not_fail_the_good(signatures, pictures):
     np.testing.assert_allclose(answer[PROBABILITIES][[0, -1]], alone[PROBABILITIES], atol=1e-6)
 
 
-def test_png_and_jpeg_of_any_size_and_mode_under_the_limit(signatures):
+def test_png_and_jpeg_of_any_size_and_mode_under_the_limit(signatures: Any) -> None:
     picture = draw(SPEC, "аб").resize((30, 20))
     modes = [("RGB", "PNG"), ("L", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("L", "JPEG"), ("RGB", "JPEG")]
     images = [encoded(picture.convert(mode), form) for mode, form in modes]
@@ -102,24 +107,24 @@ def test_png_and_jpeg_of_any_size_and_mode_under_the_limit(signatures):
 
 
 @pytest.mark.parametrize(("images", "valid"), [([], []), ([b"not a picture"], [False])])
-def test_batches_without_a_good_picture(signatures, images, valid):
+def test_batches_without_a_good_picture(signatures: Any, images: list[bytes], valid: list[bool]) -> None:
     answer = _read(signatures, images)
     assert answer[VALID].tolist() == valid
     assert answer[PROBABILITIES].shape == (len(images), 3, 6)
 
 
-def test_tf_examples(signatures, pictures):
+def test_tf_examples(signatures: Any, pictures: list[bytes]) -> None:
     answer = signatures["serving_examples"](examples=tf.constant([*(emitted(picture, "аб", SPEC) for picture in pictures), b""]))
     np.testing.assert_allclose(answer[PROBABILITIES][:-1], _read(signatures, pictures)[PROBABILITIES], atol=1e-6)
     assert answer[VALID].numpy().tolist() == [True] * len(pictures) + [False]
 
 
-def test_labels_for_tfma(signatures, pictures):
+def test_labels_for_tfma(signatures: Any, pictures: list[bytes]) -> None:
     features = signatures["transform_features"](examples=tf.constant([emitted(pictures[0], label, SPEC) for label in LABELS]))
     assert features[LABEL_IDS].numpy().tolist() == [SPEC.encode(label) for label in LABELS]
 
 
-def test_what_lies_beside_the_graph(exported):
+def test_what_lies_beside_the_graph(exported: Exported) -> None:
     folder, model, _ = exported
     about = json.loads((folder / "assets.extra" / SPEC_FILE).read_text())
     assert CaptchaSpec.model_validate(about["spec"]) == SPEC

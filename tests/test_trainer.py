@@ -1,6 +1,8 @@
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,6 +19,7 @@ from components.trainer import HISTORY_FILE, choose_strategy, run_fn
 from pipeline.config import TrainerConfig
 
 SPEC = CaptchaSpec(charset="012", length=2, width=16, height=12, channels=1)
+Fit = Callable[..., Path]
 LABELS = [f"{a}{b}" for a in "012" for b in "012"]
 KEYS = {"loss", "val_loss", "sequence_accuracy", "val_sequence_accuracy", "position_accuracy", "val_position_accuracy", "seconds"}
 
@@ -26,15 +29,15 @@ def _rows(seeds: range) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def transformed(tmp_path_factory) -> Path:
+def transformed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("transformed")
     transform(SPEC, {"train": _rows(range(20)), "eval": _rows(range(20, 24))}, folder)
     return folder
 
 
 @pytest.fixture
-def fit(transformed, tmp_path):
-    def run(name: str, **changes) -> Path:
+def fit(transformed: Path, tmp_path: Path) -> Fit:
+    def run(name: str, **changes: Any) -> Path:
         """Runs the Trainer with some of its configuration changed; returns the folder with `model` and `logs`."""
         folder = tmp_path / name
         trainer = TrainerConfig(epochs=4, batch_size=16, learning_rate=0.01, precision="float32").model_dump() | changes
@@ -71,7 +74,7 @@ def _history(folder: Path) -> list[dict[str, float]]:
     return json.loads((folder / "logs" / HISTORY_FILE).read_text())
 
 
-def test_it_learns_and_the_same_seed_gives_the_same_model(fit, tmp_path, capsys):
+def test_it_learns_and_the_same_seed_gives_the_same_model(fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = fit("first")
     history = _history(first)
     assert [set(epoch) for epoch in history] == [KEYS] * 4
@@ -91,7 +94,7 @@ def test_it_learns_and_the_same_seed_gives_the_same_model(fit, tmp_path, capsys)
     assert not np.array_equal(_weights(first), _weights(other))
 
 
-def test_bfloat16_is_exported_in_float32_and_leaves_no_global_policy(fit):
+def test_bfloat16_is_exported_in_float32_and_leaves_no_global_policy(fit: Fit) -> None:
     folder = fit("mixed", precision="mixed_bfloat16")
     assert keras.config.dtype_policy().name == "float32"
     assert _history(folder)[-1]["val_sequence_accuracy"] > 0.9
@@ -106,10 +109,10 @@ class _Killed(BaseException):
     """Stands for a kill: nothing in the way catches it."""
 
 
-def _kill_after(monkeypatch, epoch: int) -> None:
+def _kill_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     end = Checkpoint.on_epoch_end
 
-    def on_epoch_end(self, number, logs=None):
+    def on_epoch_end(self: Checkpoint, number: int, logs: dict[str, float] | None = None) -> None:
         end(self, number, logs)
         if number + 1 == epoch:
             raise _Killed
@@ -118,7 +121,9 @@ def _kill_after(monkeypatch, epoch: int) -> None:
 
 
 @pytest.mark.parametrize("epoch", [2, 4])
-def test_a_killed_fit_goes_on_after_the_last_epoch(fit, monkeypatch, capsys, epoch):
+def test_a_killed_fit_goes_on_after_the_last_epoch(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], epoch: int
+) -> None:
     with monkeypatch.context() as patch:
         _kill_after(patch, epoch)
         with pytest.raises(_Killed):
@@ -131,7 +136,14 @@ def test_a_killed_fit_goes_on_after_the_last_epoch(fit, monkeypatch, capsys, epo
 
 
 @pytest.mark.parametrize("half", [100, 30_000])
-def test_a_checkpoint_that_cannot_be_read_starts_over(fit, monkeypatch, tmp_path, capsys, caplog, half):
+def test_a_checkpoint_that_cannot_be_read_starts_over(
+    fit: Fit,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    half: int,
+) -> None:
     with monkeypatch.context() as patch:
         _kill_after(patch, 1)
         with pytest.raises(_Killed):
@@ -144,12 +156,12 @@ def test_a_checkpoint_that_cannot_be_read_starts_over(fit, monkeypatch, tmp_path
     assert "going on" not in capsys.readouterr().out
 
 
-def test_it_stops_early_and_keeps_the_best(fit):
+def test_it_stops_early_and_keeps_the_best(fit: Fit) -> None:
     folder = fit("early", epochs=8, patience=1, learning_rate=1e-9, warmup_epochs=0.0)
     assert len(_history(folder)) < 8
 
 
-def test_strategies(monkeypatch):
+def test_strategies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_strategy("auto") is tf.distribute.get_strategy()
     assert choose_strategy("cpu") is tf.distribute.get_strategy()
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])

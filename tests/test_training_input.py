@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,12 +15,12 @@ MEAN, STD = 100.0, 40.0
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def pictures() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (10, 8, 9, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def files(pictures, tmp_path_factory):
+def files(pictures: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("examples")
     for shard in range(2):
         with tf.io.TFRecordWriter(str(folder / f"shard-{shard}.gz"), "GZIP") as writer:
@@ -32,26 +34,26 @@ def files(pictures, tmp_path_factory):
     return record_files([str(folder / "*")], "train")
 
 
-def test_model_inputs_normalises_row_major_pixels(pictures):
+def test_model_inputs_normalises_row_major_pixels(pictures: np.ndarray) -> None:
     features = {PIXELS: [[p.tobytes()] for p in pictures], PIXEL_MEAN: [[MEAN]] * 10, PIXEL_STD: [[STD]] * 10}
     inputs = model_inputs({name: tf.constant(value) for name, value in features.items()}, SPEC)
     np.testing.assert_allclose(inputs, (pictures.astype(np.float32) - MEAN) / STD, rtol=1e-5)
 
 
-def test_evaluation_keeps_order(files, pictures):
+def test_evaluation_keeps_order(files: list[str], pictures: np.ndarray) -> None:
     images, labels = (np.concatenate(parts) for parts in zip(*evaluation_batches(files, SPEC, 4).as_numpy_iterator(), strict=True))
     assert count_records(files) == 10
     np.testing.assert_allclose(images, (pictures.astype(np.float32) - MEAN) / STD, rtol=1e-5)
     np.testing.assert_array_equal(labels[:, 0], np.arange(10) % 3)
 
 
-def _epochs(files, seed, shift=2):
+def _epochs(files: list[str], seed: int, shift: int = 2) -> list[list[np.ndarray]]:
     batches = training_batches(files, 10, SPEC, 4, shift, seed)
     return [[images for images, _ in batches.as_numpy_iterator()] for _ in range(2)]
 
 
 @pytest.mark.parametrize("memory", [2 << 30, 3 * 8 * 9 * 3])
-def test_training_shuffles_shifts_and_repeats_with_its_seed(files, memory, monkeypatch):
+def test_training_shuffles_shifts_and_repeats_with_its_seed(files: list[str], memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_input, "_MEMORY_BYTES", memory)  # all of it, or three pictures at a time
     first, second = _epochs(files, seed=1)
     assert [len(batch) for batch in first] == [4, 4, 2]
@@ -62,13 +64,13 @@ def test_training_shuffles_shifts_and_repeats_with_its_seed(files, memory, monke
     assert not np.array_equal(first[0], _epochs(files, seed=2)[0][0])
 
 
-def test_an_epoch_holds_each_record_once(files, pictures):
+def test_an_epoch_holds_each_record_once(files: list[str], pictures: np.ndarray) -> None:
     first, _ = _epochs(files, seed=1, shift=0)
     restored = np.concatenate(first) * STD + MEAN
     assert {p.tobytes() for p in restored.round().astype(np.uint8)} == {p.tobytes() for p in pictures}
 
 
-def test_random_shift_moves_each_picture_as_a_whole():
+def test_random_shift_moves_each_picture_as_a_whole() -> None:
     images = np.arange(200 * 8 * 9, dtype=np.float32).reshape(200, 8, 9, 1)
     moved = random_shift(tf.constant(images), 1, tf.constant([3, 4], tf.int64)).numpy()
     padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], "symmetric")
@@ -80,6 +82,6 @@ def test_random_shift_moves_each_picture_as_a_whole():
     assert len(seen) == 9
 
 
-def test_an_empty_split_is_named(tmp_path):
+def test_an_empty_split_is_named(tmp_path: Path) -> None:
     with pytest.raises(CaptchaPipelineError, match="eval split is empty"):
         record_files([str(tmp_path / "*")], "eval")
