@@ -32,8 +32,12 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
     images = tf.reshape(inputs[IMAGE], [-1])
     size = spec.height * spec.width * spec.channels
 
+    def decoded(encoded: tf.Tensor) -> tf.Tensor:
+        return decode_picture(encoded, spec.height, spec.width, spec.channels, custom_config["background"])
+
     def raw_pixels(encoded: tf.Tensor) -> tf.Tensor:
-        pixels = decode_picture(encoded, spec.height, spec.width, spec.channels, custom_config["background"])
+        # TFT's layer puts an empty string where the caller gives no picture.
+        pixels = tf.cond(encoded == "", lambda: tf.zeros([spec.height, spec.width, spec.channels], tf.uint8), lambda: decoded(encoded))
         # A TensorProto ends with the tensor's bytes: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/framework/tensor.proto
         return tf.strings.substr(tf.io.serialize_tensor(pixels), -size, size)
 
@@ -62,7 +66,7 @@ def decode_picture(encoded: tf.Tensor, height: int, width: int, channels: int, b
       tf.errors.InvalidArgumentError: when run on bytes that cannot be decoded.
     """
     is_png = tf.strings.substr(encoded, 0, len(_PNG_SIGNATURE)) == _PNG_SIGNATURE
-    pixels = tf.cond(is_png, lambda: _decode_png(encoded, background), lambda: tf.cast(tf.io.decode_jpeg(encoded, channels=3), tf.int32))
+    pixels = tf.cond(is_png, lambda: _decode_png(encoded, background), lambda: _decode_jpeg(encoded))
     if channels == 1:
         pixels = (tf.reduce_sum(pixels * _LUMA, axis=-1, keepdims=True) + 32768) // 65536
     has_size = tf.reduce_all(tf.shape(pixels)[:2] == [height, width])
@@ -72,10 +76,20 @@ def decode_picture(encoded: tf.Tensor, height: int, width: int, channels: int, b
 
 def _decode_png(encoded: tf.Tensor, background: Sequence[int]) -> tf.Tensor:
     """Returns int32 [H, W, 3]."""
-    # Four channels whatever the file has: TensorFlow then decodes palettes and grey as well, and makes them opaque.
+    # Unless asked for four channels, TensorFlow passes over a colour that is declared transparent.
     decoded = tf.cast(tf.io.decode_png(encoded, channels=4), tf.int32)
     colour, alpha = decoded[..., :3], decoded[..., 3:]
+    # But where there is no transparency, it fills in the largest value of the file's own bit depth, such as 1. Byte 24 is that depth.
+    depth = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 24, 1), tf.uint8)[0], tf.int32)
+    opaque = tf.bitwise.left_shift(1, tf.minimum(depth, 8)) - 1
+    alpha = tf.where(tf.reduce_all(alpha == opaque), 255, alpha)
     return (colour * alpha + tf.constant(background, tf.int32) * (255 - alpha) + 127) // 255
+
+
+def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns int32 [H, W, 3]."""
+    # The accurate DCT gives the pixels that Pillow gives.
+    return tf.cast(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), tf.int32)
 
 
 def _resize(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:
