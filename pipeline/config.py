@@ -49,7 +49,7 @@ class SynthConfig(Section):
     shard_size: int = Field(4_000, ge=1, description="pictures a shard: the unit of work of one worker")
     fonts: tuple[str, ...] = Field((), description="paths of TrueType fonts; none for the captcha library's own")
     font_sizes: tuple[Annotated[int, Field(ge=6, le=512)], ...] = Field((), description="points; none for the captcha library's own")
-    noise_dots: int = Field(30, ge=0, le=10_000)
+    noise_dots: int | None = Field(None, ge=0, le=10_000, description="null for as dense as the captcha library's own: 30 on 160 x 60")
     noise_curve: bool = True
 
 

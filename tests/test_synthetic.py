@@ -42,17 +42,20 @@ def examples(span):
 
 
 @pytest.mark.parametrize("label", ["0", "8461", "XKCD9"])
-def test_by_default_it_draws_what_the_library_draws(label):
-    painter = CaptchaPainter(plan())
-    library = ImageCaptcha(100, 30, font_sizes=(21, 25, 28))
+def test_at_the_librarys_own_size_it_draws_what_the_library_draws(label):
+    painter = CaptchaPainter(plan(spec=CaptchaSpec(width=160, height=60)))
+    library = ImageCaptcha()
     random.seed(label)
     ours = painter.draw(label)[0]
     random.seed(label)
     assert ours.tobytes() == library.generate_image(label).tobytes()
 
 
-def test_at_the_librarys_own_height_the_sizes_are_its_own():
-    assert plan(spec=CaptchaSpec(height=60)).effective_font_sizes == ImageCaptcha()._font_sizes
+def test_on_smaller_pictures_fonts_and_noise_are_in_proportion():
+    small = plan(spec=CaptchaSpec(width=80, height=30))
+    assert small.effective_font_sizes == (21, 25, 28)
+    assert small.effective_noise_dots == 8
+    assert plan(font_sizes=(9,), noise_dots=0).effective_noise_dots == 0
 
 
 def test_the_bytes_do_not_depend_on_the_workers(tmp_path):

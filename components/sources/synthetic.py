@@ -29,8 +29,9 @@ from components.records import DataInfo, book_example, canonical_example, encode
 from components.sources.spans import Layout, ShardFile, ShardWriter, Span, new_span, write_manifest
 
 SOURCE: Final = "synthetic"
-# The library's default sizes are 42, 50 and 56 points on pictures 60 pixels high.
+# The library's defaults are for pictures of 160 x 60 pixels: fonts of 42, 50 and 56 points, and 30 dots.
 _RELATIVE_FONT_SIZES: Final = (42 / 60, 50 / 60, 56 / 60)
+_DOTS_PER_PIXEL: Final = 30 / (160 * 60)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class SynthPlan:
       fonts: paths of TrueType fonts, none for the library's own.
       font_sizes: in points, none for the library's own, in proportion to the height.
       splits: the relative size of each split.
+      noise_dots: in a picture, None for as many as the library's own, in proportion to the area.
     """
 
     spec: CaptchaSpec
@@ -52,7 +54,7 @@ class SynthPlan:
     splits: dict[str, int]
     fonts: tuple[str, ...] = ()
     font_sizes: tuple[int, ...] = ()
-    noise_dots: int = 30
+    noise_dots: int | None = None
     noise_curve: bool = True
     layout: Layout = "canonical"
 
@@ -63,6 +65,10 @@ class SynthPlan:
     @property
     def effective_font_sizes(self) -> tuple[int, ...]:
         return self.font_sizes or tuple(max(6, round(size * self.spec.height)) for size in _RELATIVE_FONT_SIZES)
+
+    @property
+    def effective_noise_dots(self) -> int:
+        return round(_DOTS_PER_PIXEL * self.spec.width * self.spec.height) if self.noise_dots is None else self.noise_dots
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class CaptchaPainter(ImageCaptcha):
             "background": background,
             "colour": colour,
             "curve": plan.noise_curve,
-            "dots": plan.noise_dots,
+            "dots": plan.effective_noise_dots,
             "font_sizes": self._sizes,
             "fonts": [Path(font).name for font in self._fonts],
         }
@@ -104,7 +110,7 @@ class CaptchaPainter(ImageCaptcha):
         background = random_color(238, 255)
         colour = random_color(10, 200, random.randint(220, 255))  # noqa: S311
         image = self.create_captcha_image(label, colour, background)
-        self.create_noise_dots(image, colour, number=self._plan.noise_dots)
+        self.create_noise_dots(image, colour, number=self._plan.effective_noise_dots)
         if self._plan.noise_curve:
             self.create_noise_curve(image, colour)
         return image.filter(SMOOTH), background, colour
@@ -157,7 +163,8 @@ def synthesise(plan: SynthPlan, root: str | Path, workers: int = 1, on_pictures:
             DataInfo.for_spec(plan.spec).save(draft / DATA_INFO)
         params = {key: value for key, value in asdict(plan).items() if key not in ("spec", "seed", "layout")}
         # Another release of either draws other pictures from the same seed.
-        params |= {"font_sizes": plan.effective_font_sizes, **{name: importlib.metadata.version(name) for name in ("captcha", "pillow")}}
+        params |= {"font_sizes": plan.effective_font_sizes, "noise_dots": plan.effective_noise_dots}
+        params |= {name: importlib.metadata.version(name) for name in ("captcha", "pillow")}
         write_manifest(draft, layout=plan.layout, spec=plan.spec, seed=plan.seed, source=SOURCE, params=params, files=files)
     return making.span
 
