@@ -39,7 +39,7 @@ _BOOK_GROUPS: Final = ((64, 64), (128, 128), (128, 128, 128), (256, 128, 128), (
 PRESETS: Final = MappingProxyType(
     {
         # The heads see the map itself, not a pooled or a dense summary of it: where a character stands is what tells them apart.
-        "vgg-slim": Preset(groups=((16,), (32,), (64, 64), (128, 128)), dropout=0.2),
+        "vgg-slim": Preset(groups=((16,), (32, 32), (64, 64), (128, 128), (256,)), dropout=0.3),
         "vgg16-bn": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096)),
         "vgg-book": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096), batch_norm=False),
     }
@@ -74,11 +74,16 @@ def build_model(spec: CaptchaSpec, preset: str, dtype: str = "float32") -> keras
     weights = {"kernel_initializer": "he_normal", "use_bias": not design.batch_norm, "dtype": policy}
     x = inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="float32", name="image")
     for group, filters in enumerate(design.groups, start=1):
+        # "same" rounds up, so that small pictures never reach a height of zero.
+        pool = keras.layers.MaxPooling2D(2, padding="same", name=f"pool{group}", dtype=policy)
         for number, count in enumerate(filters, start=1):
             name = f"conv{group}_{number}"
-            x = activate(keras.layers.Conv2D(count, 3, padding="same", name=name, **weights)(x), name)
-        # "same" rounds up, so that small pictures never reach a height of zero.
-        x = keras.layers.MaxPooling2D(2, padding="same", name=f"pool{group}", dtype=policy)(x)
+            x = keras.layers.Conv2D(count, 3, padding="same", name=name, **weights)(x)
+            if design.batch_norm and number == len(filters):
+                x = pool(x)  # Before the normalisation and the ReLU, which then have a quarter of the pixels to do.
+            x = activate(x, name)
+        if not design.batch_norm:
+            x = pool(x)
     x = keras.layers.Flatten(name="flatten", dtype=policy)(x)
     for number, units in enumerate(design.dense, start=len(design.groups) + 1):
         x = activate(keras.layers.Dense(units, name=f"fc{number}", **weights)(x), f"fc{number}")
