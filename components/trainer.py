@@ -54,7 +54,7 @@ def run_fn(fn_args: FnArgs) -> None:
     config = fn_args.custom_config
     spec = CaptchaSpec.model_validate_json(config["spec"])
     parameters = Hyperparameters(**config["trainer"])
-    # Also makes each operation deterministic: the same seed gives the same weights.
+    # On a CPU that is enough for the same weights twice: TensorFlow's kernels for it add up in a fixed order.
     keras.utils.set_random_seed(parameters.seed)
     train_files, eval_files = record_files(fn_args.train_files, "train"), record_files(fn_args.eval_files, "eval")
     count = count_records(train_files)
