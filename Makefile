@@ -24,7 +24,7 @@ test: install
 check: install
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) mypy components pipeline
+	$(RUN) mypy components pipeline benchmarks
 	$(RUN) mypy --allow-untyped-defs tests
 
 # The pictures are made once; remove the folder to have them made anew.

@@ -79,7 +79,9 @@ def main() -> None:
         ServedModel(pushed.path)
         states = [step.state for run in history.runs(config.metadata_path) for step in run.steps]
         assert "running" not in states, states
-        print(f"complete: version {pushed.version}; of {len(STEPS)} killed runs, {states.count('interrupted')} steps are marked interrupted")
+        print(
+            f"complete: version {pushed.version}; {len(STEPS)} runs were killed, {states.count('interrupted')} steps are marked interrupted"
+        )
 
 
 if __name__ == "__main__":

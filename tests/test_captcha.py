@@ -36,7 +36,8 @@ def test_any_text_is_either_canonical_or_refused_with_a_reason(text: str) -> Non
     try:
         label = spec.canonical(text)
     except LabelError as error:
-        assert error.reason in ("label_empty", "label_length", "label_charset")
+        reason = error.reason
+        assert reason in ("label_empty", "label_length", "label_charset")
     else:
         assert 2 <= len(label) <= 5
         assert set(label) <= set(spec.characters)

@@ -61,7 +61,7 @@ def test_errors_name_the_key_and_the_remedy(tmp_path: Path, text: str, overrides
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CaptchaPipelineError, match="Cannot read the configuration .*none.yaml: No such file"):
+    with pytest.raises(CaptchaPipelineError, match=r"Cannot read the configuration .*none\.yaml: No such file"):
         load_config(tmp_path / "none.yaml")
 
 
