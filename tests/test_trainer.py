@@ -16,8 +16,9 @@ from components.features import PROBABILITIES, SPEC_FILE, TEXT
 from components.trainer import HISTORY_FILE, choose_strategy, run_fn
 from pipeline.config import TrainerConfig
 
-SPEC = CaptchaSpec(charset="012", length=2, width=16, height=12, channels=1)
+SPEC = CaptchaSpec(charset="012", length=2, width=16, height=32, channels=1)
 Fit = Callable[..., Path]
+EPOCHS = 5
 LABELS = [f"{a}{b}" for a in "012" for b in "012"]
 KEYS = {"loss", "val_loss", "sequence_accuracy", "val_sequence_accuracy", "position_accuracy", "val_position_accuracy", "seconds"}
 
@@ -38,7 +39,7 @@ def fit(transformed: Path, tmp_path: Path) -> Fit:
     def run(name: str, **changes: Any) -> Path:
         """Runs the Trainer with some of its configuration changed; returns the folder with `model` and `logs`."""
         folder = tmp_path / name
-        trainer = TrainerConfig(epochs=4, batch_size=16, learning_rate=0.01, precision="float32").model_dump() | changes
+        trainer = TrainerConfig(epochs=EPOCHS, batch_size=16, learning_rate=0.01, precision="float32").model_dump() | changes
         (folder / "logs").mkdir(parents=True)
         run_fn(
             FnArgs(
@@ -75,9 +76,9 @@ def _history(folder: Path) -> list[dict[str, float]]:
 def test_it_learns_and_the_same_seed_gives_the_same_model(fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = fit("first")
     history = _history(first)
-    assert [set(epoch) for epoch in history] == [KEYS] * 4
+    assert [set(epoch) for epoch in history] == [KEYS] * EPOCHS
     assert history[-1]["val_sequence_accuracy"] > 0.9
-    assert "epoch 4/4: loss" in capsys.readouterr().out
+    assert f"epoch {EPOCHS}/{EPOCHS}: loss" in capsys.readouterr().out
     assert list((first / "logs").rglob("events.out.tfevents*"))
     assert json.loads((first / "model" / "assets.extra" / SPEC_FILE).read_text())["fingerprint"] == "abc"
     assert not (tmp_path / "checkpoints" / "abc").exists()
@@ -114,13 +115,13 @@ def test_a_fit_killed_before_its_export_only_exports(fit: Fit, monkeypatch: pyte
             fit("killed")
     capsys.readouterr()
     history = _history(fit("again"))
-    assert capsys.readouterr().out.splitlines() == ["going on after epoch 4 of 4"]
-    assert len(history) == 4
+    assert capsys.readouterr().out.splitlines() == [f"going on after epoch {EPOCHS} of {EPOCHS}"]
+    assert len(history) == EPOCHS
 
 
 def test_it_stops_early_and_keeps_the_best(fit: Fit) -> None:
-    folder = fit("early", epochs=8, patience=1, learning_rate=1e-9, warmup_epochs=0.0)
-    assert len(_history(folder)) < 8
+    folder = fit("early", patience=1, learning_rate=1e-9, warmup_epochs=0.0)
+    assert len(_history(folder)) < EPOCHS
 
 
 def test_strategies(monkeypatch: pytest.MonkeyPatch) -> None:
