@@ -1,0 +1,53 @@
+"""Other kinds of captchas run from the same code, by configuration alone."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from test_pipeline import call
+
+from components import serving_dir
+from components.example_proto import Example
+from components.features import IMAGE
+from components.tfrecords import Record, read_records
+from pipeline.config import load_config
+from pipeline.served_model import ServedModel
+
+pytestmark = pytest.mark.slow
+
+KINDS = {
+    "alnum": {"charset": "alnum", "case_sensitive": False, "length": 4, "width": 128, "height": 64},
+    "mixed-six": {"charset": "abXY23", "length": 6, "width": 120, "height": 40, "channels": 1},
+    "four-to-eight": {"charset": "digits", "length": {"min": 4, "max": 8}, "width": 160, "height": 40},
+    "cyrillic": {"charset": "дяЖщы", "length": 3, "width": 90, "height": 40},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_kind_runs_by_configuration_alone(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.yaml"
+    tree = {
+        "name": name,
+        "root": str(tmp_path / "output"),
+        "captcha": KINDS[name],
+        "data": {"root": str(tmp_path / "data"), "splits": {"train": 4, "eval": 1, "test": 1}},
+        "synth": {"count": 240},
+        "trainer": {"epochs": 1, "batch_size": 32},
+        # Whether it learns is not asked here.
+        "evaluator": {"min_sequence_accuracy": 0},
+    }
+    path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    call("data", "synth", "--config", str(path))
+    call("run", "--config", str(path))
+    config = load_config(path)
+    (pushed,) = serving_dir.versions(config.serving_dir)
+    model = ServedModel(pushed.path)
+    assert model.spec == config.captcha
+    shard = next((tmp_path / "data" / "span-000001" / "test").glob("*.gz"))
+    records = [item for item in read_records(str(shard)) if isinstance(item, Record)]
+    images = [Example.FromString(record.data).features.feature[IMAGE].bytes_list.value[0] for record in records]
+    for reading in model.read(images):
+        assert reading.valid
+        assert len(reading.text) <= config.captcha.max_length
+        assert set(reading.text) <= set(config.captcha.characters)
+        assert reading.probabilities.shape == (config.captcha.max_length, config.captcha.num_classes)
