@@ -55,7 +55,7 @@ class SynthConfig(Section):
 
 class TrainerConfig(Section):
     preset: Literal["vgg-slim", "vgg16-bn", "vgg-book"] = "vgg-slim"
-    epochs: int = Field(14, ge=1)
+    epochs: int = Field(12, ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
     warmup_epochs: float = Field(1.0, ge=0)
