@@ -37,5 +37,5 @@ install: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 
 .tools/bin/uv:
 	@echo "uv is not installed: putting uv $(UV_VERSION) into .tools"
-	@if python3 -m venv .tools >/dev/null 2>&1; then .tools/bin/pip install --quiet uv==$(UV_VERSION); \
+	@if python3 -m venv .tools >/dev/null 2>&1; then .tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
 	else curl -LsSf https://astral.sh/uv/$(UV_VERSION)/install.sh | env UV_UNMANAGED_INSTALL=$(CURDIR)/.tools/bin sh; fi

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -44,8 +45,11 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
     if outcome.evaluation.baseline:
         console.print(f"In production until now: {_percent(outcome.evaluation.baseline.sequence_accuracy)} full-sequence", highlight=False)
     if outcome.blessed:
+        version = outcome.run.pushed_version
+        # A cached push copies nothing: TFX cannot see that the folder has been emptied.
+        removed = "" if Path(outcome.serving_dir, str(version)).is_dir() else "; that version has been removed since"
         console.print(
-            f"[bold green]Blessed[/], pushed as version {outcome.run.pushed_version} to {outcome.serving_dir}",
+            f"[bold green]Blessed[/], pushed as version {version} to {outcome.serving_dir}{removed}",
             highlight=False,
             soft_wrap=True,
         )
