@@ -22,6 +22,7 @@ from pipeline.options import DEFAULT_CONFIG, ConfigOption, SetOption
 from pipeline.quiet import load_tensorflow, silence
 
 NOT_BLESSED = 3
+STOPPED = 130  # as a shell says of a program that Ctrl-C has ended
 
 
 class Split(str, Enum):
@@ -76,8 +77,12 @@ def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> N
     load_tensorflow()
     from pipeline import local, results, tables
 
-    with tables.StepProgress(console) as progress:
-        record = local.run(settings, progress.on_step)
+    try:
+        with tables.StepProgress(console) as progress:
+            record = local.run(settings, progress.on_step)
+    except KeyboardInterrupt:
+        console.print("Stopped. The next run takes up after the last complete step, and in the Trainer after the last epoch.")
+        raise typer.Exit(STOPPED) from None
     outcome = results.outcome(settings, record)
     tables.print_outcome(console, outcome)
     if outcome.changed or not outcome.report.exists():

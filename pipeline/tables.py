@@ -104,7 +104,7 @@ def print_runs(console: Console, runs: Sequence[RunRecord]) -> None:
     if not runs:
         console.print("There are no runs yet. Start one with `captcha-pipeline run`.", highlight=False)
         return
-    table = Table()
+    table = Table(box=None, pad_edge=False)  # a run's name and six columns are just as wide as a terminal
     for column in ("run", "done", "cached", "failed", "seconds", "blessed", "version"):
         table.add_column(column, justify="left" if column == "run" else "right", no_wrap=column == "run")
     for run in runs:
