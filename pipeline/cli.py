@@ -165,17 +165,14 @@ def runs(
 
 @app.command()
 def report(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
-    """Write the HTML report of the latest run again and say where it is."""
+    """Write the HTML report of the latest complete run again and say where it is."""
     from pipeline.config import load_config
 
     settings = load_config(config, overrides)
     load_tensorflow()
     from pipeline import history, results
 
-    record = history.latest_run(settings.metadata_path)
-    if record is None:
-        raise CaptchaPipelineError(f"{settings.metadata_path} knows of no run. Start one with `captcha-pipeline run`.")
-    outcome = results.outcome(settings, record)
+    outcome = results.outcome(settings, history.latest_complete_run(settings.metadata_path))
     results.write_report(settings, outcome)
     console.print(f"Report: {outcome.report}", highlight=False, soft_wrap=True)
 

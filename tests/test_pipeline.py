@@ -119,6 +119,7 @@ def test_the_model_answers_to_its_signatures(first_run: history.RunRecord, confi
 def test_the_report_and_the_history_tell_of_the_run(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     html = results.outcome(config, first_run).report.read_text(encoding="utf-8")
     assert first_run.run_id in html
+    assert "report.html" in call("report", *options)
     assert first_run.run_id in call("runs", *options)
     assert first_run.pushed_version
     assert "span-000001" in call("runs", "--version", first_run.pushed_version, *options)
