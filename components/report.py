@@ -206,7 +206,7 @@ def _confusion_map(evaluation: Evaluation) -> dict[str, object]:
     counts = matrix[part]
     shares = counts / np.maximum(matrix.sum(axis=1)[shown, None], 1)
     return {
-        "classes": [evaluation.classes[i] for i in shown],
+        "classes": [evaluation.classes[i] for i in shown.tolist()],
         "hidden": len(matrix) - len(shown),
         "largest": float(_off_diagonal(shares).max()),
         "cells": [(i, j, int(counts[i, j]), float(shares[i, j])) for i, j in np.argwhere(counts).tolist()],
