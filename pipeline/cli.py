@@ -154,7 +154,6 @@ def runs(
     from pipeline.config import load_config
 
     settings = load_config(config, overrides)
-    load_tensorflow()
     from pipeline import history, tables
 
     if version:

@@ -106,7 +106,6 @@ def import_(
 
     Example: captcha-pipeline data import ~/captchas --pattern '{label}_*.png' --source shop
     """
-    from components.pictures import PictureRules
     from components.sources.imported import Imported, ImportPlan, import_book, import_folder, import_table
     from components.sources.listing import TABLES
 
@@ -119,7 +118,7 @@ def import_(
         spec=settings.captcha,
         splits=data.splits.model_dump(),
         source=source or path.resolve().stem,
-        rules=PictureRules(data.max_pixels, data.background, data.wrong_size),
+        rules=data.picture_rules,
         layout=layout.value,
         shard_size=settings.synth.shard_size,
     )

@@ -1,6 +1,7 @@
 """Reads pictures with an exported model, as a client of TensorFlow Serving would: encoded bytes in, text out."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -53,13 +54,8 @@ class ServedModel:
 
     def read(self, images: Iterable[bytes]) -> Iterator[Reading]:
         """Yields a reading for each encoded picture, in order, in batches of `BATCH_SIZE`."""
-        batch: list[bytes] = []
-        for image in images:
-            batch.append(image)
-            if len(batch) == BATCH_SIZE:
-                yield from self._read_batch(batch)
-                batch = []
-        if batch:
+        remaining = iter(images)
+        while batch := list(itertools.islice(remaining, BATCH_SIZE)):
             yield from self._read_batch(batch)
 
     def _read_batch(self, images: Sequence[bytes]) -> Iterator[Reading]:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,9 +13,11 @@ from rich.status import Status
 from rich.table import Table
 
 from components.metrics import Rate, Results
-from pipeline.evaluation import Answer
 from pipeline.history import Lineage, RunRecord, StepRecord
-from pipeline.results import Outcome
+
+if TYPE_CHECKING:  # Both import TensorFlow, which the list of runs does without.
+    from pipeline.evaluation import Answer
+    from pipeline.results import Outcome
 
 
 class StepProgress:
@@ -38,7 +41,7 @@ class StepProgress:
             self._console.print(f"[green]✓[/] {name}", highlight=False)
 
 
-def print_outcome(console: Console, outcome: Outcome) -> None:
+def print_outcome(console: Console, outcome: "Outcome") -> None:
     """Prints the table of a run: time a step, accuracy with intervals, verdict."""
     _print_steps(console, outcome.run.steps)
     print_accuracy(console, outcome.evaluation.overall, f"{outcome.name} on the test split")
@@ -86,7 +89,7 @@ def accuracy_as_json(results: Results) -> dict[str, object]:
     }
 
 
-def print_answers(console: Console, answers: Sequence[Answer]) -> None:
+def print_answers(console: Console, answers: "Sequence[Answer]") -> None:
     """Prints what the model reads in each file, and why one could not be read."""
     table = Table()
     for column in ("file", "text", "confidence"):
