@@ -1,0 +1,79 @@
+"""Data for the benchmarks: made once by the pipeline's own steps, up to Transform, and kept.
+
+    uv run python -m benchmarks.prepared --config configs/digits.yaml --set data.root=data/benchmarks/digits
+
+Expected: the seconds and the peak memory of each step, and where the transformed examples are.
+"""
+
+import json
+import resource
+from dataclasses import dataclass
+
+import typer
+from tfx.orchestration import metadata, pipeline
+from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+
+from pipeline import history
+from pipeline.config import Config, load_config
+from pipeline.graph import create_pipeline
+from pipeline.local import log_path, look_around
+from pipeline.options import ConfigOption, SetOption
+from pipeline.quiet import load_tensorflow, log_to, silence
+
+DATA_STEPS = ("CaptchaExampleGen", "StatisticsGen", "Transform")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Where the data steps left their output, and how long each of DATA_STEPS took.
+
+    Attributes:
+      examples: CaptchaExampleGen's folder: Split-train, Split-eval, Split-test.
+      transformed: Transform's folder: Split-train and Split-eval.
+      transform_graph: what tft.TFTransformOutput takes.
+      seconds: by step; 0 where TFX reused its output.
+    """
+
+    examples: str
+    transformed: str
+    transform_graph: str
+    seconds: dict[str, float]
+
+    def files(self, split: str) -> list[str]:
+        """The pattern of the transformed files of a split."""
+        return [f"{self.transformed}/Split-{split}/*"]
+
+
+def prepare(config: Config) -> Prepared:
+    """Runs the pipeline up to Transform, or finds what it made before from the same data, configuration and code."""
+    graph = create_pipeline(config, look_around(config))
+    graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
+    log_to(log_path(config))
+    LocalDagRunner().run(graph, pipeline.RunOptions(to_nodes=["Transform"]))
+    record = history.latest_run(config.metadata_path)
+    assert record is not None
+    found = {
+        name: record.artifact_uri(node, name)
+        for node, name in (("CaptchaExampleGen", "examples"), ("Transform", "transformed_examples"), ("Transform", "transform_graph"))
+    }
+    missing = [name for name, uri in found.items() if uri is None]
+    assert not missing, missing
+    return Prepared(
+        examples=str(found["examples"]),
+        transformed=str(found["transformed_examples"]),
+        transform_graph=str(found["transform_graph"]),
+        seconds={step.node: step.seconds or 0.0 for step in record.steps if step.node in DATA_STEPS},
+    )
+
+
+def main(config: ConfigOption, overrides: SetOption = None) -> None:
+    """Prints the seconds of each data step, the pictures, and the peak memory of the process."""
+    load_tensorflow()
+    prepared = prepare(load_config(config, overrides))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": prepared.seconds, "peak_bytes": peak, "transformed": prepared.transformed}))
+
+
+if __name__ == "__main__":
+    silence()
+    typer.run(main)

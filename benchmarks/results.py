@@ -1,0 +1,101 @@
+"""What the benchmarks measured, kept as JSON beside them, and the page made of it.
+
+    uv run python -m benchmarks.results
+
+Expected: docs/benchmarks.md is written anew from benchmarks/results/*.json.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from rich.console import Console
+from rich.table import Table
+
+FOLDER = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+_PACKAGES = ("tensorflow", "keras", "tfx", "apache-beam", "numpy", "captcha")
+
+
+def record(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
+    """Prints a table of figures and keeps it in FOLDER/NAME.json, with the machine, the versions and the date.
+
+    Args:
+      name: the benchmark, as in `python -m benchmarks.NAME`; one table each.
+      title: what the table shows.
+      columns: the head; every row has as many cells.
+      rows: cells as they are to be read, with units and the number of runs behind a median.
+      notes: sentences under the table: what was not run, what stood beside the measurement, what a figure implies.
+    """
+    table = Table(*columns, title=title)
+    for row in rows:
+        assert len(row) == len(columns), (columns, row)
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    for note in notes:
+        console.print(note)
+    FOLDER.mkdir(exist_ok=True)
+    result = {
+        "name": name,
+        "title": title,
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "versions": ", ".join(f"{package} {importlib.metadata.version(package)}" for package in _PACKAGES),
+        "columns": list(columns),
+        "rows": [list(row) for row in rows],
+        "notes": list(notes),
+    }
+    (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def machine() -> str:
+    """Describes what the figures depend on: processor, cores, memory, system, Python."""
+    lines = (line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in lines}
+    gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    bfloat16 = ", AVX512-BF16" if "avx512_bf16" in fields["flags"].split() else ""
+    system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    cores = len(os.sched_getaffinity(0))
+    python = platform.python_version()
+    return f"{fields['model name']}{bfloat16}, {cores} cores, {gibibytes:.0f} GiB, no GPU; {system}, Python {python}"
+
+
+_TEMPLATE = """\
+# Benchmarks
+
+Every table comes from the command above it, run on the machine and with the versions under it; `make bench` runs the short ones.
+This page is written by `python -m benchmarks.results` from what they left in `benchmarks/results/`.
+{% for result in results %}
+## {{ result.title }}
+
+    uv run python -m benchmarks.{{ result.name }}
+
+| {{ result.columns | join(" | ") }} |
+|{{ "---|" * result.columns | length }}
+{%- for row in result.rows %}
+| {{ row | join(" | ") }} |
+{%- endfor %}
+
+{% for note in result.notes -%}
+- {{ note }}
+{% endfor -%}
+- {{ result.date }}; {{ result.machine }}; {{ result.versions }}.
+{% endfor -%}
+"""
+
+
+def main() -> None:
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))]
+    page = jinja2.Template(_TEMPLATE, keep_trailing_newline=True).render(results=results)
+    PAGE.write_text(page, encoding="utf-8")
+    print(f"{PAGE}: {len(results)} tables")
+
+
+if __name__ == "__main__":
+    main()
