@@ -50,19 +50,18 @@ PRESETS: Final = MappingProxyType(
 _BATCH_NORM_MOMENTUM: Final = 0.9
 
 
-def build_model(spec: CaptchaSpec, preset: str, dtype: str = "float32") -> keras.Model:
-    """Returns an uncompiled model of one of the PRESETS.
+def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> keras.Model:
+    """Returns an uncompiled model.
 
     Input: float32 [N, height, width, channels], normalised. Output: float32 logits [N, max_length, num_classes].
     Layers are named as in the VGG paper: conv1_1, pool1, fc6, …, then head_1 to head_<max_length>.
 
     Args:
       spec: the image size, and the number and size of the heads.
-      preset: a key of PRESETS.
+      design: one of the PRESETS, or another.
       dtype: a Keras dtype policy for everything below the heads, "float32" or "mixed_bfloat16". Variables are float32 in both,
         so weights move from one to the other as they are.
     """
-    design = PRESETS[preset]
     policy = keras.DTypePolicy(dtype)
 
     def activate(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
@@ -91,7 +90,7 @@ def build_model(spec: CaptchaSpec, preset: str, dtype: str = "float32") -> keras
     if not design.dense:
         x = keras.layers.Dropout(design.dropout, name="drop", dtype=policy)(x)
     heads = [keras.layers.Dense(spec.num_classes, name=f"head_{i}", dtype="float32")(x) for i in range(1, spec.max_length + 1)]
-    return keras.Model(inputs, keras.ops.stack(heads, axis=1), name=preset.replace("-", "_"))
+    return keras.Model(inputs, keras.ops.stack(heads, axis=1), name="multi_head_vgg")
 
 
 def captcha_loss() -> keras.losses.Loss:

@@ -13,7 +13,7 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 from components.captcha import CaptchaSpec
 from components.checkpoint import Checkpoint
 from components.errors import CaptchaPipelineError
-from components.model import build_model, captcha_loss, captcha_metrics, training_dtype
+from components.model import PRESETS, build_model, captcha_loss, captcha_metrics, training_dtype
 from components.signatures import export_model
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
 
@@ -60,7 +60,7 @@ def run_fn(fn_args: FnArgs) -> None:
     count = count_records(train_files)
     checkpoint = Checkpoint(Path(config["checkpoint_dir"]) / config["fingerprint"], parameters.epochs)
     with choose_strategy(parameters.strategy).scope():
-        model = checkpoint.restore(lambda: _compiled(spec, parameters, count))
+        model = checkpoint.restore(lambda: compiled_model(spec, parameters, count))
     model.fit(
         training_batches(train_files, count, spec, parameters.batch_size, parameters.shift, parameters.seed + checkpoint.epoch),
         validation_data=evaluation_batches(eval_files, spec, _EVALUATION_BATCH),
@@ -74,7 +74,7 @@ def run_fn(fn_args: FnArgs) -> None:
         ],
     )
     # In float32 whatever it was trained in, so that it runs, and runs fast, on machines without bfloat16.
-    exported = build_model(spec, parameters.preset)
+    exported = build_model(spec, PRESETS[parameters.preset])
     exported.set_weights(model.get_weights())
     about = {"fingerprint": config["fingerprint"], "preset": parameters.preset}
     export_model(exported, tft.TFTransformOutput(fn_args.transform_output), spec, config["max_pixels"], about, fn_args.serving_model_dir)
@@ -102,16 +102,25 @@ def choose_strategy(name: str) -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
-def _compiled(spec: CaptchaSpec, parameters: Hyperparameters, count: int) -> keras.Model:
-    """Returns a model ready to fit: Adam, the rate rising to the highest and then falling along a cosine to 0."""
+def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, count: int) -> keras.Model:
+    """Returns a model ready to fit to `count` records: Adam at `learning_rate_schedule`."""
+    model = build_model(spec, PRESETS[parameters.preset], training_dtype(parameters.precision))
+    optimizer = keras.optimizers.Adam(learning_rate_schedule(parameters, count))
+    model.compile(optimizer, loss=captcha_loss(), metrics=captcha_metrics())
+    return model
+
+
+def learning_rate_schedule(parameters: Hyperparameters, count: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Returns the rate by step for a training split of `count` records: rising to the highest, then along a cosine to 0.
+
+    After Loshchilov and Hutter, "SGDR" (2017), without restarts; the warm-up after Goyal et al., "Accurate, Large Minibatch SGD"
+    (2017).
+    """
     steps_per_epoch = -(-count // parameters.batch_size)
     warmup = min(parameters.warmup_epochs, parameters.epochs / 2) * steps_per_epoch
-    rate = keras.optimizers.schedules.CosineDecay(
+    return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
         decay_steps=max(1, round(parameters.epochs * steps_per_epoch - warmup)),
         warmup_target=parameters.learning_rate,
         warmup_steps=round(warmup),
     )
-    model = build_model(spec, parameters.preset, training_dtype(parameters.precision))
-    model.compile(keras.optimizers.Adam(rate), loss=captcha_loss(), metrics=captcha_metrics())
-    return model

@@ -12,7 +12,7 @@ SMALL = CaptchaSpec(charset="abc", length=3, width=8, height=8, channels=1)
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_takes_the_smallest_picture(preset: str) -> None:
-    model = build_model(SMALL, preset)
+    model = build_model(SMALL, PRESETS[preset])
     logits = model(np.zeros((2, 8, 8, 1), np.float32))
     assert logits.shape == (2, 3, 3)
     assert logits.dtype == tf.float32
@@ -20,13 +20,13 @@ def test_every_preset_takes_the_smallest_picture(preset: str) -> None:
 
 def test_one_head_a_position_with_a_class_for_blank() -> None:
     spec = CaptchaSpec(charset="абв", length=LengthRange(min=2, max=5), width=37, height=19)
-    model = build_model(spec, "vgg-slim")
+    model = build_model(spec, PRESETS["vgg-slim"])
     assert model.output_shape == (None, 5, 4)
     assert [layer.name for layer in model.layers if layer.name.startswith("head_")] == [f"head_{i}" for i in range(1, 6)]
 
 
 def test_vgg_book_has_the_layers_of_the_book() -> None:
-    model = build_model(CaptchaSpec(), "vgg-book")
+    model = build_model(CaptchaSpec(), PRESETS["vgg-book"])
     filters = {layer.name: layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D)}
     assert filters == {
         **{"conv1_1": 64, "conv1_2": 64, "conv2_1": 128, "conv2_2": 128, "conv3_1": 128, "conv3_2": 128, "conv3_3": 128},
@@ -39,7 +39,7 @@ def test_vgg_book_has_the_layers_of_the_book() -> None:
 
 def test_heads_line_up_with_labels() -> None:
     """Head i decides position i of its own picture: stacked on axis 1, not concatenated on axis 0."""
-    model = build_model(SMALL, "vgg-slim")
+    model = build_model(SMALL, PRESETS["vgg-slim"])
     for position in range(3):
         head = model.get_layer(f"head_{position + 1}")
         head.set_weights([np.zeros_like(head.get_weights()[0]), np.eye(3, dtype=np.float32)[position]])
@@ -48,7 +48,7 @@ def test_heads_line_up_with_labels() -> None:
 
 
 def test_bfloat16_gives_float32_logits_and_shares_weights_with_float32() -> None:
-    mixed, full = build_model(SMALL, "vgg-slim", "mixed_bfloat16"), build_model(SMALL, "vgg-slim")
+    mixed, full = build_model(SMALL, PRESETS["vgg-slim"], "mixed_bfloat16"), build_model(SMALL, PRESETS["vgg-slim"])
     full.set_weights(mixed.get_weights())
     images = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype(np.float32)
     logits = mixed(images)

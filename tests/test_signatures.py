@@ -14,7 +14,7 @@ from transform_run import draw, emitted, encoded, transform
 
 from components.captcha import CaptchaSpec, LengthRange
 from components.features import CONFIDENCE, LABEL_IDS, PROBABILITIES, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE
-from components.model import build_model
+from components.model import PRESETS, build_model
 from components.signatures import export_model
 from components.training_input import model_inputs
 
@@ -35,7 +35,7 @@ def exported(pictures: list[bytes], tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("exported")
     rows = [emitted(picture, label, SPEC) for picture, label in zip(pictures, LABELS, strict=True)]
     output = transform(SPEC, {"train": rows}, folder)
-    model = build_model(SPEC, "vgg-slim")
+    model = build_model(SPEC, PRESETS["vgg-slim"])
     export_model(model, output, SPEC, MAX_PIXELS, {"fingerprint": "f", "preset": "vgg-slim"}, str(folder / "model"))
     return folder / "model", model, output
 
@@ -129,7 +129,7 @@ def test_what_lies_beside_the_graph(exported: Exported) -> None:
     about = json.loads((folder / "assets.extra" / SPEC_FILE).read_text())
     assert CaptchaSpec.model_validate(about["spec"]) == SPEC
     assert about["fingerprint"] == "f"
-    other = build_model(SPEC, "vgg-slim")
+    other = build_model(SPEC, PRESETS["vgg-slim"])
     other.load_weights(folder / "assets.extra" / WEIGHTS_FILE)
     for ours, theirs in zip(model.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
