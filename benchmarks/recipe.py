@@ -1,0 +1,59 @@
+"""What each part of the training recipe is worth: one change at a time, against the recipe that the Trainer uses.
+
+    uv run python -m benchmarks.recipe digits base,batch-32 --epochs 4 --seeds 1,2,3
+
+Each trial fits the training split of a prepared data set (see benchmarks/prepared.py) and reads its eval split once, at the end; the
+test split is never touched. Expected: a line a trial, appended to benchmarks/results/recipe.jsonl, from which docs/recipe.md has its
+figures.
+"""
+
+import datetime
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from benchmarks.tasks import TASKS
+from pipeline.quiet import load_tensorflow, silence
+
+LOG: Final = Path(__file__).parent / "results" / "recipe.jsonl"
+
+
+def main(
+    task: Annotated[str, typer.Argument(help="digits or alnum")],
+    names: Annotated[str, typer.Argument(help="trials, comma-separated; see benchmarks/trials.py")],
+    epochs: Annotated[int, typer.Option(help="passes over the training split")] = 4,
+    seeds: Annotated[str, typer.Option(help="comma-separated")] = "1",
+) -> None:
+    load_tensorflow()
+    from benchmarks import trials
+    from benchmarks.prepared import prepare
+
+    config = TASKS[task]()
+    data = prepare(config)
+    for seed in map(int, seeds.split(",")):
+        for name in names.split(","):
+            trial = trials.TRIALS[name]
+            wall, cpu = time.monotonic(), time.process_time()
+            outcome: dict[str, Any] = trials.fit(trial, config, data, epochs, seed)
+            seconds = {"wall_s": round(time.monotonic() - wall, 1), "cpu_s": round(time.process_time() - cpu, 1)}
+            row = {
+                "task": task,
+                "trial": name,
+                "epochs": epochs,
+                "seed": seed,
+                **outcome,
+                **seconds,
+                "date": datetime.date.today().isoformat(),
+            }
+            print(json.dumps(row), flush=True)
+            LOG.parent.mkdir(exist_ok=True)
+            with LOG.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    silence()
+    typer.run(main)

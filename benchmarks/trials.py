@@ -1,0 +1,230 @@
+"""The trials of benchmarks/recipe.py: each is the Trainer's own recipe with one change."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+
+import keras
+import tensorflow as tf
+
+from benchmarks.prepared import Prepared
+from components.captcha import CaptchaSpec
+from components.model import PRESETS, Preset, build_model, captcha_loss, captcha_metrics, training_dtype
+from components.trainer import Hyperparameters, learning_rate_schedule
+from components.training_input import count_records, evaluation_batches, record_files, training_batches
+from pipeline.config import Config
+
+Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
+layers = keras.layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One change.
+
+    Attributes:
+      parameters: fields of Hyperparameters that differ.
+      design: fields of Preset that differ.
+      optimizer: from the schedule to the optimizer.
+      schedule: from the hyperparameters and the number of records to the schedule.
+      build: from the spec, the design and the dtype to the model.
+      loss: in place of cross-entropy.
+      change: what is done to a batch of normalised images; gets a seed for what is random. Pictures to be judged see it only if it is not.
+      random: whether `change` is an augmentation.
+    """
+
+    parameters: Mapping[str, Any] = MappingProxyType({})
+    design: Mapping[str, Any] = MappingProxyType({})
+    optimizer: Callable[[Schedule], keras.optimizers.Optimizer] = keras.optimizers.Adam
+    schedule: Callable[[Hyperparameters, int], Schedule] = learning_rate_schedule
+    build: Callable[[CaptchaSpec, Preset, str], keras.Model] = build_model
+    loss: Callable[[], Any] = captcha_loss
+    change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+    random: bool = True
+
+
+def fit(trial: Trial, config: Config, data: Prepared, epochs: int, seed: int) -> dict[str, Any]:
+    """Fits a trial to the training split and returns what it makes of the eval split."""
+    spec = config.captcha
+    parameters = Hyperparameters(**(config.trainer.model_dump() | {"epochs": epochs, "seed": seed} | dict(trial.parameters)))
+    keras.utils.set_random_seed(seed)
+    files = record_files(data.files("train"), "train")
+    count = count_records(files)
+    design = dataclasses.replace(PRESETS[parameters.preset], **trial.design)
+    model = trial.build(spec, design, training_dtype(parameters.precision))
+    model.compile(trial.optimizer(trial.schedule(parameters, count)), loss=trial.loss(), metrics=captcha_metrics())
+    batches = training_batches(files, count, spec, parameters.batch_size, parameters.shift, seed)
+    judged = evaluation_batches(record_files(data.files("eval"), "eval"), spec, 256)
+    if trial.change is not None:
+        change = trial.change
+        seeds = tf.data.Dataset.random(seed=seed + 1, rerandomize_each_iteration=True).batch(2)
+        batches = tf.data.Dataset.zip((batches, seeds)).map(lambda batch, s: (change(batch[0], s), batch[1]), tf.data.AUTOTUNE).prefetch(2)
+        if not trial.random:
+            judged = judged.map(lambda images, labels: (change(images, tf.zeros([2], tf.int64)), labels))
+    model.fit(batches, epochs=epochs, verbose=0)
+    if model.optimizer.use_ema:
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+    figures = model.evaluate(judged, verbose=0, return_dict=True)
+    return {"images_seen": count * epochs, "weights": model.count_params(), **{name: round(value, 5) for name, value in figures.items()}}
+
+
+def _with_head(
+    head: Callable[[keras.KerasTensor, CaptchaSpec, Preset], keras.KerasTensor], spec: CaptchaSpec, design: Preset, dtype: str
+) -> keras.Model:
+    """The convolutions of `build_model` under other heads: from the last map [N, h, w, C] to logits [N, max_length, num_classes]."""
+    whole = build_model(spec, design, dtype)
+    return keras.Model(whole.input, head(whole.get_layer("flatten").input, spec, design))
+
+
+def _columns(x: keras.KerasTensor) -> keras.KerasTensor:
+    _, height, width, channels = x.shape
+    return layers.Reshape((width, height * channels))(layers.Permute((2, 1, 3))(x))
+
+
+def _attention(x: keras.KerasTensor, spec: CaptchaSpec, design: Preset) -> keras.KerasTensor:
+    """A learned query a position looks for its columns, by content and by place; one classifier serves all positions."""
+    columns = _columns(x)
+    scores = layers.Dense(spec.max_length, use_bias=False, dtype="float32")(layers.Dense(64, activation="tanh")(columns))
+    place = layers.EinsumDense("nwl,wl->nwl", (columns.shape[1], spec.max_length), bias_axes="wl", dtype="float32")(scores)
+    glimpses = keras.ops.einsum("nwl,nwc->nlc", layers.Softmax(axis=1, dtype="float32")(place), columns)
+    return layers.Dense(spec.num_classes, dtype="float32")(layers.Dropout(design.dropout)(glimpses))
+
+
+def _position_wise(x: keras.KerasTensor, spec: CaptchaSpec, design: Preset) -> keras.KerasTensor:
+    """A learned mixture of the columns a position, whatever they hold; one classifier serves all positions."""
+    columns = _columns(x)
+    mixed = layers.EinsumDense("nwc,wl->nlc", (spec.max_length, columns.shape[-1]), dtype="float32")(columns)
+    return layers.Dense(spec.num_classes, dtype="float32")(layers.Dropout(design.dropout)(mixed))
+
+
+def _pooled(x: keras.KerasTensor, spec: CaptchaSpec, design: Preset) -> keras.KerasTensor:
+    """Global average pooling under the direct heads."""
+    x = layers.Dropout(design.dropout)(layers.GlobalAveragePooling2D()(x))
+    return keras.ops.stack([layers.Dense(spec.num_classes, dtype="float32")(x) for _ in range(spec.max_length)], axis=1)
+
+
+def _linear(parameters: Hyperparameters, count: int) -> Schedule:
+    """Up in the warm-up, then down to 0, both straight."""
+    cosine = learning_rate_schedule(parameters, count)
+    return _Linear(parameters.learning_rate, cosine.warmup_steps, cosine.warmup_steps + cosine.decay_steps)
+
+
+class _Linear(Schedule):
+    def __init__(self, rate: float, warmup: int, steps: int):
+        self._rate, self._warmup, self._steps = rate, warmup, steps
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        step = tf.cast(step, tf.float32)
+        return self._rate * tf.maximum(0.0, tf.minimum(step / self._warmup, (self._steps - step) / (self._steps - self._warmup)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"rate": self._rate, "warmup": self._warmup, "steps": self._steps}
+
+
+def _smoothed(amount: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        targets = tf.one_hot(tf.cast(labels, tf.int32), logits.shape[-1])
+        return keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=amount)
+
+    return loss
+
+
+def _per_image(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+    return tf.image.per_image_standardization(images)
+
+
+def _grey(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+    return tf.repeat(tf.reduce_mean(images, axis=-1, keepdims=True), 3, axis=-1)
+
+
+def _affine(rotation: float, zoom: float, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Turned by up to `rotation` degrees and scaled by up to the share `zoom`, about the middle."""
+    count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+    draws = tf.random.stateless_uniform([2, count], seed, -1.0, 1.0)
+    angle, scale = draws[0] * (rotation * 3.14159265 / 180), 1 + draws[1] * zoom
+    cos, sin = tf.cos(angle) * scale, tf.sin(angle) * scale
+    x, y = (width - 1) / 2, (height - 1) / 2
+    zero = tf.zeros_like(cos)
+    transforms = tf.stack([cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y, zero, zero], axis=1)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images, transforms=transforms, output_shape=[height, width], fill_value=0.0, interpolation="BILINEAR", fill_mode="NEAREST"
+    )
+
+
+def _colour(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Each channel's gain and level, by up to a tenth of the standard deviation of all pixels."""
+    draws = tf.random.stateless_uniform([2, tf.shape(images)[0], 1, 1, images.shape[-1]], seed, -0.1, 0.1)
+    return images * (1 + draws[0]) + draws[1]
+
+
+def _cutout(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """A square of a quarter of the height somewhere becomes the mean colour (DeVries and Taylor, 2017)."""
+    count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+    side = height // 4
+    draws = tf.random.stateless_uniform([2, count, 1, 1], seed)
+    rows, columns = tf.reshape(tf.range(height), [1, -1, 1]), tf.reshape(tf.range(width), [1, 1, -1])
+    top, left = (tf.cast(draws[i] * (size - side), tf.int32) for i, size in enumerate((height, width)))
+    inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
+    return tf.where(inside[..., tf.newaxis], 0.0, images)
+
+
+def _blur(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """A 3 x 3 mean, mixed in by a share between 0 and 1."""
+    share = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed)
+    return images + share * (tf.nn.avg_pool2d(images, 3, 1, "SAME") - images)
+
+
+def _groups(*filters: Sequence[int]) -> Mapping[str, Any]:
+    return {"groups": tuple(map(tuple, filters))}
+
+
+TRIALS: Final = MappingProxyType(
+    {
+        "base": Trial(),
+        # Training.
+        "batch-32": Trial({"batch_size": 32, "learning_rate": 2e-3}),
+        "batch-32-same-rate": Trial({"batch_size": 32}),
+        "batch-128": Trial({"batch_size": 128, "learning_rate": 4e-3}),
+        "rate-1e-3": Trial({"learning_rate": 1e-3}),
+        "rate-2e-3": Trial({"learning_rate": 2e-3}),
+        "rate-5e-3": Trial({"learning_rate": 5e-3}),
+        "warmup-0.25": Trial({"warmup_epochs": 0.25}),
+        "linear": Trial(schedule=_linear),
+        "adamw-0.01": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.01)),
+        "adamw-0.1": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.1)),
+        "nadam": Trial(optimizer=keras.optimizers.Nadam),
+        "adam-beta2-0.99": Trial(optimizer=partial(keras.optimizers.Adam, beta_2=0.99)),
+        "sgd": Trial({"learning_rate": 0.1}, optimizer=partial(keras.optimizers.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)),
+        "lion": Trial({"learning_rate": 3e-4}, optimizer=partial(keras.optimizers.Lion, weight_decay=0.1)),
+        "ema": Trial(optimizer=partial(keras.optimizers.Adam, use_ema=True, ema_momentum=0.998)),
+        "smoothing-0.05": Trial(loss=lambda: _smoothed(0.05)),
+        "smoothing-0.1": Trial(loss=lambda: _smoothed(0.1)),
+        "float32": Trial({"precision": "float32"}),
+        # The model.
+        "dropout-0": Trial(design={"dropout": 0.0}),
+        "dropout-0.5": Trial(design={"dropout": 0.5}),
+        "narrow": Trial(design=_groups((16,), (24, 24), (48, 48), (96, 96), (192,))),
+        "wide": Trial(design=_groups((24,), (48, 48), (96, 96), (192, 192), (384,))),
+        "shallow": Trial(design=_groups((16,), (32,), (64,), (128,), (256,))),
+        "deep": Trial(design=_groups((16, 16), (32, 32), (64, 64), (128, 128), (256, 256))),
+        "four-groups": Trial(design=_groups((16,), (32, 32), (64, 64), (128, 128))),
+        "late": Trial(design=_groups((16,), (32,), (64, 64), (128, 128), (256, 256))),
+        "fc-512": Trial(design={"dense": (512,)}),
+        "head-attention": Trial(build=partial(_with_head, _attention)),
+        "head-position-wise": Trial(build=partial(_with_head, _position_wise)),
+        "head-pooled": Trial(build=partial(_with_head, _pooled)),
+        # The pictures.
+        "shift-0": Trial({"shift": 0}),
+        "shift-1": Trial({"shift": 1}),
+        "shift-4": Trial({"shift": 4}),
+        "per-image": Trial(change=_per_image, random=False),
+        "grey": Trial(change=_grey, random=False),
+        "rotation-5": Trial(change=partial(_affine, 5.0, 0.0)),
+        "zoom-0.1": Trial(change=partial(_affine, 0.0, 0.1)),
+        "colour": Trial(change=_colour),
+        "cutout": Trial(change=_cutout),
+        "blur": Trial(change=_blur),
+    }
+)
