@@ -79,11 +79,13 @@ class CaptchaServer(tf.Module):
 
         # The number alone would let TensorFlow leave out the decoding, which nothing else needs.
         def decode(number: tf.Tensor, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            # What is too large fails as well: no picture is an empty string. `filter` would say it more plainly, but TensorFlow
+            # sets up each function of a dataset anew in every call, which takes longer than to decode a small picture.
+            image = tf.where(self._small(image), image, "")
             return number, decode_picture(image, self._spec.height, self._spec.width, self._spec.channels)[0, 0, 0]
 
-        pictures = tf.data.Dataset.from_tensor_slices(tf.concat([[self._blank], images], axis=0)).enumerate()
-        decoded = pictures.filter(lambda _, image: self._small(image)).map(decode).ignore_errors(log_warning=False)
-        numbers, _ = decoded.batch(count).get_single_element()
+        pictures = tf.data.Dataset.from_tensor_slices((tf.range(count), tf.concat([[self._blank], images], axis=0)))
+        numbers, _ = pictures.map(decode).ignore_errors(log_warning=False).batch(count).get_single_element()
         return tf.scatter_nd(numbers[:, tf.newaxis], tf.ones_like(numbers, tf.bool), [count])[1:]
 
     def _small(self, image: tf.Tensor) -> tf.Tensor:
