@@ -107,8 +107,9 @@ def evaluate(
     settings = load_config(config, overrides)
     load_tensorflow()
     from pipeline import evaluation, tables
+    from pipeline.served_model import newest_model
 
-    directory = model or evaluation.newest_model(settings)
+    directory = model or newest_model(settings)
     results = evaluation.evaluate(settings, directory, split.value)
     if as_json:
         print(json.dumps(tables.accuracy_as_json(results)))
@@ -132,9 +133,10 @@ def predict(
 
     settings = load_config(config, overrides)
     load_tensorflow()
-    from pipeline import evaluation, tables
+    from pipeline import prediction, tables
+    from pipeline.served_model import newest_model
 
-    answers = evaluation.predict(settings, model or evaluation.newest_model(settings), files)
+    answers = prediction.predict(settings, model or newest_model(settings), files)
     if as_json:
         for answer in answers:
             print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))

@@ -1,80 +1,25 @@
-"""Reads pictures with a pushed model: files that a user names, or a split of the data to measure the model on."""
+"""Measures a pushed model on a split of the data."""
 
 import contextlib
-import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
-from components import serving_dir
 from components.captcha import CaptchaSpec, LabelError
 from components.errors import CaptchaPipelineError
 from components.example_gen import shards_of
 from components.example_proto import Example
 from components.features import IMAGE, LABEL
 from components.metrics import ReadingCounts, Results
-from components.pictures import PictureError, inspect_picture
+from components.pictures import PictureError
 from components.record_check import check_record
 from components.records import RecordError
 from components.sources import spans
 from components.tfrecords import Record, read_records
 from pipeline.config import Config
 from pipeline.served_model import BATCH_SIZE, ServedModel
-
-# The file is read before its header can be looked at. An uncompressed picture of the default pixel limit has 16 MiB.
-MAX_FILE_BYTES: Final = 64 * 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What the model says of one file; `error` says why it could not be read, and is None where it could."""
-
-    file: str
-    text: str | None = None
-    confidence: float | None = None
-    position_confidence: tuple[float, ...] = ()
-    error: str | None = None
-
-
-def newest_model(config: Config) -> Path:
-    """Returns the folder of the newest pushed version.
-
-    Raises:
-      CaptchaPipelineError: nothing has been pushed.
-    """
-    versions = serving_dir.versions(config.serving_dir)
-    if not versions:
-        raise CaptchaPipelineError(
-            f"No model has been pushed to {config.serving_dir} yet. Make one with `captcha-pipeline run`, or give --model."
-        )
-    return versions[0].path
-
-
-def predict(config: Config, model: Path, files: Sequence[Path]) -> list[Answer]:
-    """Reads picture files with the model in the folder `model`, and returns an answer a file, in order.
-
-    Raises:
-      CaptchaPipelineError: there is no such model.
-    """
-    reader = ServedModel(model)
-    answers = [Answer(str(file)) for file in files]
-    pictures: dict[int, bytes] = {}
-    for index, file in enumerate(files):
-        try:
-            pictures[index] = inspect_picture(_read_bounded(file), reader.spec, config.data.picture_rules).encoded
-        except (OSError, PictureError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            answers[index] = dataclasses.replace(answers[index], error=reason)
-    for index, reading in zip(pictures, reader.read(pictures.values()), strict=True):
-        if reading.valid:
-            best = tuple(float(probability) for probability in reading.probabilities.max(axis=-1))
-            answers[index] = dataclasses.replace(answers[index], text=reading.text, confidence=reading.confidence, position_confidence=best)
-        else:
-            answers[index] = dataclasses.replace(answers[index], error="the model could not decode the picture")
-    return answers
 
 
 def evaluate(config: Config, model: Path, split: str) -> Results:
@@ -104,11 +49,3 @@ def _good_records(config: Config, split: str, spec: CaptchaSpec) -> Iterator[tup
                 if isinstance(item, Record):
                     feature = Example.FromString(check_record(item.data, shard, spec, config.data.picture_rules)).features.feature
                     yield feature[IMAGE].bytes_list.value[0], feature[LABEL].bytes_list.value[0].decode()
-
-
-def _read_bounded(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        data = stream.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise PictureError("image_too_large", f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
-    return data

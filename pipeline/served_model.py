@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from components import features
+from components import features, serving_dir
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
+from pipeline.config import Config
 
 BATCH_SIZE = 64
 
@@ -31,6 +32,20 @@ class Reading:
     confidence: float
     probabilities: np.ndarray
     valid: bool
+
+
+def newest_model(config: Config) -> Path:
+    """Returns the folder of the newest pushed version.
+
+    Raises:
+      CaptchaPipelineError: nothing has been pushed.
+    """
+    versions = serving_dir.versions(config.serving_dir)
+    if not versions:
+        raise CaptchaPipelineError(
+            f"No model has been pushed to {config.serving_dir} yet. Make one with `captcha-pipeline run`, or give --model."
+        )
+    return versions[0].path
 
 
 class ServedModel:

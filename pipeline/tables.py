@@ -16,7 +16,7 @@ from components.metrics import Rate, Results
 from pipeline.history import Lineage, RunRecord, StepRecord
 
 if TYPE_CHECKING:  # Both import TensorFlow, which the list of runs does without.
-    from pipeline.evaluation import Answer
+    from pipeline.prediction import Answer
     from pipeline.results import Outcome
 
 

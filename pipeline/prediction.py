@@ -1,0 +1,56 @@
+"""Reads picture files that a user names. Of the heavy libraries it needs TensorFlow alone, so that the answer comes soon."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from components.pictures import PictureError, inspect_picture
+from pipeline.config import Config
+from pipeline.served_model import ServedModel
+
+# The file is read before its header can be looked at. An uncompressed picture of the default pixel limit has 16 MiB.
+MAX_FILE_BYTES: Final = 64 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the model says of one file; `error` says why it could not be read, and is None where it could."""
+
+    file: str
+    text: str | None = None
+    confidence: float | None = None
+    position_confidence: tuple[float, ...] = ()
+    error: str | None = None
+
+
+def predict(config: Config, model: Path, files: Sequence[Path]) -> list[Answer]:
+    """Reads picture files with the model in the folder `model`, and returns an answer a file, in order.
+
+    Raises:
+      CaptchaPipelineError: there is no such model.
+    """
+    reader = ServedModel(model)
+    answers = [Answer(str(file)) for file in files]
+    pictures: dict[int, bytes] = {}
+    for index, file in enumerate(files):
+        try:
+            pictures[index] = inspect_picture(_read_bounded(file), reader.spec, config.data.picture_rules).encoded
+        except (OSError, PictureError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            answers[index] = dataclasses.replace(answers[index], error=reason)
+    for index, reading in zip(pictures, reader.read(pictures.values()), strict=True):
+        if reading.valid:
+            best = tuple(float(probability) for probability in reading.probabilities.max(axis=-1))
+            answers[index] = dataclasses.replace(answers[index], text=reading.text, confidence=reading.confidence, position_confidence=best)
+        else:
+            answers[index] = dataclasses.replace(answers[index], error="the model could not decode the picture")
+    return answers
+
+
+def _read_bounded(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        data = stream.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise PictureError("image_too_large", f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
+    return data
