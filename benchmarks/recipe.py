@@ -1,6 +1,6 @@
 """What each part of the training recipe is worth: one change at a time, against the recipe that the Trainer uses.
 
-    uv run python -m benchmarks.recipe digits base,batch-32 --epochs 4 --seeds 1,2,3
+    uv run python -m benchmarks.recipe digits-recipe base,batch-32 --epochs 4 --seeds 1,2,3
 
 Each trial fits the training split of a prepared data set (see benchmarks/prepared.py) and reads its eval split once, at the end; the
 test split is never touched. Expected: a line a trial, appended to benchmarks/results/recipe.jsonl, from which docs/recipe.md has its
@@ -22,7 +22,7 @@ LOG: Final = Path(__file__).parent / "results" / "recipe.jsonl"
 
 
 def main(
-    task: Annotated[str, typer.Argument(help="digits or alnum")],
+    task: Annotated[str, typer.Argument(help="digits-recipe or alnum; see benchmarks/tasks.py")],
     names: Annotated[str, typer.Argument(help="trials, comma-separated; see benchmarks/trials.py")],
     epochs: Annotated[int, typer.Option(help="passes over the training split")] = 4,
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "1",
@@ -31,7 +31,7 @@ def main(
     from benchmarks import trials
     from benchmarks.prepared import prepare
 
-    config = TASKS[task]()
+    config = TASKS[task].config()
     data = prepare(config)
     for seed in map(int, seeds.split(",")):
         for name in names.split(","):

@@ -1,0 +1,113 @@
+"""Accuracy against time and pictures seen: whole runs of the pipeline, judged by its Evaluator on pictures used for nothing else.
+
+    uv run python -m benchmarks.accuracy digits-final --epochs 8 --seeds 1,2,3
+
+Expected: a line a seed and, from all runs on record, the table. This one takes about five minutes on 2 cores.
+"""
+
+import datetime
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from benchmarks.results import machine, record
+from benchmarks.tasks import TASKS, Task, command
+from components.metrics import wilson_interval
+from pipeline import history
+from pipeline.quiet import silence
+
+LOG: Final = Path(__file__).parent / "results" / "accuracy.jsonl"
+
+
+def main(
+    task: Annotated[str, typer.Argument(help="digits-final or alnum; see benchmarks/tasks.py")],
+    epochs: Annotated[int, typer.Option(help="passes over the training split")],
+    seeds: Annotated[str, typer.Option(help="comma-separated")] = "1",
+    preset: Annotated[str, typer.Option(help="of the model")] = "vgg-slim",
+) -> None:
+    for seed in map(int, seeds.split(",")):
+        row = measure(TASKS[task], preset, epochs, seed)
+        print(json.dumps(row), flush=True)
+        with LOG.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    record(
+        "accuracy", "Accuracy against pictures seen and time", *table(list(map(json.loads, LOG.read_text(encoding="utf-8").splitlines())))
+    )
+
+
+def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
+    """Runs the pipeline and returns what the Trainer and the Evaluator left."""
+    overrides = (
+        f"trainer.preset={preset}",
+        f"trainer.epochs={epochs}",
+        f"trainer.seed={seed}",
+        f"trainer.patience={epochs}",
+        "evaluator.min_sequence_accuracy=0",
+        "evaluator.max_regression=1",
+    )
+    config = task.config(*overrides)
+    command("run", *task.options(*overrides))
+    from components.trainer import HISTORY_FILE
+    from pipeline.results import outcome
+
+    finished = history.latest_complete_run(config.metadata_path)
+    results = outcome(config, finished).evaluation.overall
+    fit = json.loads((Path(finished.artifact_uri("Trainer", "model_run") or "") / HISTORY_FILE).read_text(encoding="utf-8"))
+    pictures = json.loads((Path(config.data.root) / "span-000001" / "manifest.json").read_text(encoding="utf-8"))
+    return {
+        "task": task.name,
+        "preset": preset,
+        "epochs": len(fit),
+        "train": sum(file["records"] for file in pictures["files"] if file["path"].startswith("train/")),
+        "seed": seed,
+        "fit_s": round(sum(epoch["seconds"] for epoch in fit), 1),
+        "test": results.example_count,
+        "read": round(results.sequence_accuracy.value * results.example_count),
+        "position_accuracy": round(statistics.mean(rate.value for rate in results.position_accuracy), 6),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The columns and the cells: one line for the seeds of the same task, preset and epochs."""
+    columns = [
+        "task",
+        "preset",
+        "epochs",
+        "pictures seen",
+        "fit, median",
+        "test pictures",
+        "full sequence, by seed",
+        "median (95 %)",
+        "position",
+    ]
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["task"], row["preset"], row["epochs"], row["train"], row["test"]].append(row)
+    lines = []
+    for (task, preset, epochs, train, test), runs in sorted(groups.items()):
+        middle = wilson_interval(statistics.median_low(run["read"] for run in runs), test, 0.95)
+        lines.append(
+            [
+                task,
+                preset,
+                str(epochs),
+                f"{epochs * train:,}",
+                f"{statistics.median(run['fit_s'] for run in runs):.0f} s",
+                f"{test:,}",
+                ", ".join(f"{run['read'] / test:.2%}" for run in runs),
+                f"{middle.value:.2%} ({middle.lower:.2%} to {middle.upper:.2%})",
+                f"{statistics.median(run['position_accuracy'] for run in runs):.3%}",
+            ]
+        )
+    return columns, lines
+
+
+if __name__ == "__main__":
+    silence()
+    typer.run(main)
