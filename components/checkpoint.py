@@ -1,4 +1,4 @@
-"""What a fit leaves on disk after each epoch, so that a kill costs one epoch at most."""
+"""What a fit leaves on disk after each epoch, so that a kill costs one epoch at most, and when a fit has gone on long enough."""
 
 import json
 import logging
@@ -14,44 +14,74 @@ import keras
 from components.features import WEIGHTS_FILE
 
 _LOG: Final = logging.getLogger(__name__)
-_HISTORY: Final = "history.json"
+_STATE: Final = "state.json"
+_JUDGED_BY: Final = "val_sequence_accuracy"
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Keeps weights, the optimizer's state and the history of the last finished epoch in a folder, and says how it goes.
+    """Keeps the state after the last finished epoch and after the best one in a folder, stops early, and says how it goes.
 
     Keras' BackupAndRestore overwrites its file in place: a kill in the middle of it leaves half a file, on which the next run
-    fails. Here each epoch is a folder that appears by renaming, and one that cannot be read is deleted.
+    fails; and its EarlyStopping keeps the best weights in memory alone. Here each epoch is a folder that appears by renaming, one
+    that cannot be read is deleted, and which epoch is the best follows from the history.
 
     Attributes:
       epoch: the number of epochs finished.
       history: for each of them: `loss`, the metrics, the same of the eval split with `val_` before the name, and `seconds`.
     """
 
-    def __init__(self, directory: Path, epochs: int):
+    def __init__(self, directory: Path, epochs: int, patience: int, *, writes: bool = True):
+        """Args:
+        directory: where the state is kept.
+        epochs: how many there are to be.
+        patience: epochs without a better full-sequence accuracy on the eval split after which the fit ends.
+        writes: False for a worker that only reads what another one writes.
+        """
         super().__init__()
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         self._directory = directory
         self._epochs = epochs
+        self._patience = patience
+        self._writes = writes
         self._started = 0.0
+
+    @property
+    def best_epoch(self) -> int:
+        """The first of the epochs with the best full-sequence accuracy on the eval split, from 1; 0 before there is any."""
+        accuracies = [row[_JUDGED_BY] for row in self.history]
+        return 1 + accuracies.index(max(accuracies)) if accuracies else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is no further epoch to come."""
+        return self.epoch >= self._epochs or self.epoch - self.best_epoch >= self._patience
 
     def restore(self, build: Callable[[], keras.Model]) -> keras.Model:
         """Returns `build()`, a compiled model, with the newest state that can be read, if there is any."""
         for folder in sorted(self._directory.glob("epoch-*"), reverse=True):
             model = build()
+            model.optimizer.build(model.trainable_variables)
             try:
-                history = json.loads((folder / _HISTORY).read_text(encoding="utf-8"))
-                model.optimizer.build(model.trainable_variables)
+                state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+                self.history, self.epoch = state["history"], len(state["history"])
+                model.load_weights(self._folder(self.best_epoch) / WEIGHTS_FILE)  # it will be wanted in the end
                 model.load_weights(folder / WEIGHTS_FILE)
+                for variable, value in zip(_random_states(model), state["random"], strict=True):
+                    variable.assign(value)
             except (OSError, ValueError, KeyError, RuntimeError) as error:
-                _LOG.warning("The checkpoint %s cannot be read (%s): training starts over.", folder, error)
-                shutil.rmtree(folder)
+                self.history, self.epoch = [], 0
+                if self._writes:
+                    _LOG.warning("The checkpoint %s cannot be read (%s): training goes on from an older one or starts over.", folder, error)
+                    shutil.rmtree(folder)
                 continue
-            self.history, self.epoch = history, len(history)
-            print(f"going on after epoch {self.epoch} of {self._epochs}", flush=True)
+            self._say(f"going on after epoch {self.epoch} of {self._epochs}")
             return model
         return build()
+
+    def restore_best(self, model: keras.Model) -> None:
+        """Gives the model the weights of the best epoch."""
+        model.load_weights(self._folder(self.best_epoch) / WEIGHTS_FILE)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._started = time.monotonic()
@@ -60,24 +90,40 @@ class Checkpoint(keras.callbacks.Callback):
         row = {name: float(value) for name, value in (logs or {}).items()} | {"seconds": time.monotonic() - self._started}
         self.epoch = epoch + 1
         self.history = [*self.history, row]
-        self._save()
-        print(
+        if self._writes:
+            self._save()
+        self._say(
             f"epoch {self.epoch}/{self._epochs}: loss {row['loss']:.4f}, eval loss {row['val_loss']:.4f}, "
-            f"eval full-sequence accuracy {row['val_sequence_accuracy']:.2%}, {row['seconds']:.0f} s",
-            flush=True,
+            f"eval full-sequence accuracy {row[_JUDGED_BY]:.2%}, {row['seconds']:.0f} s"
         )
+        if self.finished:
+            self.model.stop_training = True
+
+    def _folder(self, epoch: int) -> Path:
+        return self._directory / f"epoch-{epoch:06d}"
 
     def _save(self) -> None:
         half = self._directory / "half"
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir(parents=True)
         self.model.save_weights(half / WEIGHTS_FILE)
-        (half / _HISTORY).write_text(json.dumps(self.history), encoding="utf-8")
-        previous = list(self._directory.glob("epoch-*"))
-        os.rename(half, self._directory / f"epoch-{self.epoch:06d}")
-        for folder in previous:
-            shutil.rmtree(folder)
+        state = {"history": self.history, "random": [variable.numpy().tolist() for variable in _random_states(self.model)]}
+        (half / _STATE).write_text(json.dumps(state), encoding="utf-8")
+        os.rename(half, self._folder(self.epoch))
+        for folder in self._directory.glob("epoch-*"):
+            if folder not in (self._folder(self.epoch), self._folder(self.best_epoch)):
+                shutil.rmtree(folder)
 
     def delete(self) -> None:
         """Removes what is on disk: the fit is over and its result is safe."""
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _say(self, line: str) -> None:
+        if self._writes:
+            print(line, flush=True)
+
+
+def _random_states(model: keras.Model) -> list[keras.Variable]:
+    """Returns the variables that Keras leaves out of a file of weights: how far the random numbers of dropout have come."""
+    weights = {id(variable) for variable in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]

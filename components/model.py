@@ -114,15 +114,16 @@ def _sequence_matches(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_min(_position_matches(labels, logits), axis=-1)
 
 
-def training_dtype(precision: str) -> str:
+def training_dtype(precision: str, on_gpu: bool = True) -> str:
     """Returns the dtype policy for a configured precision: "auto", or a policy, which is returned as it is.
 
     "auto" is mixed_bfloat16 where the device multiplies bfloat16 matrices in hardware: a GPU of compute capability 8.0 (Ampere)
-    or newer, else a CPU with AVX512-BF16 or AMX. Elsewhere bfloat16 is emulated, and slower than float32.
+    or newer, else a CPU with AVX512-BF16 or AMX. Elsewhere bfloat16 is emulated, and slower than float32. With `on_gpu` False the
+    GPUs, if there are any, are not asked.
     """
     if precision != "auto":
         return precision
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.list_physical_devices("GPU") if on_gpu else []
     if gpus:
         capabilities = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
         fast = min(capabilities) >= (8, 0)

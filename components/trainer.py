@@ -2,16 +2,17 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import keras
-import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components.captcha import CaptchaSpec
 from components.checkpoint import Checkpoint
+from components.devices import choose_strategy, fit, is_chief, synchronise_batch_norm
 from components.errors import CaptchaPipelineError
 from components.model import PRESETS, build_model, captcha_loss, captcha_metrics, training_dtype
 from components.signatures import export_model
@@ -25,8 +26,8 @@ _EVALUATION_BATCH: Final = 256
 class Hyperparameters:
     """How to fit; the `trainer` section of the configuration.
 
-    `epochs` and `warmup_epochs` are passes over the training split, `learning_rate` is the highest of the schedule, `patience` is
-    epochs without a better full-sequence accuracy on the eval split, `shift` is pixels.
+    `epochs` and `warmup_epochs` are passes over the training split, `batch_size` is that of all replicas together, `learning_rate` is
+    the highest of the schedule, `patience` is epochs without a better full-sequence accuracy on the eval split, `shift` is pixels.
     """
 
     preset: str
@@ -49,30 +50,37 @@ def run_fn(fn_args: FnArgs) -> None:
     `max_pixels`, above which the served model refuses a picture.
 
     Raises:
-      CaptchaPipelineError: a split is empty, or the strategy asks for a GPU that is not there.
+      CaptchaPipelineError: a split is empty, the strategy asks for what is not there, or its replicas cannot share a batch evenly.
     """
     config = fn_args.custom_config
     spec = CaptchaSpec.model_validate_json(config["spec"])
     parameters = Hyperparameters(**config["trainer"])
+    strategy = choose_strategy(parameters.strategy)
     # On a CPU that is enough for the same weights twice: TensorFlow's kernels for it add up in a fixed order.
     keras.utils.set_random_seed(parameters.seed)
     train_files, eval_files = record_files(fn_args.train_files, "train"), record_files(fn_args.eval_files, "eval")
     count = count_records(train_files)
-    checkpoint = Checkpoint(Path(config["checkpoint_dir"]) / config["fingerprint"], parameters.epochs)
-    with choose_strategy(parameters.strategy).scope():
+    check_batch_size(parameters.batch_size, strategy.num_replicas_in_sync, count)
+    chief = is_chief(strategy)
+    checkpoint_dir = Path(config["checkpoint_dir"]) / config["fingerprint"]
+    checkpoint = Checkpoint(checkpoint_dir, parameters.epochs, parameters.patience, writes=chief)
+    with strategy.scope():
         model = checkpoint.restore(lambda: compiled_model(spec, parameters, count))
-    model.fit(
-        training_batches(train_files, count, spec, parameters.batch_size, parameters.shift, parameters.seed + checkpoint.epoch),
-        validation_data=evaluation_batches(eval_files, spec, _EVALUATION_BATCH),
-        initial_epoch=checkpoint.epoch,
-        epochs=parameters.epochs,
-        verbose=0,
-        callbacks=[
-            keras.callbacks.TensorBoard(fn_args.model_run_dir, write_graph=False),
-            keras.callbacks.EarlyStopping("val_sequence_accuracy", mode="max", patience=parameters.patience, restore_best_weights=True),
-            checkpoint,
-        ],
-    )
+    if not checkpoint.finished:
+        shown = [keras.callbacks.TensorBoard(fn_args.model_run_dir, write_graph=False)] if chief else []
+        batches = (train_files, count, spec, parameters.batch_size, parameters.shift, parameters.seed)
+        fit(
+            model,
+            strategy,
+            partial(training_batches, *batches, first_epoch=checkpoint.epoch),
+            evaluation_batches(eval_files, spec, _EVALUATION_BATCH // strategy.num_replicas_in_sync),
+            initial_epoch=checkpoint.epoch,
+            epochs=parameters.epochs,
+            callbacks=[*shown, checkpoint],
+        )
+    if not chief:
+        return
+    checkpoint.restore_best(model)
     # In float32 whatever it was trained in, so that it runs, and runs fast, on machines without bfloat16.
     exported = build_model(spec, PRESETS[parameters.preset])
     exported.set_weights(model.get_weights())
@@ -82,29 +90,23 @@ def run_fn(fn_args: FnArgs) -> None:
     checkpoint.delete()
 
 
-def choose_strategy(name: str) -> tf.distribute.Strategy:
-    """Returns the strategy for a configured name.
-
-    "cpu"; "one_gpu"; "mirrored", every GPU there is; or "auto": every GPU there is, or else the CPU.
-
-    Raises:
-      CaptchaPipelineError: "one_gpu" or "mirrored", and TensorFlow sees no GPU.
-    """
-    gpus = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
-    if name in ("one_gpu", "mirrored") and not gpus:
+def check_batch_size(batch_size: int, replicas: int, count: int) -> None:
+    """Raises CaptchaPipelineError if `replicas` cannot share batches of `count` records evenly, or there is no whole batch for them."""
+    if batch_size % replicas:
         raise CaptchaPipelineError(
-            f"trainer.strategy is {name}, and TensorFlow sees no GPU here. Set trainer.strategy=auto, or install tensorflow[and-cuda]."
+            f"trainer.batch_size={batch_size} is that of all {replicas} replicas together, and they cannot share it evenly. Set a multiple."
         )
-    if name == "mirrored" or (name == "auto" and len(gpus) > 1):
-        return tf.distribute.MirroredStrategy(gpus)
-    if name == "one_gpu" or (name == "cpu" and gpus):
-        return tf.distribute.OneDeviceStrategy(gpus[0] if name == "one_gpu" else "/cpu:0")
-    return tf.distribute.get_strategy()
+    if replicas > 1 and count < batch_size:
+        raise CaptchaPipelineError(
+            f"The train split has {count} records, not one batch of {batch_size}: nothing to share among {replicas} replicas. "
+            "Set trainer.strategy=auto or a smaller trainer.batch_size."
+        )
 
 
 def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, count: int) -> keras.Model:
-    """Returns a model ready to fit to `count` records: Adam at `learning_rate_schedule`."""
-    model = build_model(spec, PRESETS[parameters.preset], training_dtype(parameters.precision))
+    """Returns a model ready to fit to `count` records: Adam at `learning_rate_schedule`. Call it in the scope of the strategy."""
+    model = build_model(spec, PRESETS[parameters.preset], training_dtype(parameters.precision, parameters.strategy != "cpu"))
+    synchronise_batch_norm(model)
     optimizer = keras.optimizers.Adam(learning_rate_schedule(parameters, count))
     model.compile(optimizer, loss=captcha_loss(), metrics=captcha_metrics())
     return model

@@ -46,7 +46,18 @@ def count_records(files: Sequence[str]) -> int:
     return int(tf.data.TFRecordDataset(list(files), "GZIP").reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
 
 
-def training_batches(files: Sequence[str], count: int, spec: CaptchaSpec, batch_size: int, shift: int, seed: int) -> tf.data.Dataset:
+def training_batches(
+    files: Sequence[str],
+    count: int,
+    spec: CaptchaSpec,
+    batch_size: int,
+    shift: int,
+    seed: int,
+    *,
+    first_epoch: int = 0,
+    replicas: int = 1,
+    ours: range = range(1),
+) -> tf.data.Dataset:
     """Returns one epoch of shuffled batches, another order and other shifts each time it is iterated over.
 
     The same seed gives the same batches. Each picture is moved by up to `shift` pixels up, down and sideways, the border
@@ -59,6 +70,11 @@ def training_batches(files: Sequence[str], count: int, spec: CaptchaSpec, batch_
       batch_size: pictures a batch; the last one of an epoch may be smaller.
       shift: pixels, 0 for none.
       seed: of the order and the shifts.
+      first_epoch: how many epochs are behind: the orders and shifts are those that would have followed them.
+      replicas: among how many each batch is split evenly. With more than one, an epoch leaves out the records after the last whole
+        batch: another few each time.
+      ours: the replicas whose parts are returned, one after the other. Every worker shuffles all records, so that the batches do
+        not depend on the number of workers; it decodes and shifts its own parts alone.
 
     Returns:
       float32 images [N, height, width, channels], int64 labels [N, max_length].
@@ -67,15 +83,23 @@ def training_batches(files: Sequence[str], count: int, spec: CaptchaSpec, batch_
     records = tf.data.TFRecordDataset(list(files), "GZIP")
     if count <= in_memory:
         records = records.cache()
-    batches = records.shuffle(max(1, min(count, in_memory)), seed=seed, reshuffle_each_iteration=True).batch(batch_size)
+    shuffled = records.shuffle(max(1, min(count, in_memory)), seed=seed, reshuffle_each_iteration=True)
+    if replicas == 1:
+        batches = shuffled.batch(batch_size)
+    else:
+        whole = shuffled.batch(batch_size, drop_remainder=True)
+        batches = whole.flat_map(lambda batch: tf.data.Dataset.from_tensor_slices(tf.split(batch, replicas)[ours.start : ours.stop]))
     # Stateless shifts: those of a stateful generator would depend on which thread of `map` comes first.
-    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
+    seeds = tf.data.Dataset.random(seed=seed + ours.start, rerandomize_each_iteration=True).batch(2)
 
     def prepare(serialized: tf.Tensor, shift_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, labels = _parse(serialized, spec)
         return (random_shift(images, shift, shift_seed) if shift else images), labels
 
-    return tf.data.Dataset.zip((batches, seeds)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    prepared = tf.data.Dataset.zip((batches, seeds)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    for _ in range(first_epoch):
+        iter(prepared)  # reads nothing; each iterator takes the next seeds
+    return prepared
 
 
 def evaluation_batches(files: Sequence[str], spec: CaptchaSpec, batch_size: int) -> tf.data.Dataset:

@@ -29,6 +29,7 @@ def silence() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors; "no GPU found" is a warning, the use of oneDNN is information
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # not for silence, but read at the same time: GPU memory as it is needed
     logging.captureWarnings(True)
     errors = logging.StreamHandler(sys.stderr)
     errors.setLevel(logging.ERROR)

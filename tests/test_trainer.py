@@ -13,7 +13,8 @@ from transform_run import draw, emitted, encoded, transform
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.features import PROBABILITIES, SPEC_FILE, TEXT
-from components.trainer import HISTORY_FILE, choose_strategy, run_fn
+from components.devices import choose_strategy
+from components.trainer import HISTORY_FILE, run_fn
 from pipeline.config import TrainerConfig
 
 SPEC = CaptchaSpec(charset="012", length=2, width=16, height=32, channels=1)

@@ -70,6 +70,29 @@ def test_an_epoch_holds_each_record_once(files: list[str], pictures: np.ndarray)
     assert {p.tobytes() for p in restored.round().astype(np.uint8)} == {p.tobytes() for p in pictures}
 
 
+def test_it_goes_on_where_a_fit_left_off(files: list[str]) -> None:
+    whole = training_batches(files, 10, SPEC, 4, 2, seed=1)
+    expected = [[images for images, _ in whole.as_numpy_iterator()] for _ in range(3)][2]
+    rest = training_batches(files, 10, SPEC, 4, 2, seed=1, first_epoch=2)
+    for ours, theirs in zip(rest.as_numpy_iterator(), expected, strict=True):
+        np.testing.assert_array_equal(ours[0], theirs)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_parts_of_all_replicas_are_the_batches_of_one(files: list[str], workers: int) -> None:
+    one = [images for images, _ in training_batches(files, 10, SPEC, 4, 0, seed=1).as_numpy_iterator()]
+    here = 2 // workers
+    shares = [
+        training_batches(files, 10, SPEC, 4, 0, seed=1, replicas=2, ours=range(worker * here, worker * here + here))
+        for worker in range(workers)
+    ]
+    parts = [[images for images, _ in share.as_numpy_iterator()] for share in shares]
+    assert [len(part) for part in parts] == [2 * here] * workers  # two whole batches; the last two records are left out
+    for number in range(2):
+        batch = [images for part in parts for images in part[number * here :][:here]]
+        np.testing.assert_array_equal(np.concatenate(batch), one[number])
+
+
 def test_random_shift_moves_each_picture_as_a_whole() -> None:
     images = np.arange(200 * 8 * 9, dtype=np.float32).reshape(200, 8, 9, 1)
     moved = random_shift(tf.constant(images), 1, tf.constant([3, 4], tf.int64)).numpy()
