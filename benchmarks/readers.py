@@ -1,0 +1,279 @@
+"""Readers that need no training, on the test pictures of both tasks, beside ours.
+
+    apt-get install tesseract-ocr                                      # or another system's package of it
+    uv run python -m benchmarks.accuracy digits-final --epochs 8       # a model of ours for each task, if there is none yet
+    uv run python -m benchmarks.accuracy alnum --epochs 8
+    uv run --group readers python -m benchmarks.readers                # the group brings ddddocr
+
+Expected: a table in about 20 minutes. With the settings that suit it best ddddocr reads half of the pictures with four digits, and a
+seventh of those with four of 36 characters; Tesseract a tenth, and hardly any. What is not installed or trained is said to be so.
+
+The readers are given every advantage that a careful user would: only characters of the charset, either case where case does not matter,
+and whichever of their models and settings, and of a few ways to prepare a picture, does best on pictures of the eval split.
+"""
+
+import io
+import itertools
+import os
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from benchmarks.results import record
+from benchmarks.tasks import TASKS
+from components import serving_dir
+from components.captcha import CaptchaSpec
+from components.example_proto import Example
+from components.features import IMAGE, LABEL
+from components.metrics import Rate, wilson_interval
+from components.sources.spans import window
+from components.tfrecords import Record, read_records
+from pipeline.config import Config
+from pipeline.quiet import load_tensorflow, silence
+
+Reader: TypeAlias = Callable[[bytes], str]
+"""Encoded picture in, text out."""
+
+_TEST_PICTURES: Final = 1_000
+_CHOICE_PICTURES: Final = 200  # of the eval split, to choose a reader's settings by
+_TASKS: Final = ("digits-final", "alnum")
+_CONFIDENCE: Final = 0.95
+_COLUMNS: Final = ("task", "reader", "full sequence (95 %)", "with 0 = O and 1 = I", "positions, where the length is right", "ms a picture")
+_ALIKE: Final = str.maketrans("oi", "01")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A label, and the encoded picture as it is stored."""
+
+    label: str
+    encoded: bytes
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a reader did; `milliseconds` is the median over the pictures, read one at a time."""
+
+    sequence: Rate
+    sequence_alike: Rate
+    position: Rate
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to a picture first: a median of 3 x 3 pixels against dots, a margin of its corner's colour, pixels multiplied."""
+
+    median: bool
+    margin: int  # pixels
+    scale: int
+
+    def __call__(self, encoded: bytes) -> bytes:
+        if not (self.median or self.margin or self.scale > 1):
+            return encoded
+        image = Image.open(io.BytesIO(encoded)).convert("L")
+        if self.median:
+            image = image.filter(ImageFilter.MedianFilter(3))
+        image = ImageOps.expand(image, self.margin, fill=int(np.asarray(image)[0, 0]))
+        image = image.resize((image.width * self.scale, image.height * self.scale), Image.Resampling.LANCZOS)
+        prepared = io.BytesIO()
+        image.save(prepared, "PNG")
+        return prepared.getvalue()
+
+    def __str__(self) -> str:
+        parts = ["median"] * self.median + [f"margin {self.margin}"] * bool(self.margin) + [f"x{self.scale}"] * (self.scale > 1)
+        return " + ".join(parts) or "as it is"
+
+
+_PREPARATIONS: Final = tuple(itertools.starmap(Preparation, itertools.product((False, True), (0, 5, 10), (1, 3))))
+
+
+def pictures(task: str, split: str, count: int) -> list[Picture]:
+    """Returns the first pictures of a split; the data are made first if they are not there."""
+    (span,) = window(TASKS[task].config().data.root, 1)
+    records = itertools.chain.from_iterable(map(read_records, span.files(split)))
+    features = (Example.FromString(found.data).features.feature for found in records if isinstance(found, Record))
+    first = itertools.islice(features, count)
+    return [Picture(feature[LABEL].bytes_list.value[0].decode(), feature[IMAGE].bytes_list.value[0]) for feature in first]
+
+
+def score(read: Reader, shown: Sequence[Picture], case_sensitive: bool) -> Score:
+    """Reads the pictures one at a time."""
+    readings, seconds = [], []
+    for picture in shown:
+        start = time.perf_counter()
+        readings.append(read(picture.encoded))
+        seconds.append(time.perf_counter() - start)
+    fold = str if case_sensitive else str.casefold
+    pairs = [(fold(picture.label), fold(reading)) for picture, reading in zip(shown, readings, strict=True)]
+    positions = [a == b for label, reading in pairs if len(label) == len(reading) for a, b in zip(label, reading, strict=True)]
+    return Score(
+        sequence=_share(label == reading for label, reading in pairs),
+        sequence_alike=_share(label.casefold().translate(_ALIKE) == reading.casefold().translate(_ALIKE) for label, reading in pairs),
+        position=_share(positions),
+        milliseconds=1000 * statistics.median(seconds),
+    )
+
+
+def _share(right: Iterable[bool]) -> Rate:
+    counted = list(right)
+    return wilson_interval(sum(counted), len(counted), _CONFIDENCE)
+
+
+def allowed_characters(spec: CaptchaSpec) -> str:
+    """The charset, and where case does not matter its other case too."""
+    return spec.characters if spec.case_sensitive else "".join(dict.fromkeys(spec.characters + spec.characters.swapcase()))
+
+
+def ddddocr_readers(spec: CaptchaSpec) -> Iterator[tuple[str, Reader]]:
+    """Yields ddddocr as it comes, then with each of its models each way to keep it to the charset.
+
+    `set_ranges` drops what is read outside the charset. Reading from the probabilities of the charset and the blank alone, as
+    CTC is decoded greedily (Graves et al., "Connectionist Temporal Classification", 2006), replaces it by the next best.
+
+    Raises:
+      ImportError: it is not installed.
+    """
+    import ddddocr
+
+    allowed = allowed_characters(spec)
+    for beta in (False, True):
+        model = "beta model" if beta else "default model"
+        yield f"{model}, free", ddddocr.DdddOcr(show_ad=False, beta=beta).classification
+        ranged = ddddocr.DdddOcr(show_ad=False, beta=beta)
+        ranged.set_ranges(allowed)
+        yield f"{model}, set_ranges", ranged.classification
+        yield f"{model}, charset's probabilities", _from_probabilities(ddddocr.DdddOcr(show_ad=False, beta=beta), allowed)
+
+
+def _from_probabilities(engine: Any, allowed: str) -> Reader:
+    classes = engine.get_charset()  # The class 0 is CTC's blank.
+    ids = np.array([0, *(classes.index(character) for character in allowed if character in classes)])
+
+    def read(encoded: bytes) -> str:
+        probabilities = np.squeeze(np.array(engine.classification(encoded, probability=True)["probabilities"]))
+        best = ids[probabilities[:, ids].argmax(axis=1)]
+        return "".join(classes[i] for i, _ in itertools.groupby(best) if i)
+
+    return read
+
+
+def tesseract_readers(spec: CaptchaSpec) -> Iterator[tuple[str, Reader]]:
+    """Yields Tesseract for one line of text (psm 7) and for one word (psm 8), kept to the charset; a process a picture.
+
+    Raises:
+      FileNotFoundError: it is not installed.
+    """
+    if shutil.which("tesseract") is None:
+        raise FileNotFoundError("tesseract")
+    # The pictures show the charset's own case.
+    for psm in ("7", "8"):
+        yield f"psm {psm}, whitelist", _tesseract(["--psm", psm, "-c", f"tessedit_char_whitelist={spec.characters}"])
+
+
+def _tesseract(options: Sequence[str]) -> Reader:
+    # Its threads cost more than they bring on pictures as small as these.
+    environment = os.environ | {"OMP_THREAD_LIMIT": "1"}
+
+    def read(encoded: bytes) -> str:
+        command = ["tesseract", "stdin", "stdout", *options]
+        done = subprocess.run(command, input=encoded, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, check=True)
+        return "".join(done.stdout.decode(errors="replace").split())
+
+    return read
+
+
+def our_reader(config: Config) -> tuple[str, Reader]:
+    """Returns the version that was pushed last, and how to read with it.
+
+    Raises:
+      FileNotFoundError: none was pushed.
+    """
+    pushed = next(iter(serving_dir.versions(config.serving_dir)), None)
+    if pushed is None:
+        raise FileNotFoundError(config.serving_dir)
+    load_tensorflow()
+    from pipeline.served_model import ServedModel
+
+    model = ServedModel(pushed.path)
+    return f"{pushed.about['preset']}, version {pushed.version}", lambda encoded: next(model.read([encoded])).text
+
+
+def best_setting(settings: Sequence[tuple[str, Reader]], shown: Sequence[Picture], case_sensitive: bool) -> tuple[str, Reader]:
+    """Returns the setting and the preparation with which most of the pictures are read right, the first of equals."""
+    candidates = [(f"{name}, {preparation}", _prepared(read, preparation)) for name, read in settings for preparation in _PREPARATIONS]
+    return max(candidates, key=lambda candidate: score(candidate[1], shown, case_sensitive).sequence.value)
+
+
+def _prepared(read: Reader, preparation: Preparation) -> Reader:
+    return lambda encoded: read(preparation(encoded))
+
+
+_READERS: Final[dict[str, Callable[[CaptchaSpec], Iterator[tuple[str, Reader]]]]] = {
+    "ddddocr": ddddocr_readers,
+    "Tesseract": tesseract_readers,
+}
+
+
+def _row(task: str, reader: str, scored: Score | None) -> list[str]:
+    if scored is None:
+        return [task, reader, *[""] * (len(_COLUMNS) - 2)]
+    rate = scored.sequence
+    return [
+        task,
+        reader,
+        f"{rate.value:.1%} ({rate.lower:.1%} to {rate.upper:.1%})",
+        f"{scored.sequence_alike.value:.1%}",
+        f"{scored.position.value:.1%}",
+        f"{scored.milliseconds:.1f}",
+    ]
+
+
+def _rows(task: str) -> Iterator[list[str]]:
+    config = TASKS[task].config()
+    spec = config.captcha
+    test = pictures(task, "test", _TEST_PICTURES)
+    for name, make in _READERS.items():
+        try:
+            settings = list(make(spec))
+        except (ImportError, FileNotFoundError):
+            yield _row(task, f"{name}: not installed", None)
+            continue
+        plain, read = settings[0]
+        yield _row(task, f"{name}: {plain}, as it is", score(read, test, spec.case_sensitive))
+        best, read = best_setting(settings, pictures(task, "eval", _CHOICE_PICTURES), spec.case_sensitive)
+        yield _row(task, f"{name} at its best: {best}", score(read, test, spec.case_sensitive))
+    try:
+        version, read = our_reader(config)
+    except FileNotFoundError:
+        yield _row(task, "ours: nothing pushed yet", None)
+    else:
+        yield _row(task, f"ours: {version}", score(read, test, spec.case_sensitive))
+
+
+def main() -> None:
+    record(
+        "readers",
+        "Readers that need no training, and ours",
+        _COLUMNS,
+        list(itertools.chain.from_iterable(map(_rows, _TASKS))),
+        [
+            f"{_TEST_PICTURES:,} test pictures a line, the same for all, read one at a time.",
+            "Milliseconds are the median, with the preparation of the picture, and for Tesseract with the start of its process.",
+            "The readers have seen none of these pictures, nor their fonts and noise; ours was trained on others of the same kind.",
+            f"At its best: with the model, settings and preparation that read most of {_CHOICE_PICTURES} pictures of the eval split right.",
+            "Labels without case are compared without it.",
+        ],
+    )
+
+
+if __name__ == "__main__":
+    silence()
+    main()
