@@ -77,7 +77,7 @@ def fit(
     model: keras.Model,
     strategy: tf.distribute.Strategy,
     training: Callable[..., tf.data.Dataset],
-    evaluation: tf.data.Dataset,
+    evaluation: Callable[..., tf.data.Dataset],
     *,
     initial_epoch: int,
     epochs: int,
@@ -93,7 +93,7 @@ def fit(
       strategy: from `choose_strategy`.
       training: from `replicas`, a number, and `ours`, a range of them, to an epoch of their parts of batches in turn: see
         `training_batches`.
-      evaluation: batches of a size for one replica.
+      evaluation: likewise; see `evaluation_batches`.
       initial_epoch: how many epochs are done.
       epochs: the number of the last.
       callbacks: told of epochs; with several replicas not of batches.
@@ -103,22 +103,24 @@ def fit(
     """
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
-        model.fit(training(), validation_data=evaluation, initial_epoch=initial_epoch, epochs=epochs, callbacks=list(callbacks), verbose=0)
+        model.fit(
+            training(), validation_data=evaluation(), initial_epoch=initial_epoch, epochs=epochs, callbacks=list(callbacks), verbose=0
+        )
         return
 
-    def training_share(worker: tf.distribute.InputContext) -> tf.data.Dataset:
-        here = replicas // worker.num_input_pipelines
-        return training(replicas=replicas, ours=range(replicas)[worker.input_pipeline_id * here :][:here])
+    def shared(batches: Callable[..., tf.data.Dataset]) -> tf.distribute.DistributedDataset:
+        def share(worker: tf.distribute.InputContext) -> tf.data.Dataset:
+            here = replicas // worker.num_input_pipelines
+            return batches(replicas=replicas, ours=range(replicas)[worker.input_pipeline_id * here :][:here])
 
-    def evaluation_share(worker: tf.distribute.InputContext) -> tf.data.Dataset:
-        return evaluation.shard(worker.num_input_pipelines, worker.input_pipeline_id)
+        return strategy.distribute_datasets_from_function(share)
 
     _check_agreement(strategy, initial_epoch)
     _fit_replicas(
         model,
         strategy,
-        strategy.distribute_datasets_from_function(training_share),
-        strategy.distribute_datasets_from_function(evaluation_share),
+        shared(training),
+        shared(evaluation),
         range(initial_epoch, epochs),
         keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs),
     )

@@ -73,7 +73,7 @@ def run_fn(fn_args: FnArgs) -> None:
             model,
             strategy,
             partial(training_batches, *batches, first_epoch=checkpoint.epoch),
-            evaluation_batches(eval_files, spec, _EVALUATION_BATCH // strategy.num_replicas_in_sync),
+            partial(evaluation_batches, eval_files, spec, _EVALUATION_BATCH),
             initial_epoch=checkpoint.epoch,
             epochs=parameters.epochs,
             callbacks=[*shown, checkpoint],

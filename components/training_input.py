@@ -84,11 +84,7 @@ def training_batches(
     if count <= in_memory:
         records = records.cache()
     shuffled = records.shuffle(max(1, min(count, in_memory)), seed=seed, reshuffle_each_iteration=True)
-    if replicas == 1:
-        batches = shuffled.batch(batch_size)
-    else:
-        whole = shuffled.batch(batch_size, drop_remainder=True)
-        batches = whole.flat_map(lambda batch: tf.data.Dataset.from_tensor_slices(tf.split(batch, replicas)[ours.start : ours.stop]))
+    batches = _parts(shuffled.batch(batch_size, drop_remainder=replicas > 1), replicas, ours)
     # Stateless shifts: those of a stateful generator would depend on which thread of `map` comes first.
     seeds = tf.data.Dataset.random(seed=seed + ours.start, rerandomize_each_iteration=True).batch(2)
 
@@ -102,10 +98,38 @@ def training_batches(
     return prepared
 
 
-def evaluation_batches(files: Sequence[str], spec: CaptchaSpec, batch_size: int) -> tf.data.Dataset:
-    """Returns the records in the order of the files, as `training_batches` without shuffling and shifts."""
-    batches = tf.data.TFRecordDataset(list(files), "GZIP").batch(batch_size)
+def evaluation_batches(
+    files: Sequence[str], spec: CaptchaSpec, batch_size: int, *, replicas: int = 1, ours: range = range(1)
+) -> tf.data.Dataset:
+    """Returns the records in the order of the files, as `training_batches` without shuffling and shifts, and leaving none out.
+
+    Raises:
+      CaptchaPipelineError: there are fewer records than replicas.
+    """
+    if replicas > 1:
+        batch_size = _without_empty_parts(count_records(files), batch_size, replicas)
+    batches = _parts(tf.data.TFRecordDataset(list(files), "GZIP").batch(batch_size), replicas, ours)
     return batches.map(lambda serialized: _parse(serialized, spec), num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _without_empty_parts(count: int, batch_size: int, replicas: int) -> int:
+    """Returns the largest size up to `batch_size` with which the last batch, too, has a record for each replica.
+
+    An empty batch is no batch to TensorFlow: its convolutions on the CPU return a wrong shape, its batch normalisation NaN.
+    """
+    for size in range(batch_size, replicas - 1, -1):
+        if count >= replicas and (count % size == 0 or count % size >= replicas):
+            return size
+    raise CaptchaPipelineError(
+        f"The eval split has {count} records: too few to share among {replicas} replicas. Set trainer.strategy=auto."
+    )
+
+
+def _parts(batches: tf.data.Dataset, replicas: int, ours: range) -> tf.data.Dataset:
+    """Splits each batch among replicas, every so-manyth record to the same one, and returns the parts of `ours`, one after the other."""
+    if replicas == 1:
+        return batches
+    return batches.flat_map(lambda batch: tf.data.Dataset.range(ours.start, ours.stop).map(lambda replica: batch[replica::replicas]))
 
 
 def _parse(serialized: tf.Tensor, spec: CaptchaSpec) -> tuple[tf.Tensor, tf.Tensor]:

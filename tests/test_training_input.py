@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,17 +81,27 @@ def test_it_goes_on_where_a_fit_left_off(files: list[str]) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_parts_of_all_replicas_are_the_batches_of_one(files: list[str], workers: int) -> None:
-    one = [images for images, _ in training_batches(files, 10, SPEC, 4, 0, seed=1).as_numpy_iterator()]
     here = 2 // workers
-    shares = [
-        training_batches(files, 10, SPEC, 4, 0, seed=1, replicas=2, ours=range(worker * here, worker * here + here))
-        for worker in range(workers)
-    ]
-    parts = [[images for images, _ in share.as_numpy_iterator()] for share in shares]
-    assert [len(part) for part in parts] == [2 * here] * workers  # two whole batches; the last two records are left out
-    for number in range(2):
-        batch = [images for part in parts for images in part[number * here :][:here]]
-        np.testing.assert_array_equal(np.concatenate(batch), one[number])
+    shares = [range(worker * here, worker * here + here) for worker in range(workers)]
+    for batches, count in (
+        (partial(training_batches, files, 10, SPEC, 4, 0, seed=1), 2),  # the last two records, half a batch, are left out
+        (partial(evaluation_batches, files, SPEC, 4), 3),
+    ):
+        one = [images for images, _ in batches().as_numpy_iterator()][:count]
+        parts = [[images for images, _ in batches(replicas=2, ours=ours).as_numpy_iterator()] for ours in shares]
+        assert [len(part) for part in parts] == [count * here] * workers
+        for number, whole in enumerate(one):
+            ours = [images for part in parts for images in part[number * here : number * here + here]]
+            assert {len(images) for images in ours} == {len(whole) // 2}
+            assert {image.tobytes() for images in ours for image in images} == {image.tobytes() for image in whole}
+
+
+@pytest.mark.parametrize(("replicas", "size", "sizes"), [(3, 9, [2, 1]), (2, 3, [1] * 5), (10, 256, [1])])
+def test_no_replica_is_without_a_record_of_the_last_batch(files: list[str], replicas: int, size: int, sizes: list[int]) -> None:
+    last = evaluation_batches(files, SPEC, size, replicas=replicas, ours=range(replicas)[-1:])
+    assert [len(labels) for _, labels in last.as_numpy_iterator()] == sizes
+    with pytest.raises(CaptchaPipelineError, match="10 records: too few to share among 11"):
+        evaluation_batches(files, SPEC, 256, replicas=11, ours=range(1))
 
 
 def test_random_shift_moves_each_picture_as_a_whole() -> None:
