@@ -87,6 +87,12 @@ class CaptchaPainter(ImageCaptcha):
         self._sizes = plan.effective_font_sizes
         super().__init__(plan.spec.width, plan.spec.height, list(plan.fonts) or None, self._sizes)
         self._plan = plan
+        self._params = {
+            "curve": plan.noise_curve,
+            "dots": plan.effective_noise_dots,
+            "font_sizes": self._sizes,
+            "fonts": [Path(font).name for font in self._fonts],
+        }
 
     def paint(self, index: int) -> Captcha:
         """Draws the picture with this index in the span. Seeds the global `random`, which the library draws from."""
@@ -95,14 +101,7 @@ class CaptchaPainter(ImageCaptcha):
         length = random.randint(spec.min_length, spec.max_length)  # noqa: S311
         label = "".join(random.choices(spec.characters, k=length))  # noqa: S311
         image, background, colour = self.draw(label)
-        params = {
-            "background": background,
-            "colour": colour,
-            "curve": plan.noise_curve,
-            "dots": plan.effective_noise_dots,
-            "font_sizes": self._sizes,
-            "fonts": [Path(font).name for font in self._fonts],
-        }
+        params = {"background": background, "colour": colour, **self._params}
         return Captcha(image if spec.channels == 3 else image.convert("L"), label, params)
 
     def draw(self, label: str) -> tuple[Image, tuple[int, ...], tuple[int, ...]]:
