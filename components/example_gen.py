@@ -75,7 +75,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             )
             for split in features.SPLITS:
                 prefix = os.path.join(artifact_utils.get_split_uri([examples], split), "data_tfrecord")
-                _ = outputs[split] | f"Write[{split}]" >> beam.io.WriteToTFRecord(prefix, file_name_suffix=".gz")
+                # Not gzipped: the pictures are compressed already, and every later step would unpack them again.
+                _ = outputs[split] | f"Write[{split}]" >> beam.io.WriteToTFRecord(prefix)
             _ = outputs[BAD] | "WriteBad" >> beam.io.WriteToTFRecord(os.path.join(quarantine.uri, _RECORDS_PREFIX), file_name_suffix=".gz")
             _ = (
                 outputs[SUMMARY]

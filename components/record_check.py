@@ -51,13 +51,13 @@ def check_record(data: bytes, shard: Shard, spec: CaptchaSpec, rules: PictureRul
         raise RecordError("record_unparseable", "the record is not a tf.Example") from None
     if shard.info is not None:
         example = to_canonical(example, shard.info, spec, shard.source)
-    image, label_bytes, source, params = (_only_value(example, name) for name in _CANONICAL)
+    feature = example.features.feature
+    image, label_bytes, source, params = (_only_value(feature, name) for name in _CANONICAL)
     label = spec.canonical(_text(label_bytes, "label_charset", features.LABEL))
     _text(source, "feature_type", features.SOURCE)
     _text(params, "feature_type", features.PARAMS)
     picture = inspect_picture(image, spec, rules)
 
-    feature = example.features.feature
     for name in set(feature).difference(_CANONICAL):
         del feature[name]
     feature[features.IMAGE].bytes_list.value[0] = picture.encoded
@@ -72,12 +72,12 @@ def check_record(data: bytes, shard: Shard, spec: CaptchaSpec, rules: PictureRul
     return example.SerializeToString(deterministic=True)
 
 
-def _only_value(example: Any, name: str) -> bytes:
-    feature = example.features.feature
-    kind = feature[name].WhichOneof("kind") if name in feature else None
+def _only_value(feature: Any, name: str) -> bytes:
+    stored = feature.get(name)
+    kind = stored.WhichOneof("kind") if stored is not None else None
     if kind is None:
         raise RecordError("feature_missing", f"the feature {name} is missing")
-    values = getattr(feature[name], kind).value
+    values = getattr(stored, kind).value
     if not values:
         raise RecordError("feature_missing", f"the feature {name} has no value")
     if kind != "bytes_list" or len(values) > 1:

@@ -188,7 +188,7 @@ def _statistics(folder: Path, split: str, characters: str) -> report.SplitStatis
 
 
 def _examples(folder: Path) -> Iterator[Example]:
-    for path in sorted(folder.glob("*.gz")):
+    for path in sorted(folder.glob("*-of-*")):
         for item in read_records(str(path)):
             if not isinstance(item, Record):
                 raise CaptchaPipelineError(f"{path} is broken: {item.detail}. Remove the run's artifacts, or run with another root.")

@@ -84,7 +84,7 @@ class Outcome:
 
     @property
     def bad(self) -> list[tf.train.Example]:
-        return parse(sorted(Path(self.quarantine.uri).glob("*.gz")))
+        return parse(sorted(Path(self.quarantine.uri).glob("*.gz")), "GZIP")
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -107,8 +107,8 @@ def run(
     return outcome
 
 
-def parse(files: list[Path]) -> list[tf.train.Example]:
-    dataset = tf.data.TFRecordDataset([str(file) for file in files], "GZIP")
+def parse(files: list[Path], compression: str = "") -> list[tf.train.Example]:
+    dataset = tf.data.TFRecordDataset([str(file) for file in files], compression)
     return [tf.train.Example.FromString(data) for data in dataset.as_numpy_iterator()]
 
 

@@ -57,7 +57,7 @@ def served(config: Config) -> ServedModel:
 
 
 def examples(folder: str) -> list[Example]:
-    return [Example.FromString(item.data) for path in sorted(Path(folder).glob("*.gz")) for item in read_records(str(path))]
+    return [Example.FromString(item.data) for path in sorted(Path(folder).glob("*-of-*")) for item in read_records(str(path))]
 
 
 def value(example: Example, name: str) -> bytes:
