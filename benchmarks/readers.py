@@ -229,10 +229,10 @@ def best_reader(settings: Mapping[str, Reader], shown: Sequence[Picture], case_s
 
     setting, preparation = next(iter(settings)), Preparation()
     for _ in range(2):
+        setting = max(settings, key=lambda name: read_right(name, preparation))
         for option, values in _OPTIONS.items():
             candidates = [replace(preparation, **{option: value}) for value in values]
             preparation = max(candidates, key=functools.partial(read_right, setting))
-        setting = max(settings, key=lambda name: read_right(name, preparation))
     return f"{setting}, {preparation}", _prepared(settings[setting], preparation)
 
 
