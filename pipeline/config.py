@@ -133,7 +133,11 @@ class Config(Section):
     @property
     def beam_args(self) -> list[str]:
         """Beam's command line for every Beam step."""
-        local = ["--direct_running_mode=multi_processing", f"--direct_num_workers={self.beam.workers}"] if self.beam.workers > 1 else []
+        # The workers of the local runner are this very environment. Unless told that they have an image, TFX packages itself for them
+        # at every step, which takes a second, and leaves the package in the temporary folder.
+        local = ["--sdk_container_image=none"] if self.beam.runner == "FnApiRunner" else []
+        if self.beam.workers > 1:
+            local += ["--direct_running_mode=multi_processing", f"--direct_num_workers={self.beam.workers}"]
         return [f"--runner={self.beam.runner}", *local, *self.beam.args]
 
 

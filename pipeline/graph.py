@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from tensorflow_model_analysis.proto import config_pb2
-from tfx.components import StatisticsGen, Trainer, Transform
+from tfx.components import StatisticsGen, Trainer
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.orchestration import pipeline
 from tfx.proto import trainer_pb2, transform_pb2
@@ -15,6 +15,7 @@ from components.pushed_model import LatestPushedModel
 from components.pusher import AtomicPusher
 from components.schema import CaptchaSchema, SchemaGate
 from components.tfma_metrics import eval_config
+from components.transform_step import Transform
 from pipeline.config import Config
 
 
