@@ -1,0 +1,95 @@
+"""How fast the data steps are, and whether time and memory keep step with the number of pictures.
+
+    uv run python -m benchmarks.data_steps [SIZE …]
+
+Expected: ExampleGen, StatisticsGen and Transform together do at least 3,000 pictures of 100x30 a second at 200,000 pictures; the time
+a further picture takes is the same at every size; the peak memory at 200,000 is at most 1.3 times that at 20,000; a picture takes at
+most 1.1 bytes a pixel value after Transform. The first run also draws the pictures, which takes about ten minutes on 2 cores.
+"""
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from benchmarks.prepared import DATA_STEPS
+from benchmarks.results import record
+from benchmarks.tasks import Task
+from components.tfrecords import Record, read_records
+
+SIZES: Final = (10_000, 20_000, 200_000)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of the data steps in a process of its own.
+
+    Attributes:
+      size: pictures.
+      seconds: by step.
+      peak_bytes: resident, of the process.
+      record_bytes: the mean length of a record after Transform, uncompressed.
+    """
+
+    size: int
+    seconds: dict[str, float]
+    peak_bytes: int
+    record_bytes: float
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+    def row(self) -> list[str]:
+        steps = [f"{self.seconds[step]:.1f} s" for step in DATA_STEPS]
+        rate = f"{self.size / self.total:,.0f}"
+        return [f"{self.size:,}", *steps, f"{self.total:.1f} s", rate, f"{self.peak_bytes / 2**20:,.0f} MiB", f"{self.record_bytes:,.0f}"]
+
+
+def measure(size: int) -> Measurement:
+    """Runs the data steps on `size` pictures of configs/digits.yaml; draws them first if they are not there."""
+    task = Task(f"data-steps-{size}", "digits", size, "{train: 10, eval: 1, test: 1}", seed=13)
+    config = task.config()
+    folder = Path(config.root, config.name)
+    shutil.rmtree(folder, ignore_errors=True)  # or TFX would reuse what an earlier run has left
+    run = subprocess.run([sys.executable, "-m", "benchmarks.prepared", *task.options()], check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(run.stdout.splitlines()[-1])
+    lengths = list(_lengths(Path(found["transformed"])))
+    shutil.rmtree(folder)
+    return Measurement(size, found["seconds"], found["peak_bytes"], sum(lengths) / len(lengths))
+
+
+def _lengths(transformed: Path) -> Iterator[int]:
+    for file in sorted(transformed.glob("Split-*/*")):
+        for item in read_records(file):
+            assert isinstance(item, Record), item
+            yield len(item.data)
+
+
+def main(sizes: Annotated[list[int] | None, typer.Argument(help="Pictures of each run")] = None) -> None:
+    measurements = [measure(size) for size in sizes or SIZES]
+    notes = ["One run of each size, in a new process; nothing was cached, and the pictures were there already."]
+    for before, after in itertools.pairwise(measurements):
+        further = (after.total - before.total) / (after.size - before.size)
+        notes.append(
+            f"From {before.size:,} to {after.size:,} pictures: {further * 1e6:.0f} µs a further picture, "
+            f"{after.peak_bytes / before.peak_bytes:.2f} times the peak memory, TensorFlow and TFX themselves included."
+        )
+    record(
+        "data_steps",
+        "The data steps: pictures of 100x30 in colour, one process",
+        ["pictures", *DATA_STEPS, "together", "pictures a second", "peak memory", "bytes a picture after Transform"],
+        [measurement.row() for measurement in measurements],
+        notes,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
