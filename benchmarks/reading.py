@@ -1,0 +1,123 @@
+"""How fast transformed examples become batches in memory, and whether a fit waits for them.
+
+    uv run python -m benchmarks.reading
+
+Expected: 20,000 pictures a second or more in every row, and a fit that waits for its input less than 2 % of its time. Three minutes on
+2 cores, and another two where the data is not there yet.
+
+On cores that input and model share, "waits" can mean two things, and both are measured. The time until the next batch is there is
+what the step stands still for. The work that makes the batch runs beside the step and takes cores from it, whether or not anything
+waits: that is in the comparison with an epoch in which every step is given the same batch, made once.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import tensorflow as tf
+
+from benchmarks.prepared import prepare
+from benchmarks.results import record
+from benchmarks.tasks import TASKS
+from components.trainer import Hyperparameters, compiled_model
+from components.training_input import count_records, record_files, training_batches
+from pipeline.quiet import silence
+
+LATER_EPOCHS: Final = 5
+ROUNDS: Final = 3
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Seconds of an epoch: in all, of them until the next batch was there, and of CPU time."""
+
+    wall: float
+    waiting: float
+    cpu: float
+
+
+def read_rates(batches: tf.data.Dataset, count: int) -> list[tuple[float, float]]:
+    """Returns the pictures a second, and the CPU seconds a picture, of the first epoch and of each of LATER_EPOCHS more."""
+    rates = []
+    for _ in range(1 + LATER_EPOCHS):
+        cpu, wall = time.process_time(), time.perf_counter()
+        seen = sum(int(labels.shape[0]) for _, labels in batches)
+        rates.append((count / (time.perf_counter() - wall), (time.process_time() - cpu) / count))
+        assert seen == count
+    return rates
+
+
+def timed_loop(step: tf.types.experimental.PolymorphicFunction, batches: Iterable[object], steps: int) -> Loop:
+    waiting = 0.0
+    following = iter(batches)
+    cpu, started = time.process_time(), time.perf_counter()
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(following)
+        waiting += time.perf_counter() - asked
+        step(batch)
+    return Loop(time.perf_counter() - started, waiting, time.process_time() - cpu)
+
+
+def main() -> None:
+    silence()
+    config = TASKS["digits-recipe"].config()
+    parameters = Hyperparameters(**config.trainer.model_dump())
+    files = record_files(prepare(config).files("train"), "train")
+    count = count_records(files)
+
+    def batches(shift: int) -> tf.data.Dataset:
+        return training_batches(files, count, config.captcha, parameters.batch_size, shift, parameters.seed)
+
+    rows = []
+    for shift in (0, parameters.shift):
+        first, *later = read_rates(batches(shift), count)
+        augmented = f"each picture shifted by up to {shift} pixels" if shift else "as they are"
+        for name, (rate, cpu) in (
+            ("the first epoch, from the files", first),
+            ("later epochs, from memory", (statistics.median(rate for rate, _ in later), statistics.median(cpu for _, cpu in later))),
+        ):
+            rows.append([f"{name}, {augmented}", f"{rate:,.0f} pictures/s", f"{1e6 * cpu:.0f} µs"])
+
+    model = compiled_model(config.captcha, parameters, count)
+    step = tf.function(model.train_step, reduce_retracing=True)
+    dataset, steps = batches(parameters.shift), count // parameters.batch_size
+    same = next(iter(dataset))
+    for batch in dataset:  # an epoch that fills the cache, traces the step and warms up
+        step(batch)
+    real, repeated = [], []
+    for _ in range(ROUNDS):
+        real.append(timed_loop(step, dataset, steps))
+        repeated.append(timed_loop(step, itertools.repeat(same), steps))
+    pictures = steps * parameters.batch_size
+    waits = statistics.median(loop.waiting / loop.wall for loop in real)
+    wall, cpu = (
+        statistics.median(getattr(ours, clock) / getattr(theirs, clock) for ours, theirs in zip(real, repeated, strict=True))
+        for clock in ("wall", "cpu")
+    )
+    rows += [
+        [
+            f"{name}, {steps} steps of {parameters.batch_size}",
+            f"{statistics.median(pictures / loop.wall for loop in loops):,.0f} pictures/s",
+            f"{1e6 * statistics.median(loop.cpu / pictures for loop in loops):,.0f} µs",
+        ]
+        for name, loops in (("training on real input", real), ("training on one batch again and again", repeated))
+    ]
+    record(
+        "reading",
+        f"Transformed examples to batches of {parameters.batch_size}: {count:,} pictures of {config.captcha.width}x{config.captcha.height}",
+        ["what", "rate", "CPU time a picture"],
+        rows,
+        [
+            f"Training waits for its next batch {waits:.2%} of its time (median of {ROUNDS} rounds).",
+            f"Against one batch again and again, in turn: {wall:.3f} times the time, {cpu:.3f} times the CPU time (medians).",
+            "The files are in the system's cache; later epochs are the median of 5.",
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
