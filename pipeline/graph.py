@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+import tensorflow_data_validation as tfdv
 from tensorflow_model_analysis.proto import config_pb2
 from tfx.components import StatisticsGen, Trainer
 from tfx.dsl.components.base.base_component import BaseComponent
@@ -52,7 +53,13 @@ def create_pipeline(config: Config, around: Surroundings) -> pipeline.Pipeline:
         source_digest=digests["components.example_gen"],
     )
     schema = CaptchaSchema(spec=spec_json, source_digest=digests["components.schema"])
-    statistics = StatisticsGen(examples=example_gen.outputs["examples"], schema=schema.outputs["schema"])
+    statistics = StatisticsGen(
+        examples=example_gen.outputs["examples"],
+        schema=schema.outputs["schema"],
+        # Labels and parameters have about as many values as there are pictures: sketches keep memory flat. Up to 16,384 values
+        # of a feature they count exactly.
+        stats_options=tfdv.StatsOptions(use_sketch_based_topk_uniques=True),
+    )
     gate = SchemaGate(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
     transform = Transform(
         examples=example_gen.outputs["examples"],
