@@ -56,7 +56,7 @@ def create_pipeline(config: Config, around: Surroundings) -> pipeline.Pipeline:
     statistics = StatisticsGen(
         examples=example_gen.outputs["examples"],
         schema=schema.outputs["schema"],
-        # Labels and parameters have about as many values as there are pictures: sketches keep memory flat. Up to 16,384 values
+        # Labels and parameters have about as many values as there are pictures: sketches keep memory flat. Up to 1,024 values
         # of a feature they count exactly.
         stats_options=tfdv.StatsOptions(use_sketch_based_topk_uniques=True),
     )
