@@ -1,0 +1,137 @@
+"""What the Trainer's fit costs over the same model in a plain Keras script.
+
+    uv run python -m benchmarks.fit_overhead
+
+Expected: at most 1.03 times the time of `model.fit(images, labels)` on the same pictures as arrays, though the Trainer reads TFRecords and
+after every epoch writes a checkpoint and TensorBoard's files. The augmentation is work that the script does not have, and is
+shown apart. Five minutes on 2 cores.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.prepared import prepare
+from benchmarks.results import record
+from benchmarks.tasks import TASKS
+from components.checkpoint import Checkpoint
+from components.devices import choose_strategy, fit
+from components.trainer import Hyperparameters, compiled_model
+from components.training_input import count_records, evaluation_batches, record_files, training_batches
+from pipeline.quiet import silence
+
+ROUNDS: Final = 3
+EVALUATION_BATCH: Final = 256
+
+
+@dataclass
+class Times:
+    """Seconds of each epoch, of wall and of CPU time."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def medians(self) -> list[str]:
+        """The first epoch, which traces the steps and fills the caches, left out."""
+        return [f"{statistics.median(self.wall[1:]):.1f}", f"{statistics.median(self.cpu[1:]):.1f}"]
+
+    def ratios(self, other: "Times") -> list[str]:
+        """The medians of the ratios within a round."""
+        pairs = ((self.wall, other.wall), (self.cpu, other.cpu))
+        return [f"{statistics.median(ours / theirs for ours, theirs in zip(a[1:], b[1:], strict=True)):.3f}" for a, b in pairs]
+
+
+class TakeTurns(keras.callbacks.Callback):
+    """Lets another fit have an epoch after each of this one, so that whatever else the machine does falls on both.
+
+    It is to be the last of the callbacks: what the others do is part of the epoch.
+    """
+
+    def __init__(self, other_epoch: Callable[[], None]):
+        super().__init__()
+        self.ours, self.theirs = Times(), Times()
+        self._other_epoch = other_epoch
+        self._started = (0.0, 0.0)
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        self._started = time.perf_counter(), time.process_time()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._stop(self.ours)
+        self._other_epoch()
+        self._stop(self.theirs)
+
+    def _stop(self, times: Times) -> None:
+        now = time.perf_counter(), time.process_time()
+        times.wall.append(now[0] - self._started[0])
+        times.cpu.append(now[1] - self._started[1])
+        self._started = time.perf_counter(), time.process_time()
+
+
+def arrays(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def main() -> None:
+    silence()
+    config = TASKS["digits-recipe"].config()
+    parameters = Hyperparameters(**config.trainer.model_dump())
+    prepared = prepare(config)
+    files, eval_files = (record_files(prepared.files(split), split) for split in ("train", "eval"))
+    count = count_records(files)
+    judged_by = eval_files[:1]
+    evaluation = partial(evaluation_batches, judged_by, config.captcha, EVALUATION_BATCH)
+    training = partial(training_batches, files, count, config.captcha, parameters.batch_size)
+    strategy = choose_strategy(parameters.strategy)
+
+    plain = compiled_model(config.captcha, parameters, count)
+    images, labels = arrays(training(shift=0, seed=parameters.seed))
+    judged = arrays(evaluation())
+
+    def plain_epoch() -> None:
+        plain.fit(
+            images,
+            labels,
+            batch_size=parameters.batch_size,
+            validation_data=judged,
+            validation_batch_size=EVALUATION_BATCH,
+            verbose=0,
+        )
+
+    def in_turn(shift: int) -> TakeTurns:
+        model = compiled_model(config.captcha, parameters, count)
+        with tempfile.TemporaryDirectory() as folder:
+            epochs = 1 + ROUNDS
+            turns = TakeTurns(plain_epoch)
+            shown = keras.callbacks.TensorBoard(f"{folder}/tensorboard", write_graph=False)
+            checkpoint = Checkpoint(Path(folder, "checkpoint"), epochs, patience=epochs)
+            batches = partial(training, shift=shift, seed=parameters.seed)
+            fit(model, strategy, batches, evaluation, initial_epoch=0, epochs=epochs, callbacks=[shown, checkpoint, turns])
+        return turns
+
+    equal, augmented = in_turn(0), in_turn(parameters.shift)
+    record(
+        "fit_overhead",
+        f"An epoch of the Trainer's fit against plain Keras: {count:,} pictures, and {len(judged[0]):,} to judge by",
+        ["what", "seconds", "CPU seconds", "times the script's", "times its CPU"],
+        [
+            ["plain Keras script, arrays in memory", *equal.theirs.medians(), "1", "1"],
+            ["the Trainer's fit, no augmentation", *equal.ours.medians(), *equal.ours.ratios(equal.theirs)],
+            ["the Trainer's fit", *augmented.ours.medians(), *augmented.ours.ratios(augmented.theirs)],
+        ],
+        [f"Medians of {ROUNDS} epochs, the Trainer's and the script's in turn in one process; a first one of each does not count."],
+    )
+
+
+if __name__ == "__main__":
+    main()
