@@ -12,8 +12,9 @@ UV := $(or $(shell command -v uv),.tools/bin/uv)
 RUN := $(UV) run --locked
 CONFIG := configs/digits.yaml
 DATA := data/digits
+BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
-.PHONY: run test check install
+.PHONY: run test check bench install
 
 run: $(DATA)/span-000001/manifest.json
 	$(RUN) captcha-pipeline run --config $(CONFIG)
@@ -26,6 +27,11 @@ check: install
 	$(RUN) ruff format --check .
 	$(RUN) mypy components pipeline benchmarks
 	$(RUN) mypy --allow-untyped-defs tests
+
+# About a quarter of an hour. The figures are of use only where nothing else runs beside it.
+bench: install
+	@set -e; for name in $(BENCHMARKS); do $(RUN) python -m benchmarks.$$name; done
+	$(RUN) python -m benchmarks.results
 
 # The pictures are made once; remove the folder to have them made anew.
 $(DATA)/span-000001/manifest.json: | install

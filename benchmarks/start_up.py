@@ -2,7 +2,7 @@
 
     uv run python -m benchmarks.start_up
 
-Expected: help in at most 0.5 s, `predict` in at most 6 s, of which about three quarters are the import of TensorFlow. Two minutes on
+Expected: help in at most 0.5 s, `predict` in at most 6 s, of which about three quarters are the import of TensorFlow. A minute on
 2 cores, and another where the small pipeline run that makes the model is not there yet.
 """
 
@@ -19,7 +19,7 @@ from typing import Final
 from benchmarks import served
 from benchmarks.results import record
 
-RUNS: Final = 9
+RUNS: Final = 5
 _COMMAND: Final = (sys.executable, "-c", "from pipeline.cli import main; main()")
 
 
