@@ -1,9 +1,10 @@
 """What the Trainer computes on: which devices, and how a fit is shared among several of them."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import keras
 import tensorflow as tf
@@ -83,85 +84,69 @@ def fit(
     epochs: int,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
-    """Fits with `model.fit` on one device, and as `model.fit` does on several. Every worker calls it and has the same metrics.
+    """Fits as `model.fit` does, on one device or on several. Every worker calls it, and has the same metrics.
 
-    Keras 3's own `fit` fails under MultiWorkerMirroredStrategy (3.12 and 3.15: it builds the model from a batch that it takes for a
-    tensor), and under MirroredStrategy it may leave a replica without any picture of an epoch's last batch.
+    Not `model.fit` itself, which fails under MultiWorkerMirroredStrategy (Keras 3.12 and 3.15: it builds the model from a batch that
+    it takes for a tensor), and iterates over a dataset an unsaid number of times an epoch, so that a fit that goes on could not be
+    given the batches that it would have had. The steps, the optimizer and the metrics are the model's own.
 
     Args:
       model: compiled in the strategy's scope.
       strategy: from `choose_strategy`.
-      training: from `replicas`, a number, and `ours`, a range of them, to an epoch of their parts of batches in turn: see
-        `training_batches`.
+      training: from `replicas`, a number, and `ours`, a range of them, to a dataset that is iterated over once an epoch: the parts of
+        the batches for these replicas, in turn. See `training_batches`.
       evaluation: likewise; see `evaluation_batches`.
       initial_epoch: how many epochs are done.
       epochs: the number of the last.
-      callbacks: told of epochs; with several replicas not of batches.
+      callbacks: told of epochs, not of batches.
 
     Raises:
       CaptchaPipelineError: the workers do not agree on `initial_epoch`.
     """
-    replicas = strategy.num_replicas_in_sync
-    if replicas == 1:
-        model.fit(
-            training(), validation_data=evaluation(), initial_epoch=initial_epoch, epochs=epochs, callbacks=list(callbacks), verbose=0
-        )
-        return
 
     def shared(batches: Callable[..., tf.data.Dataset]) -> tf.distribute.DistributedDataset:
         def share(worker: tf.distribute.InputContext) -> tf.data.Dataset:
-            here = replicas // worker.num_input_pipelines
-            return batches(replicas=replicas, ours=range(replicas)[worker.input_pipeline_id * here :][:here])
+            replicas = range(strategy.num_replicas_in_sync)
+            here = len(replicas) // worker.num_input_pipelines
+            return batches(replicas=len(replicas), ours=replicas[worker.input_pipeline_id * here :][:here])
 
         return strategy.distribute_datasets_from_function(share)
 
-    _check_agreement(strategy, initial_epoch)
-    _fit_replicas(
-        model,
-        strategy,
-        shared(training),
-        shared(evaluation),
-        range(initial_epoch, epochs),
-        keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs),
-    )
+    def on_every_replica(step: Callable[[Any], Any]) -> Callable[[Any], None]:
+        @tf.function(jit_compile=model.jit_compile)
+        def run(batch: Any) -> None:
+            strategy.run(step, args=(batch,))
 
+        @tf.function
+        def run_next(iterator: Any) -> None:
+            run(next(iterator))  # in the graph, where a batch of another size needs no other graph
 
-def _fit_replicas(
-    model: keras.Model,
-    strategy: tf.distribute.Strategy,
-    training: tf.distribute.DistributedDataset,
-    evaluation: tf.distribute.DistributedDataset,
-    epochs: range,
-    callbacks: keras.callbacks.CallbackList,
-) -> None:
-    """The loop of Keras' `fit`. The steps, the optimizer and the metrics are the model's own; metrics add up over the replicas."""
+        return run_next
 
-    @tf.function
-    def train_step(batch: object) -> None:
-        strategy.run(model.train_step, args=(batch,))
-
-    @tf.function
-    def test_step(batch: object) -> None:
-        strategy.run(model.test_step, args=(batch,))
-
-    def metrics(step: Callable[[object], None], batches: tf.distribute.DistributedDataset) -> dict[str, float]:
+    def metrics(run_next: Callable[[Any], None], batches: tf.distribute.DistributedDataset) -> dict[str, float]:
         model.reset_metrics()
-        for batch in batches:
-            step(batch)
+        iterator = iter(batches)
+        with contextlib.suppress(tf.errors.OutOfRangeError):  # the end of the batches
+            while True:
+                run_next(iterator)
         return {name: float(value) for name, value in model.get_metrics_result().items()}
 
+    _check_agreement(strategy, initial_epoch)
     with strategy.scope():
         model.optimizer.build(model.trainable_variables)  # no variable can be made in a replica
+    training_batches, evaluation_batches = shared(training), shared(evaluation)
+    train, evaluate = on_every_replica(model.train_step), on_every_replica(model.test_step)
+    told = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs)
     model.stop_training = False
-    callbacks.on_train_begin()
-    for epoch in epochs:
-        callbacks.on_epoch_begin(epoch)
-        trained = metrics(train_step, training)
-        judged = {f"val_{name}": value for name, value in metrics(test_step, evaluation).items()}
-        callbacks.on_epoch_end(epoch, trained | judged)
+    told.on_train_begin()
+    for epoch in range(initial_epoch, epochs):
+        told.on_epoch_begin(epoch)
+        trained = metrics(train, training_batches)
+        judged = {f"val_{name}": value for name, value in metrics(evaluate, evaluation_batches).items()}
+        told.on_epoch_end(epoch, trained | judged)
         if model.stop_training:
             break
-    callbacks.on_train_end()
+    told.on_train_end()
 
 
 def _check_agreement(strategy: tf.distribute.Strategy, epoch: int) -> None:

@@ -11,10 +11,10 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 from transform_run import draw, emitted, encoded, transform
 
 from components.captcha import CaptchaSpec
+from components.checkpoint import Checkpoint
 from components.errors import CaptchaPipelineError
 from components.features import PROBABILITIES, SPEC_FILE, TEXT
-from components.devices import choose_strategy
-from components.trainer import HISTORY_FILE, run_fn
+from components.trainer import HISTORY_FILE, check_batch_size, run_fn
 from pipeline.config import TrainerConfig
 
 SPEC = CaptchaSpec(charset="012", length=2, width=16, height=32, channels=1)
@@ -74,7 +74,7 @@ def _history(folder: Path) -> list[dict[str, float]]:
     return json.loads((folder / "logs" / HISTORY_FILE).read_text())
 
 
-def test_it_learns_and_the_same_seed_gives_the_same_model(fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_learns_and_another_seed_gives_another_model(fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = fit("first")
     history = _history(first)
     assert [set(epoch) for epoch in history] == [KEYS] * EPOCHS
@@ -89,9 +89,19 @@ def test_it_learns_and_the_same_seed_gives_the_same_model(fit: Fit, tmp_path: Pa
     )
     assert [text.decode() for text in answer[TEXT].numpy()] == LABELS
 
-    second, other = fit("second"), fit("other", seed=2)
-    np.testing.assert_array_equal(_weights(first), _weights(second))
-    assert not np.array_equal(_weights(first), _weights(other))
+    assert not np.array_equal(_weights(first), _weights(fit("other", seed=2)))
+
+
+def test_a_fit_killed_in_an_epoch_ends_as_one_that_was_not(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "on_epoch_begin", lambda self, epoch, logs=None: _kill() if epoch == 3 else None)
+        with pytest.raises(SystemExit):
+            fit("killed")
+    again = fit("again")
+    np.testing.assert_array_equal(_weights(whole), _weights(again))
+    for ours, theirs in zip(_history(again), _history(whole), strict=True):
+        assert ours | {"seconds": 0} == theirs | {"seconds": 0}
 
 
 def test_bfloat16_is_exported_in_float32_and_leaves_no_global_policy(fit: Fit) -> None:
@@ -125,9 +135,10 @@ def test_it_stops_early_and_keeps_the_best(fit: Fit) -> None:
     assert len(_history(folder)) < EPOCHS
 
 
-def test_strategies(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_strategy("auto") is tf.distribute.get_strategy()
-    assert choose_strategy("cpu") is tf.distribute.get_strategy()
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
-    with pytest.raises(CaptchaPipelineError, match=r"trainer\.strategy is one_gpu"):
-        choose_strategy("one_gpu")
+def test_a_batch_that_replicas_cannot_share_is_named() -> None:
+    check_batch_size(64, 2, 64)
+    check_batch_size(64, 1, 10)
+    with pytest.raises(CaptchaPipelineError, match="batch_size=64 is that of all 3 replicas"):
+        check_batch_size(64, 3, 1000)
+    with pytest.raises(CaptchaPipelineError, match="not one batch of 64"):
+        check_batch_size(64, 2, 63)

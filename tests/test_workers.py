@@ -1,0 +1,167 @@
+"""The Trainer on several replicas: two processes on this machine, and two halves of its CPU."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tfx.components.trainer.fn_args_utils import FnArgs
+from transform_run import draw, emitted, encoded, transform
+
+from components.captcha import CaptchaSpec
+from components.features import PROBABILITIES
+from components.trainer import HISTORY_FILE
+from components.worker import read_fn_args, write_fn_args
+from pipeline.config import TrainerConfig
+
+pytestmark = pytest.mark.slow
+
+SPEC = CaptchaSpec(charset="012", length=2, width=16, height=32, channels=1)
+RUN = Path(__file__).with_name("worker_run.py")
+LABELS = [f"{a}{b}" for a in "012" for b in "012"]
+EPOCHS = 3
+
+
+def _rows(seeds: range) -> list[bytes]:
+    return [emitted(encoded(draw(SPEC, label, seed)), label, SPEC) for seed in seeds for label in LABELS]
+
+
+@pytest.fixture(scope="module")
+def transformed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("transformed")
+    transform(SPEC, {"train": _rows(range(16)), "eval": _rows(range(20, 23))}, folder)  # 144 records, whole batches; 27 to share
+    return folder
+
+
+def fn_args(transformed: Path, folder: Path, strategy: str) -> Path:
+    """Writes the arguments of a fit that leaves everything in `folder`."""
+    trainer = TrainerConfig(epochs=EPOCHS, batch_size=16, learning_rate=3e-3, precision="float32").model_dump()
+    path = folder / "fn_args.json"
+    folder.mkdir()
+    (folder / "logs").mkdir()
+    arguments = FnArgs(
+        train_files=[str(transformed / "train-*")],
+        eval_files=[str(transformed / "eval-*")],
+        transform_output=str(transformed / "graph"),
+        serving_model_dir=str(folder / "model"),
+        model_run_dir=str(folder / "logs"),
+        custom_config={
+            "spec": SPEC.model_dump_json(),
+            # No shift: each worker draws its own.
+            "trainer": trainer | {"strategy": strategy, "shift": 0},
+            "fingerprint": "abc",
+            "checkpoint_dir": str(folder / "checkpoints"),
+            "max_pixels": 1000,
+        },
+    )
+    write_fn_args(arguments, path)
+    assert read_fn_args(path) == arguments
+    return path
+
+
+def start(arguments: Path, *more: str, cluster: Mapping[str, Any] | None = None) -> subprocess.Popen[str]:
+    environment = os.environ | ({"TF_CONFIG": json.dumps(cluster)} if cluster else {})
+    command = [sys.executable, "-u", str(RUN), str(arguments), *more]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def start_cluster(arguments: Path) -> list[subprocess.Popen[str]]:
+    """Starts a chief and a worker, as Kubeflow's training operator names them."""
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("localhost", 0))
+        second.bind(("localhost", 0))
+        chief, worker = (f"localhost:{taken.getsockname()[1]}" for taken in (first, second))
+    tasks = [{"type": "chief", "index": 0}, {"type": "worker", "index": 0}]
+    cluster = {"chief": [chief], "worker": [worker]}
+    return [start(arguments, cluster={"cluster": cluster, "task": task, "environment": "cloud"}) for task in tasks]
+
+
+@pytest.fixture
+def ended() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that are killed when the test ends."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return output
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    return [
+        {name: value for name, value in row.items() if name != "seconds"}
+        for row in json.loads((folder / "logs" / HISTORY_FILE).read_text())
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(transformed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fit on one device."""
+    folder = tmp_path_factory.mktemp("alone") / "fit"
+    finish(start(fn_args(transformed, folder, "auto")))
+    return folder
+
+
+def assert_same(folder: Path, alone: Path) -> None:
+    ours, theirs = history(folder), history(alone)
+    assert len(ours) == len(theirs) == EPOCHS
+    for row, expected in zip(ours, theirs, strict=True):
+        assert row == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    np.testing.assert_allclose(probabilities(folder), probabilities(alone), atol=1e-3)
+
+
+def probabilities(folder: Path) -> np.ndarray:
+    model = tf.saved_model.load(str(folder / "model"))
+    return model.signatures["serving_default"](image=tf.constant([encoded(draw(SPEC, label, 99)) for label in LABELS]))[
+        PROBABILITIES
+    ].numpy()
+
+
+def test_two_workers_train_as_one_device(transformed: Path, tmp_path: Path, alone: Path, ended: list[subprocess.Popen[str]]) -> None:
+    folder = tmp_path / "fit"
+    ended += start_cluster(fn_args(transformed, folder, "multi_worker"))
+    chief, worker = map(finish, ended)
+    assert_same(folder, alone)
+    assert f"epoch {EPOCHS}/{EPOCHS}: loss" in chief
+    assert "epoch" not in worker
+    assert len(list((folder / "logs").rglob("events.out.tfevents*"))) == 2  # the chief's, of train and of eval
+    assert not (folder / "checkpoints" / "abc").exists()
+
+
+def test_two_devices_of_a_machine_train_as_one(transformed: Path, tmp_path: Path, alone: Path, ended: list[subprocess.Popen[str]]) -> None:
+    folder = tmp_path / "fit"
+    ended.append(start(fn_args(transformed, folder, "auto"), "2"))
+    finish(ended[0])
+    assert_same(folder, alone)
+
+
+def test_workers_go_on_after_a_kill(transformed: Path, tmp_path: Path, alone: Path, ended: list[subprocess.Popen[str]]) -> None:
+    folder = tmp_path / "fit"
+    arguments = fn_args(transformed, folder, "multi_worker")
+    chief, worker = start_cluster(arguments)
+    ended += [chief, worker]
+    assert chief.stdout is not None
+    for line in chief.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    os.kill(worker.pid, signal.SIGKILL)
+    output, _ = chief.communicate(timeout=200)
+    assert chief.returncode != 0, output  # the operator restarts it
+    again = start_cluster(arguments)
+    ended += again
+    assert "going on after epoch " in finish(again[0])
+    finish(again[1])
+    assert_same(folder, alone)

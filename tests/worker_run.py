@@ -1,0 +1,35 @@
+"""One process of a fit whose outcome can be compared with that on one device.
+
+Dropout is off, as each replica draws its own; and Adam's epsilon is so large that it does not blow up the rounding errors of
+vanishing gradients to whole steps.
+
+python tests/worker_run.py FN_ARGS.json [LOGICAL_DEVICES]
+
+As `python -m components.worker`. With a number, MirroredStrategy over so many parts of the CPU in place of what is configured.
+"""
+
+import dataclasses
+import functools
+import sys
+
+import keras
+import tensorflow as tf
+
+from components import trainer, worker
+from components.model import PRESETS
+
+
+def main(fn_args: str, logical_devices: str = "") -> None:
+    trainer.PRESETS = {name: dataclasses.replace(preset, dropout=0.0) for name, preset in PRESETS.items()}  # type: ignore[assignment]
+    keras.optimizers.Adam = functools.partial(keras.optimizers.Adam, epsilon=1e-2)
+    if logical_devices:
+        count = int(logical_devices)
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+        trainer.choose_strategy = lambda name: tf.distribute.MirroredStrategy([f"/cpu:{number}" for number in range(count)])
+    sys.argv[1:] = [fn_args]
+    worker.main()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
