@@ -1,0 +1,128 @@
+"""Kills a fit in the middle of its first, of its middle and of its last epoch, and lets each go on.
+
+    uv run python -m benchmarks.resume --config configs/digits.yaml --set data.root=data/benchmarks/digits
+
+Expected: each fit repeats less than one epoch, and ends with the weights of the one that was left alone, bit by bit on a CPU.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import typer
+from tfx.components.trainer.fn_args_utils import FnArgs
+
+from benchmarks.prepared import Prepared, prepare
+from benchmarks.results import record
+from components.features import WEIGHTS_FILE
+from components.trainer import HISTORY_FILE
+from components.worker import write_fn_args
+from pipeline.config import Config, load_config
+from pipeline.options import ConfigOption, SetOption
+from pipeline.quiet import load_tensorflow, silence
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What a fit left: its history, the bytes of its weights, and how long it took from its start to the end of the first epoch."""
+
+    history: list[dict[str, float]]
+    weights: bytes
+    first_epoch_after: float
+
+    @property
+    def accuracy(self) -> float:
+        """The best full-sequence accuracy on the eval split, which is that of the exported weights."""
+        return max(row["val_sequence_accuracy"] for row in self.history)
+
+
+def start(config: Config, data: Prepared, folder: Path) -> subprocess.Popen[str]:
+    """Starts the Trainer in a process of its own."""
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    arguments = FnArgs(
+        train_files=data.files("train"),
+        eval_files=data.files("eval"),
+        transform_output=data.transform_graph,
+        serving_model_dir=str(folder / "model"),
+        model_run_dir=str(folder / "logs"),
+        custom_config={
+            "spec": config.captcha.model_dump_json(),
+            "trainer": config.trainer.model_dump(),
+            "max_pixels": config.data.max_pixels,
+            "checkpoint_dir": str(folder / "checkpoints"),
+            "fingerprint": "resume",
+        },
+    )
+    write_fn_args(arguments, folder / "fn_args.json")
+    command = [sys.executable, "-u", "-m", "components.worker", str(folder / "fn_args.json")]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def finish(process: subprocess.Popen[str], folder: Path) -> tuple[Fit, str]:
+    """Waits for a fit; returns it and what it printed."""
+    begun, first, lines = time.monotonic(), 0.0, []
+    assert process.stdout is not None
+    for line in process.stdout:
+        first = first or time.monotonic() - begun
+        lines.append(line)
+    if process.wait():
+        raise SystemExit(f"the fit in {folder} failed: {''.join(lines)}")
+    history = json.loads((folder / "logs" / HISTORY_FILE).read_text())
+    return Fit(history, (folder / "model" / "assets.extra" / WEIGHTS_FILE).read_bytes(), first), "".join(lines)
+
+
+def kill(process: subprocess.Popen[str], epoch: int, whole: Fit) -> None:
+    """Kills a fit in the middle of an epoch, by the times of the one that was left alone."""
+    assert process.stdout is not None
+    half = whole.history[epoch - 1]["seconds"] / 2
+    if epoch == 1:
+        time.sleep(whole.first_epoch_after - half)
+    else:
+        for line in process.stdout:
+            if line.startswith(f"epoch {epoch - 1}/"):
+                break
+        time.sleep(half)
+    process.kill()
+    process.communicate()
+
+
+def main(config: ConfigOption, overrides: SetOption = None) -> None:
+    load_tensorflow()
+    settings = load_config(config, overrides)
+    data = prepare(settings)
+    epochs = settings.trainer.epochs
+    rows = []
+    with tempfile.TemporaryDirectory() as root:
+        whole, _ = finish(start(settings, data, Path(root, "whole")), Path(root, "whole"))
+        rows.append(["not killed", "0", f"{whole.accuracy:.2%}", "", ""])
+        for epoch in (1, (epochs + 1) // 2, epochs):
+            folder = Path(root, f"killed-{epoch}")
+            kill(start(settings, data, folder), epoch, whole)
+            done = max((int(path.name.split("-")[1]) for path in folder.glob("checkpoints/resume/epoch-*")), default=0)
+            fit, printed = finish(start(settings, data, folder), folder)
+            assert done == 0 or f"going on after epoch {done} " in printed, printed
+            same = [row | {"seconds": 0} for row in fit.history] == [row | {"seconds": 0} for row in whole.history]
+            rows.append(
+                [
+                    f"in epoch {epoch}",
+                    str(epoch - 1 - done),
+                    f"{fit.accuracy:.2%}",
+                    *("yes" if x else "no" for x in (same, fit.weights == whole.weights)),
+                ]
+            )
+    record(
+        "resume",
+        f"A fit of {epochs} epochs ({settings.name}), killed and started again",
+        ("killed", "finished epochs lost", "best full-sequence accuracy on eval", "same history", "same weights, bit by bit"),
+        rows,
+        ("What was done of the epoch in which a fit was killed is done again: less than one epoch.",),
+    )
+
+
+if __name__ == "__main__":
+    silence()
+    typer.run(main)
