@@ -1,5 +1,6 @@
 """The whole pipeline on tiny data: real records, real Beam, real TFX."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -83,6 +84,11 @@ def test_transform_keeps_the_pixels_and_puts_labels_in_charset_order(first_run: 
     statistics = {name: transformed[0].features.feature[name].float_list.value[0] for name in (PIXEL_MEAN, PIXEL_STD)}
     assert statistics[PIXEL_MEAN] == pytest.approx(pixels.mean(dtype=np.float64), rel=1e-4)
     assert statistics[PIXEL_STD] == pytest.approx(pixels.std(dtype=np.float64), rel=1e-4)
+
+
+def test_transform_stores_its_records_as_they_are(first_run: history.RunRecord) -> None:
+    files = list(Path(f"{first_run.artifact_uri('Transform', 'transformed_examples')}/Split-train").iterdir())
+    assert sum(file.stat().st_size for file in files) > sum(len(gzip.decompress(file.read_bytes())) for file in files)
 
 
 def test_the_evaluators_figures_are_those_of_plain_numpy(first_run: history.RunRecord, config: Config) -> None:
