@@ -114,7 +114,7 @@ def main(config: ConfigOption, overrides: SetOption = None) -> None:
             rows.append(
                 [
                     f"in epoch {epoch}",
-                    str(epoch - 1 - done),
+                    f"after epoch {done}",
                     f"{fit.accuracy:.2%}",
                     *("yes" if x else "no" for x in (same, fit.weights == whole.weights)),
                 ]
