@@ -20,13 +20,15 @@ from components.model import PRESETS
 
 
 def main(fn_args: str, logical_devices: str = "") -> None:
-    trainer.PRESETS = {name: dataclasses.replace(preset, dropout=0.0) for name, preset in PRESETS.items()}  # type: ignore[assignment]
+    without_dropout = {name: dataclasses.replace(preset, dropout=0.0) for name, preset in PRESETS.items()}
+    setattr(trainer, "PRESETS", without_dropout)  # noqa: B010
     keras.optimizers.Adam = functools.partial(keras.optimizers.Adam, epsilon=1e-2)
     if logical_devices:
         count = int(logical_devices)
         (cpu,) = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
-        trainer.choose_strategy = lambda name: tf.distribute.MirroredStrategy([f"/cpu:{number}" for number in range(count)])
+        strategy = tf.distribute.MirroredStrategy([f"/cpu:{number}" for number in range(count)])
+        setattr(trainer, "choose_strategy", lambda name: strategy)  # noqa: B010
     sys.argv[1:] = [fn_args]
     worker.main()
 
