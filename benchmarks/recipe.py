@@ -1,6 +1,6 @@
 """What each part of the training recipe is worth: one change at a time, against the recipe that the Trainer uses.
 
-    uv run python -m benchmarks.recipe digits-recipe base,batch-32 --epochs 4 --seeds 1,2,3
+    uv run python -m benchmarks.recipe digits-recipe "base;rate 2e-2" --epochs 4 --seeds 1,2,3
 
 Each trial fits the training split of a prepared data set (see benchmarks/prepared.py) and reads its eval split once, at the end; the
 test split is never touched. Expected: a line a trial, appended to benchmarks/results/recipe.jsonl, from which docs/recipe.md has its
@@ -23,8 +23,9 @@ LOG: Final = Path(__file__).parent / "results" / "recipe.jsonl"
 
 def main(
     task: Annotated[str, typer.Argument(help="digits-recipe or alnum; see benchmarks/tasks.py")],
-    names: Annotated[str, typer.Argument(help="trials, comma-separated; see benchmarks/trials.py")],
+    names: Annotated[str, typer.Argument(help="trials, with a semicolon between them; see benchmarks/trials.py")],
     epochs: Annotated[int, typer.Option(help="passes over the training split")] = 4,
+    pictures: Annotated[int | None, typer.Option(help="of the training split; all if not given")] = None,
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "1",
 ) -> None:
     load_tensorflow()
@@ -34,10 +35,10 @@ def main(
     config = TASKS[task].config()
     data = prepare(config)
     for seed in map(int, seeds.split(",")):
-        for name in names.split(","):
+        for name in names.split(";"):
             trial = trials.TRIALS[name]
             wall, cpu = time.monotonic(), time.process_time()
-            outcome: dict[str, Any] = trials.fit(trial, config, data, epochs, seed)
+            outcome: dict[str, Any] = trials.fit(trial, config, data, epochs, pictures, seed)
             seconds = {"wall_s": round(time.monotonic() - wall, 1), "cpu_s": round(time.process_time() - cpu, 1)}
             row = {
                 "task": task,

@@ -2,7 +2,8 @@
 
     uv run python -m benchmarks.results
 
-Expected: docs/benchmarks.md is written anew from benchmarks/results/*.json.
+Expected: docs/benchmarks.md is written anew from benchmarks/results/*.json, and the table of trials at the end of docs/recipe.md from
+benchmarks/results/recipe.jsonl.
 """
 
 import datetime
@@ -10,8 +11,11 @@ import importlib.metadata
 import json
 import os
 import platform
+import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from rich.console import Console
@@ -19,6 +23,9 @@ from rich.table import Table
 
 FOLDER = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+TRIALS = FOLDER / "recipe.jsonl"
+RECIPE = Path(__file__).parents[1] / "docs" / "recipe.md"
+_TRIALS_BEGIN = "## Every trial\n"
 _PACKAGES = ("tensorflow", "keras", "tfx", "apache-beam", "numpy", "captcha")
 
 
@@ -95,6 +102,28 @@ def main() -> None:
     page = jinja2.Template(_TEMPLATE, keep_trailing_newline=True).render(results=results)
     PAGE.write_text(page, encoding="utf-8")
     print(f"{PAGE}: {len(results)} tables")
+    rows = [json.loads(line) for line in TRIALS.read_text(encoding="utf-8").splitlines()]
+    prose = RECIPE.read_text(encoding="utf-8").partition(_TRIALS_BEGIN)[0]
+    RECIPE.write_text(prose + _TRIALS_BEGIN + _trials(rows), encoding="utf-8")
+    print(f"{RECIPE}: {len(rows)} trials")
+
+
+def _trials(rows: list[dict[str, Any]]) -> str:
+    """A table for each task and number of pictures seen: a line a trial, the best first."""
+    tables: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        tables[row["task"], row["images_seen"]][row["trial"]].append(row)
+    page = []
+    for (task, seen), trials in sorted(tables.items()):
+        page.append(f"\n### {task}, {seen:,} pictures seen\n")
+        page.append("| trial | full sequence on eval, by seed | mean | weights | CPU s of the fit |\n|---|---|---|---|---|")
+        means = {name: statistics.mean(run["sequence_accuracy"] for run in runs) for name, runs in trials.items()}
+        for name in sorted(means, key=means.__getitem__, reverse=True):
+            runs = sorted(trials[name], key=lambda run: run["seed"])
+            accuracies = ", ".join(f"{run['sequence_accuracy']:.2%}" for run in runs)
+            seconds = statistics.median(run["cpu_s"] for run in runs)
+            page.append(f"| {name} | {accuracies} | {means[name]:.2%} | {runs[0]['weights']:,} | {seconds:.0f} |")
+    return "\n".join(page) + "\n"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from benchmarks.prepared import Prepared
 from components.captcha import CaptchaSpec
-from components.model import PRESETS, Preset, build_model, captcha_loss, captcha_metrics, training_dtype
+from components.model import PRESETS, Glimpses, Preset, build_model, captcha_loss, captcha_metrics, training_dtype
 from components.trainer import Hyperparameters, learning_rate_schedule
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
 from pipeline.config import Config
@@ -45,17 +45,19 @@ class Trial:
     random: bool = True
 
 
-def fit(trial: Trial, config: Config, data: Prepared, epochs: int, seed: int) -> dict[str, Any]:
-    """Fits a trial to the training split and returns what it makes of the eval split."""
+def fit(trial: Trial, config: Config, data: Prepared, epochs: int, pictures: int | None, seed: int) -> dict[str, Any]:
+    """Fits a trial to the training split, or to some of its `pictures`, and returns what it makes of the eval split."""
     spec = config.captcha
     parameters = Hyperparameters(**(config.trainer.model_dump() | {"epochs": epochs, "seed": seed} | dict(trial.parameters)))
     keras.utils.set_random_seed(seed)
     files = record_files(data.files("train"), "train")
-    count = count_records(files)
+    there = count_records(files)
+    count = min(pictures or there, there)
     design = dataclasses.replace(PRESETS[parameters.preset], **trial.design)
     model = trial.build(spec, design, training_dtype(parameters.precision))
     model.compile(trial.optimizer(trial.schedule(parameters, count)), loss=trial.loss(), metrics=captcha_metrics())
-    batches = training_batches(files, count, spec, parameters.batch_size, parameters.shift, seed)
+    batches = training_batches(files, there, spec, parameters.batch_size, parameters.shift, seed)
+    batches = batches.take(-(-count // parameters.batch_size))
     judged = evaluation_batches(record_files(data.files("eval"), "eval"), spec, 256)
     if trial.change is not None:
         change = trial.change
@@ -75,32 +77,25 @@ def _with_head(
 ) -> keras.Model:
     """The convolutions of `build_model` under other heads: from the last map [N, h, w, C] to logits [N, max_length, num_classes]."""
     whole = build_model(spec, design, dtype)
-    return keras.Model(whole.input, head(whole.get_layer("flatten").input, spec, design))
+    return keras.Model(whole.input, head(whole.get_layer("glimpses").input, spec, design))
 
 
-def _columns(x: keras.KerasTensor) -> keras.KerasTensor:
-    _, height, width, channels = x.shape
-    return layers.Reshape((width, height * channels))(layers.Permute((2, 1, 3))(x))
-
-
-def _attention(x: keras.KerasTensor, spec: CaptchaSpec, design: Preset) -> keras.KerasTensor:
-    """A learned query a position looks for its columns, by content and by place; one classifier serves all positions."""
-    columns = _columns(x)
-    scores = layers.Dense(spec.max_length, use_bias=False, dtype="float32")(layers.Dense(64, activation="tanh")(columns))
-    place = layers.EinsumDense("nwl,wl->nwl", (columns.shape[1], spec.max_length), bias_axes="wl", dtype="float32")(scores)
-    glimpses = keras.ops.einsum("nwl,nwc->nlc", layers.Softmax(axis=1, dtype="float32")(place), columns)
-    return layers.Dense(spec.num_classes, dtype="float32")(layers.Dropout(design.dropout)(glimpses))
+def _own_heads(x: keras.KerasTensor, spec: CaptchaSpec, design: Preset) -> keras.KerasTensor:
+    """As the preset, but each position's head has weights of its own."""
+    glimpses = layers.Dropout(design.dropout)(Glimpses(spec.max_length, "glimpses", keras.DTypePolicy("float32"))(x))
+    return layers.EinsumDense("npc,pck->npk", (spec.max_length, spec.num_classes), bias_axes="pk", dtype="float32")(glimpses)
 
 
 def _position_wise(x: keras.KerasTensor, spec: CaptchaSpec, design: Preset) -> keras.KerasTensor:
     """A learned mixture of the columns a position, whatever they hold; one classifier serves all positions."""
-    columns = _columns(x)
-    mixed = layers.EinsumDense("nwc,wl->nlc", (spec.max_length, columns.shape[-1]), dtype="float32")(columns)
+    _, height, width, channels = x.shape
+    columns = layers.Reshape((width, height * channels))(layers.Permute((2, 1, 3))(x))
+    mixed = layers.EinsumDense("nwc,wl->nlc", (spec.max_length, height * channels), dtype="float32")(columns)
     return layers.Dense(spec.num_classes, dtype="float32")(layers.Dropout(design.dropout)(mixed))
 
 
 def _pooled(x: keras.KerasTensor, spec: CaptchaSpec, design: Preset) -> keras.KerasTensor:
-    """Global average pooling under the direct heads."""
+    """Global average pooling under direct heads."""
     x = layers.Dropout(design.dropout)(layers.GlobalAveragePooling2D()(x))
     return keras.ops.stack([layers.Dense(spec.num_classes, dtype="float32")(x) for _ in range(spec.max_length)], axis=1)
 
@@ -176,53 +171,74 @@ def _blur(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return images + share * (tf.nn.avg_pool2d(images, 3, 1, "SAME") - images)
 
 
-def _groups(*filters: Sequence[int]) -> Mapping[str, Any]:
+def _groups(*filters: Sequence[int]) -> dict[str, Any]:
     return {"groups": tuple(map(tuple, filters))}
 
+
+_DIRECT: Final = {"heads": "direct", **_groups((16,), (32, 32), (64, 64), (128, 128), (256,))}
+# For one pass over the data: nothing is seen twice, so that there is nothing to protect from.
+_ONE_PASS: Final = {"shift": 0, "warmup_epochs": 0.1}
+_NESTEROV: Final = partial(keras.optimizers.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 TRIALS: Final = MappingProxyType(
     {
         "base": Trial(),
+        # Direct heads on five groups: what the preset was before.
+        "direct": Trial(design=_DIRECT),
+        "direct, rate 3e-3": Trial({"learning_rate": 3e-3}, _DIRECT),
+        "direct, rate 5e-3": Trial({"learning_rate": 5e-3}, _DIRECT),
+        "direct, rate 8e-3": Trial({"learning_rate": 8e-3}, _DIRECT),
+        "direct, rate 1.2e-2": Trial({"learning_rate": 1.2e-2}, _DIRECT),
+        "direct, rate 2e-2": Trial({"learning_rate": 2e-2}, _DIRECT),
+        "direct, rate 2e-2, half an epoch's warm-up": Trial({"learning_rate": 2e-2, "warmup_epochs": 0.5}, _DIRECT),
+        "direct, rate 2e-2, a tenth of an epoch's warm-up": Trial({"learning_rate": 2e-2, "warmup_epochs": 0.1}, _DIRECT),
+        "direct, batch 32, rate 2e-3": Trial({"batch_size": 32, "learning_rate": 2e-3}, _DIRECT),
+        "direct, SGD 0.1": Trial({"learning_rate": 0.1}, _DIRECT, optimizer=_NESTEROV),
+        "direct, one pass": Trial(_ONE_PASS, {**_DIRECT, "dropout": 0.1}),
         # Training.
-        "batch-32": Trial({"batch_size": 32, "learning_rate": 2e-3}),
-        "batch-32-same-rate": Trial({"batch_size": 32}),
-        "batch-128": Trial({"batch_size": 128, "learning_rate": 4e-3}),
-        "rate-1e-3": Trial({"learning_rate": 1e-3}),
-        "rate-2e-3": Trial({"learning_rate": 2e-3}),
-        "rate-5e-3": Trial({"learning_rate": 5e-3}),
-        "warmup-0.25": Trial({"warmup_epochs": 0.25}),
+        "rate 3e-3": Trial({"learning_rate": 3e-3}),
+        "rate 5e-3": Trial({"learning_rate": 5e-3}),
+        "rate 2e-2": Trial({"learning_rate": 2e-2}),
+        "batch 32, rate 7e-3": Trial({"batch_size": 32, "learning_rate": 7e-3}),
+        "batch 128, rate 1.4e-2": Trial({"batch_size": 128, "learning_rate": 1.4e-2}),
+        "half an epoch's warm-up": Trial({"warmup_epochs": 0.5}),
         "linear": Trial(schedule=_linear),
-        "adamw-0.01": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.01)),
-        "adamw-0.1": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.1)),
-        "nadam": Trial(optimizer=keras.optimizers.Nadam),
-        "adam-beta2-0.99": Trial(optimizer=partial(keras.optimizers.Adam, beta_2=0.99)),
-        "sgd": Trial({"learning_rate": 0.1}, optimizer=partial(keras.optimizers.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)),
-        "lion": Trial({"learning_rate": 3e-4}, optimizer=partial(keras.optimizers.Lion, weight_decay=0.1)),
-        "ema": Trial(optimizer=partial(keras.optimizers.Adam, use_ema=True, ema_momentum=0.998)),
-        "smoothing-0.05": Trial(loss=lambda: _smoothed(0.05)),
-        "smoothing-0.1": Trial(loss=lambda: _smoothed(0.1)),
+        "AdamW 0.01": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.01)),
+        "AdamW 0.1": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.1)),
+        "Nadam": Trial(optimizer=keras.optimizers.Nadam),
+        "Adam, beta 2 0.99": Trial(optimizer=partial(keras.optimizers.Adam, beta_2=0.99)),
+        "SGD 0.1": Trial({"learning_rate": 0.1}, optimizer=_NESTEROV),
+        "SGD 0.3": Trial({"learning_rate": 0.3}, optimizer=_NESTEROV),
+        "Lion 1e-3": Trial({"learning_rate": 1e-3}, optimizer=partial(keras.optimizers.Lion, weight_decay=0.1)),
+        "weights averaged": Trial(optimizer=partial(keras.optimizers.Adam, use_ema=True, ema_momentum=0.998)),
+        "smoothing 0.05": Trial(loss=lambda: _smoothed(0.05)),
+        "smoothing 0.1": Trial(loss=lambda: _smoothed(0.1)),
         "float32": Trial({"precision": "float32"}),
+        "one pass": Trial(_ONE_PASS, {"dropout": 0.1}),
+        "one pass, rate 2e-2": Trial({**_ONE_PASS, "learning_rate": 2e-2}, {"dropout": 0.1}),
+        "one pass, batch 32, rate 7e-3": Trial({**_ONE_PASS, "batch_size": 32, "learning_rate": 7e-3}, {"dropout": 0.1}),
+        "one pass, wide": Trial(_ONE_PASS, {"dropout": 0.1, **_groups((24,), (48, 48), (96, 96), (192, 192))}),
         # The model.
-        "dropout-0": Trial(design={"dropout": 0.0}),
-        "dropout-0.5": Trial(design={"dropout": 0.5}),
-        "narrow": Trial(design=_groups((16,), (24, 24), (48, 48), (96, 96), (192,))),
-        "wide": Trial(design=_groups((24,), (48, 48), (96, 96), (192, 192), (384,))),
-        "shallow": Trial(design=_groups((16,), (32,), (64,), (128,), (256,))),
-        "deep": Trial(design=_groups((16, 16), (32, 32), (64, 64), (128, 128), (256, 256))),
-        "four-groups": Trial(design=_groups((16,), (32, 32), (64, 64), (128, 128))),
-        "late": Trial(design=_groups((16,), (32,), (64, 64), (128, 128), (256, 256))),
-        "fc-512": Trial(design={"dense": (512,)}),
-        "head-attention": Trial(build=partial(_with_head, _attention)),
-        "head-position-wise": Trial(build=partial(_with_head, _position_wise)),
-        "head-pooled": Trial(build=partial(_with_head, _pooled)),
+        "dropout 0": Trial(design={"dropout": 0.0}),
+        "dropout 0.5": Trial(design={"dropout": 0.5}),
+        "narrow": Trial(design=_groups((12,), (24, 24), (48, 48), (96, 96))),
+        "wide": Trial(design=_groups((24,), (48, 48), (96, 96), (192, 192))),
+        "shallow": Trial(design=_groups((16,), (32,), (64,), (128,))),
+        "deep": Trial(design=_groups((16, 16), (32, 32), (64, 64, 64), (128, 128, 128))),
+        "late": Trial(design=_groups((16,), (32,), (64, 64), (128, 128))),
+        "last 256": Trial(design=_groups((16,), (32, 32), (64, 64), (128, 256))),
+        "five groups": Trial(design=_groups((16,), (32, 32), (64, 64), (128, 128), (256,))),
+        "own heads": Trial(build=partial(_with_head, _own_heads)),
+        "position-wise": Trial(build=partial(_with_head, _position_wise)),
+        "pooled": Trial(build=partial(_with_head, _pooled)),
         # The pictures.
-        "shift-0": Trial({"shift": 0}),
-        "shift-1": Trial({"shift": 1}),
-        "shift-4": Trial({"shift": 4}),
-        "per-image": Trial(change=_per_image, random=False),
+        "shift 0": Trial({"shift": 0}),
+        "shift 1": Trial({"shift": 1}),
+        "shift 4": Trial({"shift": 4}),
+        "per-image normalisation": Trial(change=_per_image, random=False),
         "grey": Trial(change=_grey, random=False),
-        "rotation-5": Trial(change=partial(_affine, 5.0, 0.0)),
-        "zoom-0.1": Trial(change=partial(_affine, 0.0, 0.1)),
+        "rotation 5": Trial(change=partial(_affine, 5.0, 0.0)),
+        "zoom 0.1": Trial(change=partial(_affine, 0.0, 0.1)),
         "colour": Trial(change=_colour),
         "cutout": Trial(change=_cutout),
         "blur": Trial(change=_blur),

@@ -8,7 +8,7 @@ Networks" (2014).
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 import keras
 import tensorflow as tf
@@ -21,9 +21,11 @@ class Preset:
     """One architecture, as data.
 
     Attributes:
-      groups: the filters of the convolutions of each group; a 2x2 pooling follows each group.
+      groups: the filters of the convolutions of each group; a 2x2 pooling follows each group, see `heads`.
       dense: the units of the fully connected layers between the last pooling and the heads.
       dropout: the rate after each fully connected layer; where there is none, before the heads.
+      heads: "direct", each a fully connected layer on all that comes before; or "attention", see `Glimpses`: then a pooling halves
+        the width only if three columns are left for each position, so that no two positions have to share one.
       batch_norm: whether each convolution and each fully connected layer is followed by batch normalisation (Ioffe and
         Szegedy, 2015). Without it VGG stays at chance for long at Adam's usual rates.
     """
@@ -31,6 +33,7 @@ class Preset:
     groups: tuple[tuple[int, ...], ...]
     dense: tuple[int, ...] = ()
     dropout: float = 0.5
+    heads: Literal["direct", "attention"] = "direct"
     batch_norm: bool = True
 
 
@@ -38,8 +41,9 @@ _BOOK_GROUPS: Final = ((64, 64), (128, 128), (128, 128, 128), (256, 128, 128), (
 
 PRESETS: Final = MappingProxyType(
     {
-        # The heads see the map itself, not a pooled or a dense summary of it: where a character stands is what tells them apart.
-        "vgg-slim": Preset(groups=((16,), (32, 32), (64, 64), (128, 128), (256,)), dropout=0.3),
+        # The heads see the columns of the map, not a pooled or a dense summary of it: where a character stands is what tells them
+        # apart.
+        "vgg-slim": Preset(groups=((16,), (32, 32), (64, 64), (128, 128)), dropout=0.3, heads="attention"),
         "vgg16-bn": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096)),
         "vgg-book": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096), batch_norm=False),
     }
@@ -48,13 +52,16 @@ PRESETS: Final = MappingProxyType(
 # The moving averages decide what the eval split sees. 0.9 follows the weights within some ten batches; Keras' 0.99 lags behind
 # them by hundreds, which in a run of a few thousand batches is a good part of it.
 _BATCH_NORM_MOMENTUM: Final = 0.9
+_KEY_UNITS: Final = 64
+_COLUMNS_A_POSITION: Final = 3
+_NAME: Final = "multi_head_vgg"
 
 
 def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> keras.Model:
     """Returns an uncompiled model.
 
     Input: float32 [N, height, width, channels], normalised. Output: float32 logits [N, max_length, num_classes].
-    Layers are named as in the VGG paper: conv1_1, pool1, fc6, …, then head_1 to head_<max_length>.
+    Layers are named as in the VGG paper: conv1_1, pool1, fc6, …, then glimpses and head, or head_1 to head_<max_length>.
 
     Args:
       spec: the image size, and the number and size of the heads.
@@ -74,7 +81,8 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
     x = inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="float32", name="image")
     for group, filters in enumerate(design.groups, start=1):
         # "same" rounds up, so that small pictures never reach a height of zero.
-        pool = keras.layers.MaxPooling2D(2, padding="same", name=f"pool{group}", dtype=policy)
+        narrower = design.heads == "direct" or -(-x.shape[2] // 2) >= _COLUMNS_A_POSITION * spec.max_length
+        pool = keras.layers.MaxPooling2D((2, 2 if narrower else 1), padding="same", name=f"pool{group}", dtype=policy)
         for number, count in enumerate(filters, start=1):
             name = f"conv{group}_{number}"
             x = keras.layers.Conv2D(count, 3, padding="same", name=name, **weights)(x)
@@ -83,6 +91,10 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
             x = activate(x, name)
         if not design.batch_norm:
             x = pool(x)
+    if design.heads == "attention":
+        x = Glimpses(spec.max_length, name="glimpses", dtype=policy)(x)
+        x = keras.layers.Dropout(design.dropout, name="drop", dtype=policy)(x)
+        return keras.Model(inputs, keras.layers.Dense(spec.num_classes, name="head", dtype="float32")(x), name=_NAME)
     x = keras.layers.Flatten(name="flatten", dtype=policy)(x)
     for number, units in enumerate(design.dense, start=len(design.groups) + 1):
         x = activate(keras.layers.Dense(units, name=f"fc{number}", **weights)(x), f"fc{number}")
@@ -90,7 +102,36 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
     if not design.dense:
         x = keras.layers.Dropout(design.dropout, name="drop", dtype=policy)(x)
     heads = [keras.layers.Dense(spec.num_classes, name=f"head_{i}", dtype="float32")(x) for i in range(1, spec.max_length + 1)]
-    return keras.Model(inputs, keras.ops.stack(heads, axis=1), name="multi_head_vgg")
+    return keras.Model(inputs, keras.ops.stack(heads, axis=1), name=_NAME)
+
+
+class Glimpses(keras.layers.Layer):
+    """What each position's head sees of the map: the mean of its columns, weighted by where the position's query finds its character.
+
+    Additive attention (Bahdanau et al., "Neural Machine Translation by Jointly Learning to Align and Translate", 2015) with one
+    learned query a position, all positions at once, as in the parallel visual attention of Yu et al., "Towards Accurate Scene Text
+    Recognition with Semantic Reasoning Networks" (2020). A glimpse holds one character, wherever it stood, so that all heads can
+    share their weights: each then learns from every position's characters.
+
+    From [N, h, w, C] to [N, positions, h * C].
+    """
+
+    def __init__(self, positions: int, name: str, dtype: keras.DTypePolicy):
+        super().__init__(name=name, dtype=dtype)
+        self._positions = positions
+
+    def build(self, shape: tuple[int | None, int, int, int]) -> None:
+        _, height, width, channels = shape
+        self._keys = self.add_weight((height * channels, _KEY_UNITS), "glorot_uniform", name="keys")
+        self._queries = self.add_weight((_KEY_UNITS, self._positions), "glorot_uniform", name="queries")
+        self._place = self.add_weight((width, self._positions), "zeros", name="place")  # where it stands as a rule
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        height, width, channels = x.shape[1:]
+        columns = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1, width, height * channels])
+        scores = tf.tanh(columns @ self._keys) @ self._queries + self._place
+        weights = tf.nn.softmax(tf.cast(scores, tf.float32), axis=1)
+        return tf.einsum("nwp,nwc->npc", tf.cast(weights, columns.dtype), columns)
 
 
 def captcha_loss() -> keras.losses.Loss:

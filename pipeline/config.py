@@ -57,7 +57,7 @@ class TrainerConfig(Section):
     preset: Literal["vgg-slim", "vgg16-bn", "vgg-book"] = "vgg-slim"
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(64, ge=1, description="of all GPUs or machines together")
-    learning_rate: float = Field(3e-3, gt=0)
+    learning_rate: float = Field(1e-2, gt=0)
     warmup_epochs: float = Field(1.0, ge=0)
     patience: int = Field(5, ge=1, description="epochs without a better full-sequence accuracy on eval before stopping")
     precision: Literal["auto", "float32", "mixed_bfloat16"] = Field("auto", description="auto: bfloat16 where it is faster")

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from components import model as model_module
 from components.captcha import CaptchaSpec, LengthRange
-from components.model import PRESETS, build_model, captcha_loss, captcha_metrics, training_dtype
+from components.model import PRESETS, Glimpses, build_model, captcha_loss, captcha_metrics, training_dtype
 
 SMALL = CaptchaSpec(charset="abc", length=3, width=8, height=8, channels=1)
 
@@ -18,10 +18,14 @@ def test_every_preset_takes_the_smallest_picture(preset: str) -> None:
     assert logits.dtype == tf.float32
 
 
-def test_one_head_a_position_with_a_class_for_blank() -> None:
+@pytest.mark.parametrize("preset", PRESETS)
+def test_one_head_a_position_with_a_class_for_blank(preset: str) -> None:
     spec = CaptchaSpec(charset="абв", length=LengthRange(min=2, max=5), width=37, height=19)
-    model = build_model(spec, PRESETS["vgg-slim"])
-    assert model.output_shape == (None, 5, 4)
+    assert build_model(spec, PRESETS[preset]).output_shape == (None, 5, 4)
+
+
+def test_direct_heads_are_a_layer_each() -> None:
+    model = build_model(CaptchaSpec(length=5), PRESETS["vgg16-bn"])
     assert [layer.name for layer in model.layers if layer.name.startswith("head_")] == [f"head_{i}" for i in range(1, 6)]
 
 
@@ -37,14 +41,33 @@ def test_vgg_book_has_the_layers_of_the_book() -> None:
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
 
 
-def test_heads_line_up_with_labels() -> None:
+def test_direct_heads_line_up_with_labels() -> None:
     """Head i decides position i of its own picture: stacked on axis 1, not concatenated on axis 0."""
-    model = build_model(SMALL, PRESETS["vgg-slim"])
+    model = build_model(SMALL, PRESETS["vgg-book"])
     for position in range(3):
         head = model.get_layer(f"head_{position + 1}")
         head.set_weights([np.zeros_like(head.get_weights()[0]), np.eye(3, dtype=np.float32)[position]])
     logits = model.predict(np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32), verbose=0)
     np.testing.assert_array_equal(logits.argmax(-1), [[0, 1, 2]] * 4)
+
+
+def test_a_glimpse_is_the_mean_of_the_columns_weighted_by_the_scores() -> None:
+    rng = np.random.default_rng(0)
+    cells = rng.normal(size=(4, 2, 5, 3)).astype(np.float32)
+    layer = Glimpses(2, "glimpses", keras.DTypePolicy("float32"))
+    assert layer(cells).shape == (4, 2, 6)
+    keys, queries, place = (rng.normal(size=weight.shape).astype(np.float32) for weight in layer.get_weights())
+    layer.set_weights([keys, queries, place])
+    columns = np.concatenate([cells[:, 0], cells[:, 1]], axis=-1)  # [4, 5, 6]
+    scores = np.exp(np.tanh(columns @ keys) @ queries + place)
+    weights = scores / scores.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(layer(cells), np.einsum("nwp,nwc->npc", weights, columns), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "length", "columns"), [(100, 4, 13), (128, 4, 16), (160, 8, 40), (40, 2, 10), (12, 6, 12)])
+def test_attention_has_three_columns_a_position_where_the_picture_has_them(width: int, length: int, columns: int) -> None:
+    model = build_model(CaptchaSpec(length=length, width=width), PRESETS["vgg-slim"])
+    assert model.get_layer("glimpses").input.shape[2] == columns
 
 
 def test_bfloat16_gives_float32_logits_and_shares_weights_with_float32() -> None:
