@@ -6,7 +6,7 @@
     uv run --group readers python -m benchmarks.readers                # the group brings ddddocr
 
 Expected: a table in about 20 minutes. As it comes ddddocr reads a fifth of the pictures with four digits and an eighth of those with
-four of 36 characters; with the settings and the preparation that suit it best, seven and five tenths: a margin and a stretch of the
+four of 36 characters; with the settings and the preparation that suit it best, seven tenths of both: a margin and a stretch of the
 width make most of that. Tesseract reads a tenth or less of either. What is not installed or not trained is said to be so.
 
 The readers are given every advantage that a careful user would: only characters of the charset, either case where case does not matter,
