@@ -217,6 +217,10 @@ TRIALS: Final = MappingProxyType(
         "one pass": Trial(_ONE_PASS, {"dropout": 0.1}),
         "one pass, rate 2e-2": Trial({**_ONE_PASS, "learning_rate": 2e-2}, {"dropout": 0.1}),
         "one pass, batch 32, rate 7e-3": Trial({**_ONE_PASS, "batch_size": 32, "learning_rate": 7e-3}, {"dropout": 0.1}),
+        "one pass, batch 32, rate 7e-3, smoothing 0.1": Trial(
+            {**_ONE_PASS, "batch_size": 32, "learning_rate": 7e-3}, {"dropout": 0.1}, loss=lambda: _smoothed(0.1)
+        ),
+        "batch 32, rate 7e-3, smoothing 0.1": Trial({"batch_size": 32, "learning_rate": 7e-3}, loss=lambda: _smoothed(0.1)),
         "one pass, wide": Trial(_ONE_PASS, {"dropout": 0.1, **_groups((24,), (48, 48), (96, 96), (192, 192))}),
         # The model.
         "dropout 0": Trial(design={"dropout": 0.0}),

@@ -134,9 +134,24 @@ class Glimpses(keras.layers.Layer):
         return tf.einsum("nwp,nwc->npc", tf.cast(weights, columns.dtype), columns)
 
 
-def captcha_loss() -> keras.losses.Loss:
-    """Softmax cross-entropy of labels [N, max_length] and logits [N, max_length, num_classes], the mean over the heads."""
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy")
+def captcha_loss(smoothing: float = 0.0) -> keras.losses.Loss:
+    """Softmax cross-entropy of labels [N, max_length] and logits [N, max_length, num_classes], the mean over the heads.
+
+    Args:
+      smoothing: the share of each label that is spread over all classes alike (Szegedy et al., "Rethinking the Inception
+        Architecture for Computer Vision", 2016).
+    """
+    return _CrossEntropy(smoothing)
+
+
+class _CrossEntropy(keras.losses.Loss):
+    def __init__(self, smoothing: float):
+        super().__init__(name="cross_entropy")
+        self._smoothing = smoothing
+
+    def call(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        targets = tf.one_hot(tf.cast(labels, tf.int32), logits.shape[-1])
+        return keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=self._smoothing)
 
 
 def captcha_metrics() -> list[keras.metrics.Metric]:

@@ -10,6 +10,7 @@ import keras
 import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
+from components.calibration import calibrate
 from components.captcha import CaptchaSpec
 from components.checkpoint import Checkpoint
 from components.devices import choose_strategy, fit, is_chief, synchronise_batch_norm
@@ -27,7 +28,8 @@ class Hyperparameters:
     """How to fit; the `trainer` section of the configuration.
 
     `epochs` and `warmup_epochs` are passes over the training split, `batch_size` is that of all replicas together, `learning_rate` is
-    the highest of the schedule, `patience` is epochs without a better full-sequence accuracy on the eval split, `shift` is pixels.
+    the highest of the schedule, `label_smoothing` is the share of a label that is spread over all classes, `shift` is pixels,
+    `patience` is epochs without a better full-sequence accuracy on the eval split.
     """
 
     preset: str
@@ -35,11 +37,12 @@ class Hyperparameters:
     batch_size: int
     learning_rate: float
     warmup_epochs: float
+    label_smoothing: float
+    shift: int
     patience: int
     precision: str
     strategy: str
     seed: int
-    shift: int = 2
 
 
 def run_fn(fn_args: FnArgs) -> None:
@@ -84,6 +87,7 @@ def run_fn(fn_args: FnArgs) -> None:
     # In float32 whatever it was trained in, so that it runs, and runs fast, on machines without bfloat16.
     exported = build_model(spec, PRESETS[parameters.preset])
     exported.set_weights(model.get_weights())
+    calibrate(exported, evaluation_batches(eval_files, spec, _EVALUATION_BATCH))
     about = {"fingerprint": config["fingerprint"], "preset": parameters.preset}
     export_model(exported, tft.TFTransformOutput(fn_args.transform_output), spec, config["max_pixels"], about, fn_args.serving_model_dir)
     (Path(fn_args.model_run_dir) / HISTORY_FILE).write_text(json.dumps(checkpoint.history, indent=1) + "\n", encoding="utf-8")
@@ -108,7 +112,7 @@ def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, count: int) -
     model = build_model(spec, PRESETS[parameters.preset], training_dtype(parameters.precision, parameters.strategy != "cpu"))
     synchronise_batch_norm(model)
     optimizer = keras.optimizers.Adam(learning_rate_schedule(parameters, count))
-    model.compile(optimizer, loss=captcha_loss(), metrics=captcha_metrics())
+    model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics())
     return model
 
 

@@ -56,9 +56,11 @@ class SynthConfig(Section):
 class TrainerConfig(Section):
     preset: Literal["vgg-slim", "vgg16-bn", "vgg-book"] = "vgg-slim"
     epochs: int = Field(12, ge=1)
-    batch_size: int = Field(64, ge=1, description="of all GPUs or machines together")
-    learning_rate: float = Field(1e-2, gt=0)
-    warmup_epochs: float = Field(1.0, ge=0)
+    batch_size: int = Field(32, ge=1, description="of all GPUs or machines together")
+    learning_rate: float = Field(7e-3, gt=0)
+    warmup_epochs: float = Field(0.5, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="the share of a label that is spread over all classes")
+    shift: int = Field(2, ge=0, le=16, description="pixels by which training pictures are moved at most, each way")
     patience: int = Field(5, ge=1, description="epochs without a better full-sequence accuracy on eval before stopping")
     precision: Literal["auto", "float32", "mixed_bfloat16"] = Field("auto", description="auto: bfloat16 where it is faster")
     strategy: Literal["auto", "cpu", "one_gpu", "mirrored", "multi_worker"] = Field(

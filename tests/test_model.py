@@ -88,6 +88,8 @@ def test_loss_and_metrics_against_numpy() -> None:
     log_softmax = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     expected = -np.take_along_axis(log_softmax, labels[..., np.newaxis], -1).mean()
     assert float(captcha_loss()(labels, logits)) == pytest.approx(expected, rel=1e-5)
+    smoothed = 0.9 * expected - 0.1 * log_softmax.mean()
+    assert float(captcha_loss(0.1)(labels, logits)) == pytest.approx(smoothed, rel=1e-5)
     right = logits.argmax(-1) == labels
     values = {}
     for metric in captcha_metrics():
