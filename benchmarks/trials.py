@@ -30,7 +30,6 @@ class Trial:
       optimizer: from the schedule to the optimizer.
       schedule: from the hyperparameters and the number of records to the schedule.
       build: from the spec, the design and the dtype to the model.
-      loss: in place of cross-entropy.
       change: what is done to a batch of normalised images; gets a seed for what is random. Pictures to be judged see it only if it is not.
       random: whether `change` is an augmentation.
     """
@@ -40,7 +39,6 @@ class Trial:
     optimizer: Callable[[Schedule], keras.optimizers.Optimizer] = keras.optimizers.Adam
     schedule: Callable[[Hyperparameters, int], Schedule] = learning_rate_schedule
     build: Callable[[CaptchaSpec, Preset, str], keras.Model] = build_model
-    loss: Callable[[], Any] = captcha_loss
     change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
     random: bool = True
 
@@ -55,7 +53,9 @@ def fit(trial: Trial, config: Config, data: Prepared, epochs: int, pictures: int
     count = min(pictures or there, there)
     design = dataclasses.replace(PRESETS[parameters.preset], **trial.design)
     model = trial.build(spec, design, training_dtype(parameters.precision))
-    model.compile(trial.optimizer(trial.schedule(parameters, count)), loss=trial.loss(), metrics=captcha_metrics())
+    model.compile(
+        trial.optimizer(trial.schedule(parameters, count)), loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics()
+    )
     batches = training_batches(files, there, spec, parameters.batch_size, parameters.shift, seed)
     batches = batches.take(-(-count // parameters.batch_size))
     judged = evaluation_batches(record_files(data.files("eval"), "eval"), spec, 256)
@@ -118,14 +118,6 @@ class _Linear(Schedule):
         return {"rate": self._rate, "warmup": self._warmup, "steps": self._steps}
 
 
-def _smoothed(amount: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        targets = tf.one_hot(tf.cast(labels, tf.int32), logits.shape[-1])
-        return keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=amount)
-
-    return loss
-
-
 def _per_image(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
     return tf.image.per_image_standardization(images)
 
@@ -175,6 +167,8 @@ def _groups(*filters: Sequence[int]) -> dict[str, Any]:
     return {"groups": tuple(map(tuple, filters))}
 
 
+# The recipe before smoothing and smaller batches; and before that, direct heads on five groups.
+_PLAIN: Final = {"batch_size": 64, "learning_rate": 1e-2, "label_smoothing": 0.0, "warmup_epochs": 1.0}
 _DIRECT: Final = {"heads": "direct", **_groups((16,), (32, 32), (64, 64), (128, 128), (256,))}
 # For one pass over the data: nothing is seen twice, so that there is nothing to protect from.
 _ONE_PASS: Final = {"shift": 0, "warmup_epochs": 0.1}
@@ -183,25 +177,30 @@ _NESTEROV: Final = partial(keras.optimizers.SGD, momentum=0.9, nesterov=True, we
 TRIALS: Final = MappingProxyType(
     {
         "base": Trial(),
-        # Direct heads on five groups: what the preset was before.
-        "direct": Trial(design=_DIRECT),
-        "direct, rate 3e-3": Trial({"learning_rate": 3e-3}, _DIRECT),
-        "direct, rate 5e-3": Trial({"learning_rate": 5e-3}, _DIRECT),
-        "direct, rate 8e-3": Trial({"learning_rate": 8e-3}, _DIRECT),
-        "direct, rate 1.2e-2": Trial({"learning_rate": 1.2e-2}, _DIRECT),
-        "direct, rate 2e-2": Trial({"learning_rate": 2e-2}, _DIRECT),
-        "direct, rate 2e-2, half an epoch's warm-up": Trial({"learning_rate": 2e-2, "warmup_epochs": 0.5}, _DIRECT),
-        "direct, rate 2e-2, a tenth of an epoch's warm-up": Trial({"learning_rate": 2e-2, "warmup_epochs": 0.1}, _DIRECT),
-        "direct, batch 32, rate 2e-3": Trial({"batch_size": 32, "learning_rate": 2e-3}, _DIRECT),
-        "direct, SGD 0.1": Trial({"learning_rate": 0.1}, _DIRECT, optimizer=_NESTEROV),
-        "direct, one pass": Trial(_ONE_PASS, {**_DIRECT, "dropout": 0.1}),
+        "direct, rate 3e-3": Trial({**_PLAIN, "learning_rate": 3e-3}, _DIRECT),
+        "direct, rate 5e-3": Trial({**_PLAIN, "learning_rate": 5e-3}, _DIRECT),
+        "direct, rate 8e-3": Trial({**_PLAIN, "learning_rate": 8e-3}, _DIRECT),
+        "direct, rate 1e-2": Trial(_PLAIN, _DIRECT),
+        "direct, rate 1.2e-2": Trial({**_PLAIN, "learning_rate": 1.2e-2}, _DIRECT),
+        "direct, rate 2e-2": Trial({**_PLAIN, "learning_rate": 2e-2}, _DIRECT),
+        "direct, rate 2e-2, half an epoch's warm-up": Trial({**_PLAIN, "learning_rate": 2e-2, "warmup_epochs": 0.5}, _DIRECT),
+        "direct, rate 2e-2, a tenth of an epoch's warm-up": Trial({**_PLAIN, "learning_rate": 2e-2, "warmup_epochs": 0.1}, _DIRECT),
+        "direct, batch 32, rate 2e-3": Trial({**_PLAIN, "batch_size": 32, "learning_rate": 2e-3}, _DIRECT),
+        "direct, SGD 0.1": Trial({**_PLAIN, "learning_rate": 0.1}, _DIRECT, optimizer=_NESTEROV),
+        "direct, one pass": Trial({**_PLAIN, **_ONE_PASS}, {**_DIRECT, "dropout": 0.1}),
+        "plain": Trial(_PLAIN),
+        "plain, rate 2e-2": Trial({**_PLAIN, "learning_rate": 2e-2}),
+        "plain, smoothing 0.1": Trial({**_PLAIN, "label_smoothing": 0.1}),
+        "plain, one pass": Trial({**_PLAIN, **_ONE_PASS}, {"dropout": 0.1}),
+        "plain, one pass, batch 32, rate 7e-3": Trial({**_PLAIN, **_ONE_PASS, "batch_size": 32, "learning_rate": 7e-3}, {"dropout": 0.1}),
+        "plain, one pass, last 256": Trial({**_PLAIN, **_ONE_PASS}, {"dropout": 0.1, **_groups((16,), (32, 32), (64, 64), (128, 256))}),
+        "one pass": Trial(_ONE_PASS, {"dropout": 0.1}),
         # Training.
         "rate 3e-3": Trial({"learning_rate": 3e-3}),
-        "rate 5e-3": Trial({"learning_rate": 5e-3}),
-        "rate 2e-2": Trial({"learning_rate": 2e-2}),
-        "batch 32, rate 7e-3": Trial({"batch_size": 32, "learning_rate": 7e-3}),
-        "batch 128, rate 1.4e-2": Trial({"batch_size": 128, "learning_rate": 1.4e-2}),
-        "half an epoch's warm-up": Trial({"warmup_epochs": 0.5}),
+        "rate 1.4e-2": Trial({"learning_rate": 1.4e-2}),
+        "batch 16, rate 5e-3": Trial({"batch_size": 16, "learning_rate": 5e-3}),
+        "batch 64, rate 1e-2": Trial({"batch_size": 64, "learning_rate": 1e-2}),
+        "an epoch's warm-up": Trial({"warmup_epochs": 1.0}),
         "linear": Trial(schedule=_linear),
         "AdamW 0.01": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.01)),
         "AdamW 0.1": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.1)),
@@ -211,17 +210,10 @@ TRIALS: Final = MappingProxyType(
         "SGD 0.3": Trial({"learning_rate": 0.3}, optimizer=_NESTEROV),
         "Lion 1e-3": Trial({"learning_rate": 1e-3}, optimizer=partial(keras.optimizers.Lion, weight_decay=0.1)),
         "weights averaged": Trial(optimizer=partial(keras.optimizers.Adam, use_ema=True, ema_momentum=0.998)),
-        "smoothing 0.05": Trial(loss=lambda: _smoothed(0.05)),
-        "smoothing 0.1": Trial(loss=lambda: _smoothed(0.1)),
+        "smoothing 0": Trial({"label_smoothing": 0.0}),
+        "smoothing 0.05": Trial({"label_smoothing": 0.05}),
+        "smoothing 0.2": Trial({"label_smoothing": 0.2}),
         "float32": Trial({"precision": "float32"}),
-        "one pass": Trial(_ONE_PASS, {"dropout": 0.1}),
-        "one pass, rate 2e-2": Trial({**_ONE_PASS, "learning_rate": 2e-2}, {"dropout": 0.1}),
-        "one pass, batch 32, rate 7e-3": Trial({**_ONE_PASS, "batch_size": 32, "learning_rate": 7e-3}, {"dropout": 0.1}),
-        "one pass, batch 32, rate 7e-3, smoothing 0.1": Trial(
-            {**_ONE_PASS, "batch_size": 32, "learning_rate": 7e-3}, {"dropout": 0.1}, loss=lambda: _smoothed(0.1)
-        ),
-        "batch 32, rate 7e-3, smoothing 0.1": Trial({"batch_size": 32, "learning_rate": 7e-3}, loss=lambda: _smoothed(0.1)),
-        "one pass, wide": Trial(_ONE_PASS, {"dropout": 0.1, **_groups((24,), (48, 48), (96, 96), (192, 192))}),
         # The model.
         "dropout 0": Trial(design={"dropout": 0.0}),
         "dropout 0.5": Trial(design={"dropout": 0.5}),
@@ -230,8 +222,8 @@ TRIALS: Final = MappingProxyType(
         "shallow": Trial(design=_groups((16,), (32,), (64,), (128,))),
         "deep": Trial(design=_groups((16, 16), (32, 32), (64, 64, 64), (128, 128, 128))),
         "late": Trial(design=_groups((16,), (32,), (64, 64), (128, 128))),
-        "last 256": Trial(design=_groups((16,), (32, 32), (64, 64), (128, 256))),
         "five groups": Trial(design=_groups((16,), (32, 32), (64, 64), (128, 128), (256,))),
+        "direct heads": Trial(design={"heads": "direct"}),
         "own heads": Trial(build=partial(_with_head, _own_heads)),
         "position-wise": Trial(build=partial(_with_head, _position_wise)),
         "pooled": Trial(build=partial(_with_head, _pooled)),
