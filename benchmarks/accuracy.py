@@ -5,22 +5,20 @@
 Expected: a line a seed and, from all runs on record, the table. This one takes about five minutes on 2 cores.
 """
 
-import datetime
 import json
 import statistics
 from collections import defaultdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
-from benchmarks.results import machine, record
+from benchmarks.results import keep, kept, machine, record
 from benchmarks.tasks import TASKS, Task, command
 from components.metrics import wilson_interval
+from components.sources.spans import list_spans
 from pipeline import history
 from pipeline.quiet import silence
-
-LOG: Final = Path(__file__).parent / "results" / "accuracy.jsonl"
 
 
 def main(
@@ -30,13 +28,8 @@ def main(
     preset: Annotated[str, typer.Option(help="of the model")] = "vgg-slim",
 ) -> None:
     for seed in map(int, seeds.split(",")):
-        row = measure(TASKS[task], preset, epochs, seed)
-        print(json.dumps(row), flush=True)
-        with LOG.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-    record(
-        "accuracy", "Accuracy against pictures seen and time", *table(list(map(json.loads, LOG.read_text(encoding="utf-8").splitlines())))
-    )
+        keep("accuracy", measure(TASKS[task], preset, epochs, seed))
+    record("accuracy", "Accuracy against pictures seen and time", *table(kept("accuracy")))
 
 
 def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
@@ -57,18 +50,17 @@ def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
     finished = history.latest_complete_run(config.metadata_path)
     results = outcome(config, finished).evaluation.overall
     fit = json.loads((Path(finished.artifact_uri("Trainer", "model_run") or "") / HISTORY_FILE).read_text(encoding="utf-8"))
-    pictures = json.loads((Path(config.data.root) / "span-000001" / "manifest.json").read_text(encoding="utf-8"))
+    (span,) = list_spans(config.data.root)
     return {
         "task": task.name,
         "preset": preset,
         "epochs": len(fit),
-        "train": sum(file["records"] for file in pictures["files"] if file["path"].startswith("train/")),
+        "train": span.manifest.counts["train"],
         "seed": seed,
         "fit_s": round(sum(epoch["seconds"] for epoch in fit), 1),
         "test": results.example_count,
         "read": round(results.sequence_accuracy.value * results.example_count),
         "position_accuracy": round(statistics.mean(rate.value for rate in results.position_accuracy), 6),
-        "date": datetime.date.today().isoformat(),
         "machine": machine(),
     }
 

@@ -11,8 +11,6 @@ Every arm sees the Transform output of the task `digits-recipe`, in the same ord
 pictures of its eval split.
 """
 
-import datetime
-import json
 import math
 import statistics
 import time
@@ -20,7 +18,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
@@ -29,7 +26,7 @@ import typer
 from keras import layers
 
 from benchmarks.prepared import Prepared, prepare
-from benchmarks.results import record
+from benchmarks.results import keep, kept, record
 from benchmarks.tasks import TASKS
 from components.captcha import CaptchaSpec
 from components.model import PRESETS, build_model, captcha_loss, captcha_metrics, training_dtype
@@ -38,7 +35,6 @@ from components.training_input import count_records, evaluation_batches, record_
 from pipeline.config import Config
 from pipeline.quiet import load_tensorflow, silence
 
-LOG: Final = Path(__file__).parent / "results" / "book_network.jsonl"
 _TASK: Final = "digits-recipe"
 _EVAL_PICTURES: Final = 2_000
 _EVAL_BATCH: Final = 250
@@ -203,19 +199,14 @@ def main(
 ) -> None:
     config = TASKS[_TASK].config()
     data = prepare(config)
-    LOG.parent.mkdir(exist_ok=True)
     for seed in map(int, seeds.split(",")):
         for name in names.split(","):
-            outcome = fit(ARMS[name], config, data, images, seed)
-            row = {"arm": name, "seed": seed, **outcome, "date": datetime.date.today().isoformat()}
-            print(json.dumps(row), flush=True)
-            with LOG.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            keep("book_network", {"arm": name, "seed": seed, **fit(ARMS[name], config, data, images, seed)})
             keras.backend.clear_session()
     record(
         "book_network",
         "The book's network and this project's, after the same pictures",
-        *table(list(map(json.loads, LOG.read_text(encoding="utf-8").splitlines()))),
+        *table(kept("book_network")),
         [
             f"Judged by {_EVAL_PICTURES:,} pictures of the eval split; guessing gives a loss of ln 10 = 2.303 a head and reads 0.01 %.",
             f"The book's recipe: a constant rate, batches of {_BOOK_BATCH}, no augmentation, float32.",

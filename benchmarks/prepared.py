@@ -1,6 +1,6 @@
 """Data for the benchmarks: made once by the pipeline's own steps, up to Transform, and kept.
 
-    uv run python -m benchmarks.prepared --config configs/digits.yaml --set data.root=data/benchmarks/digits
+    uv run python -m benchmarks.prepared --config configs/digits.yaml
 
 Expected: the seconds and the peak memory of each step, and where the transformed examples are.
 """

@@ -30,14 +30,10 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from benchmarks.results import record
-from benchmarks.tasks import TASKS
+from benchmarks.tasks import TASKS, Picture
 from components import serving_dir
 from components.captcha import CaptchaSpec
-from components.example_proto import Example
-from components.features import IMAGE, LABEL
 from components.metrics import Rate, wilson_interval
-from components.sources.spans import window
-from components.tfrecords import Record, read_records
 from pipeline.config import Config
 from pipeline.quiet import load_tensorflow, silence
 
@@ -50,14 +46,6 @@ _TASKS: Final = ("digits-final", "alnum")
 _CONFIDENCE: Final = 0.95
 _COLUMNS: Final = ("task", "reader", "full sequence (95 %)", "with 0 = O and 1 = I", "positions, where the length is right", "ms a picture")
 _ALIKE: Final = str.maketrans("oi", "01")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A label, and the encoded picture as it is stored."""
-
-    label: str
-    encoded: bytes
 
 
 @dataclass(frozen=True)
@@ -114,15 +102,6 @@ _OPTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "median": (False, True),
     "scale": (1, 3),
 }
-
-
-def pictures(task: str, split: str, count: int) -> list[Picture]:
-    """Returns the first pictures of a split; the data are made first if they are not there."""
-    (span,) = window(TASKS[task].config().data.root, 1)
-    records = itertools.chain.from_iterable(map(read_records, span.files(split)))
-    features = (Example.FromString(found.data).features.feature for found in records if isinstance(found, Record))
-    first = itertools.islice(features, count)
-    return [Picture(feature[LABEL].bytes_list.value[0].decode(), feature[IMAGE].bytes_list.value[0]) for feature in first]
 
 
 def score(read: Reader, shown: Sequence[Picture], case_sensitive: bool) -> Score:
@@ -275,7 +254,7 @@ def _row(task: str, reader: str, scored: Score | None) -> list[str]:
 def _rows(task: str) -> Iterator[list[str]]:
     config = TASKS[task].config()
     spec = config.captcha
-    test = pictures(task, "test", _TEST_PICTURES)
+    test = TASKS[task].pictures("test", _TEST_PICTURES)
     for name, make in _READERS.items():
         try:
             settings = dict(make(spec))
@@ -284,7 +263,7 @@ def _rows(task: str) -> Iterator[list[str]]:
             continue
         plain, read = next(iter(settings.items()))
         yield _row(task, f"{name}: {plain}, as it is", score(read, test, spec.case_sensitive))
-        best, read = best_reader(settings, pictures(task, "eval", _CHOICE_PICTURES), spec.case_sensitive)
+        best, read = best_reader(settings, TASKS[task].pictures("eval", _CHOICE_PICTURES), spec.case_sensitive)
         yield _row(task, f"{name} at its best: {best}", score(read, test, spec.case_sensitive))
     try:
         version, read = our_reader(config)

@@ -7,18 +7,14 @@ test split is never touched. Expected: a line a trial, appended to benchmarks/re
 figures.
 """
 
-import datetime
-import json
 import time
-from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
+from benchmarks.results import keep
 from benchmarks.tasks import TASKS
 from pipeline.quiet import load_tensorflow, silence
-
-LOG: Final = Path(__file__).parent / "results" / "recipe.jsonl"
 
 
 def main(
@@ -40,19 +36,7 @@ def main(
             wall, cpu = time.monotonic(), time.process_time()
             outcome: dict[str, Any] = trials.fit(trial, config, data, epochs, pictures, seed)
             seconds = {"wall_s": round(time.monotonic() - wall, 1), "cpu_s": round(time.process_time() - cpu, 1)}
-            row = {
-                "task": task,
-                "trial": name,
-                "epochs": epochs,
-                "seed": seed,
-                **outcome,
-                **seconds,
-                "date": datetime.date.today().isoformat(),
-            }
-            print(json.dumps(row), flush=True)
-            LOG.parent.mkdir(exist_ok=True)
-            with LOG.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            keep("recipe", {"task": task, "trial": name, "epochs": epochs, "seed": seed, **outcome, **seconds})
 
 
 if __name__ == "__main__":

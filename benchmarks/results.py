@@ -13,7 +13,7 @@ import os
 import platform
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from rich.table import Table
 
 FOLDER = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-TRIALS = FOLDER / "recipe.jsonl"
 RECIPE = Path(__file__).parents[1] / "docs" / "recipe.md"
 _TRIALS_BEGIN = "## Every trial\n"
 _PACKAGES = ("tensorflow", "keras", "tfx", "apache-beam", "numpy", "captcha")
@@ -59,6 +58,20 @@ def record(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequenc
         "notes": list(notes),
     }
     (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def keep(name: str, row: Mapping[str, Any]) -> None:
+    """Prints what one of several runs came to, and adds it with the date to FOLDER/NAME.jsonl."""
+    line = json.dumps({**row, "date": datetime.date.today().isoformat()})
+    print(line, flush=True)
+    FOLDER.mkdir(exist_ok=True)
+    with (FOLDER / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def kept(name: str) -> list[dict[str, Any]]:
+    """Returns what `keep` has added so far."""
+    return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def machine() -> str:
@@ -102,7 +115,7 @@ def main() -> None:
     page = jinja2.Template(_TEMPLATE, keep_trailing_newline=True).render(results=results)
     PAGE.write_text(page, encoding="utf-8")
     print(f"{PAGE}: {len(results)} tables")
-    rows = [json.loads(line) for line in TRIALS.read_text(encoding="utf-8").splitlines()]
+    rows = kept("recipe")
     prose = RECIPE.read_text(encoding="utf-8").partition(_TRIALS_BEGIN)[0]
     RECIPE.write_text(prose + _TRIALS_BEGIN + _trials(rows), encoding="utf-8")
     print(f"{RECIPE}: {len(rows)} trials")

@@ -1,6 +1,6 @@
 """Kills a fit in the middle of its first, of its middle and of its last epoch, and lets each go on.
 
-    uv run python -m benchmarks.resume --config configs/digits.yaml --set data.root=data/benchmarks/digits
+    uv run python -m benchmarks.resume --config configs/digits.yaml
 
 Expected: each fit repeats less than one epoch, and ends with the weights of the one that was left alone, bit by bit on a CPU.
 When to kill is told from the times of that one: epochs must be long beside the start of a process.

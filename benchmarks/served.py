@@ -1,16 +1,10 @@
 """A model to serve, and pictures to read with it, for the benchmarks whose figures do not depend on what the weights are."""
 
-import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from benchmarks.tasks import Task, command
 from components import serving_dir
-from components.example_proto import Example
-from components.features import IMAGE
-from components.sources.spans import list_spans
-from components.tfrecords import Record, read_records
 
 _TASK: Final = Task("digits-served", "digits", 3_000, "{train: 4, eval: 1, test: 1}", seed=3)
 _OVERRIDES: Final = ("trainer.epochs=1", "evaluator.min_sequence_accuracy=0", "evaluator.max_regression=1")
@@ -30,12 +24,4 @@ def pushed_model() -> Path:
 
 def pictures(count: int) -> list[bytes]:
     """Returns the first `count` encoded pictures of the test split."""
-    return list(itertools.islice(_encoded(), count))
-
-
-def _encoded() -> Iterator[bytes]:
-    for span in list_spans(_TASK.config().data.root):
-        for file in span.files("test"):
-            for item in read_records(str(file)):
-                assert isinstance(item, Record)
-                yield Example.FromString(item.data).features.feature[IMAGE].bytes_list.value[0]
+    return [picture.encoded for picture in _TASK.pictures("test", count)]

@@ -1,5 +1,6 @@
 """The data sets that the figures are about, each with a seed of its own, and the commands that make and use them."""
 
+import itertools
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -7,10 +8,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from components.example_proto import Example
+from components.features import IMAGE, LABEL
 from components.sources.spans import list_spans
+from components.tfrecords import Damage, Record, read_records
 from pipeline.config import Config, load_config
 
 _CONFIGS: Final = Path(__file__).parents[1] / "configs"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A label, and the encoded picture as it is stored."""
+
+    label: str
+    encoded: bytes
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,18 @@ class Task:
         if not list_spans(config.data.root):
             command("data", "synth", *self.options())
         return config
+
+    def pictures(self, split: str, count: int) -> list[Picture]:
+        """Returns the first pictures of a split; the data are made first if they are not there."""
+        (span,) = list_spans(self.config().data.root)
+        first = itertools.islice(itertools.chain.from_iterable(map(read_records, span.files(split))), count)
+        return [_picture(record) for record in first]
+
+
+def _picture(record: Record | Damage) -> Picture:
+    assert isinstance(record, Record), record
+    feature = Example.FromString(record.data).features.feature
+    return Picture(feature[LABEL].bytes_list.value[0].decode(), feature[IMAGE].bytes_list.value[0])
 
 
 def command(*words: str) -> None:

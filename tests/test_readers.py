@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import readers
-from benchmarks.readers import Picture, Preparation
+from benchmarks.readers import Preparation
+from benchmarks.tasks import Picture
 from components.captcha import CaptchaSpec
 
 

@@ -7,8 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tfx.components.trainer.fn_args_utils import FnArgs
-from transform_run import draw, emitted, encoded, transform
+from transform_run import draw, emitted, encoded, trainer_arguments, transform
 
 from components.captcha import CaptchaSpec
 from components.checkpoint import Checkpoint
@@ -41,24 +40,7 @@ def fit(transformed: Path, tmp_path: Path) -> Fit:
         """Runs the Trainer with some of its configuration changed; returns the folder with `model` and `logs`."""
         folder = tmp_path / name
         trainer = TrainerConfig(epochs=EPOCHS, batch_size=16, learning_rate=0.01, precision="float32").model_dump() | changes
-        (folder / "logs").mkdir(parents=True)
-        run_fn(
-            FnArgs(
-                train_files=[str(transformed / "train-*")],
-                eval_files=[str(transformed / "eval-*")],
-                transform_output=str(transformed / "graph"),
-                serving_model_dir=str(folder / "model"),
-                model_run_dir=str(folder / "logs"),
-                custom_config={
-                    "spec": SPEC.model_dump_json(),
-                    "trainer": trainer,
-                    "fingerprint": "abc",
-                    "checkpoint_dir": str(tmp_path / "checkpoints"),
-                    "max_pixels": 1000,
-                    "source_digest": "",
-                },
-            )
-        )
+        run_fn(trainer_arguments(transformed, folder, tmp_path / "checkpoints", SPEC, trainer))
         return folder
 
     return run

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from tfx.components.trainer.fn_args_utils import FnArgs
-from transform_run import draw, emitted, encoded, transform
+from transform_run import draw, emitted, encoded, trainer_arguments, transform
 
 from components.captcha import CaptchaSpec
 from components.features import PROBABILITIES
@@ -45,23 +44,8 @@ def fn_args(transformed: Path, folder: Path, strategy: str) -> Path:
     """Writes the arguments of a fit that leaves everything in `folder`."""
     trainer = TrainerConfig(epochs=EPOCHS, batch_size=16, learning_rate=1e-3, precision="float32").model_dump()
     path = folder / "fn_args.json"
-    folder.mkdir()
-    (folder / "logs").mkdir()
-    arguments = FnArgs(
-        train_files=[str(transformed / "train-*")],
-        eval_files=[str(transformed / "eval-*")],
-        transform_output=str(transformed / "graph"),
-        serving_model_dir=str(folder / "model"),
-        model_run_dir=str(folder / "logs"),
-        custom_config={
-            "spec": SPEC.model_dump_json(),
-            # No shift: each worker draws its own.
-            "trainer": trainer | {"strategy": strategy, "shift": 0},
-            "fingerprint": "abc",
-            "checkpoint_dir": str(folder / "checkpoints"),
-            "max_pixels": 1000,
-        },
-    )
+    # No shift: each worker draws its own.
+    arguments = trainer_arguments(transformed, folder, folder / "checkpoints", SPEC, trainer | {"strategy": strategy, "shift": 0})
     write_fn_args(arguments, path)
     assert read_fn_args(path) == arguments
     return path

@@ -12,6 +12,7 @@ import tensorflow_transform.beam as tft_beam
 from PIL import Image, ImageDraw
 from tensorflow_transform.coders import ExampleProtoCoder
 from tensorflow_transform.tf_metadata import dataset_metadata
+from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components.captcha import CaptchaSpec
 from components.example_proto import Example
@@ -54,6 +55,25 @@ def _instance(serialized: bytes) -> dict[str, Any]:
         for name, feature in Example.FromString(serialized).features.feature.items()
     }
     return {name: value if name == CHARACTERS else value[0] for name, value in values.items()}
+
+
+def trainer_arguments(transformed: Path, folder: Path, checkpoints: Path, spec: CaptchaSpec, trainer: Mapping[str, Any]) -> FnArgs:
+    """What TFX would give the Trainer for what `transform` has left in `transformed`; the fit leaves `model` and `logs` in `folder`."""
+    (folder / "logs").mkdir(parents=True)
+    return FnArgs(
+        train_files=[str(transformed / "train-*")],
+        eval_files=[str(transformed / "eval-*")],
+        transform_output=str(transformed / "graph"),
+        serving_model_dir=str(folder / "model"),
+        model_run_dir=str(folder / "logs"),
+        custom_config={
+            "spec": spec.model_dump_json(),
+            "trainer": dict(trainer),
+            "fingerprint": "abc",
+            "checkpoint_dir": str(checkpoints),
+            "max_pixels": 1000,
+        },
+    )
 
 
 def transform(spec: CaptchaSpec, splits: Mapping[str, Sequence[bytes]], folder: Path) -> tft.TFTransformOutput:
