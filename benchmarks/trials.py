@@ -168,10 +168,10 @@ def _groups(*filters: Sequence[int]) -> dict[str, Any]:
 
 
 # The recipe before smoothing and smaller batches; and before that, direct heads on five groups.
-_PLAIN: Final = {"batch_size": 64, "learning_rate": 1e-2, "label_smoothing": 0.0, "warmup_epochs": 1.0}
+_PLAIN: Final = {"batch_size": 64, "learning_rate": 1e-2, "label_smoothing": 0.0, "warmup": 0.25}
 _DIRECT: Final = {"heads": "direct", **_groups((16,), (32, 32), (64, 64), (128, 128), (256,))}
 # For one pass over the data: nothing is seen twice, so that there is nothing to protect from.
-_ONE_PASS: Final = {"shift": 0, "warmup_epochs": 0.1}
+_ONE_PASS: Final = {"shift": 0, "warmup": 0.1}
 _NESTEROV: Final = partial(keras.optimizers.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 TRIALS: Final = MappingProxyType(
@@ -183,8 +183,8 @@ TRIALS: Final = MappingProxyType(
         "direct, rate 1e-2": Trial(_PLAIN, _DIRECT),
         "direct, rate 1.2e-2": Trial({**_PLAIN, "learning_rate": 1.2e-2}, _DIRECT),
         "direct, rate 2e-2": Trial({**_PLAIN, "learning_rate": 2e-2}, _DIRECT),
-        "direct, rate 2e-2, half an epoch's warm-up": Trial({**_PLAIN, "learning_rate": 2e-2, "warmup_epochs": 0.5}, _DIRECT),
-        "direct, rate 2e-2, a tenth of an epoch's warm-up": Trial({**_PLAIN, "learning_rate": 2e-2, "warmup_epochs": 0.1}, _DIRECT),
+        "direct, rate 2e-2, warm-up 0.125": Trial({**_PLAIN, "learning_rate": 2e-2, "warmup": 0.125}, _DIRECT),
+        "direct, rate 2e-2, warm-up 0.1": Trial({**_PLAIN, "learning_rate": 2e-2, "warmup": 0.1}, _DIRECT),
         "direct, batch 32, rate 2e-3": Trial({**_PLAIN, "batch_size": 32, "learning_rate": 2e-3}, _DIRECT),
         "direct, SGD 0.1": Trial({**_PLAIN, "learning_rate": 0.1}, _DIRECT, optimizer=_NESTEROV),
         "direct, one pass": Trial({**_PLAIN, **_ONE_PASS}, {**_DIRECT, "dropout": 0.1}),
@@ -200,7 +200,7 @@ TRIALS: Final = MappingProxyType(
         "rate 1.4e-2": Trial({"learning_rate": 1.4e-2}),
         "batch 16, rate 5e-3": Trial({"batch_size": 16, "learning_rate": 5e-3}),
         "batch 64, rate 1e-2": Trial({"batch_size": 64, "learning_rate": 1e-2}),
-        "an epoch's warm-up": Trial({"warmup_epochs": 1.0}),
+        "warm-up 0.25": Trial({"warmup": 0.25}),
         "linear": Trial(schedule=_linear),
         "AdamW 0.01": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.01)),
         "AdamW 0.1": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.1)),

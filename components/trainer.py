@@ -27,16 +27,16 @@ _EVALUATION_BATCH: Final = 256
 class Hyperparameters:
     """How to fit; the `trainer` section of the configuration.
 
-    `epochs` and `warmup_epochs` are passes over the training split, `batch_size` is that of all replicas together, `learning_rate` is
-    the highest of the schedule, `label_smoothing` is the share of a label that is spread over all classes, `shift` is pixels,
-    `patience` is epochs without a better full-sequence accuracy on the eval split.
+    `epochs` are passes over the training split, `batch_size` is that of all replicas together, `learning_rate` is the highest of the
+    schedule, `warmup` is the share of all steps in which it rises, `label_smoothing` is the share of a label that is spread over all
+    classes, `shift` is pixels, `patience` is epochs without a better full-sequence accuracy on the eval split.
     """
 
     preset: str
     epochs: int
     batch_size: int
     learning_rate: float
-    warmup_epochs: float
+    warmup: float
     label_smoothing: float
     shift: int
     patience: int
@@ -122,11 +122,11 @@ def learning_rate_schedule(parameters: Hyperparameters, count: int) -> keras.opt
     After Loshchilov and Hutter, "SGDR" (2017), without restarts; the warm-up after Goyal et al., "Accurate, Large Minibatch SGD"
     (2017).
     """
-    steps_per_epoch = -(-count // parameters.batch_size)
-    warmup = min(parameters.warmup_epochs, parameters.epochs / 2) * steps_per_epoch
+    steps = parameters.epochs * -(-count // parameters.batch_size)
+    warmup = round(parameters.warmup * steps)
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
-        decay_steps=max(1, round(parameters.epochs * steps_per_epoch - warmup)),
+        decay_steps=max(1, steps - warmup),
         warmup_target=parameters.learning_rate,
-        warmup_steps=round(warmup),
+        warmup_steps=warmup,
     )

@@ -58,7 +58,7 @@ class TrainerConfig(Section):
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(32, ge=1, description="of all GPUs or machines together")
     learning_rate: float = Field(7e-3, gt=0)
-    warmup_epochs: float = Field(0.5, ge=0)
+    warmup: Fraction = Field(0.1, description="the share of the fit in which the learning rate rises")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="the share of a label that is spread over all classes")
     shift: int = Field(2, ge=0, le=16, description="pixels by which training pictures are moved at most, each way")
     patience: int = Field(5, ge=1, description="epochs without a better full-sequence accuracy on eval before stopping")

@@ -113,7 +113,7 @@ def test_a_fit_killed_before_its_export_only_exports(fit: Fit, monkeypatch: pyte
 
 
 def test_it_stops_early_and_keeps_the_best(fit: Fit) -> None:
-    folder = fit("early", patience=1, learning_rate=1e-9, warmup_epochs=0.0)
+    folder = fit("early", patience=1, learning_rate=1e-9, warmup=0.0)
     assert len(_history(folder)) < EPOCHS
 
 
