@@ -1,12 +1,14 @@
 """Fits the model to the transformed examples and exports it: the Trainer's `run_fn`."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import keras
+import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
@@ -20,7 +22,7 @@ from components.signatures import export_model
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
 
 HISTORY_FILE: Final = "history.json"
-_EVALUATION_BATCH: Final = 256
+EVALUATION_BATCH: Final = 256
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,15 @@ class Hyperparameters:
     seed: int
 
 
+@dataclass(frozen=True)
+class Examples:
+    """Files of transformed examples: those of the training split, those of the eval split, and how many examples the former hold."""
+
+    train: list[str]
+    eval: list[str]
+    count: int
+
+
 def run_fn(fn_args: FnArgs) -> None:
     """Trains and exports. TFX calls it.
 
@@ -61,37 +72,67 @@ def run_fn(fn_args: FnArgs) -> None:
     strategy = choose_strategy(parameters.strategy)
     # On a CPU that is enough for the same weights twice: TensorFlow's kernels for it add up in a fixed order.
     keras.utils.set_random_seed(parameters.seed)
-    train_files, eval_files = record_files(fn_args.train_files, "train"), record_files(fn_args.eval_files, "eval")
-    count = count_records(train_files)
-    check_batch_size(parameters.batch_size, strategy.num_replicas_in_sync, count)
+    examples = find_examples(fn_args)
+    check_batch_size(parameters.batch_size, strategy.num_replicas_in_sync, examples.count)
     chief = is_chief(strategy)
     checkpoint_dir = Path(config["checkpoint_dir"]) / config["fingerprint"]
     checkpoint = Checkpoint(checkpoint_dir, parameters.epochs, parameters.patience, writes=chief)
     with strategy.scope():
-        model = checkpoint.restore(lambda: compiled_model(spec, parameters, count))
+        model = checkpoint.restore(lambda: compiled_model(spec, parameters, examples.count))
     if not checkpoint.finished:
         shown = [keras.callbacks.TensorBoard(fn_args.model_run_dir, write_graph=False)] if chief else []
-        batches = (train_files, count, spec, parameters.batch_size, parameters.shift, parameters.seed)
-        fit(
-            model,
-            strategy,
-            partial(training_batches, *batches, first_epoch=checkpoint.epoch),
-            partial(evaluation_batches, eval_files, spec, _EVALUATION_BATCH),
-            initial_epoch=checkpoint.epoch,
-            epochs=parameters.epochs,
-            callbacks=[*shown, checkpoint],
-        )
+        fit_to(examples, model, spec, parameters, strategy, checkpoint.epoch, [*shown, checkpoint])
     if not chief:
         return
     checkpoint.restore_best(model)
     # In float32 whatever it was trained in, so that it runs, and runs fast, on machines without bfloat16.
     exported = build_model(spec, PRESETS[parameters.preset])
     exported.set_weights(model.get_weights())
-    calibrate(exported, evaluation_batches(eval_files, spec, _EVALUATION_BATCH))
+    calibrate(exported, evaluation_batches(examples.eval, spec, EVALUATION_BATCH))
     about = {"fingerprint": config["fingerprint"], "preset": parameters.preset}
     export_model(exported, tft.TFTransformOutput(fn_args.transform_output), spec, config["max_pixels"], about, fn_args.serving_model_dir)
     (Path(fn_args.model_run_dir) / HISTORY_FILE).write_text(json.dumps(checkpoint.history, indent=1) + "\n", encoding="utf-8")
     checkpoint.delete()
+
+
+def find_examples(fn_args: FnArgs) -> Examples:
+    """Returns what TFX gives a fit to read.
+
+    Raises:
+      CaptchaPipelineError: a split is empty.
+    """
+    train = record_files(fn_args.train_files, "train")
+    return Examples(train, record_files(fn_args.eval_files, "eval"), count_records(train))
+
+
+def fit_to(
+    examples: Examples,
+    model: keras.Model,
+    spec: CaptchaSpec,
+    parameters: Hyperparameters,
+    strategy: tf.distribute.Strategy,
+    initial_epoch: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> None:
+    """Fits a compiled model to the training split, and judges it by the eval split after each epoch. See components.devices.fit."""
+    fit(
+        model,
+        strategy,
+        partial(
+            training_batches,
+            examples.train,
+            examples.count,
+            spec,
+            parameters.batch_size,
+            parameters.shift,
+            parameters.seed,
+            first_epoch=initial_epoch,
+        ),
+        partial(evaluation_batches, examples.eval, spec, EVALUATION_BATCH),
+        initial_epoch=initial_epoch,
+        epochs=parameters.epochs,
+        callbacks=callbacks,
+    )
 
 
 def check_batch_size(batch_size: int, replicas: int, count: int) -> None:

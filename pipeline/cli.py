@@ -94,6 +94,35 @@ def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> N
 
 
 @app.command()
+def tune(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    trials: Annotated[int, typer.Option(min=1, help="Fits, the first with the present values.")] = 12,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split, each fit.")] = 4,
+) -> None:
+    """Search for a better learning rate, batch size, label smoothing and shift. Runs use what it finds from then on.
+
+    What the configuration sets is left as it is. Judged on the eval split; the test split is not touched. Example:
+
+        captcha-pipeline tune --config configs/digits.yaml --trials 20
+    """
+    from pipeline.config import load_config
+
+    settings = load_config(config, overrides, tuned=False)
+    load_tensorflow()
+    from pipeline import local, tables
+
+    try:
+        with tables.StepProgress(console) as progress:
+            found = local.tune(settings, trials, epochs, progress.on_step)
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command takes up after the last complete trial.")
+        raise typer.Exit(STOPPED) from None
+    tables.print_trials(console, found)
+    console.print(f"Written to {settings.tuned_path}: runs use it. Remove it to have the defaults back.", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def evaluate(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,

@@ -119,6 +119,16 @@ class Config(Section):
         return str(Path(self.root) / self.name / "checkpoints")
 
     @property
+    def tuned_path(self) -> str:
+        """What `tune` found: a `trainer` section, for every key of it that the configuration does not set."""
+        return str(Path(self.root) / self.name / "tuned.yaml")
+
+    @property
+    def search_dir(self) -> str:
+        """Where searches for hyperparameters leave what they need to go on after a kill."""
+        return str(Path(self.root) / self.name / "searches")
+
+    @property
     def quarantine_dir(self) -> str:
         """Where the records of a run that stopped at too many bad ones are kept."""
         return str(Path(self.root) / self.name / "quarantine")
@@ -143,12 +153,30 @@ class Config(Section):
         return [f"--runner={self.beam.runner}", *local, *self.beam.args]
 
 
-def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+def load_config(path: str | Path, overrides: list[str] | None = None, *, tuned: bool = True) -> Config:
     """Reads a YAML file and applies overrides of the form `section.key=value`, the value in YAML.
+
+    Args:
+      path: the file.
+      overrides: in this order.
+      tuned: whether what `tune` found for this pipeline stands in for what neither the file nor an override sets.
 
     Raises:
       CaptchaPipelineError: the file is missing or not YAML, or a key or a value is not right; the message names each.
     """
+    tree = _read(path)
+    for override in overrides or []:
+        _apply(tree, override)
+    config = _validate(tree, path)
+    if not tuned or not Path(config.tuned_path).exists():
+        return config
+    found = _validate({**tree, **_read(config.tuned_path)}, config.tuned_path).trainer
+    ours = config.trainer
+    values = found.model_dump(include=found.model_fields_set) | ours.model_dump(include=ours.model_fields_set)
+    return config.model_copy(update={"trainer": TrainerConfig(**values)})
+
+
+def _read(path: str | Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -157,8 +185,10 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         raise CaptchaPipelineError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise CaptchaPipelineError(f"{path} must hold keys and values, such as `name: digits`; it holds {type(tree).__name__}.")
-    for override in overrides or []:
-        _apply(tree, override)
+    return tree
+
+
+def _validate(tree: dict[str, Any], path: str | Path) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

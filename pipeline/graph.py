@@ -1,11 +1,12 @@
 """The graph: which step feeds which. It does no I/O, so that every runner compiles the same one."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import tensorflow_data_validation as tfdv
 from tensorflow_model_analysis.proto import config_pb2
-from tfx.components import StatisticsGen, Trainer
+from tfx.components import StatisticsGen, Trainer, Tuner
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.orchestration import pipeline
 from tfx.proto import trainer_pb2, transform_pb2
@@ -37,11 +38,71 @@ class Surroundings:
     fingerprint: str
 
 
+class _DataSteps(NamedTuple):
+    """From spans of records to what a model is fitted to."""
+
+    example_gen: CaptchaExampleGen
+    schema: BaseComponent
+    statistics: StatisticsGen
+    gate: BaseComponent
+    transform: Transform
+
+
 def create_pipeline(config: Config, around: Surroundings) -> pipeline.Pipeline:
     """Returns the whole pipeline, from spans of records to a pushed model. The runner adds where metadata is kept."""
+    spec_json = config.captcha.model_dump_json()
+    data = _data_steps(config, around)
+    trainer = Trainer(
+        run_fn="components.trainer.run_fn",
+        examples=data.transform.outputs["transformed_examples"],
+        transform_graph=data.transform.outputs["transform_graph"],
+        train_args=trainer_pb2.TrainArgs(splits=["train"]),
+        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
+        custom_config={
+            "spec": spec_json,
+            "trainer": config.trainer.model_dump(),
+            "max_pixels": config.data.max_pixels,
+            "checkpoint_dir": config.checkpoint_dir,
+            "fingerprint": around.fingerprint,
+            "source_digest": around.digests["components.trainer"],
+        },
+    )
+    production = LatestPushedModel(serving_dir=config.serving_dir, fingerprint=around.fingerprint, spec=spec_json, as_of=around.production)
+    evaluator = CaptchaEvaluator(
+        examples=data.example_gen.outputs["examples"],
+        model=trainer.outputs["model"],
+        baseline_model=production.outputs["model"],
+        eval_config=_eval_config(config, around.digests["components.tfma_metrics"]),
+    )
+    pusher = AtomicPusher(model=trainer.outputs["model"], model_blessing=evaluator.outputs["blessing"], serving_dir=config.serving_dir)
+    return _pipeline(config, [*data, trainer, production, evaluator, pusher])
+
+
+def create_tuning_pipeline(config: Config, around: Surroundings, trials: int, epochs: int) -> pipeline.Pipeline:
+    """Returns a search for hyperparameters on the same data: `trials` fits of `epochs` each. What the configuration sets stays as it is."""
+    data = _data_steps(config, around)
+    tuner = Tuner(
+        tuner_fn="components.tuner.tuner_fn",
+        examples=data.transform.outputs["transformed_examples"],
+        transform_graph=data.transform.outputs["transform_graph"],
+        train_args=trainer_pb2.TrainArgs(splits=["train"]),
+        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
+        custom_config={
+            "spec": config.captcha.model_dump_json(),
+            "trainer": config.trainer.model_dump(),
+            "fixed": sorted(config.trainer.model_fields_set),
+            "trials": trials,
+            "epochs": epochs,
+            "search_dir": f"{config.search_dir}/{around.fingerprint}-{trials}x{epochs}",
+            "source_digest": around.digests["components.tuner"],
+        },
+    )
+    return _pipeline(config, [*data, tuner])
+
+
+def _data_steps(config: Config, around: Surroundings) -> _DataSteps:
     spec, digests = config.captcha, around.digests
     spec_json = spec.model_dump_json()
-
     example_gen = CaptchaExampleGen(
         data_root=config.data.root,
         window=config.data.window,
@@ -71,34 +132,14 @@ def create_pipeline(config: Config, around: Surroundings) -> pipeline.Pipeline:
         custom_config={"spec": spec_json, "background": config.data.background, "source_digest": digests["components.transform"]},
     )
     transform.add_upstream_node(gate)
-    trainer = Trainer(
-        run_fn="components.trainer.run_fn",
-        examples=transform.outputs["transformed_examples"],
-        transform_graph=transform.outputs["transform_graph"],
-        train_args=trainer_pb2.TrainArgs(splits=["train"]),
-        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
-        custom_config={
-            "spec": spec_json,
-            "trainer": config.trainer.model_dump(),
-            "max_pixels": config.data.max_pixels,
-            "checkpoint_dir": config.checkpoint_dir,
-            "fingerprint": around.fingerprint,
-            "source_digest": digests["components.trainer"],
-        },
-    )
-    production = LatestPushedModel(serving_dir=config.serving_dir, fingerprint=around.fingerprint, spec=spec_json, as_of=around.production)
-    evaluator = CaptchaEvaluator(
-        examples=example_gen.outputs["examples"],
-        model=trainer.outputs["model"],
-        baseline_model=production.outputs["model"],
-        eval_config=_eval_config(config, digests["components.tfma_metrics"]),
-    )
-    pusher = AtomicPusher(model=trainer.outputs["model"], model_blessing=evaluator.outputs["blessing"], serving_dir=config.serving_dir)
-    steps: list[BaseComponent] = [example_gen, schema, statistics, gate, transform, trainer, production, evaluator, pusher]
+    return _DataSteps(example_gen, schema, statistics, gate, transform)
+
+
+def _pipeline(config: Config, steps: Sequence[BaseComponent]) -> pipeline.Pipeline:
     return pipeline.Pipeline(
         pipeline_name=config.name,
         pipeline_root=config.pipeline_root,
-        components=steps,
+        components=list(steps),
         enable_cache=True,
         beam_pipeline_args=config.beam_args,
     )

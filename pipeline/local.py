@@ -7,10 +7,12 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tfx.orchestration import metadata
+import yaml
+from tfx.orchestration import metadata, pipeline
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
 from components.errors import CaptchaPipelineError
@@ -18,13 +20,13 @@ from components.serving_dir import latest_pushed
 from components.source_digest import source_digest
 from components.sources import spans
 from pipeline import history
-from pipeline.config import Config
-from pipeline.graph import Surroundings, create_pipeline
+from pipeline.config import Config, TrainerConfig
+from pipeline.graph import Surroundings, create_pipeline, create_tuning_pipeline
 from pipeline.quiet import log_to
 
-# The modules whose code decides what the data and the model are, and those that only judge the model.
+# The modules whose code decides what the data and the model are, and those that judge the model or look for a better one.
 _MODEL_CODE = ("components.example_gen", "components.schema", "components.transform", "components.trainer")
-_JUDGING_CODE = ("components.tfma_metrics",)
+_OTHER_CODE = ("components.tfma_metrics", "components.tuner")
 
 OnStep = Callable[[str, Literal["running", "finished"]], None]
 
@@ -35,7 +37,7 @@ def look_around(config: Config) -> Surroundings:
     Raises:
       CaptchaPipelineError: there is no span to train on, or one is not whole.
     """
-    digests = {module: source_digest(module) for module in (*_MODEL_CODE, *_JUDGING_CODE)}
+    digests = {module: source_digest(module) for module in (*_MODEL_CODE, *_OTHER_CODE)}
     window = spans.window_digest(spans.window(config.data.root, config.data.window))
     made_from = {
         "captcha": config.captcha.model_dump(mode="json"),
@@ -62,11 +64,41 @@ def run(config: Config, on_step: OnStep) -> history.RunRecord:
     Raises:
       CaptchaPipelineError: another run is under way, or a step found something that the user must mend.
     """
+    return _run(config, create_pipeline, on_step)
+
+
+def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict[str, float]]:
+    """Searches for better hyperparameters than the configuration's, and leaves the best where `load_config` finds them.
+
+    Args:
+      config: as the user wrote it, see `load_config`: what it sets is not searched.
+      trials: fits.
+      epochs: of each fit.
+      on_step: as for `run`.
+
+    Returns:
+      The trials, the best first: the value of each hyperparameter, and `score`, the full-sequence accuracy on the eval split.
+
+    Raises:
+      CaptchaPipelineError: as `run`.
+    """
+    record = _run(config, partial(create_tuning_pipeline, trials=trials, epochs=epochs), on_step)
+    results = Path(record.artifact_uri("Tuner", "tuner_results") or "") / "tuner_results.json"
+    found = sorted(json.loads(results.read_text(encoding="utf-8")), key=lambda trial: -trial["score"])
+    best = {name: value for name, value in found[0].items() if name in TrainerConfig.model_fields}
+    text = f"# By captcha-pipeline tune: {trials} trials of {epochs} epochs, {found[0]['score']:.2%} of the eval split read whole.\n"
+    half = Path(config.tuned_path).with_suffix(".half")
+    half.write_text(text + yaml.safe_dump({"trainer": best}), encoding="utf-8")
+    os.replace(half, config.tuned_path)
+    return found
+
+
+def _run(config: Config, create: Callable[[Config, Surroundings], pipeline.Pipeline], on_step: OnStep) -> history.RunRecord:
     metadata_path = Path(config.metadata_path)
     metadata_path.parent.mkdir(parents=True, exist_ok=True)
     with _only_run(metadata_path.with_name("run.lock")):
         history.mark_interrupted(config.metadata_path)
-        graph = create_pipeline(config, look_around(config))
+        graph = create(config, look_around(config))
         graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
         log_to(log_path(config))
         with _telling(on_step):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -122,6 +122,17 @@ def print_runs(console: Console, runs: Sequence[RunRecord]) -> None:
             {True: "yes", False: "no", None: "-"}[run.blessed],
             run.pushed_version or "-",
         )
+    console.print(table)
+
+
+def print_trials(console: Console, trials: Sequence[Mapping[str, float]]) -> None:
+    """Prints a line a trial of a search, in the order given."""
+    names = [name for name in trials[0] if name not in ("trial_id", "score")]
+    table = Table(title="trials", title_justify="left")
+    for column in (*names, "full sequence on eval"):
+        table.add_column(column, justify="right")
+    for trial in trials:
+        table.add_row(*(f"{trial[name]:.3g}" for name in names), f"{trial['score']:.2%}")
     console.print(table)
 
 
