@@ -79,7 +79,8 @@ def machine() -> str:
     lines = (line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     fields = {name.strip(): value.strip() for name, value in lines}
     gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    bfloat16 = ", AVX512-BF16" if "avx512_bf16" in fields["flags"].split() else ""
+    flags = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}
+    bfloat16 = "".join(f", {name}" for flag, name in flags.items() if flag in fields["flags"].split())
     system = platform.freedesktop_os_release()["PRETTY_NAME"]
     cores = len(os.sched_getaffinity(0))
     python = platform.python_version()
