@@ -23,10 +23,17 @@ def model_inputs(features: dict[str, tf.Tensor], spec: CaptchaSpec) -> tf.Tensor
     Returns:
       float32 [N, height, width, channels], (pixel - mean) / std.
     """
+    return _normalised(_pixels(features, spec), features)
+
+
+def _pixels(features: dict[str, tf.Tensor], spec: CaptchaSpec) -> tf.Tensor:
     raw = tf.io.decode_raw(tf.reshape(features[PIXELS], [-1]), tf.uint8, fixed_length=spec.height * spec.width * spec.channels)
-    pixels = tf.cast(tf.reshape(raw, [-1, spec.height, spec.width, spec.channels]), tf.float32)
+    return tf.reshape(raw, [-1, spec.height, spec.width, spec.channels])
+
+
+def _normalised(pixels: tf.Tensor, features: dict[str, tf.Tensor]) -> tf.Tensor:
     mean, std = (tf.reshape(features[name], [-1, 1, 1, 1]) for name in (PIXEL_MEAN, PIXEL_STD))
-    return (pixels - mean) / std
+    return (tf.cast(pixels, tf.float32) - mean) / std
 
 
 def record_files(patterns: Sequence[str], split: str) -> list[str]:
@@ -89,8 +96,11 @@ def training_batches(
     seeds = tf.data.Dataset.random(seed=seed + ours.start, rerandomize_each_iteration=True).batch(2)
 
     def prepare(serialized: tf.Tensor, shift_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = _parse(serialized, spec)
-        return (random_shift(images, shift, shift_seed) if shift else images), labels
+        features = _parse(serialized, spec)
+        pixels = _pixels(features, spec)
+        if shift:
+            pixels = random_shift(pixels, shift, shift_seed)
+        return _normalised(pixels, features), features[LABEL_IDS]
 
     prepared = tf.data.Dataset.zip((batches, seeds)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
     for _ in range(first_epoch):
@@ -109,7 +119,12 @@ def evaluation_batches(
     if replicas > 1:
         batch_size = _without_empty_parts(count_records(files), batch_size, replicas)
     batches = _parts(tf.data.TFRecordDataset(list(files), "GZIP").batch(batch_size), replicas, ours)
-    return batches.map(lambda serialized: _parse(serialized, spec), num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    def prepare(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = _parse(serialized, spec)
+        return model_inputs(features, spec), features[LABEL_IDS]
+
+    return batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def _without_empty_parts(count: int, batch_size: int, replicas: int) -> int:
@@ -132,8 +147,8 @@ def _parts(batches: tf.data.Dataset, replicas: int, ours: range) -> tf.data.Data
     return batches.flat_map(lambda batch: tf.data.Dataset.range(ours.start, ours.stop).map(lambda replica: batch[replica::replicas]))
 
 
-def _parse(serialized: tf.Tensor, spec: CaptchaSpec) -> tuple[tf.Tensor, tf.Tensor]:
-    features = tf.io.parse_example(
+def _parse(serialized: tf.Tensor, spec: CaptchaSpec) -> dict[str, tf.Tensor]:
+    parsed: dict[str, tf.Tensor] = tf.io.parse_example(
         serialized,
         {
             PIXELS: tf.io.FixedLenFeature([], tf.string),
@@ -142,7 +157,7 @@ def _parse(serialized: tf.Tensor, spec: CaptchaSpec) -> tuple[tf.Tensor, tf.Tens
             LABEL_IDS: tf.io.FixedLenFeature([spec.max_length], tf.int64),
         },
     )
-    return model_inputs(features, spec), features[LABEL_IDS]
+    return parsed
 
 
 def random_shift(images: tf.Tensor, shift: int, seed: tf.Tensor) -> tf.Tensor:
@@ -159,7 +174,12 @@ def random_shift(images: tf.Tensor, shift: int, seed: tf.Tensor) -> tf.Tensor:
       A tensor like `images`.
     """
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
-    offsets = tf.random.stateless_uniform([2, count, 1], seed, 0, 2 * shift + 1, tf.int32)
-    padded = tf.pad(images, [[0, 0], [shift, shift], [shift, shift], [0, 0]], "SYMMETRIC")
-    rows = tf.gather(padded, tf.range(height) + offsets[0], axis=1, batch_dims=1)
-    return tf.gather(rows, tf.range(width) + offsets[1], axis=2, batch_dims=1)
+    offsets = tf.random.stateless_uniform([2, count, 1], seed, -shift, shift + 1, tf.int32)
+    rows = tf.gather(images, _mirrored(tf.range(height) + offsets[0], height), axis=1, batch_dims=1)
+    return tf.gather(rows, _mirrored(tf.range(width) + offsets[1], width), axis=2, batch_dims=1)
+
+
+def _mirrored(index: tf.Tensor, size: int) -> tf.Tensor:
+    """What lies beyond an edge is what lies as far before it."""
+    index = tf.where(index < 0, -1 - index, index)
+    return tf.where(index >= size, 2 * size - 1 - index, index)
