@@ -55,7 +55,7 @@ class SynthConfig(Section):
 
 class TrainerConfig(Section):
     preset: Literal["vgg-slim", "vgg16-bn", "vgg-book"] = "vgg-slim"
-    epochs: int = Field(12, ge=1)
+    epochs: int = Field(8, ge=1, description="passes over the training split")
     batch_size: int = Field(32, ge=1, description="of all GPUs or machines together")
     learning_rate: float = Field(7e-3, gt=0)
     warmup: Fraction = Field(0.1, description="the share of the fit in which the learning rate rises")
