@@ -25,12 +25,11 @@ from benchmarks.results import record
 from benchmarks.tasks import TASKS
 from components.checkpoint import Checkpoint
 from components.devices import choose_strategy, fit
-from components.trainer import Hyperparameters, compiled_model
+from components.trainer import EVALUATION_BATCH, Hyperparameters, compiled_model
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
 from pipeline.quiet import silence
 
 ROUNDS: Final = 3
-EVALUATION_BATCH: Final = 256
 
 
 @dataclass

@@ -12,7 +12,7 @@ import tensorflow as tf
 from benchmarks.prepared import Prepared
 from components.captcha import CaptchaSpec
 from components.model import PRESETS, Glimpses, Preset, build_model, captcha_loss, captcha_metrics, training_dtype
-from components.trainer import Hyperparameters, learning_rate_schedule
+from components.trainer import EVALUATION_BATCH, Hyperparameters, learning_rate_schedule
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
 from pipeline.config import Config
 
@@ -32,6 +32,7 @@ class Trial:
       build: from the spec, the design and the dtype to the model.
       change: what is done to a batch of normalised images; gets a seed for what is random. Pictures to be judged see it only if it is not.
       random: whether `change` is an augmentation.
+      progressive: whether the convolutions spend the first half of the epochs on pictures of half the size, with heads of their own.
     """
 
     parameters: Mapping[str, Any] = MappingProxyType({})
@@ -41,6 +42,7 @@ class Trial:
     build: Callable[[CaptchaSpec, Preset, str], keras.Model] = build_model
     change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
     random: bool = True
+    progressive: bool = False
 
 
 def fit(trial: Trial, config: Config, data: Prepared, epochs: int, pictures: int | None, seed: int) -> dict[str, Any]:
@@ -52,20 +54,32 @@ def fit(trial: Trial, config: Config, data: Prepared, epochs: int, pictures: int
     there = count_records(files)
     count = min(pictures or there, there)
     design = dataclasses.replace(PRESETS[parameters.preset], **trial.design)
-    model = trial.build(spec, design, training_dtype(parameters.precision))
-    model.compile(
-        trial.optimizer(trial.schedule(parameters, count)), loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics()
-    )
+
+    def compiled(spec: CaptchaSpec, epochs: int) -> keras.Model:
+        model = trial.build(spec, design, training_dtype(parameters.precision))
+        optimizer = trial.optimizer(trial.schedule(dataclasses.replace(parameters, epochs=epochs), count))
+        model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics())
+        return model
+
+    early = epochs // 2 if trial.progressive else 0
+    model = compiled(spec, epochs - early)
     batches = training_batches(files, there, spec, parameters.batch_size, parameters.shift, seed)
     batches = batches.take(-(-count // parameters.batch_size))
-    judged = evaluation_batches(record_files(data.files("eval"), "eval"), spec, 256)
+    judged = evaluation_batches(record_files(data.files("eval"), "eval"), spec, EVALUATION_BATCH)
     if trial.change is not None:
         change = trial.change
         seeds = tf.data.Dataset.random(seed=seed + 1, rerandomize_each_iteration=True).batch(2)
         batches = tf.data.Dataset.zip((batches, seeds)).map(lambda batch, s: (change(batch[0], s), batch[1]), tf.data.AUTOTUNE).prefetch(2)
         if not trial.random:
             judged = judged.map(lambda images, labels: (change(images, tf.zeros([2], tf.int64)), labels))
-    model.fit(batches, epochs=epochs, verbose=0)
+    if early:
+        half = spec.model_copy(update={"width": spec.width // 2, "height": spec.height // 2})
+        small = compiled(half, early)
+        small.fit(batches.map(lambda images, labels: (tf.image.resize(images, (half.height, half.width)), labels)), epochs=early, verbose=0)
+        for layer in small.layers:
+            if layer.name.startswith("conv"):
+                model.get_layer(layer.name).set_weights(layer.get_weights())
+    model.fit(batches, epochs=epochs - early, verbose=0)
     if model.optimizer.use_ema:
         model.optimizer.finalize_variable_values(model.trainable_variables)
     figures = model.evaluate(judged, verbose=0, return_dict=True)
@@ -238,5 +252,6 @@ TRIALS: Final = MappingProxyType(
         "colour": Trial(change=_colour),
         "cutout": Trial(change=_cutout),
         "blur": Trial(change=_blur),
+        "progressive resizing": Trial(progressive=True),
     }
 )
