@@ -43,7 +43,7 @@ PRESETS: Final = MappingProxyType(
     {
         # The heads see the columns of the map, not a pooled or a dense summary of it: where a character stands is what tells them
         # apart.
-        "vgg-slim": Preset(groups=((16,), (32, 32), (64, 64), (128, 128)), dropout=0.3, heads="attention"),
+        "vgg-slim": Preset(groups=((16,), (32, 32), (64, 64), (128, 128)), dropout=0.1, heads="attention"),
         "vgg16-bn": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096)),
         "vgg-book": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096), batch_norm=False),
     }
