@@ -3,7 +3,7 @@
 import itertools
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -35,6 +35,7 @@ class Task:
       count: pictures.
       splits: their relative sizes.
       seed: from which the pictures are drawn.
+      changes: further overrides.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Task:
     count: int
     splits: str
     seed: int
+    changes: tuple[str, ...] = ()
 
     def options(self, *overrides: str) -> list[str]:
         """The command line's options for this task."""
@@ -52,6 +54,7 @@ class Task:
             f"data.splits={self.splits}",
             f"synth.count={self.count}",
             f"synth.seed={self.seed}",
+            *self.changes,
             *overrides,
         )
         return ["--config", str(_CONFIGS / f"{self.base}.yaml"), *(word for change in changes for word in ("--set", change))]
@@ -82,6 +85,8 @@ def command(*words: str) -> None:
     subprocess.run([sys.executable, "-c", "from pipeline.cli import main; main()", *words], check=True)
 
 
+_ALNUM: Final = Task("alnum", "alnum", 142_000, "{train: 64, eval: 2, test: 5}", seed=7)
+
 TASKS: Final = MappingProxyType(
     {
         task.name: task
@@ -90,8 +95,10 @@ TASKS: Final = MappingProxyType(
             Task("digits-recipe", "digits", 40_000, "{train: 2, eval: 1, test: 1}", seed=7),
             # For the figures: 20,000 to train, 2,000 for early stopping, 10,000 to test, used for nothing else.
             Task("digits-final", "digits", 32_000, "{train: 10, eval: 1, test: 5}", seed=11),
-            # Both: 128,000 to train, 4,000 to compare by, 10,000 to test.
-            Task("alnum", "alnum", 142_000, "{train: 64, eval: 2, test: 5}", seed=7),
+            # For both: 128,000 to train, 4,000 to compare by, 10,000 to test.
+            _ALNUM,
+            # The same pictures, not turned to grey.
+            replace(_ALNUM, name="alnum-colour", changes=("data.root=data/benchmarks/alnum", "captcha.channels=3")),
         )
     }
 )

@@ -114,6 +114,14 @@ def _pooled(x: keras.KerasTensor, spec: CaptchaSpec, design: Preset) -> keras.Ke
     return keras.ops.stack([layers.Dense(spec.num_classes, dtype="float32")(x) for _ in range(spec.max_length)], axis=1)
 
 
+def _colour_blind(spec: CaptchaSpec, design: Preset, dtype: str) -> keras.Model:
+    """As the preset, but the first filters begin with the same weights for each colour."""
+    model = build_model(spec, design, dtype)
+    kernel = model.get_layer("conv1_1").kernel
+    kernel.assign(keras.ops.broadcast_to(keras.ops.mean(kernel, axis=2, keepdims=True), kernel.shape))
+    return model
+
+
 def _linear(parameters: Hyperparameters, count: int) -> Schedule:
     """Up in the warm-up, then down to 0, both straight."""
     cosine = learning_rate_schedule(parameters, count)
@@ -183,7 +191,7 @@ def _groups(*filters: Sequence[int]) -> dict[str, Any]:
 
 # The recipe before smoothing and smaller batches; and before that, direct heads on five groups.
 _PLAIN: Final = {"batch_size": 64, "learning_rate": 1e-2, "label_smoothing": 0.0, "warmup": 0.25}
-_DIRECT: Final = {"heads": "direct", **_groups((16,), (32, 32), (64, 64), (128, 128), (256,))}
+_DIRECT: Final = {"heads": "direct", "dropout": 0.3, **_groups((16,), (32, 32), (64, 64), (128, 128), (256,))}
 # For one pass over the data: nothing is seen twice, so that there is nothing to protect from.
 _ONE_PASS: Final = {"shift": 0, "warmup": 0.1}
 _NESTEROV: Final = partial(keras.optimizers.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -202,19 +210,19 @@ TRIALS: Final = MappingProxyType(
         "direct, batch 32, rate 2e-3": Trial({**_PLAIN, "batch_size": 32, "learning_rate": 2e-3}, _DIRECT),
         "direct, SGD 0.1": Trial({**_PLAIN, "learning_rate": 0.1}, _DIRECT, optimizer=_NESTEROV),
         "direct, one pass": Trial({**_PLAIN, **_ONE_PASS}, {**_DIRECT, "dropout": 0.1}),
-        "plain": Trial(_PLAIN),
-        "plain, rate 2e-2": Trial({**_PLAIN, "learning_rate": 2e-2}),
-        "plain, smoothing 0.1": Trial({**_PLAIN, "label_smoothing": 0.1}),
+        "plain": Trial(_PLAIN, {"dropout": 0.3}),
+        "plain, rate 2e-2": Trial({**_PLAIN, "learning_rate": 2e-2}, {"dropout": 0.3}),
+        "plain, smoothing 0.1": Trial({**_PLAIN, "label_smoothing": 0.1}, {"dropout": 0.3}),
         "plain, one pass": Trial({**_PLAIN, **_ONE_PASS}, {"dropout": 0.1}),
         "plain, one pass, batch 32, rate 7e-3": Trial({**_PLAIN, **_ONE_PASS, "batch_size": 32, "learning_rate": 7e-3}, {"dropout": 0.1}),
         "plain, one pass, last 256": Trial({**_PLAIN, **_ONE_PASS}, {"dropout": 0.1, **_groups((16,), (32, 32), (64, 64), (128, 256))}),
-        "one pass": Trial(_ONE_PASS, {"dropout": 0.1}),
+        "one pass": Trial(_ONE_PASS),
         # Training.
         "rate 3e-3": Trial({"learning_rate": 3e-3}),
         "rate 1.4e-2": Trial({"learning_rate": 1.4e-2}),
         "batch 16, rate 5e-3": Trial({"batch_size": 16, "learning_rate": 5e-3}),
         "batch 64, rate 1e-2": Trial({"batch_size": 64, "learning_rate": 1e-2}),
-        "warm-up 0.25": Trial({"warmup": 0.25}),
+        "warm-up 0.25, dropout 0.3": Trial({"warmup": 0.25}, {"dropout": 0.3}),
         "linear": Trial(schedule=_linear),
         "AdamW 0.01": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.01)),
         "AdamW 0.1": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.1)),
@@ -230,6 +238,7 @@ TRIALS: Final = MappingProxyType(
         "float32": Trial({"precision": "float32"}),
         # The model.
         "dropout 0": Trial(design={"dropout": 0.0}),
+        "dropout 0.3": Trial(design={"dropout": 0.3}),
         "dropout 0.5": Trial(design={"dropout": 0.5}),
         "narrow": Trial(design=_groups((12,), (24, 24), (48, 48), (96, 96))),
         "wide": Trial(design=_groups((24,), (48, 48), (96, 96), (192, 192))),
@@ -240,6 +249,7 @@ TRIALS: Final = MappingProxyType(
         "direct heads": Trial(design={"heads": "direct"}),
         "own heads": Trial(build=partial(_with_head, _own_heads)),
         "position-wise": Trial(build=partial(_with_head, _position_wise)),
+        "colour-blind at first": Trial(build=_colour_blind),
         "pooled": Trial(build=partial(_with_head, _pooled)),
         # The pictures.
         "shift 0": Trial({"shift": 0}),
