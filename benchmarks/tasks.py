@@ -85,20 +85,28 @@ def command(*words: str) -> None:
     subprocess.run([sys.executable, "-c", "from pipeline.cli import main; main()", *words], check=True)
 
 
+# For decisions about the recipe: 20,000 to train, 10,000 to compare by.
+_RECIPE: Final = Task("digits-recipe", "digits", 40_000, "{train: 2, eval: 1, test: 1}", seed=7)
+# For the figures: 20,000 to train, 2,000 for early stopping, 10,000 to test, used for nothing else.
+_FINAL: Final = Task("digits-final", "digits", 32_000, "{train: 10, eval: 1, test: 5}", seed=11)
+# For both: 128,000 to train, 4,000 to compare by, 10,000 to test.
 _ALNUM: Final = Task("alnum", "alnum", 142_000, "{train: 64, eval: 2, test: 5}", seed=7)
+
+
+def _read_in(channels: int, task: Task, name: str) -> Task:
+    """The pictures of a task, read in grey (1) or in colour (3)."""
+    return replace(task, name=name, changes=(f"data.root=data/benchmarks/{task.name}", f"captcha.channels={channels}"))
+
 
 TASKS: Final = MappingProxyType(
     {
         task.name: task
         for task in (
-            # For decisions about the recipe: 20,000 to train, 10,000 to compare by.
-            Task("digits-recipe", "digits", 40_000, "{train: 2, eval: 1, test: 1}", seed=7),
-            # For the figures: 20,000 to train, 2,000 for early stopping, 10,000 to test, used for nothing else.
-            Task("digits-final", "digits", 32_000, "{train: 10, eval: 1, test: 5}", seed=11),
-            # For both: 128,000 to train, 4,000 to compare by, 10,000 to test.
+            _RECIPE,
+            _FINAL,
             _ALNUM,
-            # The same pictures, not turned to grey.
-            replace(_ALNUM, name="alnum-colour", changes=("data.root=data/benchmarks/alnum", "captcha.channels=3")),
+            _read_in(1, _FINAL, "digits-final-grey"),
+            _read_in(3, _ALNUM, "alnum-colour"),
         )
     }
 )
