@@ -22,7 +22,7 @@ from pipeline.quiet import silence
 
 
 def main(
-    task: Annotated[str, typer.Argument(help="digits-final or alnum; see benchmarks/tasks.py")],
+    task: Annotated[str, typer.Argument(help="digits-final, alnum or another of benchmarks/tasks.py")],
     epochs: Annotated[int, typer.Option(help="passes over the training split")],
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "1",
     preset: Annotated[str, typer.Option(help="of the model")] = "vgg-slim",
@@ -66,13 +66,14 @@ def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The columns and the cells: one line for the seeds of the same task, preset and epochs."""
+    """The columns and the cells: one line for the seeds of the same task, preset, epochs and processor."""
     columns = [
         "task",
         "preset",
         "epochs",
         "pictures seen",
         "fit, median",
+        "processor",
         "test pictures",
         "full sequence, by seed",
         "median (95 %)",
@@ -80,9 +81,9 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     ]
     groups = defaultdict(list)
     for row in rows:
-        groups[row["task"], row["preset"], row["epochs"], row["train"], row["test"]].append(row)
+        groups[row["task"], row["preset"], row["epochs"], row["train"], row["test"], row["machine"].partition(",")[0]].append(row)
     lines = []
-    for (task, preset, epochs, train, test), runs in sorted(groups.items()):
+    for (task, preset, epochs, train, test, processor), runs in sorted(groups.items()):
         middle = wilson_interval(statistics.median_low(run["read"] for run in runs), test, 0.95)
         lines.append(
             [
@@ -91,6 +92,7 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
                 str(epochs),
                 f"{epochs * train:,}",
                 f"{statistics.median(run['fit_s'] for run in runs):.0f} s",
+                processor,
                 f"{test:,}",
                 ", ".join(f"{run['read'] / test:.2%}" for run in runs),
                 f"{middle.value:.2%} ({middle.lower:.2%} to {middle.upper:.2%})",
