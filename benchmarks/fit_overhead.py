@@ -11,8 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +23,8 @@ from benchmarks.prepared import prepare
 from benchmarks.results import record
 from benchmarks.tasks import TASKS
 from components.checkpoint import Checkpoint
-from components.devices import choose_strategy, fit
-from components.trainer import EVALUATION_BATCH, Hyperparameters, compiled_model
+from components.devices import choose_strategy
+from components.trainer import EVALUATION_BATCH, Examples, Hyperparameters, compiled_model, fit_to
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
 from pipeline.quiet import silence
 
@@ -89,13 +88,11 @@ def main() -> None:
     files, eval_files = (record_files(prepared.files(split), split) for split in ("train", "eval"))
     count = count_records(files)
     judged_by = eval_files[:1]
-    evaluation = partial(evaluation_batches, judged_by, config.captcha, EVALUATION_BATCH)
-    training = partial(training_batches, files, count, config.captcha, parameters.batch_size)
     strategy = choose_strategy(parameters.strategy)
 
     plain = compiled_model(config.captcha, parameters, count)
-    images, labels = arrays(training(shift=0, seed=parameters.seed))
-    judged = arrays(evaluation())
+    images, labels = arrays(training_batches(files, count, config.captcha, parameters.batch_size, 0, parameters.seed))
+    judged = arrays(evaluation_batches(judged_by, config.captcha, EVALUATION_BATCH))
 
     def plain_epoch() -> None:
         plain.fit(
@@ -114,8 +111,8 @@ def main() -> None:
             turns = TakeTurns(plain_epoch)
             shown = keras.callbacks.TensorBoard(f"{folder}/tensorboard", write_graph=False)
             checkpoint = Checkpoint(Path(folder, "checkpoint"), epochs, patience=epochs)
-            batches = partial(training, shift=shift, seed=parameters.seed)
-            fit(model, strategy, batches, evaluation, initial_epoch=0, epochs=epochs, callbacks=[shown, checkpoint, turns])
+            fitted = replace(parameters, shift=shift, epochs=epochs)
+            fit_to(Examples(files, judged_by, count), model, config.captcha, fitted, strategy, 0, [shown, checkpoint, turns])
         return turns
 
     equal, augmented = in_turn(0), in_turn(parameters.shift)

@@ -7,8 +7,6 @@ picture is decoded, within bounds, and written anew as a small PNG.
 
 import itertools
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components import report_filters as filters
+from components.files import write_whole
 from components.metrics import Rate, Results
 
 MAX_MISREAD: Final = 48  # pictures in the gallery
@@ -172,12 +171,7 @@ def write_report(inputs: ReportInputs, path: Path) -> None:
         MAX_QUARANTINED=MAX_QUARANTINED,
         MAX_CLASSES=MAX_CLASSES,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # File names may hold bytes that are no UTF-8: they are shown escaped.
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8", errors="backslashreplace") as file:
-        file.write(html)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    write_whole(path, html)
 
 
 def _misread_total(inputs: ReportInputs) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow_data_validation as tfdv
 from tensorflow_model_analysis.proto import config_pb2
@@ -54,10 +54,7 @@ def create_pipeline(config: Config, around: Surroundings) -> pipeline.Pipeline:
     data = _data_steps(config, around)
     trainer = Trainer(
         run_fn="components.trainer.run_fn",
-        examples=data.transform.outputs["transformed_examples"],
-        transform_graph=data.transform.outputs["transform_graph"],
-        train_args=trainer_pb2.TrainArgs(splits=["train"]),
-        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
+        **_to_fit_to(data.transform),
         custom_config={
             "spec": spec_json,
             "trainer": config.trainer.model_dump(),
@@ -83,10 +80,7 @@ def create_tuning_pipeline(config: Config, around: Surroundings, trials: int, ep
     data = _data_steps(config, around)
     tuner = Tuner(
         tuner_fn="components.tuner.tuner_fn",
-        examples=data.transform.outputs["transformed_examples"],
-        transform_graph=data.transform.outputs["transform_graph"],
-        train_args=trainer_pb2.TrainArgs(splits=["train"]),
-        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
+        **_to_fit_to(data.transform),
         custom_config={
             "spec": config.captcha.model_dump_json(),
             "trainer": config.trainer.model_dump(),
@@ -133,6 +127,16 @@ def _data_steps(config: Config, around: Surroundings) -> _DataSteps:
     )
     transform.add_upstream_node(gate)
     return _DataSteps(example_gen, schema, statistics, gate, transform)
+
+
+def _to_fit_to(transform: Transform) -> dict[str, Any]:
+    """What a Trainer and a Tuner are given of the data."""
+    return {
+        "examples": transform.outputs["transformed_examples"],
+        "transform_graph": transform.outputs["transform_graph"],
+        "train_args": trainer_pb2.TrainArgs(splits=["train"]),
+        "eval_args": trainer_pb2.EvalArgs(splits=["eval"]),
+    }
 
 
 def _pipeline(config: Config, steps: Sequence[BaseComponent]) -> pipeline.Pipeline:

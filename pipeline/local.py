@@ -16,6 +16,7 @@ from tfx.orchestration import metadata, pipeline
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
 from components.errors import CaptchaPipelineError
+from components.files import write_whole
 from components.serving_dir import latest_pushed
 from components.source_digest import source_digest
 from components.sources import spans
@@ -87,9 +88,7 @@ def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict
     found = sorted(json.loads(results.read_text(encoding="utf-8")), key=lambda trial: -trial["score"])
     best = {name: value for name, value in found[0].items() if name in TrainerConfig.model_fields}
     text = f"# By captcha-pipeline tune: {trials} trials of {epochs} epochs, {found[0]['score']:.2%} of the eval split read whole.\n"
-    half = Path(config.tuned_path).with_suffix(".half")
-    half.write_text(text + yaml.safe_dump({"trainer": best}), encoding="utf-8")
-    os.replace(half, config.tuned_path)
+    write_whole(Path(config.tuned_path), text + yaml.safe_dump({"trainer": best}))
     return found
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from captcha.image import ImageCaptcha
-from test_pipeline import TINY, call
+from command import call
+from test_pipeline import TINY
 
 from components import serving_dir
 from pipeline import history, results

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_pipeline import call
+from command import call
 
 from components import serving_dir
 from components.example_proto import Example

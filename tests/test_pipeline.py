@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from typer.testing import CliRunner
+from command import call
 
 from components import serving_dir
 from components.example_proto import Example
 from components.features import IMAGE, LABEL, LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
 from components.tfrecords import read_records
 from pipeline import history, results
-from pipeline.cli import NOT_BLESSED, app
+from pipeline.cli import NOT_BLESSED
 from pipeline.config import Config, load_config
 from pipeline.served_model import ServedModel
 
@@ -22,14 +22,6 @@ pytestmark = pytest.mark.slow
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 MODEL_STEPS = {"Trainer", "LatestPushedModel", "CaptchaEvaluator", "AtomicPusher"}
-
-
-def call(*arguments: str, exit_code: int = 0) -> str:
-    result = CliRunner().invoke(app, list(arguments))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == exit_code, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
+from command import call
 
 from components import trainer, tuner
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.trainer import Hyperparameters
 from pipeline import history
-from pipeline.cli import app
+from pipeline.cli import STOPPED
 from pipeline.config import TrainerConfig, load_config
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
@@ -43,14 +43,6 @@ def test_a_search_for_nothing_says_so() -> None:
         tuner.search_space(hyperparameters(), SPEC, 1, sorted(KNOBS))
 
 
-def call(*arguments: str) -> str:
-    result = CliRunner().invoke(app, list(arguments))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
 @pytest.mark.slow
 def test_a_run_takes_what_the_search_found_and_what_the_user_sets_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--config", str(TINY), "--set", f"root={tmp_path / 'output'}", "--set", f"data.root={tmp_path / 'data'}"]
@@ -68,7 +60,7 @@ def test_a_run_takes_what_the_search_found_and_what_the_user_sets_stays(tmp_path
         real(examples, model, spec, parameters, *rest)
 
     monkeypatch.setattr(trainer, "fit_to", stopped_in_the_second_trial)  # TFX loads the tuner's module anew
-    assert CliRunner().invoke(app, search).exit_code == 130
+    call(*search, exit_code=STOPPED)
     output = call(*search)
     assert len(tried) == 4  # the second trial again, and none of those that were complete
     assert tried[0] == (TrainerConfig().learning_rate, 1)  # the first is with the values in force
