@@ -91,8 +91,6 @@ _RECIPE: Final = Task("digits-recipe", "digits", 40_000, "{train: 2, eval: 1, te
 _FINAL: Final = Task("digits-final", "digits", 32_000, "{train: 10, eval: 1, test: 5}", seed=11)
 # For both: 128,000 to train, 4,000 to compare by, 10,000 to test.
 _ALNUM: Final = Task("alnum", "alnum", 142_000, "{train: 64, eval: 2, test: 5}", seed=7)
-# As many pictures as four passes over those, none of them twice.
-_ALNUM_512K: Final = Task("alnum-512k", "alnum", 526_000, "{train: 256, eval: 2, test: 5}", seed=13)
 
 
 def _read_in(channels: int, task: Task, name: str) -> Task:
@@ -107,7 +105,6 @@ TASKS: Final = MappingProxyType(
             _RECIPE,
             _FINAL,
             _ALNUM,
-            _ALNUM_512K,
             _read_in(1, _FINAL, "digits-final-grey"),
             _read_in(3, _ALNUM, "alnum-colour"),
         )
