@@ -31,23 +31,26 @@ class CaptchaServer(tf.Module):
         self._spec = spec
         self._max_pixels = max_pixels
         self._raw_features = tft_output.raw_feature_spec()
-        self._transform = tft_output.transform_features_layer()
+        # `call`, since a layer that Keras has built is saved with all that Keras knows of it, traced twice more.
+        self._layer = tft_output.transform_features_layer()
+        self._transform = self._layer.call
         self._blank = tf.io.encode_png(tf.zeros([spec.height, spec.width, spec.channels], tf.uint8)).numpy()
         # One entry a class: the one for "no character here", where there is one, is the last.
         self._characters = [*spec.characters, ""][: spec.num_classes]
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE)])
+    # No autograph: there is nothing here for it to convert, and to find that out of Keras takes longer than all else.
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE)], autograph=False)
     def serving_default(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         """Reads encoded pictures."""
         return self._read(image)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
     def serving_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Reads the pictures of serialized tf.Examples; one without IMAGE counts as a picture that is not valid."""
         parsed = tf.io.parse_example(examples, {IMAGE: tf.io.FixedLenFeature([], tf.string, default_value="")})
         return self._read(parsed[IMAGE])
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
     def transform_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns LABEL_IDS int64 [N, max_length] of serialized tf.Examples. No picture is decoded for it."""
         raw = {name: feature for name, feature in self._raw_features.items() if name != IMAGE}
@@ -85,7 +88,8 @@ class CaptchaServer(tf.Module):
             return number, decode_picture(image, self._spec.height, self._spec.width, self._spec.channels)[0, 0, 0]
 
         pictures = tf.data.Dataset.from_tensor_slices((tf.range(count), tf.concat([[self._blank], images], axis=0)))
-        numbers, _ = pictures.map(decode).ignore_errors(log_warning=False).batch(count).get_single_element()
+        decoded = pictures.map(decode, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors(log_warning=False)
+        numbers, _ = decoded.batch(count).get_single_element()
         return tf.scatter_nd(numbers[:, tf.newaxis], tf.ones_like(numbers, tf.bool), [count])[1:]
 
     def _small(self, image: tf.Tensor) -> tf.Tensor:

@@ -118,9 +118,11 @@ def _pixel_statistics(brightness: tf.Tensor, contrast: tf.Tensor) -> tuple[tf.Te
     By the law of total variance: the variance over all pixels is the mean over the pictures of contrast² + brightness², less the
     square of the mean. So no picture is decoded to find it.
     """
-    brightness, contrast = tf.cast(brightness, tf.float64), tf.cast(contrast, tf.float64)
-    mean = tft.mean(brightness)
-    variance = tft.mean(tf.square(contrast) + tf.square(brightness)) - tf.square(mean)
+    brightness, contrast = (tf.reshape(tf.cast(measure, tf.float64), [-1]) for measure in (brightness, contrast))
+    # One analysis for both means: each is a stage of its own to Beam.
+    moments = tf.stack([brightness, tf.square(contrast) + tf.square(brightness)], axis=1)
+    mean, square = tf.unstack(tft.mean(moments, reduce_instance_dims=False))
+    variance = square - tf.square(mean)
     # Pictures of one colour throughout have no deviation to divide by.
     return tf.cast(mean, tf.float32), tf.cast(tf.sqrt(tf.maximum(variance, 1.0)), tf.float32)
 

@@ -161,7 +161,7 @@ def predict(
     from pipeline.config import load_config
 
     settings = load_config(config, overrides)
-    load_tensorflow()
+    load_tensorflow(with_keras=False)
     from pipeline import prediction, tables
     from pipeline.served_model import newest_model
 
