@@ -2,7 +2,7 @@
 
     uv run python -m benchmarks.reading
 
-Expected: 20,000 pictures a second or more in every row, and a fit that waits for its input less than 2 % of its time. Four minutes on
+Expected: 20,000 pictures a second or more as they are, and a fit that waits for its input less than 2 % of its time. Four minutes on
 2 cores, and another two where the data is not there yet.
 
 On cores that input and model share, "waits" can mean two things, and both are measured. The time until the next batch is there is
@@ -115,8 +115,8 @@ def main() -> None:
         ["what", "rate", "CPU time a picture"],
         rows,
         [
-            f"From asking for a batch to having it: {fetching:.2%} of the time of training; where tf.data has one batch to hand over again "
-            f"and again {handing:.2%} (medians of {ROUNDS} rounds). Training waits for its input the difference, {fetching - handing:.2%}.",
+            f"From asking for a batch to having it: {fetching:.2%} of the time of training (medians of {ROUNDS} rounds).",
+            f"Where tf.data hands over one batch again and again: {handing:.2%}. The difference is the wait: {fetching - handing:.2%}.",
             f"Against one batch again and again, in turn: {wall:.3f} times the time, {cpu:.3f} times the CPU time (medians).",
             "The files are in the system's cache; later epochs are the median of 5.",
         ],
