@@ -7,24 +7,35 @@ a further picture takes is the same at every size; the peak memory at 200,000 is
 most 1.1 bytes a pixel value after Transform. The first run also draws the pictures, which takes about ten minutes on 2 cores.
 """
 
+import io
 import itertools
 import json
 import shutil
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
+import tensorflow as tf
 import typer
+from PIL import Image
 
 from benchmarks.prepared import DATA_STEPS
 from benchmarks.results import record
 from benchmarks.tasks import Task
+from components.record_check import Shard, check_record
+from components.sources.spans import list_spans
 from components.tfrecords import Record, read_records
+from components.transform import decode_picture
+from pipeline.quiet import silence
 
 SIZES: Final = (10_000, 20_000, 200_000)
+_SAMPLE: Final = 512  # pictures
+_ROUNDS: Final = 9
 
 
 @dataclass(frozen=True)
@@ -53,9 +64,13 @@ class Measurement:
         return [f"{self.size:,}", *steps, f"{self.total:.1f} s", rate, f"{self.peak_bytes / 2**20:,.0f} MiB", f"{self.record_bytes:,.0f}"]
 
 
+def _task(size: int) -> Task:
+    return Task(f"data-steps-{size}", "digits", size, "{train: 10, eval: 1, test: 1}", seed=13)
+
+
 def measure(size: int) -> Measurement:
     """Runs the data steps on `size` pictures of configs/digits.yaml; draws them first if they are not there."""
-    task = Task(f"data-steps-{size}", "digits", size, "{train: 10, eval: 1, test: 1}", seed=13)
+    task = _task(size)
     config = task.config()
     folder = Path(config.root, config.name)
     shutil.rmtree(folder, ignore_errors=True)  # or TFX would reuse what an earlier run has left
@@ -73,6 +88,37 @@ def _lengths(transformed: Path) -> Iterator[int]:
             yield len(item.data)
 
 
+def floor(task: Task) -> str:
+    """Says what of a further picture's time no arrangement of the steps would save: to check it, and to decode it for the model."""
+    config, pictures = task.config(), [picture.encoded for picture in task.pictures("train", _SAMPLE)]
+    spec, rules = config.captcha, config.data.picture_rules
+    (span,) = list_spans(config.data.root)
+    records = [item.data for item in itertools.islice(read_records(span.files("train")[0]), _SAMPLE)]
+    shard = Shard("train", "", "", _SAMPLE, span.manifest.source, None)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def decode(images: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(lambda image: decode_picture(image, spec.height, spec.width, spec.channels), images, fn_output_signature=tf.uint8)
+
+    check = _micros(lambda: [check_record(data, shard, spec, rules) for data in records], len(records))
+    pillow = _micros(lambda: [Image.open(io.BytesIO(data)).load() for data in pictures], len(pictures))
+    transform = _micros(lambda: decode(tf.constant(pictures)), len(pictures))
+    return (
+        f"CPU time a picture of what no arrangement of the steps would save: {check:.0f} µs for its check in ExampleGen, of which "
+        f"Pillow's decoding is {pillow:.0f}, and {transform:.0f} µs for TensorFlow's decoding in Transform."
+    )
+
+
+def _micros(work: Callable[[], Any], count: int) -> float:
+    def once() -> float:
+        started = time.process_time()
+        work()
+        return (time.process_time() - started) / count * 1e6
+
+    once()
+    return statistics.median(once() for _ in range(_ROUNDS))
+
+
 def main(sizes: Annotated[list[int] | None, typer.Argument(help="Pictures of each run")] = None) -> None:
     measurements = [measure(size) for size in sizes or SIZES]
     notes = ["One run of each size, in a new process; nothing was cached, and the pictures were there already."]
@@ -87,9 +133,10 @@ def main(sizes: Annotated[list[int] | None, typer.Argument(help="Pictures of eac
         "The data steps: pictures of 100x30 in colour, one process",
         ["pictures", *DATA_STEPS, "together", "pictures a second", "peak memory", "bytes a picture after Transform"],
         [measurement.row() for measurement in measurements],
-        notes,
+        [*notes, floor(_task(measurements[0].size))],
     )
 
 
 if __name__ == "__main__":
+    silence()
     typer.run(main)
