@@ -28,7 +28,7 @@ check: install
 	$(RUN) mypy components pipeline benchmarks
 	$(RUN) mypy --allow-untyped-defs tests
 
-# About a quarter of an hour. The figures are of use only where nothing else runs beside it.
+# About twenty minutes. The figures are of use only where nothing else runs beside it.
 bench: install
 	@set -e; for name in $(BENCHMARKS); do $(RUN) python -m benchmarks.$$name; done
 	$(RUN) python -m benchmarks.results

@@ -203,11 +203,6 @@ def main(
         for name in names.split(","):
             keep("book_network", {"arm": name, "seed": seed, **fit(ARMS[name], config, data, images, seed)})
             keras.backend.clear_session()
-    tabulate()
-
-
-def tabulate() -> None:
-    """Records the table of all lines that are kept."""
     record(
         "book_network",
         "The book's network and this project's, after the same pictures",

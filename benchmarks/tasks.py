@@ -67,16 +67,24 @@ class Task:
             command("data", "synth", *self.options())
         return config
 
-    def pictures(self, split: str, count: int) -> list[Picture]:
-        """Returns the first pictures of a split; the data are made first if they are not there."""
+    def records(self, split: str, count: int) -> list[bytes]:
+        """Returns the first records of a split, serialized; the data are made first if they are not there."""
         (span,) = list_spans(self.config().data.root)
         first = itertools.islice(itertools.chain.from_iterable(map(read_records, span.files(split))), count)
-        return [_picture(record) for record in first]
+        return [_data(record) for record in first]
+
+    def pictures(self, split: str, count: int) -> list[Picture]:
+        """Returns the first pictures of a split, as `records` does."""
+        return [_picture(data) for data in self.records(split, count)]
 
 
-def _picture(record: Record | Damage) -> Picture:
+def _data(record: Record | Damage) -> bytes:
     assert isinstance(record, Record), record
-    feature = Example.FromString(record.data).features.feature
+    return record.data
+
+
+def _picture(data: bytes) -> Picture:
+    feature = Example.FromString(data).features.feature
     return Picture(feature[LABEL].bytes_list.value[0].decode(), feature[IMAGE].bytes_list.value[0])
 
 

@@ -31,9 +31,8 @@ class CaptchaServer(tf.Module):
         self._spec = spec
         self._max_pixels = max_pixels
         self._raw_features = tft_output.raw_feature_spec()
-        # `call`, since a layer that Keras has built is saved with all that Keras knows of it, traced twice more.
-        self._layer = tft_output.transform_features_layer()
-        self._transform = self._layer.call
+        # Only its `call` is used: a layer that Keras has built is saved with all that Keras knows of it, traced twice more.
+        self._transform = tft_output.transform_features_layer()
         self._blank = tf.io.encode_png(tf.zeros([spec.height, spec.width, spec.channels], tf.uint8)).numpy()
         # One entry a class: the one for "no character here", where there is one, is the last.
         self._characters = [*spec.characters, ""][: spec.num_classes]
@@ -54,7 +53,7 @@ class CaptchaServer(tf.Module):
     def transform_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns LABEL_IDS int64 [N, max_length] of serialized tf.Examples. No picture is decoded for it."""
         raw = {name: feature for name, feature in self._raw_features.items() if name != IMAGE}
-        return {LABEL_IDS: self._transform(tf.io.parse_example(examples, raw))[LABEL_IDS]}
+        return {LABEL_IDS: self._transform.call(tf.io.parse_example(examples, raw))[LABEL_IDS]}
 
     def _read(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         count = tf.size(images)
@@ -62,7 +61,7 @@ class CaptchaServer(tf.Module):
         # TensorFlow's convolution on the CPU fails on a batch of no pictures.
         filler = tf.fill([tf.maximum(1 - count, 0)], self._blank)
         readable = tf.concat([tf.where(valid, images, self._blank), filler], axis=0)
-        logits = self._model(model_inputs(self._transform({IMAGE: readable}), self._spec), training=False)[:count]
+        logits = self._model(model_inputs(self._transform.call({IMAGE: readable}), self._spec), training=False)[:count]
         probabilities = tf.nn.softmax(logits) * tf.cast(valid, tf.float32)[:, tf.newaxis, tf.newaxis]
         text = tf.strings.reduce_join(tf.gather(self._characters, tf.argmax(logits, axis=-1)), axis=-1)
         return {

@@ -41,20 +41,20 @@ def load_tensorflow(*, with_keras: bool = True) -> None:
 
     Without Keras, of which a SavedModel needs nothing, it takes three fifths of the time. Who imports Keras later still gets it.
     """
-    hidden = not with_keras and "keras" not in sys.modules
-    if hidden:
-        sys.modules["keras"] = None  # type: ignore[assignment]  # TensorFlow goes on where Keras cannot be imported
+    hide_keras = not with_keras and "keras" not in sys.modules
     has_gpu = any(os.path.exists(device) for device in _GPU_DEVICES)
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as written:
         os.dup2(written.fileno(), 2)
         try:
+            if hide_keras:
+                sys.modules["keras"] = None  # type: ignore[assignment]  # TensorFlow goes on where Keras cannot be imported
             import tensorflow as tf
 
             tf.config.list_physical_devices()
         finally:
-            if hidden:
+            if hide_keras:
                 del sys.modules["keras"]
             os.dup2(terminal, 2)
             os.close(terminal)
