@@ -99,6 +99,8 @@ _RECIPE: Final = Task("digits-recipe", "digits", 40_000, "{train: 2, eval: 1, te
 _FINAL: Final = Task("digits-final", "digits", 32_000, "{train: 10, eval: 1, test: 5}", seed=11)
 # For both: 128,000 to train, 4,000 to compare by, 10,000 to test.
 _ALNUM: Final = Task("alnum", "alnum", 142_000, "{train: 64, eval: 2, test: 5}", seed=7)
+# The same with 512,000 to train: each seen once, as where pictures are drawn while training.
+_ALNUM_ONCE: Final = Task("alnum-once", "alnum", 526_000, "{train: 256, eval: 2, test: 5}", seed=13)
 
 
 def _read_in(channels: int, task: Task, name: str) -> Task:
@@ -113,6 +115,7 @@ TASKS: Final = MappingProxyType(
             _RECIPE,
             _FINAL,
             _ALNUM,
+            _ALNUM_ONCE,
             _read_in(1, _FINAL, "digits-final-grey"),
             _read_in(3, _ALNUM, "alnum-colour"),
         )
