@@ -2,9 +2,11 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from absl import logging
 from tensorflow_model_analysis.proto.config_pb2 import EvalConfig
@@ -55,7 +57,8 @@ class CaptchaEvaluatorExecutor(executor.Executor):
         baseline = input_dict.pop(specs.BASELINE_MODEL_KEY, [])
         if baseline and fileio.exists(os.path.join(path_utils.serving_model_path(baseline[0].uri), "saved_model.pb")):
             input_dict[specs.BASELINE_MODEL_KEY] = baseline
-        super().Do(input_dict, output_dict, exec_properties)
+        loader = f"{eval_shared_model.__module__}.{eval_shared_model.__name__}"
+        super().Do(input_dict, output_dict, exec_properties | {"custom_eval_shared_model": loader})
         result = verdict(artifact_utils.get_single_uri(output_dict[specs.EVALUATION_KEY]))
         logging.info("%s", "Blessed." if result.blessed else "Not blessed: " + "; ".join(result.failures))
 
@@ -70,6 +73,42 @@ class CaptchaEvaluator(component.Evaluator):
 
     def __init__(self, examples: types.BaseChannel, model: types.BaseChannel, baseline_model: types.BaseChannel, eval_config: EvalConfig):
         super().__init__(examples=examples, model=model, baseline_model=baseline_model, eval_config=eval_config, example_splits=[SPLIT])
+
+
+class _ByKeyword:
+    """A signature of a SavedModel, called by position.
+
+    TensorFlow takes that as well, but tries it by keyword first and writes all of the batch into the text of an error that nobody
+    reads: a tenth of the Evaluator's time.
+    """
+
+    def __init__(self, signature: Any):
+        self._signature = signature
+        self.structured_input_signature = signature.structured_input_signature
+        (self._input,) = self.structured_input_signature[1]
+
+    def __call__(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._signature(**{self._input: examples})
+
+
+@dataclasses.dataclass(frozen=True)
+class _ByKeywordModel:
+    """What TFMA looks for in a model; the model itself goes along, for it holds the variables."""
+
+    model: Any
+    signatures: Mapping[str, _ByKeyword]
+
+
+def eval_shared_model(**arguments: Any) -> tfma.EvalSharedModel:
+    """TFMA's `default_eval_shared_model`, for a model all of whose signatures take one input."""
+    shared = tfma.default_eval_shared_model(**arguments)
+    load = shared.model_loader.construct_fn
+
+    def load_by_keyword() -> _ByKeywordModel:
+        model = load()
+        return _ByKeywordModel(model, {name: _ByKeyword(signature) for name, signature in model.signatures.items()})
+
+    return shared._replace(model_loader=tfma.ModelLoader(load_by_keyword))
 
 
 def verdict(evaluation_uri: str) -> Verdict:

@@ -4,12 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reader_model
+import tensorflow as tf
+import tensorflow_model_analysis as tfma
 from evaluation_run import evaluate
 from tfx.types import channel_utils, standard_artifacts
 
 from components import tfma_metrics
 from components.captcha import CaptchaSpec
-from components.evaluator import CaptchaEvaluator, CaptchaEvaluatorExecutor, load_results, verdict
+from components.evaluator import CaptchaEvaluator, CaptchaEvaluatorExecutor, eval_shared_model, load_results, verdict
 
 SPEC = CaptchaSpec()
 COUNT = 200
@@ -86,3 +88,18 @@ def test_component_evaluates_the_test_split():
     assert json.loads(component.exec_properties["example_splits"]) == ["test"]
     assert component.executor_spec.executor_class is CaptchaEvaluatorExecutor
     assert set(component.outputs) == {"evaluation", "blessing"}
+
+
+def test_signatures_take_their_input_by_position(store):
+    config = tfma_metrics.eval_config(SPEC, min_sequence_accuracy=0, max_regression=1, confidence=0.95, source_digest="0")
+    arguments = {"eval_saved_model_path": str(store / "good" / "Format-Serving"), "model_name": "", "eval_config": config}
+    by_position = eval_shared_model(**arguments).model_loader.load().signatures
+    by_keyword = tfma.default_eval_shared_model(**arguments).model_loader.load().signatures
+    files = tf.io.gfile.glob(str(store / "examples" / "Split-test" / "*"))
+    examples = next(iter(tf.data.TFRecordDataset(files, compression_type="GZIP").batch(COUNT)))
+    assert by_position.keys() == by_keyword.keys()
+    for name, signature in by_position.items():
+        ours, theirs = signature(examples), by_keyword[name](examples=examples)
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            np.testing.assert_array_equal(ours[key], value)
