@@ -15,6 +15,7 @@ import typer
 
 from benchmarks.results import keep, kept, machine, record
 from benchmarks.tasks import TASKS, Task, command
+from components.features import HISTORY_FILE
 from components.metrics import wilson_interval
 from components.sources.spans import list_spans
 from pipeline import history
@@ -44,7 +45,6 @@ def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
     )
     config = task.config(*overrides)
     command("run", *task.options(*overrides))
-    from components.trainer import HISTORY_FILE
     from pipeline.results import outcome
 
     finished = history.latest_complete_run(config.metadata_path)
@@ -85,13 +85,14 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     lines = []
     for (task, preset, epochs, train, test, processor), runs in sorted(groups.items()):
         middle = wilson_interval(statistics.median_low(run["read"] for run in runs), test, 0.95)
+        # A row's seconds are null where the machine did other work beside the fit.
         lines.append(
             [
                 task,
                 preset,
                 str(epochs),
                 f"{epochs * train:,}",
-                f"{statistics.median(run['fit_s'] for run in runs):.0f} s",
+                f"{statistics.median(run['fit_s'] for run in runs):.0f} s" if all(run["fit_s"] for run in runs) else "not measured",
                 processor,
                 f"{test:,}",
                 ", ".join(f"{run['read'] / test:.2%}" for run in runs),

@@ -13,18 +13,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
-from tfx.components.trainer.fn_args_utils import FnArgs
 
-from benchmarks.prepared import Prepared, prepare
 from benchmarks.results import record
-from components.features import WEIGHTS_FILE
-from components.trainer import HISTORY_FILE
-from components.worker import write_fn_args
+from components.features import HISTORY_FILE, WEIGHTS_FILE
 from pipeline.config import Config, load_config
 from pipeline.options import ConfigOption, SetOption
 from pipeline.quiet import load_tensorflow, silence
+
+if TYPE_CHECKING:
+    from benchmarks.prepared import Prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,12 @@ class Fit:
         return max(row["val_sequence_accuracy"] for row in self.history)
 
 
-def start(config: Config, data: Prepared, folder: Path) -> subprocess.Popen[str]:
+def start(config: Config, data: "Prepared", folder: Path) -> subprocess.Popen[str]:
     """Starts the Trainer in a process of its own."""
+    from tfx.components.trainer.fn_args_utils import FnArgs
+
+    from components.worker import write_fn_args
+
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     arguments = FnArgs(
         train_files=data.files("train"),
@@ -93,6 +97,8 @@ def kill(process: subprocess.Popen[str], epoch: int, whole: Fit) -> None:
 
 def main(config: ConfigOption, overrides: SetOption = None) -> None:
     load_tensorflow()
+    from benchmarks.prepared import prepare
+
     settings = load_config(config, overrides)
     data = prepare(settings)
     epochs = settings.trainer.epochs

@@ -14,7 +14,7 @@ from typing import Final
 
 from benchmarks.results import record
 from benchmarks.tasks import Task, command
-from components.trainer import HISTORY_FILE
+from components.features import HISTORY_FILE
 from pipeline import history
 
 TASK: Final = Task("digits-whole", "digits", 24_000, "{train: 10, eval: 1, test: 1}", seed=1)

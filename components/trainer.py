@@ -17,11 +17,11 @@ from components.captcha import CaptchaSpec
 from components.checkpoint import Checkpoint
 from components.devices import choose_strategy, fit, is_chief, synchronise_batch_norm
 from components.errors import CaptchaPipelineError
+from components.features import HISTORY_FILE
 from components.model import PRESETS, build_model, captcha_loss, captcha_metrics, training_dtype
 from components.signatures import export_model
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
 
-HISTORY_FILE: Final = "history.json"
 EVALUATION_BATCH: Final = 256
 
 

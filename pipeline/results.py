@@ -21,7 +21,6 @@ from components.example_gen import SUMMARY_FILE
 from components.example_proto import Example
 from components.records import IMAGE_RAW
 from components.tfrecords import Record, read_records
-from components.trainer import HISTORY_FILE
 from pipeline.config import Config
 from pipeline.history import RunRecord
 from pipeline.served_model import ServedModel
@@ -105,7 +104,7 @@ def write_report(config: Config, outcome: Outcome) -> None:
             baseline=outcome.evaluation.baseline.sequence_accuracy if outcome.evaluation.baseline else None,
             confidence=config.evaluator.confidence,
         ),
-        history=json.loads((Path(_uri(run, "Trainer", "model_run")) / HISTORY_FILE).read_text(encoding="utf-8")),
+        history=json.loads((Path(_uri(run, "Trainer", "model_run")) / features.HISTORY_FILE).read_text(encoding="utf-8")),
         misread=_misread(run),
         quarantine=_quarantine(Path(_uri(run, "CaptchaExampleGen", "quarantine"))),
         splits=[_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split, config.captcha.characters) for split in features.SPLITS],

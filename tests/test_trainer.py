@@ -12,8 +12,8 @@ from transform_run import draw, emitted, encoded, trainer_arguments, transform
 from components.captcha import CaptchaSpec
 from components.checkpoint import Checkpoint
 from components.errors import CaptchaPipelineError
-from components.features import PROBABILITIES, SPEC_FILE, TEXT
-from components.trainer import HISTORY_FILE, check_batch_size, run_fn
+from components.features import HISTORY_FILE, PROBABILITIES, SPEC_FILE, TEXT
+from components.trainer import check_batch_size, run_fn
 from pipeline.config import TrainerConfig
 
 SPEC = CaptchaSpec(charset="012", length=2, width=16, height=32, channels=1)

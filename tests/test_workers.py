@@ -16,8 +16,7 @@ import tensorflow as tf
 from transform_run import draw, emitted, encoded, trainer_arguments, transform
 
 from components.captcha import CaptchaSpec
-from components.features import PROBABILITIES
-from components.trainer import HISTORY_FILE
+from components.features import HISTORY_FILE, PROBABILITIES
 from components.worker import read_fn_args, write_fn_args
 from pipeline.config import TrainerConfig
 
