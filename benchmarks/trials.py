@@ -12,6 +12,7 @@ import tensorflow as tf
 from benchmarks.prepared import Prepared
 from components.captcha import CaptchaSpec
 from components.model import PRESETS, Glimpses, Preset, build_model, captcha_loss, captcha_metrics, training_dtype
+from components.optimizer import Muon
 from components.trainer import EVALUATION_BATCH, Hyperparameters, learning_rate_schedule
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
 from pipeline.config import Config
@@ -37,7 +38,7 @@ class Trial:
 
     parameters: Mapping[str, Any] = MappingProxyType({})
     design: Mapping[str, Any] = MappingProxyType({})
-    optimizer: Callable[[Schedule], keras.optimizers.Optimizer] = keras.optimizers.Adam
+    optimizer: Callable[[Schedule], keras.optimizers.Optimizer] = Muon
     schedule: Callable[[Hyperparameters, int], Schedule] = learning_rate_schedule
     build: Callable[[CaptchaSpec, Preset, str], keras.Model] = build_model
     change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
@@ -224,6 +225,7 @@ TRIALS: Final = MappingProxyType(
         "batch 64, rate 1e-2": Trial({"batch_size": 64, "learning_rate": 1e-2}),
         "warm-up 0.25, dropout 0.3": Trial({"warmup": 0.25}, {"dropout": 0.3}),
         "linear": Trial(schedule=_linear),
+        "Adam": Trial(optimizer=keras.optimizers.Adam),
         "AdamW 0.01": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.01)),
         "AdamW 0.1": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.1)),
         "Nadam": Trial(optimizer=keras.optimizers.Nadam),

@@ -19,6 +19,7 @@ from components.devices import choose_strategy, fit, is_chief, synchronise_batch
 from components.errors import CaptchaPipelineError
 from components.features import HISTORY_FILE
 from components.model import PRESETS, build_model, captcha_loss, captcha_metrics, training_dtype
+from components.optimizer import Muon
 from components.signatures import export_model
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
 
@@ -149,10 +150,10 @@ def check_batch_size(batch_size: int, replicas: int, count: int) -> None:
 
 
 def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, count: int) -> keras.Model:
-    """Returns a model ready to fit to `count` records: Adam at `learning_rate_schedule`. Call it in the scope of the strategy."""
+    """Returns a model ready to fit to `count` records: Muon at `learning_rate_schedule`. Call it in the scope of the strategy."""
     model = build_model(spec, PRESETS[parameters.preset], training_dtype(parameters.precision, parameters.strategy != "cpu"))
     synchronise_batch_norm(model)
-    optimizer = keras.optimizers.Adam(learning_rate_schedule(parameters, count))
+    optimizer = Muon(learning_rate_schedule(parameters, count))
     model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics())
     return model
 

@@ -12,17 +12,17 @@ import dataclasses
 import functools
 import sys
 
-import keras
 import tensorflow as tf
 
 from components import trainer, worker
 from components.model import PRESETS
+from components.optimizer import Muon
 
 
 def main(fn_args: str, logical_devices: str = "") -> None:
     without_dropout = {name: dataclasses.replace(preset, dropout=0.0) for name, preset in PRESETS.items()}
     setattr(trainer, "PRESETS", without_dropout)  # noqa: B010
-    keras.optimizers.Adam = functools.partial(keras.optimizers.Adam, epsilon=1e-2)
+    setattr(trainer, "Muon", functools.partial(Muon, epsilon=1e-2))  # noqa: B010
     if logical_devices:
         count = int(logical_devices)
         (cpu,) = tf.config.list_physical_devices("CPU")

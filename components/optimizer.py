@@ -1,0 +1,59 @@
+"""The Trainer's optimizer: Muon for the kernels of convolutions, Adam for all else."""
+
+from typing import Final
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+# Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024): momentum, and the quintic Newton-Schulz iteration.
+_MOMENTUM: Final = 0.95
+_QUINTIC: Final = (3.4445, -4.7750, 2.0315)
+_ITERATIONS: Final = 5
+# Liu et al., "Muon is Scalable for LLM Training" (2025), section 2.2, scale a step by 0.2 times the square root of the longer side: its
+# root mean square is then Adam's, so that one learning rate serves both. Twice that reads best here; docs/recipe.md has what was tried.
+_SCALE: Final = 0.4
+
+
+class Muon(keras.optimizers.Adam):
+    """Adam, where the kernels of convolutions take Muon's step: along the orthogonal matrix nearest to their momentum.
+
+    A kernel float32 [h, w, in, out] is the matrix [h * w * in, out]. The learning rate is Adam's own.
+
+    Not `keras.optimizers.Muon`, which leaves kernels of convolutions to AdamW, and fails under TensorFlow (Keras 3.12: it asks a
+    variable of TensorFlow's for its `path`).
+    """
+
+    def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
+        """Called by Keras for each variable."""
+        if len(variable.shape) != 4:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        gradient, rate = ops.cast(gradient, variable.dtype), ops.cast(learning_rate, variable.dtype)
+        momentum = self._momentums[self._get_variable_index(variable)]
+        self.assign(momentum, ops.add(ops.multiply(momentum, _MOMENTUM), ops.multiply(gradient, 1 - _MOMENTUM)))
+        # Nesterov's: the momentum of the next step, as far as it is known.
+        ahead = ops.add(ops.multiply(momentum, _MOMENTUM), ops.multiply(gradient, 1 - _MOMENTUM))
+        height, width, inputs, outputs = variable.shape
+        matrix = ops.reshape(ahead, (height * width * inputs, outputs))
+        step = ops.multiply(orthogonalize(matrix), _SCALE * max(matrix.shape) ** 0.5)
+        self.assign_sub(variable, ops.multiply(ops.reshape(step, variable.shape), rate))
+
+
+def orthogonalize(matrix: tf.Tensor) -> tf.Tensor:
+    """Returns about the nearest matrix with orthonormal rows or columns, float32 [m, n]: its singular values are about 0.7 to 1.2.
+
+    By five Newton-Schulz iterations, whose coefficients are chosen for speed, not to end at 1.
+
+    Args:
+      matrix: float32 [m, n].
+    """
+    rows, columns = matrix.shape
+    wide = ops.transpose(matrix) if rows > columns else matrix  # the smaller square
+    wide = ops.divide(wide, ops.add(ops.norm(wide), 1e-7))
+    a, b, c = _QUINTIC
+    for _ in range(_ITERATIONS):
+        square = ops.matmul(wide, ops.transpose(wide))
+        polynomial = ops.add(ops.multiply(square, b), ops.multiply(ops.matmul(square, square), c))
+        wide = ops.add(ops.multiply(wide, a), ops.matmul(polynomial, wide))
+    return ops.transpose(wide) if rows > columns else wide
