@@ -45,6 +45,7 @@ def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
     )
     config = task.config(*overrides)
     command("run", *task.options(*overrides))
+    from components.optimizer import Muon
     from pipeline.results import outcome
 
     finished = history.latest_complete_run(config.metadata_path)
@@ -54,6 +55,7 @@ def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
     return {
         "task": task.name,
         "preset": preset,
+        "optimizer": Muon.__name__,
         "epochs": len(fit),
         "train": span.manifest.counts["train"],
         "seed": seed,
@@ -66,10 +68,11 @@ def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The columns and the cells: one line for the seeds of the same task, preset, epochs and processor."""
+    """The columns and the cells: one line for the seeds of the same task, preset, optimizer, epochs and processor."""
     columns = [
         "task",
         "preset",
+        "optimizer",
         "epochs",
         "pictures seen",
         "fit, median",
@@ -81,15 +84,18 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     ]
     groups = defaultdict(list)
     for row in rows:
-        groups[row["task"], row["preset"], row["epochs"], row["train"], row["test"], row["machine"].partition(",")[0]].append(row)
+        groups[
+            row["task"], row["preset"], row["optimizer"], row["epochs"], row["train"], row["test"], row["machine"].partition(",")[0]
+        ].append(row)
     lines = []
-    for (task, preset, epochs, train, test, processor), runs in sorted(groups.items()):
+    for (task, preset, optimizer, epochs, train, test, processor), runs in sorted(groups.items()):
         middle = wilson_interval(statistics.median_low(run["read"] for run in runs), test, 0.95)
         # A row's seconds are null where the machine did other work beside the fit.
         lines.append(
             [
                 task,
                 preset,
+                optimizer,
                 str(epochs),
                 f"{epochs * train:,}",
                 f"{statistics.median(run['fit_s'] for run in runs):.0f} s" if all(run["fit_s"] for run in runs) else "not measured",

@@ -190,42 +190,46 @@ def _groups(*filters: Sequence[int]) -> dict[str, Any]:
     return {"groups": tuple(map(tuple, filters))}
 
 
-# The recipe before smoothing and smaller batches; and before that, direct heads on five groups.
+# The recipe before Muon, smoothing and smaller batches; and before that, direct heads on five groups.
 _PLAIN: Final = {"batch_size": 64, "learning_rate": 1e-2, "label_smoothing": 0.0, "warmup": 0.25}
 _DIRECT: Final = {"heads": "direct", "dropout": 0.3, **_groups((16,), (32, 32), (64, 64), (128, 128), (256,))}
 # For one pass over the data: nothing is seen twice, so that there is nothing to protect from.
 _ONE_PASS: Final = {"shift": 0, "warmup": 0.1}
+_adam: Final = partial(Trial, optimizer=keras.optimizers.Adam)
 _NESTEROV: Final = partial(keras.optimizers.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 TRIALS: Final = MappingProxyType(
     {
         "base": Trial(),
-        "direct, rate 3e-3": Trial({**_PLAIN, "learning_rate": 3e-3}, _DIRECT),
-        "direct, rate 5e-3": Trial({**_PLAIN, "learning_rate": 5e-3}, _DIRECT),
-        "direct, rate 8e-3": Trial({**_PLAIN, "learning_rate": 8e-3}, _DIRECT),
-        "direct, rate 1e-2": Trial(_PLAIN, _DIRECT),
-        "direct, rate 1.2e-2": Trial({**_PLAIN, "learning_rate": 1.2e-2}, _DIRECT),
-        "direct, rate 2e-2": Trial({**_PLAIN, "learning_rate": 2e-2}, _DIRECT),
-        "direct, rate 2e-2, warm-up 0.125": Trial({**_PLAIN, "learning_rate": 2e-2, "warmup": 0.125}, _DIRECT),
-        "direct, rate 2e-2, warm-up 0.1": Trial({**_PLAIN, "learning_rate": 2e-2, "warmup": 0.1}, _DIRECT),
-        "direct, batch 32, rate 2e-3": Trial({**_PLAIN, "batch_size": 32, "learning_rate": 2e-3}, _DIRECT),
+        "direct, rate 3e-3": _adam({**_PLAIN, "learning_rate": 3e-3}, _DIRECT),
+        "direct, rate 5e-3": _adam({**_PLAIN, "learning_rate": 5e-3}, _DIRECT),
+        "direct, rate 8e-3": _adam({**_PLAIN, "learning_rate": 8e-3}, _DIRECT),
+        "direct, rate 1e-2": _adam(_PLAIN, _DIRECT),
+        "direct, rate 1.2e-2": _adam({**_PLAIN, "learning_rate": 1.2e-2}, _DIRECT),
+        "direct, rate 2e-2": _adam({**_PLAIN, "learning_rate": 2e-2}, _DIRECT),
+        "direct, rate 2e-2, warm-up 0.125": _adam({**_PLAIN, "learning_rate": 2e-2, "warmup": 0.125}, _DIRECT),
+        "direct, rate 2e-2, warm-up 0.1": _adam({**_PLAIN, "learning_rate": 2e-2, "warmup": 0.1}, _DIRECT),
+        "direct, batch 32, rate 2e-3": _adam({**_PLAIN, "batch_size": 32, "learning_rate": 2e-3}, _DIRECT),
         "direct, SGD 0.1": Trial({**_PLAIN, "learning_rate": 0.1}, _DIRECT, optimizer=_NESTEROV),
-        "direct, one pass": Trial({**_PLAIN, **_ONE_PASS}, {**_DIRECT, "dropout": 0.1}),
-        "plain": Trial(_PLAIN, {"dropout": 0.3}),
-        "plain, rate 2e-2": Trial({**_PLAIN, "learning_rate": 2e-2}, {"dropout": 0.3}),
-        "plain, smoothing 0.1": Trial({**_PLAIN, "label_smoothing": 0.1}, {"dropout": 0.3}),
-        "plain, one pass": Trial({**_PLAIN, **_ONE_PASS}, {"dropout": 0.1}),
-        "plain, one pass, batch 32, rate 7e-3": Trial({**_PLAIN, **_ONE_PASS, "batch_size": 32, "learning_rate": 7e-3}, {"dropout": 0.1}),
-        "plain, one pass, last 256": Trial({**_PLAIN, **_ONE_PASS}, {"dropout": 0.1, **_groups((16,), (32, 32), (64, 64), (128, 256))}),
+        "direct, one pass": _adam({**_PLAIN, **_ONE_PASS}, {**_DIRECT, "dropout": 0.1}),
+        "plain": _adam(_PLAIN, {"dropout": 0.3}),
+        "plain, rate 2e-2": _adam({**_PLAIN, "learning_rate": 2e-2}, {"dropout": 0.3}),
+        "plain, smoothing 0.1": _adam({**_PLAIN, "label_smoothing": 0.1}, {"dropout": 0.3}),
+        "plain, one pass": _adam({**_PLAIN, **_ONE_PASS}, {"dropout": 0.1}),
+        "plain, one pass, batch 32, rate 7e-3": _adam({**_PLAIN, **_ONE_PASS, "batch_size": 32, "learning_rate": 7e-3}, {"dropout": 0.1}),
+        "plain, one pass, last 256": _adam({**_PLAIN, **_ONE_PASS}, {"dropout": 0.1, **_groups((16,), (32, 32), (64, 64), (128, 256))}),
         "one pass": Trial(_ONE_PASS),
         # Training.
         "rate 3e-3": Trial({"learning_rate": 3e-3}),
         "rate 1.4e-2": Trial({"learning_rate": 1.4e-2}),
         "batch 16, rate 5e-3": Trial({"batch_size": 16, "learning_rate": 5e-3}),
         "batch 64, rate 1e-2": Trial({"batch_size": 64, "learning_rate": 1e-2}),
-        "warm-up 0.25, dropout 0.3": Trial({"warmup": 0.25}, {"dropout": 0.3}),
         "linear": Trial(schedule=_linear),
-        "Adam": Trial(optimizer=keras.optimizers.Adam),
+        "Adam": _adam(),
+        "Adam, one pass": _adam(_ONE_PASS),
+        "Adam, warm-up 0.25, dropout 0.3": _adam({"warmup": 0.25}, {"dropout": 0.3}),
+        "Adam, smoothing 0": _adam({"label_smoothing": 0.0}),
+        "Adam, direct heads": _adam(design={"heads": "direct"}),
         "AdamW 0.01": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.01)),
         "AdamW 0.1": Trial(optimizer=partial(keras.optimizers.AdamW, weight_decay=0.1)),
         "Nadam": Trial(optimizer=keras.optimizers.Nadam),
