@@ -210,7 +210,7 @@ def main(
         [
             f"Judged by {_EVAL_PICTURES:,} pictures of the eval split; guessing gives a loss of ln 10 = 2.303 a head and reads 0.01 %.",
             f"The book's recipe: a constant rate, batches of {_BOOK_BATCH}, no augmentation, float32.",
-            "Ours: the Trainer's batches, shifts and precision, and its schedule for a run that long.",
+            "Ours: the Trainer's batches, shifts and precision, and its schedule for a run that long; with Adam, not Muon.",
             f"Left chance: the first {_STRETCH:,} pictures, about, whose mean training loss is more than {_MARGIN} below that of guessing.",
             f"With a sigmoid before the softmax the loss cannot fall below ln(1 + 9 / e) = {math.log(1 + 9 / math.e):.3f} a head.",
         ],

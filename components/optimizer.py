@@ -31,11 +31,14 @@ class Muon(keras.optimizers.Adam):
             return
         gradient, rate = ops.cast(gradient, variable.dtype), ops.cast(learning_rate, variable.dtype)
         momentum = self._momentums[self._get_variable_index(variable)]
-        self.assign(momentum, ops.add(ops.multiply(momentum, _MOMENTUM), ops.multiply(gradient, 1 - _MOMENTUM)))
-        # Nesterov's: the momentum of the next step, as far as it is known.
-        ahead = ops.add(ops.multiply(momentum, _MOMENTUM), ops.multiply(gradient, 1 - _MOMENTUM))
+
+        def carried_on() -> tf.Tensor:
+            return ops.add(ops.multiply(momentum, _MOMENTUM), ops.multiply(gradient, 1 - _MOMENTUM))
+
+        self.assign(momentum, carried_on())
         height, width, inputs, outputs = variable.shape
-        matrix = ops.reshape(ahead, (height * width * inputs, outputs))
+        # Nesterov's: the momentum of the next step, as far as it is known.
+        matrix = ops.reshape(carried_on(), (height * width * inputs, outputs))
         step = ops.multiply(orthogonalize(matrix), _SCALE * max(matrix.shape) ** 0.5)
         self.assign_sub(variable, ops.multiply(ops.reshape(step, variable.shape), rate))
 
