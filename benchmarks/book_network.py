@@ -30,6 +30,7 @@ from benchmarks.results import keep, kept, record
 from benchmarks.tasks import TASKS
 from components.captcha import CaptchaSpec
 from components.model import PRESETS, build_model, captcha_loss, captcha_metrics, training_dtype
+from components.optimizer import Muon
 from components.trainer import Hyperparameters, learning_rate_schedule
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
 from pipeline.config import Config
@@ -90,7 +91,7 @@ class Arm:
     Attributes:
       about: a line of the table.
       build: the network, uncompiled.
-      rate: Adam's, the same throughout; None for the Trainer's schedule, batch size and shift.
+      rate: Adam's, the same throughout; None for the Trainer's optimizer, schedule, batch size and shift.
     """
 
     about: str
@@ -136,7 +137,7 @@ def fit(arm: Arm, config: Config, data: Prepared, images: int, seed: int) -> dic
         rate = learning_rate_schedule(replace(recipe, epochs=epochs), images // epochs)
         batch_size, shift = recipe.batch_size, recipe.shift
     model = arm.build(spec)
-    model.compile(keras.optimizers.Adam(rate), loss=captcha_loss(), metrics=captcha_metrics())
+    model.compile(Muon(rate) if arm.rate is None else keras.optimizers.Adam(rate), loss=captcha_loss(), metrics=captcha_metrics())
     steps = _STRETCH // batch_size
     wall, cpu = time.monotonic(), time.process_time()
     curve = model.fit(
@@ -210,7 +211,7 @@ def main(
         [
             f"Judged by {_EVAL_PICTURES:,} pictures of the eval split; guessing gives a loss of ln 10 = 2.303 a head and reads 0.01 %.",
             f"The book's recipe: a constant rate, batches of {_BOOK_BATCH}, no augmentation, float32.",
-            "Ours: the Trainer's batches, shifts and precision, and its schedule for a run that long; with Adam, not Muon.",
+            "Ours: the Trainer's batches, shifts and precision, and its schedule for a run that long, with its optimizer.",
             f"Left chance: the first {_STRETCH:,} pictures, about, whose mean training loss is more than {_MARGIN} below that of guessing.",
             f"With a sigmoid before the softmax the loss cannot fall below ln(1 + 9 / e) = {math.log(1 + 9 / math.e):.3f} a head.",
         ],

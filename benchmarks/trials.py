@@ -237,7 +237,7 @@ TRIALS: Final = MappingProxyType(
         "SGD 0.1": Trial({"learning_rate": 0.1}, optimizer=_NESTEROV),
         "SGD 0.3": Trial({"learning_rate": 0.3}, optimizer=_NESTEROV),
         "Lion 1e-3": Trial({"learning_rate": 1e-3}, optimizer=partial(keras.optimizers.Lion, weight_decay=0.1)),
-        "weights averaged": Trial(optimizer=partial(keras.optimizers.Adam, use_ema=True, ema_momentum=0.998)),
+        "Adam, weights averaged": Trial(optimizer=partial(keras.optimizers.Adam, use_ema=True, ema_momentum=0.998)),
         "smoothing 0": Trial({"label_smoothing": 0.0}),
         "smoothing 0.05": Trial({"label_smoothing": 0.05}),
         "smoothing 0.2": Trial({"label_smoothing": 0.2}),
