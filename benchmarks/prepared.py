@@ -15,7 +15,7 @@ from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
 from pipeline import history
 from pipeline.config import Config, load_config
-from pipeline.graph import create_pipeline
+from pipeline.graph import RunParameters, create_pipeline
 from pipeline.local import log_path, look_around
 from pipeline.options import ConfigOption, SetOption
 from pipeline.quiet import load_tensorflow, log_to, silence
@@ -46,7 +46,7 @@ class Prepared:
 
 def prepare(config: Config) -> Prepared:
     """Runs the pipeline up to Transform, or finds what it made before from the same data, configuration and code."""
-    graph = create_pipeline(config, look_around(config))
+    graph = create_pipeline(config, look_around(config), RunParameters.of(config))
     graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
     log_to(log_path(config))
     LocalDagRunner().run(graph, pipeline.RunOptions(to_nodes=["Transform"]))

@@ -14,13 +14,15 @@ from tfx import types
 from tfx.components.evaluator import component, executor
 from tfx.dsl.components.base import executor_spec
 from tfx.dsl.io import fileio
+from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types import artifact_utils
 from tfx.types import standard_component_specs as specs
-from tfx.utils import path_utils
+from tfx.utils import path_utils, proto_utils
 
 from components import tfma_metrics
 from components.metrics import Results
 
+_THRESHOLDS: Final = ("min_sequence_accuracy", "max_regression")
 SPLIT: Final = "test"  # neither trained on nor used to stop training
 
 
@@ -57,22 +59,37 @@ class CaptchaEvaluatorExecutor(executor.Executor):
         baseline = input_dict.pop(specs.BASELINE_MODEL_KEY, [])
         if baseline and fileio.exists(os.path.join(path_utils.serving_model_path(baseline[0].uri), "saved_model.pb")):
             input_dict[specs.BASELINE_MODEL_KEY] = baseline
+        config = EvalConfig()
+        proto_utils.json_to_proto(exec_properties[specs.EVAL_CONFIG_KEY], config)
+        tfma_metrics.set_thresholds(config, **{name: exec_properties[name] for name in _THRESHOLDS})
         loader = f"{eval_shared_model.__module__}.{eval_shared_model.__name__}"
-        super().Do(input_dict, output_dict, exec_properties | {"custom_eval_shared_model": loader})
+        changes = {specs.EVAL_CONFIG_KEY: proto_utils.proto_to_json(config), "custom_eval_shared_model": loader}
+        super().Do(input_dict, output_dict, exec_properties | changes)
         result = verdict(artifact_utils.get_single_uri(output_dict[specs.EVALUATION_KEY]))
         logging.info("%s", "Blessed." if result.blessed else "Not blessed: " + "; ".join(result.failures))
 
 
 class CaptchaEvaluator(component.Evaluator):
-    """Evaluates `model` on the test split and blesses it if it meets the thresholds of `eval_config`.
+    """Evaluates `model` on the test split and blesses it if it meets the two thresholds.
 
-    `baseline_model` may be an artifact without a model in it, as `LatestPushedModel` leaves where nothing is in production.
+    `baseline_model` may be an artifact without a model in it, as `LatestPushedModel` leaves where nothing is in production. The thresholds
+    are properties of their own, not a part of `eval_config`, so that a run of a compiled pipeline can have its own.
     """
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(CaptchaEvaluatorExecutor)
 
-    def __init__(self, examples: types.BaseChannel, model: types.BaseChannel, baseline_model: types.BaseChannel, eval_config: EvalConfig):
+    def __init__(
+        self,
+        examples: types.BaseChannel,
+        model: types.BaseChannel,
+        baseline_model: types.BaseChannel,
+        eval_config: EvalConfig,
+        min_sequence_accuracy: float | RuntimeParameter,
+        max_regression: float | RuntimeParameter,
+    ):
         super().__init__(examples=examples, model=model, baseline_model=baseline_model, eval_config=eval_config, example_splits=[SPLIT])
+        # As TFX itself adds what a constructor of its own does not know.
+        self.spec.exec_properties.update(min_sequence_accuracy=min_sequence_accuracy, max_regression=max_regression)
 
 
 class _ByKeyword:

@@ -14,6 +14,7 @@ import apache_beam as beam
 from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
 from tfx.dsl.io import fileio
+from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact, artifact_utils, channel, component_spec, standard_artifacts
 
@@ -40,7 +41,7 @@ class Quarantine(artifact.Artifact):
     where records that a broken file has lost count as bad, as far as the manifest says how many there were.
     """
 
-    TYPE_NAME = "Quarantine"
+    TYPE_NAME = "captcha.Quarantine"
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -161,7 +162,7 @@ class CaptchaExampleGen(base_beam_component.BaseBeamComponent):
 
     Args:
       data_root: the folder of the spans.
-      window: how many of the newest spans to read; None for all.
+      window: how many of the newest spans to read; 0 for all.
       spec: what labels and pictures must be.
       rules: what is done with pictures.
       max_bad_fraction: 0 to 1; the run stops when more than this of the records are bad.
@@ -176,7 +177,7 @@ class CaptchaExampleGen(base_beam_component.BaseBeamComponent):
     def __init__(
         self,
         data_root: str,
-        window: int | None,
+        window: int | RuntimeParameter,
         spec: CaptchaSpec,
         rules: PictureRules,
         max_bad_fraction: float,
@@ -187,7 +188,7 @@ class CaptchaExampleGen(base_beam_component.BaseBeamComponent):
         super().__init__(
             CaptchaExampleGenSpec(
                 data_root=data_root,
-                window=window or 0,
+                window=window,
                 spec=spec.model_dump_json(),
                 rules=json.dumps(asdict(rules)),
                 max_bad_fraction=float(max_bad_fraction),

@@ -22,26 +22,17 @@ _BUFFERED: Final = 512  # examples counted at once: one call of NumPy costs as m
 _ROUNDING: Final = 1e-9
 
 
-def eval_config(
-    spec: CaptchaSpec, *, min_sequence_accuracy: float, max_regression: float, confidence: float, source_digest: str
-) -> config_pb2.EvalConfig:
-    """Returns what TFMA is to compute, and the two thresholds that a model must meet over the whole split to be blessed.
+def eval_config(spec: CaptchaSpec, *, confidence: float, source_digest: str) -> config_pb2.EvalConfig:
+    """Returns what TFMA is to compute; `set_thresholds` adds what a model must meet.
 
     The metrics are computed over everything and over three kinds of slices: the examples whose text holds a given character,
     those from a given source, and those of a given difficulty. The Evaluator adds the second model where there is a baseline.
 
     Args:
-      min_sequence_accuracy: the least full-sequence accuracy.
-      max_regression: how far it may be below the baseline's; not looked at where there is no baseline.
+      spec: what the model reads.
       confidence: of the intervals, such as 0.95.
       source_digest: of the code behind the figures. TFX compares configurations to tell whether a result can be reused.
     """
-    threshold = config_pb2.MetricThreshold(
-        value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": min_sequence_accuracy}),
-        change_threshold=config_pb2.GenericChangeThreshold(
-            direction=config_pb2.MetricDirection.HIGHER_IS_BETTER, absolute={"value": -max_regression - _ROUNDING}
-        ),
-    )
     metric = config_pb2.MetricConfig(
         class_name=CaptchaMetrics.__name__,
         module=CaptchaMetrics.__module__,
@@ -55,9 +46,6 @@ def eval_config(
             sort_keys=True,
         ),
     )
-    overall = config_pb2.PerSliceMetricThresholds(
-        thresholds=[config_pb2.PerSliceMetricThreshold(slicing_specs=[config_pb2.SlicingSpec()], threshold=threshold)]
-    )
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(
@@ -66,10 +54,30 @@ def eval_config(
                 label_key=features.LABEL_IDS,
             )
         ],
-        metrics_specs=[config_pb2.MetricsSpec(metrics=[metric], per_slice_thresholds={SEQUENCE_ACCURACY: overall})],
+        metrics_specs=[config_pb2.MetricsSpec(metrics=[metric])],
         slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[key]) for key in SLICES)],
         options=config_pb2.Options(include_default_metrics={"value": False}),
     )
+
+
+def set_thresholds(config: config_pb2.EvalConfig, *, min_sequence_accuracy: float, max_regression: float) -> None:
+    """Sets the two thresholds that a model must meet over the whole split to be blessed, in place.
+
+    Args:
+      config: by `eval_config`.
+      min_sequence_accuracy: the least full-sequence accuracy, 0 to 1.
+      max_regression: how far it may be below the baseline's; not looked at where there is no baseline.
+    """
+    threshold = config_pb2.MetricThreshold(
+        value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": min_sequence_accuracy}),
+        change_threshold=config_pb2.GenericChangeThreshold(
+            direction=config_pb2.MetricDirection.HIGHER_IS_BETTER, absolute={"value": -max_regression - _ROUNDING}
+        ),
+    )
+    overall = config_pb2.PerSliceMetricThresholds(
+        thresholds=[config_pb2.PerSliceMetricThreshold(slicing_specs=[config_pb2.SlicingSpec()], threshold=threshold)]
+    )
+    config.metrics_specs[0].per_slice_thresholds[SEQUENCE_ACCURACY].CopyFrom(overall)
 
 
 def to_metrics(results: Results) -> dict[str, float | np.ndarray]:

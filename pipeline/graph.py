@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow_data_validation as tfdv
-from tensorflow_model_analysis.proto import config_pb2
-from tfx.components import StatisticsGen, Trainer, Tuner
+from tfx.components import StatisticsGen, Tuner
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.orchestration import pipeline
+from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto import trainer_pb2, transform_pb2
 
 from components.evaluator import CaptchaEvaluator
@@ -17,6 +17,7 @@ from components.pushed_model import LatestPushedModel
 from components.pusher import AtomicPusher
 from components.schema import CaptchaSchema, SchemaGate
 from components.tfma_metrics import eval_config
+from components.trainer_step import Trainer
 from components.transform_step import Transform
 from pipeline.config import Config
 
@@ -38,6 +39,29 @@ class Surroundings:
     fingerprint: str
 
 
+@dataclasses.dataclass(frozen=True)
+class RunParameters:
+    """What a run may have otherwise than another of the same pipeline: keys of the configuration, by their last part.
+
+    Attributes:
+      window: train on the newest spans, that many; 0 for all.
+      epochs: passes over the training split.
+      min_sequence_accuracy: the floor under which no model is blessed, 0 to 1.
+      max_regression: how far below the model in production a new one may be, 0 to 1.
+    """
+
+    window: int | RuntimeParameter
+    epochs: int | RuntimeParameter
+    min_sequence_accuracy: float | RuntimeParameter
+    max_regression: float | RuntimeParameter
+
+    @classmethod
+    def of(cls, config: Config) -> "RunParameters":
+        """Returns what the configuration sets."""
+        evaluator = config.evaluator
+        return cls(config.data.window or 0, config.trainer.epochs, evaluator.min_sequence_accuracy, evaluator.max_regression)
+
+
 class _DataSteps(NamedTuple):
     """From spans of records to what a model is fitted to."""
 
@@ -48,19 +72,20 @@ class _DataSteps(NamedTuple):
     transform: Transform
 
 
-def create_pipeline(config: Config, around: Surroundings) -> pipeline.Pipeline:
+def create_pipeline(config: Config, around: Surroundings, parameters: RunParameters) -> pipeline.Pipeline:
     """Returns the whole pipeline, from spans of records to a pushed model. The runner adds where metadata is kept."""
     spec_json = config.captcha.model_dump_json()
-    data = _data_steps(config, around)
+    data = _data_steps(config, around, parameters)
     trainer = Trainer(
         run_fn="components.trainer.run_fn",
+        epochs=parameters.epochs,
+        fingerprint=around.fingerprint,
         **_to_fit_to(data.transform),
         custom_config={
             "spec": spec_json,
             "trainer": config.trainer.model_dump(),
             "max_pixels": config.data.max_pixels,
             "checkpoint_dir": config.checkpoint_dir,
-            "fingerprint": around.fingerprint,
             "source_digest": around.digests["components.trainer"],
         },
     )
@@ -69,7 +94,11 @@ def create_pipeline(config: Config, around: Surroundings) -> pipeline.Pipeline:
         examples=data.example_gen.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=production.outputs["model"],
-        eval_config=_eval_config(config, around.digests["components.tfma_metrics"]),
+        eval_config=eval_config(
+            config.captcha, confidence=config.evaluator.confidence, source_digest=around.digests["components.tfma_metrics"]
+        ),
+        min_sequence_accuracy=parameters.min_sequence_accuracy,
+        max_regression=parameters.max_regression,
     )
     pusher = AtomicPusher(model=trainer.outputs["model"], model_blessing=evaluator.outputs["blessing"], serving_dir=config.serving_dir)
     return _pipeline(config, [*data, trainer, production, evaluator, pusher])
@@ -77,7 +106,7 @@ def create_pipeline(config: Config, around: Surroundings) -> pipeline.Pipeline:
 
 def create_tuning_pipeline(config: Config, around: Surroundings, trials: int, epochs: int) -> pipeline.Pipeline:
     """Returns a search for hyperparameters on the same data: `trials` fits of `epochs` each. What the configuration sets stays as it is."""
-    data = _data_steps(config, around)
+    data = _data_steps(config, around, RunParameters.of(config))
     tuner = Tuner(
         tuner_fn="components.tuner.tuner_fn",
         **_to_fit_to(data.transform),
@@ -94,12 +123,12 @@ def create_tuning_pipeline(config: Config, around: Surroundings, trials: int, ep
     return _pipeline(config, [*data, tuner])
 
 
-def _data_steps(config: Config, around: Surroundings) -> _DataSteps:
+def _data_steps(config: Config, around: Surroundings, parameters: RunParameters) -> _DataSteps:
     spec, digests = config.captcha, around.digests
     spec_json = spec.model_dump_json()
     example_gen = CaptchaExampleGen(
         data_root=config.data.root,
-        window=config.data.window,
+        window=parameters.window,
         spec=spec,
         rules=config.data.picture_rules,
         max_bad_fraction=config.data.max_bad_fraction,
@@ -146,14 +175,4 @@ def _pipeline(config: Config, steps: Sequence[BaseComponent]) -> pipeline.Pipeli
         components=list(steps),
         enable_cache=True,
         beam_pipeline_args=config.beam_args,
-    )
-
-
-def _eval_config(config: Config, source_digest: str) -> config_pb2.EvalConfig:
-    return eval_config(
-        config.captcha,
-        min_sequence_accuracy=config.evaluator.min_sequence_accuracy,
-        max_regression=config.evaluator.max_regression,
-        confidence=config.evaluator.confidence,
-        source_digest=source_digest,
     )

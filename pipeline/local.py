@@ -22,7 +22,7 @@ from components.source_digest import source_digest
 from components.sources import spans
 from pipeline import history
 from pipeline.config import Config, TrainerConfig
-from pipeline.graph import Surroundings, create_pipeline, create_tuning_pipeline
+from pipeline.graph import RunParameters, Surroundings, create_pipeline, create_tuning_pipeline
 from pipeline.quiet import log_to
 
 # The modules whose code decides what the data and the model are, and those that judge the model or look for a better one.
@@ -65,7 +65,7 @@ def run(config: Config, on_step: OnStep) -> history.RunRecord:
     Raises:
       CaptchaPipelineError: another run is under way, or a step found something that the user must mend.
     """
-    return _run(config, create_pipeline, on_step)
+    return _run(config, partial(create_pipeline, parameters=RunParameters.of(config)), on_step)
 
 
 def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict[str, float]]:

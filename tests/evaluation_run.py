@@ -25,11 +25,16 @@ def evaluate(
         inputs[key] = [artifact]
     evaluation, blessing = standard_artifacts.ModelEvaluation(), standard_artifacts.ModelBlessing()
     evaluation.uri, blessing.uri = str(out / "evaluation"), str(out / "blessing")
-    config = tfma_metrics.eval_config(spec, min_sequence_accuracy=floor, max_regression=regression, confidence=0.95, source_digest="0")
+    config = tfma_metrics.eval_config(spec, confidence=0.95, source_digest="0")
     context = CaptchaEvaluatorExecutor.Context(beam_pipeline_args=["--runner=FnApiRunner"], tmp_dir=str(out / "tmp"), unique_id="1")
     CaptchaEvaluatorExecutor(context).Do(
         inputs,
         {"evaluation": [evaluation], "blessing": [blessing]},
-        {"eval_config": proto_utils.proto_to_json(config), "example_splits": json.dumps(["test"])},
+        {
+            "eval_config": proto_utils.proto_to_json(config),
+            "example_splits": json.dumps(["test"]),
+            "min_sequence_accuracy": floor,
+            "max_regression": regression,
+        },
     )
     return evaluation.uri, blessing

@@ -82,16 +82,16 @@ def test_no_examples_is_not_blessed(store, tmp_path):
 
 
 def test_component_evaluates_the_test_split():
-    config = tfma_metrics.eval_config(SPEC, min_sequence_accuracy=0.98, max_regression=0.005, confidence=0.95, source_digest="0")
+    config = tfma_metrics.eval_config(SPEC, confidence=0.95, source_digest="0")
     model = channel_utils.as_channel([standard_artifacts.Model()])
-    component = CaptchaEvaluator(channel_utils.as_channel([standard_artifacts.Examples()]), model, model, config)
+    component = CaptchaEvaluator(channel_utils.as_channel([standard_artifacts.Examples()]), model, model, config, 0.98, 0.005)
     assert json.loads(component.exec_properties["example_splits"]) == ["test"]
     assert component.executor_spec.executor_class is CaptchaEvaluatorExecutor
     assert set(component.outputs) == {"evaluation", "blessing"}
 
 
 def test_signatures_take_their_input_by_position(store):
-    config = tfma_metrics.eval_config(SPEC, min_sequence_accuracy=0, max_regression=1, confidence=0.95, source_digest="0")
+    config = tfma_metrics.eval_config(SPEC, confidence=0.95, source_digest="0")
     arguments = {"eval_saved_model_path": str(store / "good" / "Format-Serving"), "model_name": "", "eval_config": config}
     by_position = eval_shared_model(**arguments).model_loader.load().signatures
     by_keyword = tfma.default_eval_shared_model(**arguments).model_loader.load().signatures

@@ -241,7 +241,7 @@ def test_labels_become_canonical(tmp_path: Path) -> None:
 
 
 def test_component_properties_are_plain() -> None:
-    component = CaptchaExampleGen("data", None, SPEC, RULES, 0.01, "quarantine", as_of="1", source_digest="2")
+    component = CaptchaExampleGen("data", 0, SPEC, RULES, 0.01, "quarantine", as_of="1", source_digest="2")
     assert component.exec_properties["window"] == 0
     assert json.loads(component.exec_properties["rules"])["background"] == [255, 255, 255]
     assert set(component.outputs) == {"examples", "quarantine"}

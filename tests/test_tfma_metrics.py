@@ -116,13 +116,13 @@ def test_names_and_values_come_back():
 
 
 def config(**changes: Any) -> config_pb2.EvalConfig:
-    settings: dict[str, Any] = {"min_sequence_accuracy": 0.98, "max_regression": 0.005, "confidence": 0.95, "source_digest": "1"} | changes
+    settings: dict[str, Any] = {"confidence": 0.95, "source_digest": "1"} | changes
     return tfma_metrics.eval_config(SPEC, **settings)
 
 
 def test_config_sees_every_change_and_nothing_else():
     assert proto_utils.proto_to_json(config()) == proto_utils.proto_to_json(config())
-    changes: list[dict[str, Any]] = [{"min_sequence_accuracy": 0.9}, {"max_regression": 0.1}, {"confidence": 0.9}, {"source_digest": "2"}]
+    changes: list[dict[str, Any]] = [{"confidence": 0.9}, {"source_digest": "2"}]
     for change in changes:
         assert proto_utils.proto_to_json(config(**change)) != proto_utils.proto_to_json(config()), change
 
