@@ -87,6 +87,37 @@ class BeamConfig(Section):
     args: tuple[str, ...] = Field((), description="further Beam options, such as --job_endpoint=…")
 
 
+class Toleration(Section):
+    """As in a Kubernetes pod."""
+
+    key: str | None = None
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class PodConfig(Section):
+    """What a step's pod asks Kubernetes for."""
+
+    cpu: float | None = Field(None, gt=0, description="cores; null for the cluster's default")
+    memory: float | None = Field(None, gt=0, description="10^9 bytes; null for the cluster's default")
+    gpus: int = Field(0, ge=0)
+    gpu: str = Field("nvidia.com/gpu", min_length=1, description="the name by which the cluster's device plugin offers them")
+    node_selector: dict[str, str] = Field({}, description="labels that the node must have")
+    tolerations: tuple[Toleration, ...] = Field((), description="taints of nodes that the pod may run on all the same")
+
+
+class KubeflowConfig(Section):
+    """How the steps run on Kubeflow Pipelines."""
+
+    image: str | None = Field(None, min_length=1, description="of this project, as the cluster pulls it")
+    root: str | None = Field(None, pattern=r"^(s3|gs|minio)://[^/]+", description="where artifacts go, such as s3://bucket/folder")
+    volumes: dict[str, str] = Field({}, description="by mount path, the PersistentVolumeClaim; data.root and root are paths in them")
+    retries: int = Field(2, ge=0, description="of a step that failed")
+    steps: PodConfig = PodConfig()
+    trainer: PodConfig = PodConfig()
+
+
 class Config(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="the pipeline's name (lower case, digits, dashes)")
     root: str = Field("output", min_length=1, description="where artifacts, metadata, reports and served models go")
@@ -97,6 +128,7 @@ class Config(Section):
     evaluator: EvaluatorConfig = EvaluatorConfig()
     pusher: PusherConfig = PusherConfig()
     beam: BeamConfig = BeamConfig()
+    kubeflow: KubeflowConfig = KubeflowConfig()
 
     @field_validator("root")
     @classmethod

@@ -32,13 +32,18 @@ _OTHER_CODE = ("components.tfma_metrics", "components.tuner")
 OnStep = Callable[[str, Literal["running", "finished"]], None]
 
 
+def source_digests() -> dict[str, str]:
+    """Returns, by module, a hash of the code of each step."""
+    return {module: source_digest(module) for module in (*_MODEL_CODE, *_OTHER_CODE)}
+
+
 def look_around(config: Config) -> Surroundings:
     """Returns what the outcome of a run with this configuration depends on now.
 
     Raises:
       CaptchaPipelineError: there is no span to train on, or one is not whole.
     """
-    digests = {module: source_digest(module) for module in (*_MODEL_CODE, *_OTHER_CODE)}
+    digests = source_digests()
     window = spans.window_digest(spans.window(config.data.root, config.data.window))
     made_from = {
         "captcha": config.captcha.model_dump(mode="json"),
