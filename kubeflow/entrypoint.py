@@ -1,0 +1,96 @@
+"""What a step's pod runs: `python -m kubeflow.entrypoint STEP --executor_class_path …`, as kubeflow/compile.py writes it.
+
+Kubeflow's launcher copies the artifacts of a step from object storage into folders of the pod, starts this, and copies back what it
+finds in the folders of the outputs. TFX's executors open URIs themselves, and know no minio://; here they are given the folders.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any, Final
+
+from components.errors import CaptchaPipelineError
+
+# As the launcher has it: `LocalPathForURI` in backend/src/v2/component/launcher_v2.go of Kubeflow Pipelines.
+_MIRRORS: Final = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
+_INPUT_OPTION: Final = "--json_serialized_invocation_args"
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a step; returns the exit code.
+
+    Args:
+      arguments: the step's name, and what TFX's executor entrypoint takes.
+    """
+    step, *rest = arguments
+    try:
+        _run(rest)
+    except CaptchaPipelineError as error:
+        print(f"{step} failed: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        print(f"{step} failed: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def local_path(artifact: dict[str, Any]) -> str:
+    """Returns where the launcher keeps an artifact in the pod.
+
+    Args:
+      artifact: a RuntimeArtifact of an ExecutorInput, as JSON.
+
+    Raises:
+      CaptchaPipelineError: its URI is of a kind that the launcher does not copy.
+    """
+    uri: str = artifact["uri"]
+    if custom := artifact.get("customPath"):
+        return str(custom)
+    for scheme, folder in _MIRRORS.items():
+        if uri.startswith(scheme):
+            return folder + uri.removeprefix(scheme)
+    raise CaptchaPipelineError(f"The artifact {uri} is not in object storage: kubeflow.root must begin with {', '.join(_MIRRORS)}.")
+
+
+def _run(arguments: list[str]) -> None:
+    position = arguments.index(_INPUT_OPTION) + 1
+    executor_input = json.loads(arguments[position])
+    uris: dict[str, str] = {}
+    for artifact in _artifacts(executor_input["inputs"]):
+        artifact["uri"] = local_path(artifact)
+    for artifact in _artifacts(executor_input["outputs"]):
+        path = local_path(artifact)
+        uris[path] = artifact["uri"]
+        artifact["uri"] = path
+        os.makedirs(path, exist_ok=True)  # a step need not write one, and the launcher copies it all the same
+    _execute([*arguments[:position], json.dumps(executor_input), *arguments[position + 1 :]])
+
+    output_file = executor_input["outputs"]["outputFile"]
+    with open(output_file, encoding="utf-8") as file:
+        output = json.load(file)
+    for artifact in _artifacts(output):
+        artifact["uri"] = uris[artifact["uri"]]
+    with open(output_file, "w", encoding="utf-8") as file:
+        json.dump(output, file)
+
+
+def _artifacts(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for artifacts in message.get("artifacts", {}).values():
+        yield from artifacts["artifacts"]
+
+
+def _execute(arguments: list[str]) -> None:
+    """TFX's own entrypoint, from a command line to the output file."""
+    from pipeline.quiet import load_tensorflow
+
+    load_tensorflow()
+    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
+
+    kubeflow_v2_run_executor.main(kubeflow_v2_run_executor._parse_flags(["entrypoint", *arguments]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
