@@ -1,0 +1,266 @@
+"""Runs a compiled pipeline on this machine as Kubeflow Pipelines would: each step a process, with the launcher's contract.
+
+From the compiled YAML alone: what is not in it, a step does not get. For each step, in the order of the graph, the inputs are copied
+from a folder that stands for object storage into one that stands for the pod's, the step's own command is run there with its
+ExecutorInput, its output file is parsed as strictly as the launcher does, and the outputs are copied back. A volume stands for itself: its
+mount path must be a folder of this machine.
+
+After backend/src/v2/driver and component/launcher_v2.go of Kubeflow Pipelines 2.17.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from components.errors import CaptchaPipelineError
+from components.files import write_whole
+
+_WHOLE_INPUT: Final = "{{$}}"
+_LAST_LINES: Final = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOutcome:
+    """What became of a step. `seconds` is its process's time, 0 where it was not run."""
+
+    name: str
+    state: Literal["succeeded", "cached", "kept", "failed", "not run"]
+    seconds: float
+    message: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Compiled:
+    """The two documents of a compiled pipeline."""
+
+    spec: dict[str, Any]
+    executors: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: Path) -> "_Compiled":
+        try:
+            documents = [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document]
+        except (OSError, yaml.YAMLError) as error:
+            raise CaptchaPipelineError(f"Cannot read the pipeline {path}: {error}") from None
+        spec = next((document for document in documents if "pipelineInfo" in document), None)
+        if spec is None:
+            raise CaptchaPipelineError(f"{path} holds no pipeline: write one with captcha-pipeline kubeflow compile.")
+        platform = next((document for document in documents if "platforms" in document), {})
+        executors = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+        return cls(spec, executors)
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        tasks: dict[str, Any] = self.spec["root"]["dag"]["tasks"]
+        return tasks
+
+    def order(self) -> list[str]:
+        return list(TopologicalSorter({name: task.get("dependentTasks", []) for name, task in sorted(self.tasks.items())}).static_order())
+
+    def component(self, task: str) -> dict[str, Any]:
+        component: dict[str, Any] = self.spec["components"][self.tasks[task]["componentRef"]["name"]]
+        return component
+
+    def container(self, task: str) -> dict[str, Any]:
+        container: dict[str, Any] = self.spec["deploymentSpec"]["executors"][self.component(task)["executorLabel"]]["container"]
+        return container
+
+    def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the values of a run: those given, and the defaults of the others."""
+        definitions = self.spec["root"].get("inputDefinitions", {}).get("parameters", {})
+        if unknown := sorted(given.keys() - definitions.keys()):
+            raise CaptchaPipelineError(f"The pipeline has no parameter {unknown[0]}; it has {', '.join(sorted(definitions))}.")
+        values = {name: given.get(name, definition.get("defaultValue")) for name, definition in definitions.items()}
+        if missing := sorted(name for name, value in values.items() if value is None):
+            raise CaptchaPipelineError(f"The parameter {missing[0]} has no default, and no value was given.")
+        return values
+
+
+class Rehearsal:
+    """A pipeline and the folder that stands for the cluster: `store` is object storage, `runs` is what the driver keeps."""
+
+    def __init__(self, pipeline: Path, folder: Path, parameters: Mapping[str, Any]):
+        """
+        Args:
+          pipeline: the compiled YAML.
+          folder: made if it is not there. In the next rehearsal with it, steps are cached as Kubeflow would cache them, and a run that
+            failed is taken up where it stopped, as after Kubeflow's "retry".
+          parameters: of the run; the others have the pipeline's defaults.
+
+        Raises:
+          CaptchaPipelineError: there is no such file, it is no compiled pipeline, or a parameter or a volume's folder is not there.
+        """
+        self._compiled = _Compiled.load(pipeline)
+        self._folder = folder.resolve()
+        self._parameters = self._compiled.parameters(parameters)
+        for executor in self._compiled.executors.values():
+            for mount in executor.get("pvcMount", []):
+                if not Path(mount["mountPath"]).is_dir():
+                    raise CaptchaPipelineError(
+                        f"The volume {mount['constant']} is mounted at {mount['mountPath']}, which is no folder of this machine: make it, "
+                        "or a link of that name to the folder that stands for the volume."
+                    )
+        self._digest = _digest([self._compiled.spec, self._compiled.executors, self._parameters])
+        self._run_id = self._unfinished() or str(uuid.uuid4())
+        self._outputs: dict[str, dict[str, Any]] = {}
+
+    def run(self) -> Iterator[StepOutcome]:
+        """Yields the outcome of each step as it comes. After one that failed, those that need it, and all others, are not run."""
+        failed = False
+        for name in self._compiled.order():
+            outcome = StepOutcome(name, "not run", 0.0) if failed else self._step(name)
+            failed = failed or outcome.state == "failed"
+            yield outcome
+        if not failed:
+            write_whole(self._run_folder / "finished.json", json.dumps({"outputs": self._outputs}, indent=1))
+
+    def artifact(self, task: str, output: str) -> Path:
+        """Returns where an output of a step that has succeeded is kept."""
+        return self._stored(self._outputs[task][output]["uri"])
+
+    @property
+    def _run_folder(self) -> Path:
+        return self._folder / "runs" / self._run_id
+
+    def _unfinished(self) -> str | None:
+        """The newest run of this pipeline with these parameters, if it has failed."""
+        runs = sorted((self._folder / "runs").glob("*/digest.txt"), key=os.path.getmtime, reverse=True)
+        ours = next((run for run in runs if run.read_text(encoding="utf-8") == self._digest), None)
+        return ours.parent.name if ours and not ours.with_name("finished.json").exists() else None
+
+    def _step(self, name: str) -> StepOutcome:
+        write_whole(self._run_folder / "digest.txt", self._digest)
+        kept = self._run_folder / f"{name}.json"
+        if kept.exists():
+            self._outputs[name] = json.loads(kept.read_text(encoding="utf-8"))
+            return StepOutcome(name, "kept", 0.0)
+        executor_input = self._executor_input(name)
+        cached = self._folder / "cache" / f"{self._cache_key(name, executor_input)}.json"
+        if self._compiled.tasks[name].get("cachingOptions", {}).get("enableCache") and cached.exists():
+            self._outputs[name] = json.loads(cached.read_text(encoding="utf-8"))
+            write_whole(kept, json.dumps(self._outputs[name]))
+            return StepOutcome(name, "cached", 0.0)
+        started = time.monotonic()
+        problem = self._launch(name, executor_input)
+        seconds = time.monotonic() - started
+        if problem:
+            return StepOutcome(name, "failed", seconds, problem)
+        text = json.dumps(self._outputs[name])
+        write_whole(cached, text)
+        write_whole(kept, text)
+        return StepOutcome(name, "succeeded", seconds)
+
+    def _executor_input(self, name: str) -> dict[str, Any]:
+        task, component = self._compiled.tasks[name], self._compiled.component(name)
+        pod = self._pod(name)
+        inputs = task.get("inputs", {})
+        artifacts = {}
+        for key, source in inputs.get("artifacts", {}).items():
+            producer = source["taskOutputArtifact"]
+            artifacts[key] = self._outputs[producer["producerTask"]][producer["outputArtifactKey"]]
+        prefix = f"{self._compiled.spec['defaultPipelineRoot']}/{self._compiled.spec['pipelineInfo']['name']}/{self._run_id}/{name}"
+        outputs = {
+            key: {"name": str(uuid.uuid4()), "uri": f"{prefix}/{uuid.uuid4()}/{key}", "type": definition["artifactType"], "metadata": {}}
+            for key, definition in component.get("outputDefinitions", {}).get("artifacts", {}).items()
+        }
+        return {
+            "inputs": {
+                "parameterValues": {key: self._parameter(value) for key, value in inputs.get("parameters", {}).items()},
+                "artifacts": {key: {"artifacts": [_in_pod(artifact, pod)]} for key, artifact in artifacts.items()},
+            },
+            "outputs": {
+                "artifacts": {key: {"artifacts": [_in_pod(artifact, pod)]} for key, artifact in outputs.items()},
+                "outputFile": str(pod / "output_metadata.json"),
+            },
+        }
+
+    def _parameter(self, source: dict[str, Any]) -> Any:
+        if "componentInputParameter" in source:
+            return self._parameters[source["componentInputParameter"]]
+        constant = source["runtimeValue"]["constant"]
+        return self._run_id if constant == "{{$.pipeline_job_uuid}}" else constant
+
+    def _pod(self, name: str) -> Path:
+        return self._run_folder / "pods" / name
+
+    def _stored(self, uri: str) -> Path:
+        return self._folder / "store" / uri.replace("://", "/")
+
+    def _cache_key(self, name: str, executor_input: dict[str, Any]) -> str:
+        """What backend/src/v2/cacheutils takes into the key: names of inputs, parameters, types of outputs, image, command, volumes."""
+        container = self._compiled.container(name)
+        executor = self._compiled.executors.get(self._compiled.component(name)["executorLabel"], {})
+        return _digest(
+            [
+                {key: [it["name"] for it in them["artifacts"]] for key, them in executor_input["inputs"]["artifacts"].items()},
+                executor_input["inputs"]["parameterValues"],
+                {key: them["artifacts"][0]["type"] for key, them in executor_input["outputs"]["artifacts"].items()},
+                [container["image"], container["command"], container["args"]],
+                [mount["constant"] for mount in executor.get("pvcMount", [])],
+            ]
+        )
+
+    def _launch(self, name: str, executor_input: dict[str, Any]) -> str:
+        """Does the launcher's part; returns why the step failed, or ""."""
+        pod = self._pod(name)
+        shutil.rmtree(pod, ignore_errors=True)
+        pod.mkdir(parents=True)
+        for artifact in _single(executor_input["inputs"]):
+            if (stored := self._stored(artifact["uri"])).exists():
+                shutil.copytree(stored, artifact["customPath"])
+        for artifact in _single(executor_input["outputs"]):
+            Path(artifact["customPath"]).parent.mkdir(parents=True)
+        container = self._compiled.container(name)
+        whole = json.dumps(executor_input)
+        words = [word.replace(_WHOLE_INPUT, whole) for word in [*container["command"], *container["args"]]]
+        log = pod / "log.txt"
+        with log.open("w", encoding="utf-8") as file:
+            # The image's `python` is that of this environment.
+            words[0] = sys.executable if words[0] == "python" else words[0]
+            status = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False).returncode
+        if status:
+            last = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()][-_LAST_LINES:]
+            return "\n".join([f"{name} ended with exit code {status}. The whole log: {log}", *last])
+        try:
+            output = pipeline_spec_pb2.ExecutorOutput()
+            json_format.Parse(Path(executor_input["outputs"]["outputFile"]).read_text(encoding="utf-8"), output)
+        except (OSError, json_format.ParseError) as error:
+            return f"{name} left no output file that the launcher could read: {error}"
+        self._outputs[name] = {}
+        for key, artifacts in executor_input["outputs"]["artifacts"].items():
+            (artifact,) = artifacts["artifacts"]
+            found = json_format.MessageToDict(output)["artifacts"].get(key, {}).get("artifacts", [{}])[0]
+            shutil.copytree(artifact.pop("customPath"), self._stored(artifact["uri"]))
+            artifact["uri"] = found.get("uri", artifact["uri"])
+            artifact["metadata"] |= found.get("metadata", {})
+            self._outputs[name][key] = artifact
+        shutil.rmtree(pod)
+        return ""
+
+
+def _in_pod(artifact: dict[str, Any], pod: Path) -> dict[str, Any]:
+    """The artifact with the folder that stands for where the launcher would mirror it: /s3/bucket/… in the pod."""
+    return artifact | {"customPath": str(pod / artifact["uri"].replace("://", "/"))}
+
+
+def _single(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for artifacts in message["artifacts"].values():
+        yield from artifacts["artifacts"]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
