@@ -25,7 +25,7 @@ test: install
 check: install
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) mypy components pipeline benchmarks
+	$(RUN) mypy components kubeflow pipeline benchmarks
 	$(RUN) mypy --allow-untyped-defs tests
 
 # About twenty minutes. The figures are of use only where nothing else runs beside it.

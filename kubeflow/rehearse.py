@@ -59,7 +59,7 @@ class _Compiled:
         spec = next((document for document in documents if "pipelineInfo" in document), None)
         if spec is None:
             raise CaptchaPipelineError(f"{path} holds no pipeline: write one with captcha-pipeline kubeflow compile.")
-        platform = next((document for document in documents if "platforms" in document), {})
+        platform: dict[str, Any] = next((document for document in documents if "platforms" in document), {})
         executors = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
         return cls(spec, executors)
 
@@ -229,9 +229,11 @@ class Rehearsal:
         words = [word.replace(_WHOLE_INPUT, whole) for word in [*container["command"], *container["args"]]]
         log = pod / "log.txt"
         with log.open("w", encoding="utf-8") as file:
-            # The image's `python` is that of this environment.
+            # The step's own command, as the cluster would run it; the image's `python` is that of this environment.
             words[0] = sys.executable if words[0] == "python" else words[0]
-            status = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False).returncode
+            status = subprocess.run(  # noqa: S603
+                words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
+            ).returncode
         if status:
             last = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()][-_LAST_LINES:]
             return "\n".join([f"{name} ended with exit code {status}. The whole log: {log}", *last])

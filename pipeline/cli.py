@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from components.errors import CaptchaPipelineError
+from kubeflow.cli import kubeflow_app
 from pipeline.data_cli import data_app
 from pipeline.options import DEFAULT_CONFIG, ConfigOption, SetOption
 from pipeline.quiet import load_tensorflow, silence
@@ -39,6 +40,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the model was not blessed, 130 stopped.",
 )
 app.add_typer(data_app, name="data")
+app.add_typer(kubeflow_app, name="kubeflow")
 console = Console()
 
 

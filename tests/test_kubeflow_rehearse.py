@@ -1,0 +1,178 @@
+"""The rehearsal: its rules on steps of a line of Python, and the whole graph against a local run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command import call
+
+from components.errors import CaptchaPipelineError
+from components.evaluator import load_results
+from kubeflow.rehearse import Rehearsal
+from pipeline import history
+from pipeline.config import load_config
+
+TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+TYPE = {"instanceSchema": "title: tfx.Artifact\ntype: object\n"}
+# Writes what it got into its output, and counts how often it ran; fails where a file tells it to.
+STEP = """
+import json, os, pathlib, sys
+name, log, whole = sys.argv[1], pathlib.Path(sys.argv[2]), json.loads(sys.argv[3])
+(log / name).open("a").write("ran\\n")
+if (log / f"break-{name}").exists():
+    sys.exit(f"{name} is broken")
+texts = [pathlib.Path(a["customPath"], "text").read_text() for i in whole["inputs"]["artifacts"].values() for a in i["artifacts"]]
+(out,) = whole["outputs"]["artifacts"]["out"]["artifacts"]
+os.makedirs(out["customPath"])
+pathlib.Path(out["customPath"], "text").write_text(f"{name}({whole['inputs']['parameterValues']['p']}{','.join(texts)})")
+output = {"artifacts": {"out": {"artifacts": [{"name": out["name"], "uri": out["uri"], "metadata": {"by": name}}]}}}
+if (log / f"garble-{name}").exists():
+    output["nonsense"] = 1
+pathlib.Path(whole["outputs"]["outputFile"]).write_text(json.dumps(output))
+"""
+
+
+def step(name: str, log: Path, parameter: dict[str, Any], after: tuple[str, ...] = (), cached: bool = True) -> tuple[dict[str, Any], ...]:
+    """The task, the component and the executor of a step that reads the outputs of those before it."""
+    artifacts = {f"from_{other}": {"taskOutputArtifact": {"producerTask": other, "outputArtifactKey": "out"}} for other in after}
+    task = {
+        "componentRef": {"name": name},
+        "dependentTasks": list(after),
+        "inputs": {"parameters": {"p": parameter}, "artifacts": artifacts},
+        "cachingOptions": {"enableCache": True} if cached else {},
+    }
+    component = {"executorLabel": f"{name}_executor", "outputDefinitions": {"artifacts": {"out": {"artifactType": TYPE}}}}
+    container = {"image": "image:1", "command": ["python", "-c", STEP], "args": [name, str(log), "{{$}}"]}
+    return task, component, {"container": container}
+
+
+def write_pipeline(folder: Path) -> Path:
+    """`b` needs `a`, `c` needs both, and the run's parameter goes to `b`.
+
+    `a` is never cached if there is a file `fresh`; if there is one `run-id`, it has the run's ID for a parameter.
+    """
+    constant = (
+        {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}} if (folder / "run-id").exists() else {"runtimeValue": {"constant": "1"}}
+    )
+    steps = {
+        "c": step("c", folder, {"runtimeValue": {"constant": "3"}}, ("a", "b")),
+        "b": step("b", folder, {"componentInputParameter": "size"}, ("a",)),
+        "a": step("a", folder, constant, cached=not (folder / "fresh").exists()),
+    }
+    spec = {
+        "pipelineInfo": {"name": "letters"},
+        "defaultPipelineRoot": "s3://bucket/root",
+        "root": {
+            "inputDefinitions": {"parameters": {"size": {"defaultValue": 2, "parameterType": "NUMBER_INTEGER"}}},
+            "dag": {"tasks": {name: parts[0] for name, parts in steps.items()}},
+        },
+        "components": {name: parts[1] for name, parts in steps.items()},
+        "deploymentSpec": {"executors": {f"{name}_executor": parts[2] for name, parts in steps.items()}},
+    }
+    path = folder / "pipeline.yaml"
+    path.write_text(yaml.safe_dump(spec), encoding="utf-8")
+    return path
+
+
+def states(rehearsal: Rehearsal) -> dict[str, str]:
+    return {outcome.name: outcome.state for outcome in rehearsal.run()}
+
+
+def times_run(folder: Path) -> dict[str, int]:
+    return {name: len((folder / name).read_text().splitlines()) for name in "abc" if (folder / name).exists()}
+
+
+def test_steps_get_their_inputs_in_the_order_of_the_graph(tmp_path: Path) -> None:
+    rehearsal = Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {})
+    assert list(states(rehearsal).items()) == [("a", "succeeded"), ("b", "succeeded"), ("c", "succeeded")]
+    assert (rehearsal.artifact("c", "out") / "text").read_text() == "c(3a(1),b(2a(1)))"
+
+
+def test_second_run_is_cached_where_kubeflow_would_cache(tmp_path: Path) -> None:
+    states(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {}))
+    assert states(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {})) == dict.fromkeys("abc", "cached")
+    changed = Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {"size": 5})
+    assert states(changed) == {"a": "cached", "b": "succeeded", "c": "succeeded"}
+    assert (changed.artifact("c", "out") / "text").read_text() == "c(3a(1),b(5a(1)))"
+
+
+def test_what_is_never_cached_runs_and_so_does_what_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "fresh").touch()
+    for _ in range(2):
+        assert states(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {})) == dict.fromkeys("abc", "succeeded")
+
+
+def test_failed_step_stops_the_rest_and_the_next_takes_up_there(tmp_path: Path) -> None:
+    (tmp_path / "run-id").touch()
+    (tmp_path / "break-b").touch()
+    outcomes = list(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {}).run())
+    assert [outcome.state for outcome in outcomes] == ["succeeded", "failed", "not run"]
+    assert "b ended with exit code 1. The whole log: " in outcomes[1].message
+    assert outcomes[1].message.endswith("b is broken")
+    (tmp_path / "break-b").unlink()
+    assert states(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {})) == {"a": "kept", "b": "succeeded", "c": "succeeded"}
+    assert times_run(tmp_path) == {"a": 1, "b": 2, "c": 1}
+    # With another run another ID, and so another key.
+    assert states(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {})) == dict.fromkeys("abc", "succeeded")
+
+
+def test_output_file_is_parsed_strictly(tmp_path: Path) -> None:
+    (tmp_path / "garble-a").touch()
+    outcome = next(iter(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {}).run()))
+    assert outcome.state == "failed"
+    assert "a left no output file that the launcher could read" in outcome.message
+    assert "nonsense" in outcome.message
+
+
+def test_wrong_parameter_file_and_volume_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CaptchaPipelineError, match="has no parameter sise; it has size"):
+        Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {"sise": 1})
+    with pytest.raises(CaptchaPipelineError, match="Cannot read the pipeline"):
+        Rehearsal(tmp_path / "none.yaml", tmp_path / "cluster", {})
+    with pytest.raises(CaptchaPipelineError, match=r"tiny\.yaml holds no pipeline"):
+        Rehearsal(TINY, tmp_path / "cluster", {})
+    path = write_pipeline(tmp_path)
+    mount = {"pvcMount": [{"constant": "captcha", "mountPath": str(tmp_path / "nowhere")}]}
+    platform = {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {"a_executor": mount}}}}}
+    path.write_text(path.read_text() + "---\n" + yaml.safe_dump(platform))
+    with pytest.raises(CaptchaPipelineError, match=r"The volume captcha is mounted at .*nowhere, which is no folder"):
+        Rehearsal(path, tmp_path / "cluster", {})
+
+
+@pytest.mark.slow
+def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
+    volume, pipeline, cluster = tmp_path / "volume", tmp_path / "pipeline.yaml", tmp_path / "cluster"
+    options = ["--config", str(TINY), "--set", f"root={volume / 'output'}", "--set", f"data.root={volume / 'data'}"]
+    call("data", "synth", *options)
+    claim = ["--set", f"kubeflow.volumes={{{volume}: captcha}}", "--image", "captcha:1", "--root", "minio://bucket/captcha"]
+    call("kubeflow", "compile", "-o", str(pipeline), *options, *claim)
+    rehearse = ["kubeflow", "rehearse", str(pipeline), "--folder", str(cluster)]
+
+    blocked = volume / "output" / "tiny" / "serving"
+    blocked.parent.mkdir(parents=True)
+    blocked.touch()
+    with pytest.raises(CaptchaPipelineError, match=r"AtomicPusher ended with exit code 1(.|\n)*AtomicPusher failed: ") as failure:
+        call(*rehearse)
+    assert "Traceback" not in str(failure.value)
+    blocked.unlink()
+    table = call(*rehearse)
+    assert table.count("kept") == 8
+    assert table.count("succeeded") == 1
+    (pushed,) = (blocked / "tiny").iterdir()
+    assert (pushed / "saved_model.pb").exists()
+
+    local = ["--config", str(TINY), "--set", f"root={tmp_path / 'local'}", "--set", f"data.root={volume / 'data'}"]
+    call("run", *local)
+    config = load_config(TINY, local[3::2])
+    evaluation = history.latest_complete_run(config.metadata_path).artifact_uri("CaptchaEvaluator", "evaluation")
+    (ours,) = cluster.glob("store/minio/bucket/captcha/tiny/*/CaptchaEvaluator/*/evaluation")
+    rehearsed, run = load_results(str(ours)), load_results(str(evaluation))
+    assert rehearsed.overall.example_count == run.overall.example_count
+    assert rehearsed.overall.sequence_accuracy.value == pytest.approx(run.overall.sequence_accuracy.value, abs=0.05)
+    (blessing,) = cluster.glob("store/minio/bucket/captcha/tiny/*/CaptchaEvaluator/*/blessing")
+    assert [file.name for file in blessing.iterdir()] == ["BLESSED"]
+    assert json.loads(next(cluster.glob("runs/*/AtomicPusher.json")).read_text())["pushed_model"]["metadata"]["pushed_destination"] == str(
+        pushed
+    )
