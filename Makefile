@@ -12,15 +12,22 @@ UV := $(or $(shell command -v uv),.tools/bin/uv)
 RUN := $(UV) run --locked
 CONFIG := configs/digits.yaml
 DATA := data/digits
+KFP_VERSION := 2.17.0
+# A checkout of that release, where there is one.
+KFP_SOURCE ?= $(CURDIR)/.tools/kubeflow-pipelines
 BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
-.PHONY: run test check bench install
+.PHONY: run test test-kfp check bench install
 
 run: $(DATA)/span-000001/manifest.json
 	$(RUN) captcha-pipeline run --config $(CONFIG)
 
 test: install
 	$(RUN) pytest
+
+# Kubeflow Pipelines' own API server code judges what is compiled for it. Needs Go and git; some minutes the first time.
+test-kfp: install .tools/acceptance
+	KFP_ACCEPTANCE=$(CURDIR)/.tools/acceptance $(RUN) pytest tests/test_kubeflow_acceptance.py
 
 check: install
 	$(RUN) ruff check .
@@ -45,3 +52,12 @@ install: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	@echo "uv is not installed: putting uv $(UV_VERSION) into .tools"
 	@if python3 -m venv .tools >/dev/null 2>&1; then .tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
 	else curl -LsSf https://astral.sh/uv/$(UV_VERSION)/install.sh | env UV_UNMANAGED_INSTALL=$(CURDIR)/.tools/bin sh; fi
+
+# Built in the release's own module, so with just the dependencies that it pins; nothing is written into the checkout.
+.tools/acceptance: kubeflow/acceptance/main.go $(KFP_SOURCE)/go.mod
+	@mkdir -p .tools
+	@echo '{"Replace": {"$(KFP_SOURCE)/acceptance/main.go": "$(CURDIR)/$<"}}' >.tools/overlay.json
+	cd $(KFP_SOURCE) && go build -overlay $(CURDIR)/.tools/overlay.json -o $(CURDIR)/$@ ./acceptance
+
+$(CURDIR)/.tools/kubeflow-pipelines/go.mod:
+	git clone --quiet --depth 1 --branch $(KFP_VERSION) https://github.com/kubeflow/pipelines $(@D)

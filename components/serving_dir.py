@@ -104,10 +104,14 @@ def push(model_dir: str | Path, serving_dir: str | Path) -> Pushed:
 
 
 def _numbered(serving_dir: Path) -> Iterator[tuple[int, Path]]:
-    with contextlib.suppress(FileNotFoundError):
+    try:
         for path in serving_dir.iterdir():
             if path.name.isascii() and path.name.isdigit():
                 yield int(path.name), path
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise CaptchaPipelineError(f"{serving_dir} is to be a folder of versions, and a file is in its way. Remove the file.") from None
 
 
 def _about(version: Path) -> dict[str, Any]:
