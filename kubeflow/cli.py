@@ -1,7 +1,7 @@
 """`captcha-pipeline kubeflow …`. Heavy modules are imported where they are used, so that help comes at once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 import yaml
@@ -14,8 +14,25 @@ from components.files import write_whole
 from pipeline.options import DEFAULT_CONFIG, ConfigOption, SetOption
 from pipeline.quiet import load_tensorflow
 
-kubeflow_app = typer.Typer(no_args_is_help=True, help="Compile for Kubeflow Pipelines, and rehearse what was compiled.")
+if TYPE_CHECKING:
+    from kubeflow.client import Cluster
+
+kubeflow_app = typer.Typer(no_args_is_help=True, help="Compile for Kubeflow Pipelines, rehearse, submit, schedule.")
+schedule_app = typer.Typer(no_args_is_help=True, help="Runs that Kubeflow Pipelines starts by itself, one at a time.")
+kubeflow_app.add_typer(schedule_app, name="schedule")
 console = Console()
+
+PipelineArgument: TypeAlias = Annotated[Path, typer.Argument(help="What `kubeflow compile` wrote.")]
+ParameterOption: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Of the run, such as epochs=1. Can be repeated.")
+]
+HostOption: TypeAlias = Annotated[str | None, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="Such as http://localhost:8080.")]
+NamespaceOption: TypeAlias = Annotated[str | None, typer.Option(help="Yours, where users share the cluster.")]
+# From the environment alone: what is given on a command line, others can read.
+TokenOption: TypeAlias = Annotated[str | None, typer.Option(envvar="KFP_TOKEN", help="In KFP_TOKEN; else as the SDK finds one.")]
+ExperimentOption: TypeAlias = Annotated[str, typer.Option(help="Kubeflow's group of runs.")]
+AccountOption: TypeAlias = Annotated[str | None, typer.Option(help="The service account of the pods.")]
+NameArgument: TypeAlias = Annotated[str, typer.Argument(help="Of the schedule.")]
 
 
 @kubeflow_app.command("compile")
@@ -43,17 +60,15 @@ def compile_command(
 
 @kubeflow_app.command()
 def rehearse(
-    pipeline: Annotated[Path, typer.Argument(help="What `kubeflow compile` wrote.")],
+    pipeline: PipelineArgument,
     folder: Annotated[Path, typer.Option(help="Stands for the cluster: storage, caches, unfinished runs.")] = Path("output/rehearsal"),
-    parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Of the run, such as epochs=1. Can be repeated.")
-    ] = None,
+    parameter: ParameterOption = None,
 ) -> None:
     """Run a compiled pipeline on this machine as Kubeflow would, each step a process. Exit code 1 if a step failed.
 
     The mount paths of its volumes must be folders of this machine. After a failure the same command takes up at the failed step.
     """
-    parameters = dict(map(_parameter, parameter or []))
+    parameters = _parameters(parameter)
     from kubeflow.rehearse import Rehearsal
 
     rehearsal = Rehearsal(pipeline, folder, parameters)
@@ -72,8 +87,106 @@ def rehearse(
     console.print(f"Evaluation: {escape(str(rehearsal.artifact('CaptchaEvaluator', 'evaluation')))}", highlight=False, soft_wrap=True)
 
 
-def _parameter(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise CaptchaPipelineError(f"--parameter {text}: write it as NAME=VALUE, such as epochs=1.")
-    return name.strip(), yaml.safe_load(value)
+@kubeflow_app.command()
+def submit(
+    pipeline: PipelineArgument,
+    host: HostOption = None,
+    namespace: NamespaceOption = None,
+    token: TokenOption = None,
+    experiment: ExperimentOption = "captcha-pipeline",
+    service_account: AccountOption = None,
+    parameter: ParameterOption = None,
+    wait: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to follow it for.")] = None,
+) -> None:
+    """Upload a compiled pipeline and run it. Exit code 1 if the run failed.
+
+    What is there already is used: a second identical command follows the same run. After one that failed it starts another.
+    """
+    parameters = _parameters(parameter)
+    there = _cluster(host, namespace, token)
+    version = there.upload(pipeline)
+    run_id, is_new = there.start(version, experiment, parameters, service_account)
+    console.print(f"{'Started' if is_new else 'There already:'} the run {run_id} of {version.name}", highlight=False, soft_wrap=True)
+    if not wait:
+        return
+    for step, state in there.follow(run_id, timeout):
+        console.print(f"{step or 'The run'}: {state}", highlight=False)
+    if state not in ("SUCCEEDED", "SKIPPED"):
+        raise CaptchaPipelineError(f"The run {run_id} is {state}. Its pods' logs name the step and what was wrong.")
+
+
+@schedule_app.command("create")
+def create_schedule(
+    pipeline: PipelineArgument,
+    name: Annotated[str, typer.Option(help="Of the schedule.")],
+    cron: Annotated[str | None, typer.Option(help="Six fields, seconds first: `0 0 3 * * *` is at three every night.")] = None,
+    every: Annotated[int | None, typer.Option(min=60, help="Seconds.")] = None,
+    host: HostOption = None,
+    namespace: NamespaceOption = None,
+    token: TokenOption = None,
+    experiment: ExperimentOption = "captcha-pipeline",
+    service_account: AccountOption = None,
+    parameter: ParameterOption = None,
+) -> None:
+    """Have a compiled pipeline run by cron or every so often, one run at a time, none made up for. One that differs is replaced.
+
+    The window of spans moves by itself: each run reads the newest spans that are there when it starts.
+    """
+    if (cron is None) == (every is None):
+        raise typer.BadParameter("give one of --cron and --every")
+    if cron is not None and len(cron.split()) != 6:
+        raise typer.BadParameter(f"{cron!r} has {len(cron.split())} fields; Kubeflow's cron has six, seconds first, such as '0 0 3 * * *'")
+    parameters = _parameters(parameter)
+    from kubeflow.client import Schedule
+
+    there = _cluster(host, namespace, token)
+    changed = there.schedule(there.upload(pipeline), experiment, name, Schedule(cron, every), parameters, service_account)
+    console.print(f"{name} is scheduled" if changed else f"{name} is scheduled just so already", highlight=False)
+
+
+@schedule_app.command("list")
+def list_schedules(host: HostOption = None, namespace: NamespaceOption = None, token: TokenOption = None) -> None:
+    """List the schedules on the cluster."""
+    table = Table("schedule", "status", "when")
+    for run in _cluster(host, namespace, token).schedules():
+        cron, periodic = run.trigger.cron_schedule, run.trigger.periodic_schedule
+        table.add_row(run.display_name, run.status, cron.cron if cron else f"every {periodic.interval_second} s")
+    console.print(table)
+
+
+@schedule_app.command()
+def pause(name: NameArgument, host: HostOption = None, namespace: NamespaceOption = None, token: TokenOption = None) -> None:
+    """Start no more runs until `resume`."""
+    changed = _cluster(host, namespace, token).pause(name)
+    console.print(f"{name} is paused" if changed else f"{name} was paused already", highlight=False)
+
+
+@schedule_app.command()
+def resume(name: NameArgument, host: HostOption = None, namespace: NamespaceOption = None, token: TokenOption = None) -> None:
+    """Start runs again."""
+    changed = _cluster(host, namespace, token).resume(name)
+    console.print(f"{name} goes on" if changed else f"{name} was not paused", highlight=False)
+
+
+@schedule_app.command()
+def delete(name: NameArgument, host: HostOption = None, namespace: NamespaceOption = None, token: TokenOption = None) -> None:
+    """Remove a schedule. Its runs stay."""
+    changed = _cluster(host, namespace, token).delete(name)
+    console.print(f"{name} is removed" if changed else f"There is no {name}", highlight=False)
+
+
+def _cluster(host: str | None, namespace: str | None, token: str | None) -> "Cluster":
+    from kubeflow.client import Cluster
+
+    return Cluster(host, namespace, token)
+
+
+def _parameters(texts: list[str] | None) -> dict[str, object]:
+    parameters = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise CaptchaPipelineError(f"--parameter {text}: write it as NAME=VALUE, such as epochs=1.")
+        parameters[name.strip()] = yaml.safe_load(value)
+    return parameters
