@@ -54,7 +54,9 @@ class _Client(kfp.Client):
     """The SDK's, which asks for the server's health five times, five seconds apart, whatever is answered."""
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
-        return self._healthz_api.get_healthz()
+        api = self._healthz_api
+        ask = api.healthz_service_get_healthz if hasattr(api, "healthz_service_get_healthz") else api.get_healthz  # SDK 2.17, 2.5
+        return ask()
 
 
 class Cluster:
