@@ -10,6 +10,7 @@ from command import call
 
 from components.errors import CaptchaPipelineError
 from components.evaluator import load_results
+from components.serving_dir import versions
 from kubeflow.rehearse import Rehearsal
 from pipeline import history
 from pipeline.config import load_config
@@ -160,8 +161,7 @@ def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
     table = call(*rehearse)
     assert table.count("kept") == 1
     assert table.count("succeeded") == 8
-    (pushed,) = (serving / "tiny").iterdir()
-    assert (pushed / "saved_model.pb").exists()
+    (pushed,) = versions(serving / "tiny")
 
     local = ["--config", str(TINY), "--set", f"root={tmp_path / 'local'}", "--set", f"data.root={volume / 'data'}"]
     call("run", *local)
