@@ -173,6 +173,5 @@ def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
     assert rehearsed.overall.sequence_accuracy.value == pytest.approx(run.overall.sequence_accuracy.value, abs=0.05)
     (blessing,) = cluster.glob("store/minio/bucket/captcha/tiny/*/CaptchaEvaluator/*/blessing")
     assert [file.name for file in blessing.iterdir()] == ["BLESSED"]
-    assert json.loads(next(cluster.glob("runs/*/AtomicPusher.json")).read_text())["pushed_model"]["metadata"]["pushed_destination"] == str(
-        pushed
-    )
+    (outputs,) = cluster.glob("runs/*/AtomicPusher.json")
+    assert json.loads(outputs.read_text())["pushed_model"]["metadata"]["pushed_destination"] == str(pushed.path)
