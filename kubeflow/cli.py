@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -28,7 +27,7 @@ ParameterOption: TypeAlias = Annotated[
 ]
 HostOption: TypeAlias = Annotated[str | None, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="Such as http://localhost:8080.")]
 NamespaceOption: TypeAlias = Annotated[str | None, typer.Option(help="Yours, where users share the cluster.")]
-# From the environment alone: what is given on a command line, others can read.
+# What is given on a command line, others on the machine can read: the help names the variable.
 TokenOption: TypeAlias = Annotated[str | None, typer.Option(envvar="KFP_TOKEN", help="In KFP_TOKEN; else as the SDK finds one.")]
 ExperimentOption: TypeAlias = Annotated[str, typer.Option(help="Kubeflow's group of runs.")]
 AccountOption: TypeAlias = Annotated[str | None, typer.Option(help="The service account of the pods.")]
@@ -183,6 +182,8 @@ def _cluster(host: str | None, namespace: str | None, token: str | None) -> "Clu
 
 
 def _parameters(texts: list[str] | None) -> dict[str, object]:
+    import yaml
+
     parameters = {}
     for text in texts or []:
         name, equals, value = text.partition("=")

@@ -15,15 +15,14 @@ from typing import Any, Final, TypeVar
 import kfp
 import kfp_server_api
 import urllib3
-import yaml
 from google.api_core.retry import Retry
 
 from components.errors import CaptchaPipelineError
+from kubeflow.compiled import Compiled
 
 # States of a run that it does not leave: V2beta1RuntimeState of the API.
 ENDED: Final = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 _REQUEST_TIMEOUT: Final = 30  # seconds
-_EQUALS: Final = "EQUALS"
 
 Result = TypeVar("Result")
 
@@ -56,7 +55,7 @@ class _Client(kfp.Client):
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
         api = self._healthz_api
         ask = api.healthz_service_get_healthz if hasattr(api, "healthz_service_get_healthz") else api.get_healthz  # SDK 2.17, 2.5
-        return ask()
+        return ask(_request_timeout=_REQUEST_TIMEOUT)
 
 
 class Cluster:
@@ -86,9 +85,8 @@ class Cluster:
 
     def upload(self, pipeline: Path) -> Version:
         """Returns the version of the pipeline with just this YAML; it is uploaded if there is none."""
-        text = pipeline.read_text(encoding="utf-8")
-        name = next(document for document in yaml.safe_load_all(text) if "pipelineInfo" in document)["pipelineInfo"]["name"]
-        version_name = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        name = Compiled.load(pipeline).name
+        version_name = f"{name}-{hashlib.sha256(pipeline.read_bytes()).hexdigest()[:12]}"
 
         def find_or_upload() -> Version:
             pipeline_id = self._client.get_pipeline_id(name)
@@ -257,7 +255,7 @@ class Cluster:
 
 
 def _named(name: str) -> str:
-    return json.dumps({"predicates": [{"operation": _EQUALS, "key": "display_name", "stringValue": name}]})
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
 def _digest(parameters: Mapping[str, Any]) -> str:

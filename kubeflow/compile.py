@@ -36,14 +36,14 @@ def compile_pipeline(config: Config) -> str:
     """
     _check(config)
     around = Surroundings(spans="", production="", digests=source_digests(), fingerprint=_RUN_ID)
-    spec = _tfx_spec(config, around)
+    defaults = vars(RunParameters.of(config))
+    spec = _tfx_spec(config, around, defaults)
     quarantine = spec["components"]["CaptchaExampleGen"]["outputDefinitions"]["artifacts"]["quarantine"]["artifactType"]
     # Where TFX's entrypoint imports the type from; its compiler takes no path that long.
     quarantine["instanceSchema"] = quarantine["instanceSchema"].replace(
         Quarantine.TYPE_NAME, f"{Quarantine.__module__}.{Quarantine.__name__}"
     )
     spec["defaultPipelineRoot"] = config.kubeflow.root
-    defaults = vars(RunParameters.of(config))
     for name, definition in spec["root"]["inputDefinitions"]["parameters"].items():
         definition |= {"defaultValue": defaults[name], "isOptional": True}
     for name, task in spec["root"]["dag"]["tasks"].items():
@@ -75,10 +75,8 @@ def _check(config: Config) -> None:
             )
 
 
-def _tfx_spec(config: Config, around: Surroundings) -> dict[str, Any]:
-    parameters = RunParameters(
-        **{name: RuntimeParameter(name=name, ptype=type(value)) for name, value in vars(RunParameters.of(config)).items()}
-    )
+def _tfx_spec(config: Config, around: Surroundings, defaults: dict[str, Any]) -> dict[str, Any]:
+    parameters = RunParameters(**{name: RuntimeParameter(name=name, ptype=type(value)) for name, value in defaults.items()})
     graph = create_pipeline(config, around, parameters)
     runner_config = KubeflowV2DagRunnerConfig(
         default_image=config.kubeflow.image, default_commands=list(COMMAND), use_pipeline_spec_2_1=True

@@ -59,9 +59,9 @@ def _run(arguments: list[str]) -> None:
     position = arguments.index(_INPUT_OPTION) + 1
     executor_input = json.loads(arguments[position])
     uris: dict[str, str] = {}
-    for artifact in _artifacts(executor_input["inputs"]):
+    for artifact in artifacts_of(executor_input["inputs"]):
         artifact["uri"] = local_path(artifact)
-    for artifact in _artifacts(executor_input["outputs"]):
+    for artifact in artifacts_of(executor_input["outputs"]):
         path = local_path(artifact)
         uris[path] = artifact["uri"]
         artifact["uri"] = path
@@ -71,13 +71,14 @@ def _run(arguments: list[str]) -> None:
     output_file = executor_input["outputs"]["outputFile"]
     with open(output_file, encoding="utf-8") as file:
         output = json.load(file)
-    for artifact in _artifacts(output):
+    for artifact in artifacts_of(output):
         artifact["uri"] = uris[artifact["uri"]]
     with open(output_file, "w", encoding="utf-8") as file:
         json.dump(output, file)
 
 
-def _artifacts(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def artifacts_of(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the artifacts of the inputs or outputs of an ExecutorInput, or of an ExecutorOutput, as JSON."""
     for artifacts in message.get("artifacts", {}).values():
         yield from artifacts["artifacts"]
 

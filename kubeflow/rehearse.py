@@ -18,16 +18,16 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.errors import CaptchaPipelineError
 from components.files import write_whole
+from kubeflow.compiled import Compiled
+from kubeflow.entrypoint import artifacts_of
 
 _WHOLE_INPUT: Final = "{{$}}"
 _LAST_LINES: Final = 5
@@ -41,53 +41,6 @@ class StepOutcome:
     state: Literal["succeeded", "cached", "kept", "failed", "not run"]
     seconds: float
     message: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Compiled:
-    """The two documents of a compiled pipeline."""
-
-    spec: dict[str, Any]
-    executors: dict[str, Any]
-
-    @classmethod
-    def load(cls, path: Path) -> "_Compiled":
-        try:
-            documents = [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document]
-        except (OSError, yaml.YAMLError) as error:
-            raise CaptchaPipelineError(f"Cannot read the pipeline {path}: {error}") from None
-        spec = next((document for document in documents if "pipelineInfo" in document), None)
-        if spec is None:
-            raise CaptchaPipelineError(f"{path} holds no pipeline: write one with captcha-pipeline kubeflow compile.")
-        platform: dict[str, Any] = next((document for document in documents if "platforms" in document), {})
-        executors = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
-        return cls(spec, executors)
-
-    @property
-    def tasks(self) -> dict[str, Any]:
-        tasks: dict[str, Any] = self.spec["root"]["dag"]["tasks"]
-        return tasks
-
-    def order(self) -> list[str]:
-        return list(TopologicalSorter({name: task.get("dependentTasks", []) for name, task in sorted(self.tasks.items())}).static_order())
-
-    def component(self, task: str) -> dict[str, Any]:
-        component: dict[str, Any] = self.spec["components"][self.tasks[task]["componentRef"]["name"]]
-        return component
-
-    def container(self, task: str) -> dict[str, Any]:
-        container: dict[str, Any] = self.spec["deploymentSpec"]["executors"][self.component(task)["executorLabel"]]["container"]
-        return container
-
-    def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the values of a run: those given, and the defaults of the others."""
-        definitions = self.spec["root"].get("inputDefinitions", {}).get("parameters", {})
-        if unknown := sorted(given.keys() - definitions.keys()):
-            raise CaptchaPipelineError(f"The pipeline has no parameter {unknown[0]}; it has {', '.join(sorted(definitions))}.")
-        values = {name: given.get(name, definition.get("defaultValue")) for name, definition in definitions.items()}
-        if missing := sorted(name for name, value in values.items() if value is None):
-            raise CaptchaPipelineError(f"The parameter {missing[0]} has no default, and no value was given.")
-        return values
 
 
 class Rehearsal:
@@ -104,7 +57,7 @@ class Rehearsal:
         Raises:
           CaptchaPipelineError: there is no such file, it is no compiled pipeline, or a parameter or a volume's folder is not there.
         """
-        self._compiled = _Compiled.load(pipeline)
+        self._compiled = Compiled.load(pipeline)
         self._folder = folder.resolve()
         self._parameters = self._compiled.parameters(parameters)
         for executor in self._compiled.executors.values():
@@ -119,14 +72,15 @@ class Rehearsal:
         self._outputs: dict[str, dict[str, Any]] = {}
 
     def run(self) -> Iterator[StepOutcome]:
-        """Yields the outcome of each step as it comes. After one that failed, those that need it, and all others, are not run."""
+        """Yields the outcome of each step as it comes. After one that failed none is run."""
+        write_whole(self._run_folder / "digest.txt", self._digest)
         failed = False
         for name in self._compiled.order():
             outcome = StepOutcome(name, "not run", 0.0) if failed else self._step(name)
             failed = failed or outcome.state == "failed"
             yield outcome
         if not failed:
-            write_whole(self._run_folder / "finished.json", json.dumps({"outputs": self._outputs}, indent=1))
+            write_whole(self._run_folder / "finished", "")
 
     def artifact(self, task: str, output: str) -> Path:
         """Returns where an output of a step that has succeeded is kept."""
@@ -140,10 +94,9 @@ class Rehearsal:
         """The newest run of this pipeline with these parameters, if it has failed."""
         runs = sorted((self._folder / "runs").glob("*/digest.txt"), key=os.path.getmtime, reverse=True)
         ours = next((run for run in runs if run.read_text(encoding="utf-8") == self._digest), None)
-        return ours.parent.name if ours and not ours.with_name("finished.json").exists() else None
+        return ours.parent.name if ours and not ours.with_name("finished").exists() else None
 
     def _step(self, name: str) -> StepOutcome:
-        write_whole(self._run_folder / "digest.txt", self._digest)
         kept = self._run_folder / f"{name}.json"
         if kept.exists():
             self._outputs[name] = json.loads(kept.read_text(encoding="utf-8"))
@@ -172,7 +125,7 @@ class Rehearsal:
         for key, source in inputs.get("artifacts", {}).items():
             producer = source["taskOutputArtifact"]
             artifacts[key] = self._outputs[producer["producerTask"]][producer["outputArtifactKey"]]
-        prefix = f"{self._compiled.spec['defaultPipelineRoot']}/{self._compiled.spec['pipelineInfo']['name']}/{self._run_id}/{name}"
+        prefix = f"{self._compiled.spec['defaultPipelineRoot']}/{self._compiled.name}/{self._run_id}/{name}"
         outputs = {
             key: {"name": str(uuid.uuid4()), "uri": f"{prefix}/{uuid.uuid4()}/{key}", "type": definition["artifactType"], "metadata": {}}
             for key, definition in component.get("outputDefinitions", {}).get("artifacts", {}).items()
@@ -219,10 +172,10 @@ class Rehearsal:
         pod = self._pod(name)
         shutil.rmtree(pod, ignore_errors=True)
         pod.mkdir(parents=True)
-        for artifact in _single(executor_input["inputs"]):
+        for artifact in artifacts_of(executor_input["inputs"]):
             if (stored := self._stored(artifact["uri"])).exists():
                 shutil.copytree(stored, artifact["customPath"])
-        for artifact in _single(executor_input["outputs"]):
+        for artifact in artifacts_of(executor_input["outputs"]):
             Path(artifact["customPath"]).parent.mkdir(parents=True)
         container = self._compiled.container(name)
         whole = json.dumps(executor_input)
@@ -257,11 +210,6 @@ class Rehearsal:
 def _in_pod(artifact: dict[str, Any], pod: Path) -> dict[str, Any]:
     """The artifact with the folder that stands for where the launcher would mirror it: /s3/bucket/… in the pod."""
     return artifact | {"customPath": str(pod / artifact["uri"].replace("://", "/"))}
-
-
-def _single(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for artifacts in message["artifacts"].values():
-        yield from artifacts["artifacts"]
 
 
 def _digest(value: Any) -> str:
