@@ -59,6 +59,7 @@ def start(config: Config, data: "Prepared", folder: Path) -> subprocess.Popen[st
             "trainer": config.trainer.model_dump(),
             "max_pixels": config.data.max_pixels,
             "checkpoint_dir": str(folder / "checkpoints"),
+            "log_dir": str(folder / "tensorboard"),
             "fingerprint": "resume",
         },
     )

@@ -34,6 +34,6 @@ VALID: Final = "valid"  # bool [N]: false for a picture that could not be decode
 # Files.
 MANIFEST: Final = "manifest.json"  # of a span
 DATA_INFO: Final = "data_info.csv"  # describes the book's layout
-HISTORY_FILE: Final = "history.json"  # of a fit, beside TensorBoard's files: a row an epoch
+HISTORY_FILE: Final = "history.json"  # of a fit: a row an epoch
 SPEC_FILE: Final = "captcha.json"  # in a SavedModel's assets.extra: what the model reads, and what it was made from
 WEIGHTS_FILE: Final = "model.weights.h5"  # in a SavedModel's assets.extra: for a warm start

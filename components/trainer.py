@@ -61,8 +61,9 @@ def run_fn(fn_args: FnArgs) -> None:
     """Trains and exports. TFX calls it.
 
     `fn_args.custom_config` holds: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `fingerprint`, which
-    names this combination of config, data and code; `checkpoint_dir`, where a fit leaves what it needs to go on after a kill; and
-    `max_pixels`, above which the served model refuses a picture.
+    names this combination of config, data and code; `checkpoint_dir`, where a fit leaves what it needs to go on after a kill;
+    `log_dir`, where TensorBoard finds a folder for each fingerprint, while it is fitted; and `max_pixels`, above which the served
+    model refuses a picture.
 
     Raises:
       CaptchaPipelineError: a split is empty, the strategy asks for what is not there, or its replicas cannot share a batch evenly.
@@ -81,7 +82,9 @@ def run_fn(fn_args: FnArgs) -> None:
     with strategy.scope():
         model = checkpoint.restore(lambda: compiled_model(spec, parameters, examples.count))
     if not checkpoint.finished:
-        shown = [keras.callbacks.TensorBoard(fn_args.model_run_dir, write_graph=False)] if chief else []
+        # Not in fn_args.model_run_dir: on Kubeflow that is copied out of the pod only at the end, and a fit taken up again has another.
+        log_dir = Path(config["log_dir"]) / config["fingerprint"]
+        shown = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if chief else []
         fit_to(examples, model, spec, parameters, strategy, checkpoint.epoch, [*shown, checkpoint])
     if not chief:
         return

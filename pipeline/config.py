@@ -151,6 +151,11 @@ class Config(Section):
         return str(Path(self.root) / self.name / "checkpoints")
 
     @property
+    def log_dir(self) -> str:
+        """TensorBoard's `--logdir`: a folder for each combination of configuration, data and code, or on Kubeflow for each run."""
+        return str(Path(self.root) / self.name / "logs")
+
+    @property
     def tuned_path(self) -> str:
         """What `tune` found: a `trainer` section, for every key of it that the configuration does not set."""
         return str(Path(self.root) / self.name / "tuned.yaml")

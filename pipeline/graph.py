@@ -86,6 +86,7 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
             "trainer": config.trainer.model_dump(),
             "max_pixels": config.data.max_pixels,
             "checkpoint_dir": config.checkpoint_dir,
+            "log_dir": config.log_dir,
             "source_digest": around.digests["components.trainer"],
         },
     )

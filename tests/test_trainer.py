@@ -62,7 +62,7 @@ def test_it_learns_and_another_seed_gives_another_model(fit: Fit, tmp_path: Path
     assert [set(epoch) for epoch in history] == [KEYS] * EPOCHS
     assert history[-1]["val_sequence_accuracy"] > 0.9
     assert f"epoch {EPOCHS}/{EPOCHS}: loss" in capsys.readouterr().out
-    assert list((first / "logs").rglob("events.out.tfevents*"))
+    assert list((first / "tensorboard" / "abc").rglob("events.out.tfevents*"))
     assert json.loads((first / "model" / "assets.extra" / SPEC_FILE).read_text())["fingerprint"] == "abc"
     assert not (tmp_path / "checkpoints" / "abc").exists()
 

@@ -120,7 +120,7 @@ def test_two_workers_train_as_one_device(transformed: Path, tmp_path: Path, alon
     assert_same(folder, alone)
     assert f"epoch {EPOCHS}/{EPOCHS}: loss" in chief
     assert "epoch" not in worker
-    assert len(list((folder / "logs").rglob("events.out.tfevents*"))) == 2  # the chief's, of train and of eval
+    assert len(list((folder / "tensorboard" / "abc").rglob("events.out.tfevents*"))) == 2  # the chief's, of train and of eval
     assert not (folder / "checkpoints" / "abc").exists()
 
 

@@ -71,6 +71,7 @@ def trainer_arguments(transformed: Path, folder: Path, checkpoints: Path, spec: 
             "trainer": dict(trainer),
             "fingerprint": "abc",
             "checkpoint_dir": str(checkpoints),
+            "log_dir": str(folder / "tensorboard"),
             "max_pixels": 1000,
         },
     )
