@@ -12,12 +12,15 @@ UV := $(or $(shell command -v uv),.tools/bin/uv)
 RUN := $(UV) run --locked
 CONFIG := configs/digits.yaml
 DATA := data/digits
+KUSTOMIZE_VERSION := v5.8.1
 KFP_VERSION := 2.17.0
 # A checkout of that release, where there is one.
 KFP_SOURCE ?= $(CURDIR)/.tools/kubeflow-pipelines
+# What builds and runs containers: docker or podman.
+ENGINE ?= docker
 BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
-.PHONY: run test test-kfp check bench install
+.PHONY: run test test-kfp test-manifests test-image check bench install
 
 run: $(DATA)/span-000001/manifest.json
 	$(RUN) captcha-pipeline run --config $(CONFIG)
@@ -29,7 +32,17 @@ test: install
 test-kfp: install .tools/acceptance
 	KFP_ACCEPTANCE=$(CURDIR)/.tools/acceptance $(RUN) pytest tests/test_kubeflow_acceptance.py
 
+# The manifests of the cluster as kustomize builds them. Needs Go.
+test-manifests: install .tools/bin/kustomize
+	KUSTOMIZE=$(CURDIR)/.tools/bin/kustomize $(RUN) pytest tests/test_kubeflow_manifests.py
+
+# Builds the image, and rehearses the pipeline in it. Needs Docker or podman, and 25 GB for a while.
+test-image: install
+	$(ENGINE) build $(BUILD_OPTIONS) -f kubeflow/Dockerfile -t captcha-pipeline:test .
+	ENGINE=$(ENGINE) CAPTCHA_IMAGE=captcha-pipeline:test $(RUN) pytest tests/test_kubeflow_image.py
+
 check: install
+	$(RUN) hadolint kubeflow/Dockerfile
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy components kubeflow pipeline benchmarks
@@ -52,6 +65,9 @@ install: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	@echo "uv is not installed: putting uv $(UV_VERSION) into .tools"
 	@if python3 -m venv .tools >/dev/null 2>&1; then .tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
 	else curl -LsSf https://astral.sh/uv/$(UV_VERSION)/install.sh | env UV_UNMANAGED_INSTALL=$(CURDIR)/.tools/bin sh; fi
+
+.tools/bin/kustomize:
+	GOBIN=$(CURDIR)/.tools/bin go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
 
 # Built in the release's own module, so with just the dependencies that it pins; nothing is written into the checkout.
 .tools/acceptance: kubeflow/acceptance/main.go $(KFP_SOURCE)/go.mod
