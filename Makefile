@@ -28,9 +28,9 @@ run: $(DATA)/span-000001/manifest.json
 test: install
 	$(RUN) pytest
 
-# Kubeflow Pipelines' own API server code judges what is compiled for it. Needs Go and git; some minutes the first time.
+# Kubeflow Pipelines' own code judges what is compiled for it, and runs it. Needs Go and git; some minutes the first time.
 test-kfp: install .tools/acceptance
-	KFP_ACCEPTANCE=$(CURDIR)/.tools/acceptance $(RUN) pytest tests/test_kubeflow_acceptance.py
+	KFP_ACCEPTANCE=$(CURDIR)/.tools/acceptance $(RUN) --group kfp pytest tests/test_kubeflow_acceptance.py tests/test_kubeflow_launcher.py
 
 # The manifests of the cluster as kustomize builds them. Needs Go.
 test-manifests: install .tools/bin/kustomize
@@ -70,9 +70,12 @@ install: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	GOBIN=$(CURDIR)/.tools/bin go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
 
 # Built in the release's own module, so with just the dependencies that it pins; nothing is written into the checkout.
-.tools/acceptance: kubeflow/acceptance/main.go $(KFP_SOURCE)/go.mod
+ACCEPTANCE := $(wildcard kubeflow/acceptance/*.go)
+.tools/acceptance: $(ACCEPTANCE) $(KFP_SOURCE)/go.mod
 	@mkdir -p .tools
-	@echo '{"Replace": {"$(KFP_SOURCE)/acceptance/main.go": "$(CURDIR)/$<"}}' >.tools/overlay.json
+	@separator='{"Replace": {'; for file in $(notdir $(ACCEPTANCE)); do \
+	  printf '%s"$(KFP_SOURCE)/acceptance/%s": "$(CURDIR)/kubeflow/acceptance/%s"' "$$separator" $$file $$file; separator=', '; \
+	done >.tools/overlay.json; echo '}}' >>.tools/overlay.json
 	cd $(KFP_SOURCE) && go build -overlay $(CURDIR)/.tools/overlay.json -o $(CURDIR)/$@ ./acceptance
 
 $(CURDIR)/.tools/kubeflow-pipelines/go.mod:

@@ -15,7 +15,10 @@ from components.errors import CaptchaPipelineError
 
 # As the launcher has it: `LocalPathForURI` in backend/src/v2/component/launcher_v2.go of Kubeflow Pipelines.
 _MIRRORS: Final = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
+# An output that no component declares, a file into which the launcher copies what the step prints, unless the cluster forbids it.
+EXECUTOR_LOGS: Final = "executor-logs"
 _INPUT_OPTION: Final = "--json_serialized_invocation_args"
+_TYPES_OPTION: Final = "--json_serialized_inputs_spec_args"
 
 
 def main(arguments: list[str]) -> int:
@@ -58,9 +61,13 @@ def local_path(artifact: dict[str, Any]) -> str:
 def _run(arguments: list[str]) -> None:
     position = arguments.index(_INPUT_OPTION) + 1
     executor_input = json.loads(arguments[position])
+    types = json.loads(arguments[arguments.index(_TYPES_OPTION) + 1]).get("artifacts", {})
+    executor_input["outputs"]["artifacts"].pop(EXECUTOR_LOGS, None)
+    for key, artifacts in executor_input["inputs"].get("artifacts", {}).items():
+        for artifact in artifacts["artifacts"]:
+            # The driver leaves out the types of inputs, and TFX goes by them.
+            artifact |= {"uri": local_path(artifact), "type": types[key]["artifactType"]}
     uris: dict[str, str] = {}
-    for artifact in artifacts_of(executor_input["inputs"]):
-        artifact["uri"] = local_path(artifact)
     for artifact in artifacts_of(executor_input["outputs"]):
         path = local_path(artifact)
         uris[path] = artifact["uri"]

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not ACCEPTANCE, reason="KFP_ACCEPTANCE is not se
 def accept(folder: Path, text: str, parameters: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
     (folder / "pipeline.yaml").write_text(text)
     (folder / "parameters.json").write_text(json.dumps(parameters or {}))
-    command = [str(ACCEPTANCE), str(folder / "pipeline.yaml"), str(folder / "parameters.json")]
+    command = [str(ACCEPTANCE), "compile", str(folder / "pipeline.yaml"), str(folder / "parameters.json")]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
