@@ -65,7 +65,7 @@ def _run(arguments: list[str]) -> None:
     executor_input["outputs"]["artifacts"].pop(EXECUTOR_LOGS, None)
     for key, artifacts in executor_input["inputs"].get("artifacts", {}).items():
         for artifact in artifacts["artifacts"]:
-            # The driver leaves out the types of inputs, and TFX goes by them.
+            # The driver leaves the types of inputs empty, and TFX goes by them.
             artifact |= {"uri": local_path(artifact), "type": types[key]["artifactType"]}
     uris: dict[str, str] = {}
     for artifact in artifacts_of(executor_input["outputs"]):

@@ -27,7 +27,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from components.errors import CaptchaPipelineError
 from components.files import write_whole
 from kubeflow.compiled import Compiled
-from kubeflow.entrypoint import artifacts_of
+from kubeflow.entrypoint import EXECUTOR_LOGS, artifacts_of
 
 _WHOLE_INPUT: Final = "{{$}}"
 _LAST_LINES: Final = 5
@@ -118,26 +118,24 @@ class Rehearsal:
         return StepOutcome(name, "succeeded", seconds)
 
     def _executor_input(self, name: str) -> dict[str, Any]:
-        task, component = self._compiled.tasks[name], self._compiled.component(name)
-        pod = self._pod(name)
-        inputs = task.get("inputs", {})
-        artifacts = {}
-        for key, source in inputs.get("artifacts", {}).items():
+        pod, sources = self._pod(name), self._compiled.tasks[name].get("inputs", {})
+        inputs: dict[str, Any] = {"parameterValues": {key: self._parameter(value) for key, value in sources.get("parameters", {}).items()}}
+        for key, source in sources.get("artifacts", {}).items():
             producer = source["taskOutputArtifact"]
-            artifacts[key] = self._outputs[producer["producerTask"]][producer["outputArtifactKey"]]
-        prefix = f"{self._compiled.spec['defaultPipelineRoot']}/{self._compiled.name}/{self._run_id}/{name}"
+            artifact = self._outputs[producer["producerTask"]][producer["outputArtifactKey"]]
+            inputs.setdefault("artifacts", {})[key] = {"artifacts": [_in_pod(artifact, pod)]}
+        root = f"{self._compiled.spec['defaultPipelineRoot']}/{self._compiled.name}/{self._run_id}/{name}/{uuid.uuid4()}"
+        definitions = self._compiled.component(name).get("outputDefinitions", {}).get("artifacts", {})
         outputs = {
-            key: {"name": str(uuid.uuid4()), "uri": f"{prefix}/{uuid.uuid4()}/{key}", "type": definition["artifactType"], "metadata": {}}
-            for key, definition in component.get("outputDefinitions", {}).get("artifacts", {}).items()
+            key: {"name": key, "uri": f"{root}/{key}", "type": definition["artifactType"]} for key, definition in definitions.items()
         }
+        # The number is that of the try.
+        outputs[EXECUTOR_LOGS] = {"name": EXECUTOR_LOGS, "uri": f"{root}/{EXECUTOR_LOGS}-0", "type": {"schemaTitle": "system.Artifact"}}
         return {
-            "inputs": {
-                "parameterValues": {key: self._parameter(value) for key, value in inputs.get("parameters", {}).items()},
-                "artifacts": {key: {"artifacts": [_in_pod(artifact, pod)]} for key, artifact in artifacts.items()},
-            },
+            "inputs": inputs,
             "outputs": {
                 "artifacts": {key: {"artifacts": [_in_pod(artifact, pod)]} for key, artifact in outputs.items()},
-                "outputFile": str(pod / "output_metadata.json"),
+                "outputFile": f"{_mirror(root, pod)}/output_metadata.json",
             },
         }
 
@@ -159,9 +157,9 @@ class Rehearsal:
         executor = self._compiled.executors.get(self._compiled.component(name)["executorLabel"], {})
         return _digest(
             [
-                {key: [it["name"] for it in them["artifacts"]] for key, them in executor_input["inputs"]["artifacts"].items()},
+                {key: [it["name"] for it in them["artifacts"]] for key, them in executor_input["inputs"].get("artifacts", {}).items()},
                 executor_input["inputs"]["parameterValues"],
-                {key: them["artifacts"][0]["type"] for key, them in executor_input["outputs"]["artifacts"].items()},
+                self._compiled.component(name).get("outputDefinitions", {}).get("artifacts", {}),
                 [container["image"], container["command"], container["args"]],
                 [mount["constant"] for mount in executor.get("pvcMount", [])],
             ]
@@ -176,11 +174,13 @@ class Rehearsal:
             if (stored := self._stored(artifact["uri"])).exists():
                 shutil.copytree(stored, artifact["customPath"])
         for artifact in artifacts_of(executor_input["outputs"]):
-            Path(artifact["customPath"]).parent.mkdir(parents=True)
+            Path(artifact["customPath"]).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._run_folder / f"{name}.input.json", json.dumps(executor_input, indent=1))
         container = self._compiled.container(name)
         whole = json.dumps(executor_input)
         words = [word.replace(_WHOLE_INPUT, whole) for word in [*container["command"], *container["args"]]]
-        log = pod / "log.txt"
+        (logs,) = executor_input["outputs"]["artifacts"][EXECUTOR_LOGS]["artifacts"]
+        log = Path(logs["customPath"])
         with log.open("w", encoding="utf-8") as file:
             # The step's own command, as the cluster would run it; the image's `python` is that of this environment.
             words[0] = sys.executable if words[0] == "python" else words[0]
@@ -195,21 +195,34 @@ class Rehearsal:
             json_format.Parse(Path(executor_input["outputs"]["outputFile"]).read_text(encoding="utf-8"), output)
         except (OSError, json_format.ParseError) as error:
             return f"{name} left no output file that the launcher could read: {error}"
+        found = json_format.MessageToDict(output).get("artifacts", {})
         self._outputs[name] = {}
         for key, artifacts in executor_input["outputs"]["artifacts"].items():
             (artifact,) = artifacts["artifacts"]
-            found = json_format.MessageToDict(output)["artifacts"].get(key, {}).get("artifacts", [{}])[0]
-            shutil.copytree(artifact.pop("customPath"), self._stored(artifact["uri"]))
-            artifact["uri"] = found.get("uri", artifact["uri"])
-            artifact["metadata"] |= found.get("metadata", {})
-            self._outputs[name][key] = artifact
+            stored = self._stored(artifact["uri"])
+            if key == EXECUTOR_LOGS:
+                shutil.copyfile(log, stored)
+                continue
+            shutil.copytree(artifact["customPath"], stored)
+            (said,) = found.get(key, {}).get("artifacts", [{}])
+            # As the driver has it from ML Metadata: an ID for the name, an empty type, and two properties more.
+            self._outputs[name][key] = {
+                "name": str(uuid.uuid4().int),
+                "uri": said.get("uri", artifact["uri"]),
+                "type": {"instanceSchema": ""},
+                "metadata": said.get("metadata", {}) | {"display_name": key, "store_session_info": "{}"},
+            }
         shutil.rmtree(pod)
         return ""
 
 
 def _in_pod(artifact: dict[str, Any], pod: Path) -> dict[str, Any]:
-    """The artifact with the folder that stands for where the launcher would mirror it: /s3/bucket/… in the pod."""
-    return artifact | {"customPath": str(pod / artifact["uri"].replace("://", "/"))}
+    return artifact | {"customPath": _mirror(artifact["uri"], pod)}
+
+
+def _mirror(uri: str, pod: Path) -> str:
+    """The folder that stands for where the launcher would have it: /s3/bucket/… in the pod."""
+    return str(pod / uri.replace("://", "/"))
 
 
 def _digest(value: Any) -> str:

@@ -36,10 +36,15 @@ def test_other_storage_is_refused() -> None:
 
 def schema_step(pod: Path, spec: str) -> list[str]:
     """The command line of CaptchaSchema, whose output is mirrored in `pod`."""
-    artifact = {"name": "1", "uri": "s3://bucket/schema", "type": SCHEMA, "metadata": {}, "customPath": str(pod / "schema")}
+    artifact = {"name": "schema", "uri": "s3://bucket/schema", "type": SCHEMA, "customPath": str(pod / "schema")}
+    logs = {"name": "executor-logs", "uri": "s3://bucket/logs", "type": {"schemaTitle": "system.Artifact"}, "customPath": str(pod / "logs")}
+    (pod / "logs").touch()  # the launcher writes there what the step prints
     executor_input: dict[str, Any] = {
         "inputs": {"parameterValues": {"spec": spec, "source_digest": "0"}},
-        "outputs": {"artifacts": {"schema": {"artifacts": [artifact]}}, "outputFile": str(pod / "output.json")},
+        "outputs": {
+            "artifacts": {"schema": {"artifacts": [artifact]}, "executor-logs": {"artifacts": [logs]}},
+            "outputFile": str(pod / "output.json"),
+        },
     }
     return [
         "CaptchaSchema",
@@ -55,7 +60,9 @@ def schema_step(pod: Path, spec: str) -> list[str]:
 def test_output_is_in_the_mirror_and_the_uri_is_the_storages(tmp_path: Path) -> None:
     assert main(schema_step(tmp_path, CaptchaSpec().model_dump_json())) == 0
     assert list((tmp_path / "schema").iterdir())
-    (artifact,) = json.loads((tmp_path / "output.json").read_text(encoding="utf-8"))["artifacts"]["schema"]["artifacts"]
+    artifacts = json.loads((tmp_path / "output.json").read_text(encoding="utf-8"))["artifacts"]
+    assert set(artifacts) == {"schema"}
+    (artifact,) = artifacts["schema"]["artifacts"]
     assert artifact["uri"] == "s3://bucket/schema"
 
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from command import call
 from test_kubeflow_acceptance import ACCEPTANCE
+from test_kubeflow_rehearse import SHAPES, shape
 
 from benchmarks.kill_each_step import STEPS
 from components.serving_dir import versions
@@ -61,7 +62,15 @@ def test_driver_and_launcher_run_every_step(tmp_path: Path, bucket: str) -> None
     with cluster(tmp_path, bucket) as there:
 
         def run(run_id: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-            command = [str(ACCEPTANCE), "run", str(pipeline), str(parameters), run_id, str(there.metadata_port), str(tmp_path / "cache.json")]
+            command = [
+                str(ACCEPTANCE),
+                "run",
+                str(pipeline),
+                str(parameters),
+                run_id,
+                str(there.metadata_port),
+                str(tmp_path / "cache.json"),
+            ]
             path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the `python` of the image is that of this environment
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, env=os.environ | {"KUBECONFIG": str(there.kubeconfig), "PATH": path}
@@ -72,6 +81,9 @@ def test_driver_and_launcher_run_every_step(tmp_path: Path, bucket: str) -> None
         done, steps = run("first")
         assert done.returncode == 0, done.stderr[-3000:]
         assert {name: step["State"] for name, step in steps.items()} == dict.fromkeys(STEPS, "succeeded")
+        commands = {name: step["Pod"]["containers"][0]["command"] for name, step in steps.items()}
+        given = {name: json.loads(command[command.index("--executor_input") + 1]) for name, command in commands.items()}
+        assert {name: shape(value) for name, value in given.items()} == json.loads(SHAPES.read_text(encoding="utf-8"))
         (pushed,) = versions(serving)
         keys = [item["Key"] for item in there.storage.list_objects_v2(Bucket=bucket)["Contents"]]
         assert [key for key in keys if key.endswith("/blessing/BLESSED")]

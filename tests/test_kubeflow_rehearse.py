@@ -16,6 +16,8 @@ from pipeline import history
 from pipeline.config import load_config
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+# What Kubeflow's driver gave each step of this graph, as `shape` has it; test_kubeflow_launcher.py holds it to the driver.
+SHAPES = Path(__file__).with_name("kfp_executor_inputs_2.17.0.json")
 TYPE = {"instanceSchema": "title: tfx.Artifact\ntype: object\n"}
 # Writes what it got into its output, and counts how often it ran; fails where a file tells it to.
 STEP = """
@@ -24,7 +26,7 @@ name, log, whole = sys.argv[1], pathlib.Path(sys.argv[2]), json.loads(sys.argv[3
 (log / name).open("a").write("ran\\n")
 if (log / f"break-{name}").exists():
     sys.exit(f"{name} is broken")
-texts = [pathlib.Path(a["customPath"], "text").read_text() for i in whole["inputs"]["artifacts"].values() for a in i["artifacts"]]
+texts = [pathlib.Path(a["customPath"], "text").read_text() for i in whole["inputs"].get("artifacts", {}).values() for a in i["artifacts"]]
 (out,) = whole["outputs"]["artifacts"]["out"]["artifacts"]
 os.makedirs(out["customPath"])
 pathlib.Path(out["customPath"], "text").write_text(f"{name}({whole['inputs']['parameterValues']['p']}{','.join(texts)})")
@@ -75,6 +77,15 @@ def write_pipeline(folder: Path) -> Path:
     path = folder / "pipeline.yaml"
     path.write_text(yaml.safe_dump(spec), encoding="utf-8")
     return path
+
+
+def shape(value: Any) -> Any:
+    """An ExecutorInput without what differs from run to run: the kinds of its values, and the folders of artifacts."""
+    if isinstance(value, dict):
+        return {key: shape(item) for key, item in value.items() if key != "customPath"}
+    if isinstance(value, list):
+        return [shape(item) for item in value]
+    return "number" if isinstance(value, int | float) else type(value).__name__
 
 
 def states(rehearsal: Rehearsal) -> dict[str, str]:
@@ -173,5 +184,7 @@ def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
     assert rehearsed.overall.sequence_accuracy.value == pytest.approx(run.overall.sequence_accuracy.value, abs=0.05)
     (blessing,) = cluster.glob("store/minio/bucket/captcha/tiny/*/CaptchaEvaluator/*/blessing")
     assert [file.name for file in blessing.iterdir()] == ["BLESSED"]
+    given = {path.name.split(".")[0]: json.loads(path.read_text()) for path in cluster.glob("runs/*/*.input.json")}
+    assert {name: shape(value) for name, value in given.items()} == json.loads(SHAPES.read_text(encoding="utf-8"))
     (outputs,) = cluster.glob("runs/*/AtomicPusher.json")
     assert json.loads(outputs.read_text())["pushed_model"]["metadata"]["pushed_destination"] == str(pushed.path)
