@@ -44,7 +44,7 @@ def compile_command(
 ) -> None:
     """Compile the pipeline to what open-source Kubeflow Pipelines v2 runs. Example:
 
-    captcha-pipeline kubeflow compile -o pipeline.yaml --config configs/kubeflow.yaml --image registry/captcha:1 --root s3://bucket/captcha
+    captcha-pipeline kubeflow compile -o pipeline.yaml --config configs/kubeflow.yaml --image registry/captcha:1 --root s3://bucket/folder
     """
     from pipeline.config import load_config
 

@@ -40,6 +40,12 @@ def test_same_text_twice_and_nothing_that_the_backend_refuses() -> None:
     assert spec["defaultPipelineRoot"] == "s3://bucket/captcha"
 
 
+def test_the_shipped_configuration_compiles_as_it_is() -> None:
+    spec, platform = yaml.safe_load_all(compile_pipeline(load_config(TINY.with_name("kubeflow.yaml"), [])))
+    assert spec["deploymentSpec"]["executors"]["Trainer_executor"]["container"]["resources"]["accelerator"]["count"] == "1"
+    assert set(platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]) == set(spec["deploymentSpec"]["executors"])
+
+
 def test_kfp_sdk_loads_it() -> None:
     component = kfp.components.load_component_from_text(compile_pipeline(config()))
     assert component.pipeline_spec.pipeline_info.name == "tiny"

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 MANIFESTS = ROOT / "kubeflow" / "manifests"
 RESOURCES = sorted(set(MANIFESTS.rglob("*.yaml")) - set(MANIFESTS.rglob("kustomization.yaml")))
 OVERLAYS = sorted((MANIFESTS / "overlays").iterdir())
+LOADER = MANIFESTS / "loader"
 KUBERNETES = ("1.29", "1.37")
 KUSTOMIZE = os.environ.get("KUSTOMIZE")
 # The schema of v1beta1 in config/crd/full/serving.kserve.io_inferenceservices.yaml of KServe 0.20.0, as it is.
@@ -84,7 +85,8 @@ def put(document: Document, path: tuple[Any, ...], value: Any) -> Document:
 
 
 def pod_specs(resources: list[Document]) -> list[Document]:
-    return [resource["spec"]["template"]["spec"] for resource in resources if resource["kind"] == "Deployment"]
+    deployed = [resource["spec"]["template"]["spec"] for resource in resources if resource["kind"] == "Deployment"]
+    return deployed + [resource["spec"] for resource in resources if resource["kind"] == "Pod"]
 
 
 @pytest.mark.parametrize("path", RESOURCES, ids=lambda path: str(path.relative_to(MANIFESTS)))
@@ -131,7 +133,10 @@ def test_what_is_named_is_there() -> None:
 def test_servers_look_where_the_pipeline_writes() -> None:
     (settings,) = documents(MANIFESTS / "base" / "settings.yaml")
     name = settings["data"]["PIPELINE"]
-    config = load_config(ROOT / "configs" / f"{name}.yaml", ["root=/mnt/captcha/output"])
+    config = load_config(ROOT / "configs" / "kubeflow.yaml", [])
+    assert config.name == name
+    (claim,) = documents(MANIFESTS / "base" / "volume-claim.yaml")
+    assert config.kubeflow.volumes == {"/mnt/captcha": claim["metadata"]["name"]}
     (tensorboard,) = pod_specs(documents(MANIFESTS / "base" / "tensorboard.yaml"))
     (serving,) = pod_specs(documents(MANIFESTS / "serving" / "serving.yaml"))
     (inference,) = documents(MANIFESTS / "kserve" / "inference-service.yaml")
@@ -170,7 +175,7 @@ def build(overlay: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([KUSTOMIZE or "", "build", str(overlay)], capture_output=True, text=True)
 
 
-@pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE does not name a kustomize: see `make test-kubeflow`")
+@pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE is not set: run make test-manifests")
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
 def test_overlays_as_kustomize_builds_them(overlay: Path) -> None:
     built = build(overlay)
@@ -192,7 +197,15 @@ def test_overlays_as_kustomize_builds_them(overlay: Path) -> None:
     assert claim["spec"].get("storageClassName") == ("captcha-bucket" if overlay.name == "bucket" else None)
 
 
-@pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE does not name a kustomize: see `make test-kubeflow`")
+@pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE is not set: run make test-manifests")
+def test_the_loader_has_the_image_and_the_namespace_of_the_overlays() -> None:
+    (loader,) = yaml.safe_load_all(build(LOADER).stdout)
+    check(loader)
+    assert loader["metadata"]["namespace"] == "kubeflow"
+    assert [container["image"] for container in loader["spec"]["containers"]] == ["registry.example/captcha-pipeline:1"]
+
+
+@pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE is not set: run make test-manifests")
 def test_an_error_in_a_kustomization_is_caught(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text("resources: [nowhere.yaml]\n")
     assert "nowhere.yaml" in build(tmp_path).stderr
