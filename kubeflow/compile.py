@@ -14,6 +14,7 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRu
 
 from components.errors import CaptchaPipelineError
 from components.example_gen import Quarantine
+from kubeflow.compiled import RUN_ID
 from pipeline.config import Config, PodConfig
 from pipeline.graph import RunParameters, Surroundings, create_pipeline
 from pipeline.local import source_digests
@@ -22,8 +23,6 @@ COMMAND: Final = ("python", "-m", "kubeflow.entrypoint")
 # These look at folders that the cache's key does not cover.
 _NEVER_CACHED: Final = ("CaptchaExampleGen", "LatestPushedModel", "AtomicPusher")
 _BACKOFF: Final = {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "3600s"}
-# The driver puts the run's ID in its place. Checkpoints of a run are found again by a retry of its Trainer, and by no other run.
-_RUN_ID: Final = "{{$.pipeline_job_uuid}}"
 
 
 def compile_pipeline(config: Config) -> str:
@@ -35,7 +34,8 @@ def compile_pipeline(config: Config) -> str:
       CaptchaPipelineError: `kubeflow.image` or `kubeflow.root` is not set, or data or output would be left in a pod.
     """
     _check(config)
-    around = Surroundings(spans="", production="", digests=source_digests(), fingerprint=_RUN_ID)
+    # Checkpoints of a run are found again by a retry of its Trainer, and by no other run.
+    around = Surroundings(spans="", production="", digests=source_digests(), fingerprint=RUN_ID)
     defaults = vars(RunParameters.of(config))
     spec = _tfx_spec(config, around, defaults)
     quarantine = spec["components"]["CaptchaExampleGen"]["outputDefinitions"]["artifacts"]["quarantine"]["artifactType"]

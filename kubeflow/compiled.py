@@ -4,11 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from components.errors import CaptchaPipelineError
+
+# The driver puts the run's ID in its place.
+RUN_ID: Final = "{{$.pipeline_job_uuid}}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +56,12 @@ class Compiled:
         component: dict[str, Any] = self.spec["components"][self.tasks[task]["componentRef"]["name"]]
         return component
 
+    def executor(self, task: str) -> dict[str, Any]:
+        executor: dict[str, Any] = self.spec["deploymentSpec"]["executors"][self.component(task)["executorLabel"]]
+        return executor
+
     def container(self, task: str) -> dict[str, Any]:
-        container: dict[str, Any] = self.spec["deploymentSpec"]["executors"][self.component(task)["executorLabel"]]["container"]
+        container: dict[str, Any] = self.executor(task)["container"]
         return container
 
     def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:

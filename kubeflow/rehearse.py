@@ -26,10 +26,12 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.errors import CaptchaPipelineError
 from components.files import write_whole
-from kubeflow.compiled import Compiled
+from kubeflow.compiled import RUN_ID, Compiled
 from kubeflow.entrypoint import EXECUTOR_LOGS, artifacts_of
 
 _WHOLE_INPUT: Final = "{{$}}"
+# Of a task. What its retries say is for the cluster.
+_KNOWN: Final = {"cachingOptions", "componentRef", "dependentTasks", "inputs", "retryPolicy", "taskInfo"}
 _LAST_LINES: Final = 5
 
 
@@ -55,9 +57,15 @@ class Rehearsal:
           parameters: of the run; the others have the pipeline's defaults.
 
         Raises:
-          CaptchaPipelineError: there is no such file, it is no compiled pipeline, or a parameter or a volume's folder is not there.
+          CaptchaPipelineError: there is no such file, it is no compiled pipeline, a parameter or a volume's folder is not there, or a step
+            has what `kubeflow compile` never writes, such as a condition.
         """
         self._compiled = Compiled.load(pipeline)
+        for name in self._compiled.tasks:
+            if stranger := self._stranger(name):
+                raise CaptchaPipelineError(
+                    f"{pipeline}: the step {name} has {stranger}, which is not rehearsed. Compile the pipeline anew."
+                )
         self._folder = folder.resolve()
         self._parameters = self._compiled.parameters(parameters)
         for executor in self._compiled.executors.values():
@@ -85,6 +93,18 @@ class Rehearsal:
     def artifact(self, task: str, output: str) -> Path:
         """Returns where an output of a step that has succeeded is kept."""
         return self._stored(self._outputs[task][output]["uri"])
+
+    def _stranger(self, name: str) -> str:
+        """What a step has that Kubeflow would act upon and this does not, or ""."""
+        task, component = self._compiled.tasks[name], self._compiled.component(name)
+        if unknown := task.keys() - _KNOWN:
+            return ", ".join(sorted(unknown))
+        if "executorLabel" not in component or "container" not in self._compiled.executor(name):
+            return "no container"
+        container = self._compiled.container(name)
+        constants = [source.get("runtimeValue", {}).get("constant") for source in task.get("inputs", {}).get("parameters", {}).values()]
+        words = {word for word in [*container["command"], *container.get("args", []), *constants] if isinstance(word, str)}
+        return ", ".join(sorted(word for word in words - {_WHOLE_INPUT, RUN_ID} if "{{$" in word))
 
     @property
     def _run_folder(self) -> Path:
@@ -143,7 +163,7 @@ class Rehearsal:
         if "componentInputParameter" in source:
             return self._parameters[source["componentInputParameter"]]
         constant = source["runtimeValue"]["constant"]
-        return self._run_id if constant == "{{$.pipeline_job_uuid}}" else constant
+        return self._run_id if constant == RUN_ID else constant
 
     def _pod(self, name: str) -> Path:
         return self._run_folder / "pods" / name

@@ -1,6 +1,7 @@
 """The rehearsal: its rules on steps of a line of Python, and the whole graph against a local run."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,33 @@ def test_wrong_parameter_file_and_volume_are_named(tmp_path: Path) -> None:
     platform = {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {"a_executor": mount}}}}}
     path.write_text(path.read_text() + "---\n" + yaml.safe_dump(platform))
     with pytest.raises(CaptchaPipelineError, match=r"The volume captcha is mounted at .*nowhere, which is no folder"):
+        Rehearsal(path, tmp_path / "cluster", {})
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (lambda spec: spec["root"]["dag"]["tasks"]["b"].update(triggerPolicy={"condition": "true"}), "triggerPolicy"),
+        (lambda spec: spec["root"]["dag"]["tasks"]["b"].update(parameterIterator={"itemInput": "p"}), "parameterIterator"),
+        (lambda spec: spec["components"].update(b={"dag": {"tasks": {}}}), "no container"),
+        (lambda spec: spec["deploymentSpec"]["executors"].update(b_executor={"importer": {}}), "no container"),
+        (lambda spec: spec["deploymentSpec"]["executors"]["b_executor"]["container"]["args"].append("{{$.json_escape[1]}}"), "json_escape"),
+        (
+            lambda spec: spec["root"]["dag"]["tasks"]["b"]["inputs"]["parameters"].update(
+                p={"runtimeValue": {"constant": "{{$.pipeline_job_name}}"}}
+            ),
+            "pipeline_job_name",
+        ),
+    ],
+)
+def test_what_kubeflow_would_act_upon_and_a_rehearsal_does_not_is_refused(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], None], named: str
+) -> None:
+    path = write_pipeline(tmp_path)
+    spec = yaml.safe_load(path.read_text())
+    edit(spec)
+    path.write_text(yaml.safe_dump(spec))
+    with pytest.raises(CaptchaPipelineError, match=f"the step b has .*{named}.*, which is not rehearsed"):
         Rehearsal(path, tmp_path / "cluster", {})
 
 
