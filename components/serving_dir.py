@@ -19,12 +19,21 @@ from pydantic import ValidationError
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.features import SPEC_FILE
+from components.files import write_whole
 
 SAVED_MODEL: Final = "saved_model.pb"
 
 # TensorFlow Serving, and `versions`, overlook names that are not numbers.
 _UNFINISHED: Final = ".unfinished-push"
 _LOCK: Final = ".push-lock"
+# The fingerprints of models that a rollback took out of production.
+_WITHDRAWN: Final = ".withdrawn.json"
+# In assets.extra of a version that a rollback made: of which version it is a copy.
+_ROLLBACK_FILE: Final = "rollback.json"
+
+
+class Withdrawn(CaptchaPipelineError):
+    """A model that a rollback has taken out of production."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +57,13 @@ class Pushed:
         except ValidationError:
             return None
 
+    @property
+    def copy_of(self) -> int | None:
+        """The version that a rollback made this one from."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return int(json.loads((self.path / "assets.extra" / _ROLLBACK_FILE).read_text(encoding="utf-8"))["version"])
+        return None
+
 
 def versions(serving_dir: str | Path) -> list[Pushed]:
     """Returns the versions that hold a SavedModel, newest first; none where the folder does not exist."""
@@ -70,37 +86,98 @@ def latest_pushed(serving_dir: str | Path, fingerprint: str, spec: CaptchaSpec) 
     return None
 
 
-def push(model_dir: str | Path, serving_dir: str | Path) -> Pushed:
-    """Copies a SavedModel to the serving folder as its newest version.
+def push(model_dir: str | Path, serving_dir: str | Path, keep: int) -> Pushed:
+    """Copies a SavedModel to the serving folder as its newest version, and removes the oldest above `keep`.
 
     A reader sees the whole version or none of it: the copy is made under a name that readers overlook, and renamed. What a killed
     push left is removed by the next one. Pushes to one folder wait for each other. Version numbers are seconds since 1970, and
     always above all others in the folder. If the newest version is this very model, it is left as it is: that is the push of a run
     that was killed before it could note it down.
 
+    Args:
+      model_dir: of the SavedModel.
+      serving_dir: TensorFlow Serving's base path.
+      keep: how many versions stay, at least 2. What is no version of this project's is neither counted nor removed.
+
     Raises:
+      Withdrawn: `roll_back` has taken this model out of production.
       CaptchaPipelineError: the folder cannot be written.
     """
-    model_dir, target = Path(model_dir), Path(serving_dir)
+    model_dir = Path(model_dir)
+    with _writing(serving_dir) as target:
+        if _about(model_dir).get("fingerprint") in _withdrawn(target):
+            raise Withdrawn("A rollback has taken this model out of production: it is not pushed again.")
+        newest = next(iter(versions(target)), None)
+        if newest and _same_tree(model_dir, newest.path):
+            return newest
+        pushed = _put(model_dir, target)
+        for old in [version for version in versions(target) if version.fingerprint][keep:]:
+            old.path.rename(target / _UNFINISHED)
+            shutil.rmtree(target / _UNFINISHED)
+    return pushed
+
+
+def original(serving_dir: str | Path, version: str) -> str:
+    """Returns the version that a run pushed: `version` itself, or if a rollback made that one, the version it is a copy of."""
+    copies = {str(pushed.version): str(pushed.copy_of) for pushed in versions(serving_dir) if pushed.copy_of}
+    return copies.get(version, version)
+
+
+def roll_back(serving_dir: str | Path, version: int) -> Pushed:
+    """Puts an earlier version back into production: a copy of it becomes the newest, which is what all readers take.
+
+    The models of the versions above it are withdrawn: `push` does not take them again until new data, another configuration or other
+    code has made another model, or a rollback has put them back.
+
+    Raises:
+      CaptchaPipelineError: there is no such version, it is the newest already, or the folder cannot be written.
+    """
+    with _writing(serving_dir) as target:
+        there = versions(target)
+        chosen = next((pushed for pushed in there if pushed.version == version), None)
+        if chosen is None:
+            known = ", ".join(str(pushed.version) for pushed in there) or "none"
+            raise CaptchaPipelineError(f"There is no version {version} in {serving_dir}; there are: {known}.")
+        if chosen == there[0]:
+            raise CaptchaPipelineError(f"{version} is the newest version in {serving_dir}: it is in production already.")
+        newer = {pushed.fingerprint for pushed in there if pushed.version > version and pushed.fingerprint}
+        withdrawn = (_withdrawn(target) | newer) - {chosen.fingerprint}
+        write_whole(target / _WITHDRAWN, json.dumps(sorted(withdrawn)))
+        return _put(chosen.path, target, chosen.copy_of or version)
+
+
+@contextlib.contextmanager
+def _writing(serving_dir: str | Path) -> Iterator[Path]:
+    """Makes the folder, waits until no other process writes there, and removes what a killed one left."""
     if "://" in str(serving_dir):
         raise CaptchaPipelineError(f"Cannot push to {serving_dir}: pusher.serving_dir must be a folder on this machine.")
+    target = Path(serving_dir)
     try:
         target.mkdir(parents=True, exist_ok=True)
         with _locked(target / _LOCK):
-            newest = next(iter(versions(target)), None)
-            if newest and _same_tree(model_dir, newest.path):
-                return newest
-            unfinished = target / _UNFINISHED
-            if unfinished.exists():
-                shutil.rmtree(unfinished)
-            shutil.copytree(model_dir, unfinished)
-            version = max([int(time.time()), *(number + 1 for number, _ in _numbered(target))])
-            unfinished.rename(target / str(version))
+            if (target / _UNFINISHED).exists():
+                shutil.rmtree(target / _UNFINISHED)
+            yield target
     except OSError as error:
         raise CaptchaPipelineError(
             f"Cannot push to {serving_dir}: {error}. Make the folder writable, or set pusher.serving_dir."
         ) from error
+
+
+def _put(model_dir: Path, target: Path, copy_of: int | None = None) -> Pushed:
+    unfinished = target / _UNFINISHED
+    shutil.copytree(model_dir, unfinished)
+    if copy_of is not None:
+        write_whole(unfinished / "assets.extra" / _ROLLBACK_FILE, json.dumps({"version": copy_of}))
+    version = max([int(time.time()), *(number + 1 for number, _ in _numbered(target))])
+    unfinished.rename(target / str(version))
     return Pushed(version, target / str(version), _about(target / str(version)))
+
+
+def _withdrawn(serving_dir: Path) -> set[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return set(json.loads((serving_dir / _WITHDRAWN).read_text(encoding="utf-8")))
+    return set()
 
 
 def _numbered(serving_dir: Path) -> Iterator[tuple[int, Path]]:

@@ -1,7 +1,7 @@
 """The command line. Heavy modules are imported where they are used, so that help comes at once.
 
 Exit codes: 0 done (a model was pushed, or nothing had changed); 1 it failed, and the message says why; 2 wrong usage;
-3 the run is complete but the model was not blessed, so nothing was pushed; 130 stopped by Ctrl-C.
+3 the run is complete but the model was not blessed, or is withdrawn, so nothing was pushed; 130 stopped by Ctrl-C.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from pipeline.data_cli import data_app
 from pipeline.options import DEFAULT_CONFIG, ConfigOption, SetOption
 from pipeline.quiet import load_tensorflow, silence
 
-NOT_BLESSED = 3
+NOT_PUSHED = 3
 STOPPED = 130  # as a shell says of a program that Ctrl-C has ended
 
 
@@ -37,7 +37,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the model was not blessed, 130 stopped.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the model was not pushed, 130 stopped.",
 )
 app.add_typer(data_app, name="data")
 app.add_typer(kubeflow_app, name="kubeflow")
@@ -91,8 +91,8 @@ def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> N
         with console.status("Writing the report"):
             results.write_report(settings, outcome)
     console.print(f"Report: {outcome.report}", highlight=False, soft_wrap=True)
-    if not outcome.blessed:
-        raise typer.Exit(NOT_BLESSED)
+    if outcome.run.pushed_version is None:
+        raise typer.Exit(NOT_PUSHED)
 
 
 @app.command()
@@ -187,12 +187,27 @@ def runs(
     from pipeline.config import load_config
 
     settings = load_config(config, overrides)
+    from components.serving_dir import original
     from pipeline import history, tables
 
     if version:
-        tables.print_lineage(console, history.lineage(settings.metadata_path, version))
+        tables.print_lineage(console, history.lineage(settings.metadata_path, original(settings.serving_dir, version)))
     else:
         tables.print_runs(console, history.runs(settings.metadata_path))
+
+
+@app.command()
+def rollback(
+    version: Annotated[int, typer.Argument(help="To put back into production; `runs` lists them.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+) -> None:
+    """Serve an earlier version again: a copy of it becomes the newest. What was pushed after it is withdrawn, and not pushed again."""
+    from components.serving_dir import roll_back
+    from pipeline.config import load_config
+
+    pushed = roll_back(load_config(config, overrides).serving_dir, version)
+    console.print(f"Version {version} is in production again, as {pushed.version} in {pushed.path.parent}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -77,6 +77,7 @@ class EvaluatorConfig(Section):
 
 class PusherConfig(Section):
     serving_dir: str | None = Field(None, description="where versions are pushed; null for ROOT/serving/NAME")
+    keep: int = Field(10, ge=2, description="versions that stay there; a push removes older ones")
 
 
 class BeamConfig(Section):

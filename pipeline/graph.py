@@ -101,7 +101,12 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
         min_sequence_accuracy=parameters.min_sequence_accuracy,
         max_regression=parameters.max_regression,
     )
-    pusher = AtomicPusher(model=trainer.outputs["model"], model_blessing=evaluator.outputs["blessing"], serving_dir=config.serving_dir)
+    pusher = AtomicPusher(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        serving_dir=config.serving_dir,
+        keep=config.pusher.keep,
+    )
     return _pipeline(config, [*data, trainer, production, evaluator, pusher])
 
 

@@ -47,8 +47,10 @@ def print_outcome(console: Console, outcome: "Outcome") -> None:
     print_accuracy(console, outcome.evaluation.overall, f"{outcome.name} on the test split")
     if outcome.evaluation.baseline:
         console.print(f"In production until now: {_percent(outcome.evaluation.baseline.sequence_accuracy)} full-sequence", highlight=False)
-    if outcome.blessed:
-        version = outcome.run.pushed_version
+    version = outcome.run.pushed_version
+    if outcome.blessed and version is None:
+        console.print("[bold yellow]Withdrawn[/] by a rollback, and not pushed again: new data make a new model.", highlight=False)
+    elif outcome.blessed:
         # A cached push copies nothing: TFX cannot see that the folder has been emptied.
         removed = "" if Path(outcome.serving_dir, str(version)).is_dir() else "; that version has been removed since"
         console.print(

@@ -38,7 +38,7 @@ def test_nothing_pushed(tmp_path, serving):
 
 def test_the_model_in_production(tmp_path, serving):
     model = make_model(tmp_path / "model", "another")
-    pushed = push(model, serving)
+    pushed = push(model, serving, keep=5)
     artifact = run(serving, tmp_path / "out", as_of=str(pushed.version))
     assert artifact.get_int_custom_property("has_model") == 1
     assert artifact.get_int_custom_property("version") == pushed.version
@@ -46,7 +46,7 @@ def test_the_model_in_production(tmp_path, serving):
 
 
 def test_own_version_is_no_baseline(tmp_path, serving):
-    push(make_model(tmp_path / "model", "mine"), serving)
+    push(make_model(tmp_path / "model", "mine"), serving, keep=5)
     artifact = run(serving, tmp_path / "out")
     assert artifact.get_int_custom_property("has_model") == 0
     assert "none of the 1 versions" in artifact.get_string_custom_property("reason")

@@ -8,7 +8,7 @@ from tfx.utils import path_utils
 
 from components.errors import CaptchaPipelineError
 from components.pusher import AtomicPusher
-from components.serving_dir import versions
+from components.serving_dir import push, roll_back, versions
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def run(tmp_path: Path, serving: Path, blessed: bool = True):
     model, blessing, pushed = standard_artifacts.Model(), standard_artifacts.ModelBlessing(), standard_artifacts.PushedModel()
     model.uri, blessing.uri, pushed.uri = (str(tmp_path / name) for name in ("model", "blessing", "pushed"))
     blessing.set_int_custom_property("blessed", int(blessed))
-    component = AtomicPusher(channel_utils.as_channel([model]), channel_utils.as_channel([blessing]), str(serving))
+    component = AtomicPusher(channel_utils.as_channel([model]), channel_utils.as_channel([blessing]), str(serving), keep=5)
     assert isinstance(component, Pusher)
     folder = Path(path_utils.serving_model_path(model.uri))
     if not folder.exists():
@@ -51,6 +51,15 @@ def test_push_that_was_not_noted_down_is_found_again(tmp_path, serving):
     _, second = run(tmp_path, serving)
     assert len(versions(serving)) == 1
     assert first.get_string_custom_property("pushed_version") == second.get_string_custom_property("pushed_version")
+
+
+def test_a_withdrawn_model_is_not_pushed_again(tmp_path, serving):
+    good = push(make_model(tmp_path / "good", "good"), serving, keep=5)
+    run(tmp_path, serving)
+    back = roll_back(serving, good.version)
+    _, artifact = run(tmp_path, serving)
+    assert artifact.get_int_custom_property("pushed") == 0
+    assert versions(serving)[0] == back
 
 
 def test_unwritable_folder(tmp_path):

@@ -6,15 +6,19 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
+from command import call
 
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
-from components.serving_dir import latest_pushed, push, versions
+from components.serving_dir import Withdrawn, latest_pushed, original, roll_back, versions
+from components.serving_dir import push as push_keeping
 
 SPEC = CaptchaSpec()
+push = partial(push_keeping, keep=20)
 
 
 def make_model(path: Path, fingerprint: str = "a", spec: CaptchaSpec = SPEC, files: int = 3) -> Path:
@@ -87,7 +91,7 @@ def slow(source, target, **options):
     print("copied", flush=True)
     time.sleep(60)
 shutil.copytree = (lambda copytree: lambda source, target: copytree(source, target, copy_function=slow))(shutil.copytree)
-serving_dir.push(*sys.argv[1:])
+serving_dir.push(*sys.argv[1:], keep=20)
 """
     with subprocess.Popen(
         [sys.executable, "-c", stalled, str(model), str(serving)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
@@ -167,3 +171,75 @@ def test_versions_of_others_are_overlooked(tmp_path, serving):
 def test_looking_imports_no_tensorflow():
     code = "import sys, components.serving_dir; sys.exit(any(name.split('.')[0] in ('tensorflow', 'tfx', 'keras') for name in sys.modules))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_the_newest_stay_and_what_is_not_ours_stays_too(tmp_path, serving):
+    (serving / "17" / "saved_model.pb").mkdir(parents=True)
+    foreign = make_model(serving / "18")
+    (foreign / "assets.extra" / "captcha.json").unlink()
+    pushed = [push_keeping(make_model(tmp_path / name, name), serving, keep=3) for name in "abcde"]
+    assert [version.path for version in pushed if version.path.exists()] == [version.path for version in pushed[2:]]
+    assert contents(foreign)
+    assert (serving / "17").exists()
+
+
+def test_a_rollback_puts_a_version_back_and_withdraws_what_came_after(tmp_path, serving):
+    models = {name: make_model(tmp_path / name, name) for name in "abc"}
+    a, b, _ = [push(model, serving) for model in models.values()]
+    back = roll_back(serving, a.version)
+    assert versions(serving)[0] == back
+    assert back.copy_of == a.version
+    assert {name: content for name, content in contents(back.path).items() if "rollback" not in name} == contents(a.path)
+    assert original(serving, str(back.version)) == str(a.version)
+    assert original(serving, str(b.version)) == str(b.version)
+    assert latest_pushed(serving, "d", SPEC) == back, "it is what the next model is compared with"
+
+    for name in "bc":
+        with pytest.raises(Withdrawn):
+            push(models[name], serving)
+    assert versions(serving)[0] == back
+    new = push(make_model(tmp_path / "d", "d"), serving)
+    assert versions(serving)[0] == new
+
+    again = roll_back(serving, back.version)
+    assert again.copy_of == a.version, "a copy of a copy names the version that a run pushed"
+    forward = roll_back(serving, b.version)
+    assert forward.copy_of == b.version
+    assert push(models["b"], serving).version > forward.version, "it is no longer withdrawn"
+    with pytest.raises(Withdrawn):
+        push(models["c"], serving)
+
+
+def test_the_command(tmp_path, serving):
+    (tmp_path / "a.yaml").write_text(f"name: a\npusher: {{serving_dir: {serving}}}\n")
+    a, _ = [push(make_model(tmp_path / name, name), serving) for name in "ab"]
+    printed = call("rollback", str(a.version), "--config", str(tmp_path / "a.yaml"))
+    assert f"Version {a.version} is in production again, as {versions(serving)[0].version} in {serving}" in printed
+    assert versions(serving)[0].copy_of == a.version
+
+
+def test_a_rollback_to_nowhere_changes_nothing(tmp_path, serving):
+    with pytest.raises(CaptchaPipelineError, match=r"no version 7 in .*serving; there are: none"):
+        roll_back(serving, 7)
+    a, b = [push(make_model(tmp_path / name, name), serving) for name in "ab"]
+    with pytest.raises(CaptchaPipelineError, match=f"no version 7 in .*; there are: {b.version}, {a.version}"):
+        roll_back(serving, 7)
+    with pytest.raises(CaptchaPipelineError, match="in production already"):
+        roll_back(serving, b.version)
+    assert versions(serving) == [b, a]
+
+
+def test_a_killed_rollback_is_whole_or_not_there(tmp_path, serving):
+    a, b = [push(make_model(tmp_path / name, name, files=200), serving) for name in "ab"]
+    code = "import sys; from components.serving_dir import roll_back; print('begun', flush=True); roll_back(sys.argv[1], int(sys.argv[2]))"
+    for delay in (0.0, 0.005, 0.01, 0.02):
+        process = subprocess.Popen([sys.executable, "-c", code, str(serving), str(a.version)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        for version in versions(serving):
+            files = {name: content for name, content in contents(version.path).items() if "rollback" not in name}
+            assert files == contents((a if version.fingerprint == "a" else b).path)
+    assert versions(serving)[0].version >= b.version
