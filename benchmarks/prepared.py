@@ -16,9 +16,10 @@ from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from pipeline import history
 from pipeline.config import Config, load_config
 from pipeline.graph import RunParameters, create_pipeline
-from pipeline.local import log_path, look_around
+from pipeline.local import log_path
 from pipeline.options import ConfigOption, SetOption
 from pipeline.quiet import load_tensorflow, log_to, silence
+from pipeline.surroundings import look_around
 
 DATA_STEPS = ("CaptchaExampleGen", "StatisticsGen", "Transform")
 

@@ -16,8 +16,8 @@ from components.errors import CaptchaPipelineError
 from components.example_gen import Quarantine
 from kubeflow.compiled import RUN_ID
 from pipeline.config import Config, PodConfig
-from pipeline.graph import RunParameters, Surroundings, create_pipeline
-from pipeline.local import source_digests
+from pipeline.graph import RunParameters, create_pipeline
+from pipeline.surroundings import Surroundings, source_digests
 
 COMMAND: Final = ("python", "-m", "kubeflow.entrypoint")
 # These look at folders that the cache's key does not cover.

@@ -10,7 +10,7 @@ import json
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -21,6 +21,9 @@ from kubeflow.cli import kubeflow_app
 from pipeline.data_cli import data_app
 from pipeline.options import DEFAULT_CONFIG, ConfigOption, SetOption
 from pipeline.quiet import load_tensorflow, silence
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
 NOT_PUSHED = 3
 STOPPED = 130  # as a shell says of a program that Ctrl-C has ended
@@ -75,24 +78,22 @@ def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> N
     """
     from pipeline.config import load_config
 
-    settings = load_config(config, overrides)
-    load_tensorflow()
-    from pipeline import local, results, tables
+    _run(load_config(config, overrides))
 
-    try:
-        with tables.StepProgress(console) as progress:
-            record = local.run(settings, progress.on_step)
-    except KeyboardInterrupt:
-        console.print("Stopped. The next run takes up after the last complete step, and in the Trainer after the last epoch.")
-        raise typer.Exit(STOPPED) from None
-    outcome = results.outcome(settings, record)
-    tables.print_outcome(console, outcome)
-    if outcome.changed or not outcome.report.exists():
-        with console.status("Writing the report"):
-            results.write_report(settings, outcome)
-    console.print(f"Report: {outcome.report}", highlight=False, soft_wrap=True)
-    if outcome.run.pushed_version is None:
-        raise typer.Exit(NOT_PUSHED)
+
+@app.command()
+def retrain(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
+    """Run the pipeline if there is a reason to: new data, another configuration or code, or a run that was cut short. For cron."""
+    from pipeline.config import load_config
+    from pipeline.retraining import reason_to_retrain
+
+    settings = load_config(config, overrides)
+    reason = reason_to_retrain(settings)
+    if reason is None:
+        console.print("Nothing to do: a run would reuse all of the last one.")
+        return
+    console.print(f"Retraining: {reason}", highlight=False, soft_wrap=True)
+    _run(settings)
 
 
 @app.command()
@@ -233,3 +234,23 @@ def show_config(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = No
 
     tree = load_config(config, overrides).model_dump(mode="json")
     print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")
+
+
+def _run(settings: "Config") -> None:
+    load_tensorflow()
+    from pipeline import local, results, tables
+
+    try:
+        with tables.StepProgress(console) as progress:
+            record = local.run(settings, progress.on_step)
+    except KeyboardInterrupt:
+        console.print("Stopped. The next run takes up after the last complete step, and in the Trainer after the last epoch.")
+        raise typer.Exit(STOPPED) from None
+    outcome = results.outcome(settings, record)
+    tables.print_outcome(console, outcome)
+    if outcome.changed or not outcome.report.exists():
+        with console.status("Writing the report"):
+            results.write_report(settings, outcome)
+    console.print(f"Report: {outcome.report}", highlight=False, soft_wrap=True)
+    if outcome.run.pushed_version is None:
+        raise typer.Exit(NOT_PUSHED)

@@ -1,7 +1,7 @@
 """The graph: which step feeds which. It does no I/O, so that every runner compiles the same one."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow_data_validation as tfdv
@@ -20,23 +20,7 @@ from components.tfma_metrics import eval_config
 from components.trainer_step import Trainer
 from components.transform_step import Transform
 from pipeline.config import Config
-
-
-@dataclasses.dataclass(frozen=True)
-class Surroundings:
-    """What a run's outcome depends on besides its configuration: without it TFX would reuse what is out of date.
-
-    Attributes:
-      spans: names the content of the window of spans.
-      production: names the pushed version that a new model is compared with.
-      digests: by module, a hash of the source of a step.
-      fingerprint: names this combination of configuration, data and code; a model carries it.
-    """
-
-    spans: str
-    production: str
-    digests: Mapping[str, str]
-    fingerprint: str
+from pipeline.surroundings import Surroundings
 
 
 @dataclasses.dataclass(frozen=True)

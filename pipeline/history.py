@@ -47,7 +47,8 @@ class RunRecord:
     """One run of the pipeline, its steps in the order in which they ran.
 
     `pushed_version` is the version that the run's Pusher stands for: where that step was cached, the one pushed before. None
-    where nothing was pushed. `blessed` is None where no Evaluator finished.
+    where nothing was pushed. `blessed` is None where no Evaluator finished. `fingerprint` is that of the model, None where no Trainer
+    began; `spans` are those that ExampleGen read.
     """
 
     run_id: str
@@ -55,6 +56,13 @@ class RunRecord:
     steps: tuple[StepRecord, ...]
     pushed_version: str | None
     blessed: bool | None
+    fingerprint: str | None
+    spans: tuple[int, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every step finished, the Pusher included, whether or not the model was blessed."""
+        return all(step.state in ("done", "cached") for step in self.steps) and any("pushed_model" in step.outputs for step in self.steps)
 
     def artifact_uri(self, node: str, key: str) -> str | None:
         """Returns where the output `key` of step `node` lies; None if the step did not run, did not finish, or has no such output."""
@@ -108,14 +116,13 @@ def latest_run(metadata_path: str | Path) -> RunRecord | None:
 
 
 def latest_complete_run(metadata_path: str | Path) -> RunRecord:
-    """Returns the newest run whose every step finished, the Pusher included, whether or not the model was blessed.
+    """Returns the newest complete run.
 
     Raises:
       CaptchaPipelineError: there is none, or as `runs`.
     """
     for run in reversed(runs(metadata_path)):
-        finished = all(step.state in ("done", "cached") for step in run.steps)
-        if finished and any("pushed_model" in step.outputs for step in run.steps):
+        if run.is_complete:
             return run
     raise CaptchaPipelineError(f"{metadata_path} knows of no run that is complete. Start one with `captcha-pipeline run`.")
 
@@ -231,6 +238,8 @@ def _run(store: metadata_store.MetadataStore, context: pb.Context, nodes: Mappin
         ),
         pushed_version=versions[-1] if versions else None,
         blessed=all(blessings) if blessings else None,
+        fingerprint=next((str(_value(it.custom_properties["fingerprint"])) for it in executions if nodes.get(it.id) == "Trainer"), None),
+        spans=tuple(sorted({number for artifact in artifacts.values() for number in _spans(artifact)})),
     )
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -17,44 +16,13 @@ from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
 from components.errors import CaptchaPipelineError
 from components.files import write_whole
-from components.serving_dir import latest_pushed
-from components.source_digest import source_digest
-from components.sources import spans
 from pipeline import history
 from pipeline.config import Config, TrainerConfig
-from pipeline.graph import RunParameters, Surroundings, create_pipeline, create_tuning_pipeline
+from pipeline.graph import RunParameters, create_pipeline, create_tuning_pipeline
 from pipeline.quiet import log_to
-
-# The modules whose code decides what the data and the model are, and those that judge the model or look for a better one.
-_MODEL_CODE = ("components.example_gen", "components.schema", "components.transform", "components.trainer")
-_OTHER_CODE = ("components.tfma_metrics", "components.tuner")
+from pipeline.surroundings import Surroundings, look_around
 
 OnStep = Callable[[str, Literal["running", "finished"]], None]
-
-
-def source_digests() -> dict[str, str]:
-    """Returns, by module, a hash of the code of each step."""
-    return {module: source_digest(module) for module in (*_MODEL_CODE, *_OTHER_CODE)}
-
-
-def look_around(config: Config) -> Surroundings:
-    """Returns what the outcome of a run with this configuration depends on now.
-
-    Raises:
-      CaptchaPipelineError: there is no span to train on, or one is not whole.
-    """
-    digests = source_digests()
-    window = spans.window_digest(spans.window(config.data.root, config.data.window))
-    made_from = {
-        "captcha": config.captcha.model_dump(mode="json"),
-        "data": config.data.model_dump(mode="json"),
-        "trainer": config.trainer.model_dump(mode="json"),
-        "spans": window,
-        "code": [digests[module] for module in _MODEL_CODE],
-    }
-    fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-    pushed = latest_pushed(config.serving_dir, fingerprint, config.captcha)
-    return Surroundings(spans=window, production=str(pushed.version) if pushed else "none", digests=digests, fingerprint=fingerprint)
 
 
 def run(config: Config, on_step: OnStep) -> history.RunRecord:

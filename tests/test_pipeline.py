@@ -16,6 +16,7 @@ from components.tfrecords import read_records
 from pipeline import history, results
 from pipeline.cli import NOT_PUSHED
 from pipeline.config import Config, load_config
+from pipeline.retraining import reason_to_retrain
 from pipeline.served_model import ServedModel
 
 pytestmark = pytest.mark.slow
@@ -152,6 +153,15 @@ def test_a_second_run_does_nothing_again(first_run: history.RunRecord, options: 
     assert len(serving_dir.versions(config.serving_dir)) == 1
 
 
+def test_without_a_reason_nothing_is_retrained(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+    assert reason_to_retrain(config) is None
+    before = len(history.runs(config.metadata_path))
+    assert "Nothing to do" in call("retrain", *options)
+    assert len(history.runs(config.metadata_path)) == before
+    changed = load_config(options[1], [*options[3::2], "trainer.epochs=7"])
+    assert str(reason_to_retrain(changed)).startswith("the configuration, the code")
+
+
 def test_a_floor_that_is_missed_is_a_result(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     figures = results.outcome(config, first_run).evaluation.overall
     if figures.sequence_accuracy.value == 1:
@@ -165,7 +175,8 @@ def test_a_floor_that_is_missed_is_a_result(first_run: history.RunRecord, option
 
 
 def test_a_hyperparameter_reruns_the_trainer_and_what_follows(first_run: history.RunRecord, options: list[str], config: Config) -> None:
-    call("run", *options, "--set", "trainer.epochs=7")
+    printed = call("retrain", *options, "--set", "trainer.epochs=7")
+    assert "Retraining: the configuration" in printed
     run = history.latest_run(config.metadata_path)
     assert run is not None
     assert {step.node for step in run.steps if step.state == "done"} == MODEL_STEPS

@@ -1,0 +1,57 @@
+"""What the outcome of a run depends on besides its configuration. Looking does not import TensorFlow."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+
+from components.serving_dir import latest_pushed
+from components.source_digest import source_digest
+from components.sources import spans
+from pipeline.config import Config
+
+# The modules whose code decides what the data and the model are, and those that judge the model or look for a better one.
+_MODEL_CODE = ("components.example_gen", "components.schema", "components.transform", "components.trainer")
+_OTHER_CODE = ("components.tfma_metrics", "components.tuner")
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What a run's outcome depends on besides its configuration: without it TFX would reuse what is out of date.
+
+    Attributes:
+      spans: names the content of the window of spans.
+      production: names the pushed version that a new model is compared with.
+      digests: by module, a hash of the source of a step.
+      fingerprint: names this combination of configuration, data and code; a model carries it.
+    """
+
+    spans: str
+    production: str
+    digests: Mapping[str, str]
+    fingerprint: str
+
+
+def source_digests() -> dict[str, str]:
+    """Returns, by module, a hash of the code of each step."""
+    return {module: source_digest(module) for module in (*_MODEL_CODE, *_OTHER_CODE)}
+
+
+def look_around(config: Config) -> Surroundings:
+    """Returns what the outcome of a run with this configuration depends on now.
+
+    Raises:
+      CaptchaPipelineError: there is no span to train on, or one is not whole.
+    """
+    digests = source_digests()
+    window = spans.window_digest(spans.window(config.data.root, config.data.window))
+    made_from = {
+        "captcha": config.captcha.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json"),
+        "trainer": config.trainer.model_dump(mode="json"),
+        "spans": window,
+        "code": [digests[module] for module in _MODEL_CODE],
+    }
+    fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    pushed = latest_pushed(config.serving_dir, fingerprint, config.captcha)
+    return Surroundings(spans=window, production=str(pushed.version) if pushed else "none", digests=digests, fingerprint=fingerprint)
