@@ -1,8 +1,13 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and files that are locks."""
 
+import contextlib
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+from components.errors import CaptchaPipelineError
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -15,3 +20,26 @@ def write_whole(path: Path, text: str) -> None:
         file.write(text)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
+
+
+@contextlib.contextmanager
+def alone(lock: Path, busy: str) -> Iterator[None]:
+    """Holds a lock file, in which this process leaves its number. The kernel lets go of it when the process ends, however it ends.
+
+    Args:
+      lock: the file; made if it is not there.
+      busy: what to say if another process holds it, with {} for that one's number.
+
+    Raises:
+      CaptchaPipelineError: another process holds it.
+    """
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CaptchaPipelineError(busy.replace("{}", file.read().strip() or "unknown")) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -97,6 +97,26 @@ def retrain(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) 
 
 
 @app.command()
+def schedule(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    cron: Annotated[str | None, typer.Option(help="As in a crontab: '0 3 * * *' is at three every night, here.")] = None,
+) -> None:
+    """Retrain by cron until stopped, one run at a time; without --cron, say what is on record of the last time.
+
+    Events are JSON lines on standard output; what the runs print is in ROOT/NAME/retrain.log.
+    """
+    from pipeline.config import load_config
+    from pipeline.schedule import Scheduler, retrain_command, status
+
+    settings = load_config(config, overrides)
+    if cron is None:
+        console.print_json(data=status(Path(settings.root) / settings.name))
+    else:
+        Scheduler(settings, cron, retrain_command(config, overrides or [])).serve()
+
+
+@app.command()
 def tune(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,

@@ -1,10 +1,8 @@
 """Runs the graph on this machine, one run at a time, and tells what happened."""
 
 import contextlib
-import fcntl
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,8 +12,7 @@ import yaml
 from tfx.orchestration import metadata, pipeline
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
-from components.errors import CaptchaPipelineError
-from components.files import write_whole
+from components.files import alone, write_whole
 from pipeline import history
 from pipeline.config import Config, TrainerConfig
 from pipeline.graph import RunParameters, create_pipeline, create_tuning_pipeline
@@ -67,8 +64,10 @@ def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict
 
 def _run(config: Config, create: Callable[[Config, Surroundings], pipeline.Pipeline], on_step: OnStep) -> history.RunRecord:
     metadata_path = Path(config.metadata_path)
-    metadata_path.parent.mkdir(parents=True, exist_ok=True)
-    with _only_run(metadata_path.with_name("run.lock")):
+    folder = metadata_path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"Another run (process {{}}) is at work in {folder}. Wait for it, or give this one another folder with --set root=…"
+    with alone(folder / "run.lock", busy):
         history.mark_interrupted(config.metadata_path)
         graph = create(config, look_around(config))
         graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
@@ -87,23 +86,6 @@ def _run(config: Config, create: Callable[[Config, Surroundings], pipeline.Pipel
 def log_path(config: Config) -> Path:
     """Where everything that the libraries log during a run is written."""
     return Path(config.root) / config.name / "run.log"
-
-
-@contextlib.contextmanager
-def _only_run(lock: Path) -> Iterator[None]:
-    with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise CaptchaPipelineError(
-                f"Another run (process {file.read().strip() or 'unknown'}) is at work in {lock.parent}. "
-                "Wait for it, or give this one another folder with --set root=…"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield  # the lock goes with the file, also when the process is killed
 
 
 class _StepListener(logging.Handler):

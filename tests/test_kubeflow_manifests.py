@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 MANIFESTS = ROOT / "kubeflow" / "manifests"
 RESOURCES = sorted(set(MANIFESTS.rglob("*.yaml")) - set(MANIFESTS.rglob("kustomization.yaml")))
 OVERLAYS = sorted((MANIFESTS / "overlays").iterdir())
-LOADER = MANIFESTS / "loader"
+ALONE = [MANIFESTS / "loader", MANIFESTS / "retrain"]
 KUBERNETES = ("1.29", "1.37")
 KUSTOMIZE = os.environ.get("KUSTOMIZE")
 # The schema of v1beta1 in config/crd/full/serving.kserve.io_inferenceservices.yaml of KServe 0.20.0, as it is.
@@ -86,7 +86,8 @@ def put(document: Document, path: tuple[Any, ...], value: Any) -> Document:
 
 def pod_specs(resources: list[Document]) -> list[Document]:
     deployed = [resource["spec"]["template"]["spec"] for resource in resources if resource["kind"] == "Deployment"]
-    return deployed + [resource["spec"] for resource in resources if resource["kind"] == "Pod"]
+    jobs = [resource["spec"]["jobTemplate"]["spec"]["template"]["spec"] for resource in resources if resource["kind"] == "CronJob"]
+    return deployed + jobs + [resource["spec"] for resource in resources if resource["kind"] == "Pod"]
 
 
 @pytest.mark.parametrize("path", RESOURCES, ids=lambda path: str(path.relative_to(MANIFESTS)))
@@ -198,11 +199,14 @@ def test_overlays_as_kustomize_builds_them(overlay: Path) -> None:
 
 
 @pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE is not set: run make test-manifests")
-def test_the_loader_has_the_image_and_the_namespace_of_the_overlays() -> None:
-    (loader,) = yaml.safe_load_all(build(LOADER).stdout)
-    check(loader)
-    assert loader["metadata"]["namespace"] == "kubeflow"
-    assert [container["image"] for container in loader["spec"]["containers"]] == ["registry.example/captcha-pipeline:1"]
+@pytest.mark.parametrize("folder", ALONE, ids=lambda path: path.name)
+def test_what_stands_alone_has_the_image_and_the_namespace_of_the_overlays(folder: Path) -> None:
+    (resource,) = yaml.safe_load_all(build(folder).stdout)
+    check(resource)
+    assert resource["metadata"]["namespace"] == "kubeflow"
+    (pod,) = pod_specs([resource])
+    assert [container["image"] for container in pod["containers"]] == ["registry.example/captcha-pipeline:1"]
+    assert {volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume} == {"captcha"}
 
 
 @pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE is not set: run make test-manifests")

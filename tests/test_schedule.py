@@ -1,0 +1,192 @@
+"""Retraining by cron on this machine: real processes, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from command import call
+
+from components.errors import CaptchaPipelineError
+from pipeline.config import Config, load_config
+from pipeline.schedule import Scheduler, retrain_command, status
+
+TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+# Notes that it has begun; told to stop, it says so and ends, as a run does.
+WORKER = """
+import pathlib, sys, time
+log, seconds = pathlib.Path(sys.argv[1]), float(sys.argv[2])
+log.open("a").write("begun\\n")
+try:
+    time.sleep(seconds)
+except KeyboardInterrupt:
+    log.open("a").write("stopped\\n")
+    sys.exit(130)
+log.open("a").write("done\\n")
+"""
+SERVE = """
+import sys
+from pathlib import Path
+from components.errors import CaptchaPipelineError
+from pipeline.config import load_config
+from apscheduler.triggers.interval import IntervalTrigger
+from pipeline.schedule import Scheduler
+EVERY_MINUTE = "* * * * *"
+root, cron, config, *command = sys.argv[1:]
+try:
+    scheduler = Scheduler(load_config(Path(config), [f"root={root}"]), cron, command)
+    if cron == EVERY_MINUTE:
+        scheduler._trigger = IntervalTrigger(seconds=1)  # a minute is long for a test
+    scheduler.serve()
+except CaptchaPipelineError as error:
+    sys.exit(str(error))
+"""
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return load_config(TINY, [f"root={tmp_path}"])
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a scheduler whose command works for some seconds; waits until it has said that it has started."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(seconds: float = 0.0, cron: str = "0 3 * * *") -> "subprocess.Popen[str]":
+        worker = [sys.executable, "-c", WORKER, str(tmp_path / "worked"), str(seconds)]
+        command = [sys.executable, "-c", SERVE, str(tmp_path), cron, str(TINY), *worker]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def note(tmp_path: Path, at: datetime) -> None:
+    (tmp_path / "tiny").mkdir(exist_ok=True)
+    (tmp_path / "tiny" / "schedule.json").write_text(json.dumps({"cron": "0 3 * * *", "at": at.isoformat()}))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def events(output: str) -> list[str]:
+    return [json.loads(line)["event"] for line in output.splitlines()]
+
+
+def worked(tmp_path: Path) -> list[str]:
+    path = tmp_path / "worked"
+    return path.read_text().split() if path.exists() else []
+
+
+def test_a_time_that_passed_is_made_up_for_once(tmp_path: Path, start: Start) -> None:
+    note(tmp_path, datetime.now(timezone.utc) - timedelta(days=9))
+    process = start()
+    wait_for(lambda: "exit_code" in status(tmp_path / "tiny"))
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert events(output) == ["started", "run", "ended", "stopped"]
+    assert worked(tmp_path) == ["begun", "done"]
+    assert status(tmp_path / "tiny")["exit_code"] == 0
+
+
+def test_a_restart_does_not_double_it(tmp_path: Path, start: Start) -> None:
+    note(tmp_path, datetime.now(timezone.utc) - timedelta(days=9))
+    first = start(60)
+    wait_for(lambda: worked(tmp_path) == ["begun"])
+    first.kill()
+    first.communicate()
+    second = start()
+    assert second.stdout is not None
+    assert json.loads(second.stdout.readline())["event"] == "started"
+    second.send_signal(signal.SIGTERM)
+    output, _ = second.communicate(timeout=60)
+    assert events(output) == ["stopped"]
+    assert worked(tmp_path) == ["begun"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_at_work_is_stopped_and_waited_for(tmp_path: Path, start: Start, number: signal.Signals) -> None:
+    note(tmp_path, datetime.now(timezone.utc) - timedelta(days=9))
+    process = start(60)
+    wait_for(lambda: worked(tmp_path) == ["begun"])
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert events(output) == ["started", "run", "ended", "stopped"]
+    assert worked(tmp_path) == ["begun", "stopped"]
+    assert status(tmp_path / "tiny")["exit_code"] == 130
+
+
+def test_one_run_at_a_time(tmp_path: Path, start: Start) -> None:
+    process = start(2.5, "* * * * *")
+    wait_for(lambda: worked(tmp_path).count("done") == 2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert events(output).count("skipped") >= 2
+    assert "run run" not in " ".join(event for event in events(output) if event in ("run", "ended"))
+    assert "begun begun" not in " ".join(worked(tmp_path))
+
+
+def test_two_schedulers_on_one_root(tmp_path: Path, start: Start) -> None:
+    first = start()
+    assert first.stdout is not None
+    assert json.loads(first.stdout.readline())["event"] == "started"
+    second = start()
+    _, error = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert f"Another scheduler (process {first.pid}) works on {tmp_path / 'tiny'}." in error
+
+
+def test_a_month_of_nights(tmp_path: Path, config: Config) -> None:
+    """The scheduler is asked every hour, as if it were restarted then, and dies now and then for days."""
+    scheduler = Scheduler(config, "0 3 * * *", ["true"])
+    begin = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)  # with the change of the clocks, where there is one
+    note(tmp_path, begin)
+    runs = []
+    for hour in range(1, 30 * 24 + 1):
+        now = begin + timedelta(hours=hour)
+        if not 200 < hour < 280 and scheduler.missed(now):
+            runs.append(now)
+            note(tmp_path, now)
+    assert len(runs) == 30 - 3, "the three nights of its absence are made up for by one run"
+    assert not scheduler.missed(runs[-1] + timedelta(minutes=1))
+
+
+def test_wrong_times_are_named(config: Config) -> None:
+    with pytest.raises(CaptchaPipelineError, match=r"--cron '0 3 \* \*': .*Five fields"):
+        Scheduler(config, "0 3 * *", ["true"])
+    with pytest.raises(CaptchaPipelineError, match=r"--cron '0 25 \* \* \*'"):
+        Scheduler(config, "0 25 * * *", ["true"])
+    with pytest.raises(CaptchaPipelineError, match="days of the week by name, such as mon-fri"):
+        Scheduler(config, "0 3 * * 1-5", ["true"])
+    with pytest.raises(CaptchaPipelineError, match="there is no such day"):
+        Scheduler(config, "0 3 30 2 *", ["true"])
+    Scheduler(config, "0 3 * * mon-fri", ["true"])
+
+
+def test_the_command_tells_of_the_last_time_and_starts_retrain(tmp_path: Path) -> None:
+    options = ["--config", str(TINY), "--set", f"root={tmp_path}"]
+    assert json.loads(call("schedule", *options)) == {}
+    note(tmp_path, datetime(2026, 11, 27, 3, tzinfo=timezone.utc))
+    assert json.loads(call("schedule", *options))["at"] == "2026-11-27T03:00:00+00:00"
+    program, *arguments = retrain_command(TINY, [f"root={tmp_path}"])
+    assert os.access(program, os.X_OK)
+    assert arguments == ["retrain", "--config", str(TINY), f"--set=root={tmp_path}"]
