@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
-from apscheduler.events import EVENT_JOB_MAX_INSTANCES
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
@@ -65,7 +65,7 @@ class Scheduler:
         Raises:
           CaptchaPipelineError: another scheduler works on this folder.
         """
-        logging.getLogger("apscheduler").setLevel(logging.ERROR)  # what it would warn of is said below
+        logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # what it would tell of is said below
         self._folder.mkdir(parents=True, exist_ok=True)
         with alone(self._folder / "schedule.lock", f"Another scheduler (process {{}}) works on {self._folder}."):
             scheduler = BackgroundScheduler(timezone=self._trigger.timezone)
@@ -73,6 +73,7 @@ class Scheduler:
             first = now if self.missed(now) else self._trigger.get_next_fire_time(None, now)
             scheduler.add_job(self._tick, self._trigger, coalesce=True, max_instances=1, misfire_grace_time=None, next_run_time=first)
             scheduler.add_listener(lambda _: _say("skipped", reason="the run before is still at work"), EVENT_JOB_MAX_INSTANCES)
+            scheduler.add_listener(lambda event: _say("failed", error=str(event.exception)), EVENT_JOB_ERROR)
             for number in _SIGNALS:
                 signal.signal(number, lambda *_: self._stop.set())
             _say("started", cron=self._cron, next=first.isoformat())

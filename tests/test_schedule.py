@@ -145,6 +145,15 @@ def test_one_run_at_a_time(tmp_path: Path, start: Start) -> None:
     assert "begun begun" not in " ".join(worked(tmp_path))
 
 
+def test_a_run_that_cannot_be_begun_is_told_and_the_next_time_comes(tmp_path: Path, start: Start) -> None:
+    (tmp_path / "tiny" / "retrain.log").mkdir(parents=True)  # as good as a full disk
+    process = start(0.0, "* * * * *")
+    assert process.stdout is not None
+    lines = [json.loads(process.stdout.readline()) for _ in range(5)]
+    assert [line["event"] for line in lines] == ["started", "run", "failed", "run", "failed"]
+    assert "retrain.log" in lines[2]["error"]
+
+
 def test_two_schedulers_on_one_root(tmp_path: Path, start: Start) -> None:
     first = start()
     assert first.stdout is not None
