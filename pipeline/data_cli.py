@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -16,8 +16,9 @@ from pipeline.options import DEFAULT_CONFIG, ConfigOption, SetOption
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from components.sources.imported import Imported, ImportPlan
     from components.sources.sheet import SplitStatistics
-    from components.sources.spans import Span
+    from components.sources.spans import Layout, Span
     from pipeline.config import Config
 
 data_app = typer.Typer(
@@ -33,6 +34,10 @@ class LayoutName(str, Enum):
     book = "book"
 
 
+PatternOption = Annotated[
+    str,
+    typer.Option(help="For a folder: the file name, with {label} in the label's place and * for any text, such as '{label}_*'."),
+]
 LayoutOption = Annotated[LayoutName, typer.Option(help="canonical: encoded pictures and text; book: raw pixels and class ids.")]
 
 
@@ -83,10 +88,7 @@ def import_(
     path: Annotated[Path, typer.Argument(help="A folder of pictures; a .csv or .jsonl table; or a folder or file in the book's layout.")],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    pattern: Annotated[
-        str,
-        typer.Option(help="For a folder: the file name, with {label} in the label's place and * for any text, such as '{label}_*'."),
-    ] = "{label}.*",
+    pattern: PatternOption = "{label}.*",
     layout: LayoutOption = LayoutName.canonical,
     source: Annotated[str, typer.Option(help="The set's name, by which results are sliced (default: PATH's)", show_default=False)] = "",
 ) -> None:
@@ -106,27 +108,14 @@ def import_(
 
     Example: captcha-pipeline data import ~/captchas --pattern '{label}_*.png' --source shop
     """
-    from components.sources.imported import Imported, ImportPlan, import_book, import_folder, import_table
+    from components.sources.imported import Imported, import_book, import_folder, import_table
     from components.sources.listing import TABLES
 
     settings = _load(config, overrides)
     if not path.exists():
         raise CaptchaPipelineError(f"There is no {path}.")
-    data = settings.data
-    plan = ImportPlan(
-        root=Path(data.root),
-        spec=settings.captcha,
-        splits=data.splits.model_dump(),
-        source=source or path.resolve().stem,
-        rules=data.picture_rules,
-        layout=layout.value,
-        shard_size=settings.synth.shard_size,
-    )
-    with _progress("Importing", None) as (bar, task):
-
-        def progress(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
-
+    plan = _import_plan(settings, source or path.resolve().stem, layout.value)
+    with _importing() as progress:
         imported: Imported
         if path.is_dir() and not (path / "data_info.csv").exists():
             imported = import_folder(path, pattern, plan, progress)
@@ -134,14 +123,38 @@ def import_(
             imported = import_table(path, plan, progress)
         else:
             imported = import_book(path.parent if path.name == "data_info.csv" else path, plan, progress)
-    typer.echo(f"{_describe(imported.span)}, source {plan.source}.")
-    if imported.left_out:
-        typer.echo(imported.describe(), err=True)
-    if imported.refused_labels:
-        shown = "\n  ".join(imported.refused_labels[:5])
-        typer.echo(
-            f"{len(imported.refused_labels):,} labels are not as the configuration says; a run will set them aside:\n  {shown}", err=True
-        )
+    _tell(imported, plan.source)
+
+
+@data_app.command()
+def ingest(
+    inbox: Annotated[Path, typer.Argument(help="A folder of pictures, into which new ones are dropped.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    pattern: PatternOption = "{label}.*",
+    source: Annotated[str, typer.Option(help="The set's name, by which results are sliced (default: INBOX's)", show_default=False)] = "",
+) -> None:
+    """Import what is new in a folder into a new span. For cron, before `retrain`.
+
+    New is what no span has, by label and content: pictures may stay in the
+    folder, and have any name. If there is nothing new, no span is made.
+
+    Example: captcha-pipeline data ingest /srv/captchas --pattern '{label}_*.png'
+    """
+    from components.sources.imported import NothingNew, import_folder
+    from components.sources.known import contents
+    from components.sources.spans import list_spans
+
+    settings = _load(config, overrides)
+    plan = _import_plan(settings, source or inbox.resolve().stem, "canonical")
+    known = contents(list_spans(plan.root))
+    try:
+        with _importing() as progress:
+            imported = import_folder(inbox, pattern, plan, progress, known)
+    except NothingNew as nothing:
+        typer.echo(f"Nothing new in {inbox}: {nothing}")
+        return
+    _tell(imported, plan.source)
 
 
 @data_app.command()
@@ -185,6 +198,39 @@ def _load(path: Path, overrides: list[str] | None) -> "Config":
     from pipeline.config import load_config
 
     return load_config(path, overrides)
+
+
+def _import_plan(settings: "Config", source: str, layout: "Layout") -> "ImportPlan":
+    from components.sources.imported import ImportPlan
+
+    return ImportPlan(
+        root=Path(settings.data.root),
+        spec=settings.captcha,
+        splits=settings.data.splits.model_dump(),
+        source=source,
+        rules=settings.data.picture_rules,
+        layout=layout,
+        shard_size=settings.synth.shard_size,
+    )
+
+
+def _tell(imported: "Imported", source: str) -> None:
+    typer.echo(f"{_describe(imported.span)}, source {source}.")
+    if imported.known:
+        typer.echo(f"{imported.known:,} are in a span already.")
+    if imported.left_out:
+        typer.echo(imported.describe(), err=True)
+    if imported.refused_labels:
+        shown = "\n  ".join(imported.refused_labels[:5])
+        typer.echo(
+            f"{len(imported.refused_labels):,} labels are not as the configuration says; a run will set them aside:\n  {shown}", err=True
+        )
+
+
+@contextmanager
+def _importing() -> Iterator[Callable[[int, int | None], None]]:
+    with _progress("Importing", None) as (bar, task):
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _describe(span: "Span", verb: str = "now has") -> str:

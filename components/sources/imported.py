@@ -8,7 +8,7 @@ import io
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,7 @@ from components.records import (
     split_of,
     to_canonical,
 )
+from components.sources.known import content_digest
 from components.sources.listing import Entry, folder_entries, regular_files, table_entries
 from components.sources.spans import Layout, ShardFile, ShardWriter, Span, new_span, rename_shards, write_manifest
 from components.tfrecords import Damage, read_records
@@ -67,12 +68,16 @@ class ImportPlan:
 
 @dataclass
 class Imported:
-    """What came of an import: the span, what was left out and why, and how many of the labels in it the spec refuses."""
+    """What came of an import: the span, what was left out and why, and how many of the labels in it the spec refuses.
+
+    `known` counts the pictures that are in a span already.
+    """
 
     span: Span = field(init=False, repr=False)
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     refused_labels: list[str] = field(default_factory=list)
+    known: int = 0
 
     def leave_out(self, why: str, where: str) -> None:
         self.left_out[why] += 1
@@ -90,7 +95,13 @@ class Imported:
 Progress = Callable[[int, int | None], None]  # records read so far, and of how many where that is known
 
 
-def import_folder(folder: str | Path, pattern: str, plan: ImportPlan, progress: Progress | None = None) -> Imported:
+class NothingNew(CaptchaPipelineError):
+    """All that could be imported is in a span already."""
+
+
+def import_folder(
+    folder: str | Path, pattern: str, plan: ImportPlan, progress: Progress | None = None, known: Set[bytes] = frozenset()
+) -> Imported:
     """Imports the pictures in a folder and its subfolders, whose names hold the labels.
 
     Args:
@@ -99,8 +110,10 @@ def import_folder(folder: str | Path, pattern: str, plan: ImportPlan, progress: 
         `{label}_*`. With a `/` it is compared with the path below the folder, such as `{label}/*.png`.
       plan: where to.
       progress: is called after each picture.
+      known: what is not to be imported again, see components.sources.known.
 
     Raises:
+      NothingNew: there are pictures, and all are known.
       CaptchaPipelineError: no file matches, no label is right, or nothing could be imported.
     """
     result = Imported()
@@ -110,7 +123,7 @@ def import_folder(folder: str | Path, pattern: str, plan: ImportPlan, progress: 
             f"No picture in {folder} could be imported with --pattern '{pattern}'.\n{result.describe() or 'The folder is empty.'}\n"
             "Write the file name with {label} in the label's place and * for any text, such as '{label}_*'."
         )
-    return _import_pictures(entries, plan, result, progress, f"Does {pattern} fit the file names?")
+    return _import_pictures(entries, plan, result, progress, f"Does {pattern} fit the file names?", known)
 
 
 def import_table(table: str | Path, plan: ImportPlan, progress: Progress | None = None) -> Imported:
@@ -123,7 +136,7 @@ def import_table(table: str | Path, plan: ImportPlan, progress: Progress | None 
     entries = list(table_entries(table))
     if not entries:
         raise CaptchaPipelineError(f"{table} lists no pictures. Give it a row with path and label for each.")
-    return _import_pictures(entries, plan, Imported(), progress, f"Does {table} hold the labels in its column label?")
+    return _import_pictures(entries, plan, Imported(), progress, f"Does {table} hold the labels in its column label?", frozenset())
 
 
 def import_book(path: str | Path, plan: ImportPlan, progress: Progress | None = None) -> Imported:
@@ -173,7 +186,9 @@ def _book_records(
             yield key, item.data
 
 
-def _import_pictures(entries: list[Entry], plan: ImportPlan, result: Imported, progress: Progress | None, question: str) -> Imported:
+def _import_pictures(
+    entries: list[Entry], plan: ImportPlan, result: Imported, progress: Progress | None, question: str, known: Set[bytes]
+) -> Imported:
     entries = sorted(entries, key=lambda entry: entry.name)
     for entry in entries:
         try:
@@ -185,15 +200,20 @@ def _import_pictures(entries: list[Entry], plan: ImportPlan, result: Imported, p
             f"None of the {len(entries):,} labels is as the configuration says, for example {result.refused_labels[0]}.\n"
             f"{question} Do captcha.charset and captcha.length?"
         )
-    return _write(_picture_records(entries, plan, result, progress), plan, result, None)
+    return _write(_picture_records(entries, plan, result, progress, known), plan, result, None)
 
 
-def _picture_records(entries: list[Entry], plan: ImportPlan, result: Imported, progress: Progress | None) -> Iterator[tuple[bytes, bytes]]:
+def _picture_records(
+    entries: list[Entry], plan: ImportPlan, result: Imported, progress: Progress | None, known: Set[bytes]
+) -> Iterator[tuple[bytes, bytes]]:
     for read, entry in enumerate(entries, start=1):
         if progress:
             progress(read, len(entries))
         data = _read(entry, result)
         if data is None:
+            continue
+        if known and content_digest(entry.label.encode(), data) in known:
+            result.known += 1
             continue
         key = encoded_split_key(data, plan.rules.max_pixels)
         if plan.layout == "canonical":
@@ -241,6 +261,8 @@ def _write(records: Iterable[tuple[bytes, bytes]], plan: ImportPlan, result: Imp
     making = new_span(plan.root)
     with making as draft:
         files = _write_shards(iter(records), plan, draft)
+        if not files and result.known:
+            raise NothingNew("All pictures are in a span already.")
         if not files:
             raise CaptchaPipelineError(f"Nothing could be imported.\n{result.describe()}".rstrip())
         if plan.layout == "book":
