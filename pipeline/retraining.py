@@ -21,11 +21,11 @@ def reason_to_retrain(config: Config) -> str | None:
     last = runs[-1]
     if not last.is_complete:
         return f"the last run, {last.run_id}, did not come to its end"
+    if last.fingerprint == around.fingerprint:
+        return None
     there = {span.number for span in spans.window(config.data.root, config.data.window)}
     if new := sorted(there - set(last.spans)):
         return f"new in the window: span {', '.join(map(str, new))}"
     if gone := sorted(set(last.spans) - there):
         return f"no longer in the window: span {', '.join(map(str, gone))}"
-    if last.fingerprint != around.fingerprint:
-        return "the configuration, the code of a step or the content of a span is another"
-    return None
+    return "the configuration, the code of a step or the content of a span is another"

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import jsonschema
+from strict_schema import closed
 
 KINDS = {"pipelines": "pipeline_id", "versions": "pipeline_version_id", "experiments": "experiment_id"}
 KINDS |= {"runs": "run_id", "recurringruns": "recurring_run_id"}
@@ -23,21 +24,7 @@ LISTS = {"pipelines": "pipelines", "versions": "pipeline_versions", "experiments
 LISTS |= {"recurringruns": "recurringRuns"}
 
 
-def _strict(node: Any) -> Any:
-    """No field that is not described; an int64 as a number or, as protocol buffers' JSON has it, as text."""
-    if isinstance(node, list):
-        return [_strict(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    node = {key: _strict(value) for key, value in node.items()}
-    if node.get("type") == "string" and node.get("format") == "int64":
-        node["type"] = ["string", "integer"]
-    if "properties" in node and "additionalProperties" not in node and "@type" not in node["properties"]:
-        node["additionalProperties"] = False
-    return node
-
-
-DESCRIPTION = _strict(json.loads((Path(__file__).parent / "kfp_api_2.17.0.json").read_text(encoding="utf-8")))
+DESCRIPTION = closed(json.loads((Path(__file__).parent / "kfp_api_2.17.0.json").read_text(encoding="utf-8")))
 
 
 class StandIn(ThreadingHTTPServer):

@@ -13,6 +13,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from strict_schema import closed
 
 from pipeline.config import load_config
 
@@ -33,18 +34,6 @@ Document = dict[str, Any]
 
 def documents(path: Path) -> list[Document]:
     return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-
-
-def closed(schema: Any) -> Any:
-    """The schema of a custom resource, refusing the fields that the API server would silently drop."""
-    if isinstance(schema, list):
-        return [closed(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    result = {key: closed(part) for key, part in schema.items()}
-    if isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
-        result["additionalProperties"] = False
-    return result
 
 
 INFERENCE_SERVICE = jsonschema.Draft202012Validator(closed(json.loads(gzip.decompress(KSERVE.read_bytes()))))

@@ -86,6 +86,14 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def stop(process: "subprocess.Popen[str]", number: signal.Signals = signal.SIGTERM) -> list[str]:
+    """Tells a scheduler to stop, and returns the events that it has not been read of."""
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return events(output)
+
+
 def events(output: str) -> list[str]:
     return [json.loads(line)["event"] for line in output.splitlines()]
 
@@ -99,10 +107,7 @@ def test_a_time_that_passed_is_made_up_for_once(tmp_path: Path, start: Start) ->
     note(tmp_path, datetime.now(timezone.utc) - timedelta(days=9))
     process = start()
     wait_for(lambda: "exit_code" in status(tmp_path / "tiny"))
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert events(output) == ["started", "run", "ended", "stopped"]
+    assert stop(process) == ["started", "run", "ended", "stopped"]
     assert worked(tmp_path) == ["begun", "done"]
     assert status(tmp_path / "tiny")["exit_code"] == 0
 
@@ -116,9 +121,7 @@ def test_a_restart_does_not_double_it(tmp_path: Path, start: Start) -> None:
     second = start()
     assert second.stdout is not None
     assert json.loads(second.stdout.readline())["event"] == "started"
-    second.send_signal(signal.SIGTERM)
-    output, _ = second.communicate(timeout=60)
-    assert events(output) == ["stopped"]
+    assert stop(second) == ["stopped"]
     assert worked(tmp_path) == ["begun"]
 
 
@@ -127,10 +130,7 @@ def test_a_run_at_work_is_stopped_and_waited_for(tmp_path: Path, start: Start, n
     note(tmp_path, datetime.now(timezone.utc) - timedelta(days=9))
     process = start(60)
     wait_for(lambda: worked(tmp_path) == ["begun"])
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert events(output) == ["started", "run", "ended", "stopped"]
+    assert stop(process, number) == ["started", "run", "ended", "stopped"]
     assert worked(tmp_path) == ["begun", "stopped"]
     assert status(tmp_path / "tiny")["exit_code"] == 130
 
@@ -138,10 +138,9 @@ def test_a_run_at_work_is_stopped_and_waited_for(tmp_path: Path, start: Start, n
 def test_one_run_at_a_time(tmp_path: Path, start: Start) -> None:
     process = start(2.5, "* * * * *")
     wait_for(lambda: worked(tmp_path).count("done") == 2)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert events(output).count("skipped") >= 2
-    assert "run run" not in " ".join(event for event in events(output) if event in ("run", "ended"))
+    told = stop(process)
+    assert told.count("skipped") >= 2
+    assert "run run" not in " ".join(event for event in told if event in ("run", "ended"))
     assert "begun begun" not in " ".join(worked(tmp_path))
 
 

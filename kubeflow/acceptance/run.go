@@ -47,6 +47,10 @@ func run(pipelineFile, parametersFile, runID, metadataPort, cacheFile string) er
 	if err != nil {
 		return err
 	}
+	deployment := &pipelinespec.PipelineDeploymentConfig{}
+	if err := reread(spec.GetDeploymentSpec(), deployment); err != nil {
+		return err
+	}
 	parameters, err := parametersOf(spec, parametersFile)
 	if err != nil {
 		return err
@@ -82,14 +86,10 @@ func run(pipelineFile, parametersFile, runID, metadataPort, cacheFile string) er
 	for _, name := range order(spec.GetRoot().GetDag().GetTasks()) {
 		task := spec.GetRoot().GetDag().GetTasks()[name]
 		part := spec.GetComponents()[task.GetComponentRef().GetName()]
-		executor, err := executorOf(spec, part.GetExecutorLabel())
-		if err != nil {
-			return err
-		}
 		options := driver.Options{
 			PipelineName: options.PipelineName, RunID: runID, RunName: options.RunName, Namespace: namespace, IterationIndex: -1,
 			Component: part, Task: task, TaskName: name, DAGExecutionID: root.ID, DriverType: "CONTAINER",
-			Container: executor.GetContainer(), KubernetesExecutorConfig: platform[part.GetExecutorLabel()],
+			Container: deployment.GetExecutors()[part.GetExecutorLabel()].GetContainer(), KubernetesExecutorConfig: platform[part.GetExecutorLabel()],
 			MLMDServerAddress: "127.0.0.1", MLMDServerPort: metadataPort, PublishLogs: "true", PipelineLogLevel: "1",
 			PluginDispatcher: plugins.NoOpDispatcher{},
 		}
@@ -153,12 +153,8 @@ func load(file string) (*pipelinespec.PipelineSpec, map[string]*kubernetesplatfo
 	}
 	configs := map[string]*kubernetesplatform.KubernetesExecutorConfig{}
 	for label, executor := range platform.GetPlatforms()["kubernetes"].GetDeploymentSpec().GetExecutors() {
-		text, err := protojson.Marshal(executor)
-		if err != nil {
-			return nil, nil, err
-		}
 		configs[label] = &kubernetesplatform.KubernetesExecutorConfig{}
-		if err := protojson.Unmarshal(text, configs[label]); err != nil {
+		if err := reread(executor, configs[label]); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -185,16 +181,13 @@ func parametersOf(spec *pipelinespec.PipelineSpec, file string) (map[string]*str
 	return parameters, nil
 }
 
-func executorOf(spec *pipelinespec.PipelineSpec, label string) (*pipelinespec.PipelineDeploymentConfig_ExecutorSpec, error) {
-	text, err := protojson.Marshal(spec.GetDeploymentSpec())
+// reread fills a message from one that holds the same without its type.
+func reread(from, to proto.Message) error {
+	text, err := protojson.Marshal(from)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	deployment := &pipelinespec.PipelineDeploymentConfig{}
-	if err := protojson.Unmarshal(text, deployment); err != nil {
-		return nil, err
-	}
-	return deployment.GetExecutors()[label], nil
+	return protojson.Unmarshal(text, to)
 }
 
 // order returns the names of the tasks, each after those that it depends on, otherwise by name.

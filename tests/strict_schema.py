@@ -1,0 +1,22 @@
+"""Published descriptions of an API, made strict: what they do not describe is refused, as a server would drop it in silence."""
+
+from typing import Any
+
+
+def closed(node: Any) -> Any:
+    """Returns a JSON schema with no field allowed that is not described, unless it says that there may be others.
+
+    An int64 may be a number or, as protocol buffers' JSON has it, text.
+    """
+    if isinstance(node, list):
+        return [closed(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: closed(value) for key, value in node.items()}
+    if node.get("type") == "string" and node.get("format") == "int64":
+        node["type"] = ["string", "integer"]
+    properties = node.get("properties")
+    is_open = "additionalProperties" in node or node.get("x-kubernetes-preserve-unknown-fields")
+    if isinstance(properties, dict) and "@type" not in properties and not is_open:
+        node["additionalProperties"] = False
+    return node
