@@ -97,7 +97,7 @@ def floor(task: Task) -> str:
     def decode(images: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(lambda image: decode_picture(image, spec.height, spec.width, spec.channels), images, fn_output_signature=tf.uint8)
 
-    check = _micros(lambda: [check_record(data, shard, spec, rules) for data in records], len(records))
+    check = _micros(lambda: [check_record(data, shard, spec, rules).SerializeToString() for data in records], len(records))
     pillow = _micros(lambda: [Image.open(io.BytesIO(data)).load() for data in pictures], len(pictures))
     transform = _micros(lambda: decode(tf.constant(pictures)), len(pictures))
     return (

@@ -1,6 +1,7 @@
-"""The Evaluator that takes "no model in production" for "no baseline", and what its verdict and figures say."""
+"""The Evaluator that takes "no model in production" for "no baseline", and blesses by the rules of components/judgement.py."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,41 +12,43 @@ import tensorflow_model_analysis as tfma
 from absl import logging
 from tensorflow_model_analysis.proto.config_pb2 import EvalConfig
 from tfx import types
-from tfx.components.evaluator import component, executor
+from tfx.components.evaluator import component, constants, executor
 from tfx.dsl.components.base import executor_spec
 from tfx.dsl.io import fileio
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types import artifact_utils
 from tfx.types import standard_component_specs as specs
-from tfx.utils import path_utils, proto_utils
+from tfx.utils import io_utils, path_utils
 
-from components import tfma_metrics
-from components.metrics import Results
+from components import features, tfma_metrics
+from components.features import JUDGEMENT_FILE
+from components.judgement import ALL, GOLDEN, NEWEST, Comparison, Rules, judge
+from components.sources.spans import span_name
 
-_THRESHOLDS: Final = ("min_sequence_accuracy", "max_regression")
 SPLIT: Final = "test"  # neither trained on nor used to stop training
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
-    """Whether a model is blessed; if not, one sentence a failure."""
-
-    blessed: bool
-    failures: list[str]
-
-
-@dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The figures of a model, over the whole test split and by slice.
+    """The figures of a model, and of the one in production where there was one, on the whole test split and by slice.
 
-    `slices[feature][value]` are the results over the examples where `feature` (characters, source or difficulty) has that
-    value. An example is in the slice of every character that its text holds. `baseline` is the model in production over the
-    whole split; None where there was none.
+    `slices[feature][value]` are those of the examples where `feature` (characters, source, difficulty or span) has that value. An example
+    is in the slice of every character that its text holds.
     """
 
-    overall: Results
-    baseline: Results | None
-    slices: dict[str, dict[str, Results]]
+    overall: Comparison
+    slices: dict[str, dict[str, Comparison]]
+
+    def sets(self, newest: str, golden: str) -> dict[str, Comparison]:
+        """Returns the sets that a model is judged by: all, and where they are something else, the newest span and the golden set.
+
+        Args:
+          newest: the name of the span.
+          golden: likewise; "" for none.
+        """
+        spans = self.slices[features.SPAN]
+        parts = {NEWEST: spans.get(newest), GOLDEN: spans.get(golden)} if len(spans) > 1 else {}
+        return {ALL: self.overall} | {name: part for name, part in parts.items() if part}
 
 
 class CaptchaEvaluatorExecutor(executor.Executor):
@@ -55,25 +58,63 @@ class CaptchaEvaluatorExecutor(executor.Executor):
         self, input_dict: dict[str, list[types.Artifact]], output_dict: dict[str, list[types.Artifact]], exec_properties: dict[str, Any]
     ) -> None:
         """Evaluates the model, and the baseline where there is one, and writes the figures and the blessing."""
+        model = artifact_utils.get_single_instance(input_dict[specs.MODEL_KEY])
         input_dict = dict(input_dict)
         baseline = input_dict.pop(specs.BASELINE_MODEL_KEY, [])
-        if baseline and fileio.exists(os.path.join(path_utils.serving_model_path(baseline[0].uri), "saved_model.pb")):
+        if baseline and _spec(baseline[0]) == _spec(model):
             input_dict[specs.BASELINE_MODEL_KEY] = baseline
-        config = EvalConfig()
-        proto_utils.json_to_proto(exec_properties[specs.EVAL_CONFIG_KEY], config)
-        tfma_metrics.set_thresholds(config, **{name: exec_properties[name] for name in _THRESHOLDS})
         loader = f"{eval_shared_model.__module__}.{eval_shared_model.__name__}"
-        changes = {specs.EVAL_CONFIG_KEY: proto_utils.proto_to_json(config), "custom_eval_shared_model": loader}
-        super().Do(input_dict, output_dict, exec_properties | changes)
-        result = verdict(artifact_utils.get_single_uri(output_dict[specs.EVALUATION_KEY]))
-        logging.info("%s", "Blessed." if result.blessed else "Not blessed: " + "; ".join(result.failures))
+        super().Do(input_dict, output_dict, exec_properties | {"custom_eval_shared_model": loader})
+
+        evaluation_uri = artifact_utils.get_single_uri(output_dict[specs.EVALUATION_KEY])
+        examples = artifact_utils.get_single_instance(input_dict[specs.EXAMPLES_KEY])
+        try:
+            judgement = _judgement(load_results(evaluation_uri), span_name(examples.span), exec_properties)
+        except ValueError:
+            judgement = {"failures": [f"there is nothing to judge the model by: the {SPLIT} split has no examples"], "sets": {}}
+        with fileio.open(os.path.join(evaluation_uri, JUDGEMENT_FILE), "w") as file:
+            file.write(json.dumps(judgement, indent=1))
+        _bless(artifact_utils.get_single_instance(output_dict[specs.BLESSING_KEY]), model, blessed=not judgement["failures"])
+        logging.info("%s", "Not blessed: " + "; ".join(judgement["failures"]) if judgement["failures"] else "Blessed.")
+
+
+def _spec(model: types.Artifact) -> Any:
+    """What the model in an artifact reads; None where there is no model in it, as where nothing is in production."""
+    path = os.path.join(path_utils.serving_model_path(model.uri), "assets.extra", features.SPEC_FILE)
+    if not fileio.exists(path):
+        return None
+    with fileio.open(path) as file:
+        return json.loads(file.read())["spec"]
+
+
+def _judgement(evaluation: Evaluation, newest: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `{"failures": [sentence], "sets": {name: Comparison.to_json()}}`."""
+    golden = span_name(properties["golden"]) if properties["golden"] else ""
+    sets = evaluation.sets(newest, golden)
+    slices = {f"slice {value} of {kind}": part for kind, by_value in evaluation.slices.items() for value, part in by_value.items()}
+    rules = Rules(**{field.name: properties[field.name] for field in dataclasses.fields(Rules)})
+    return {"failures": judge(sets, slices, rules), "sets": {name: part.to_json() for name, part in sets.items()}}
+
+
+def _bless(blessing: types.Artifact, model: types.Artifact, *, blessed: bool) -> None:
+    """Marks the artifact as TFX's Evaluator does."""
+    name = constants.BLESSED_FILE_NAME if blessed else constants.NOT_BLESSED_FILE_NAME
+    value = constants.BLESSED_VALUE if blessed else constants.NOT_BLESSED_VALUE
+    io_utils.write_string_file(os.path.join(blessing.uri, name), "")
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, value)
+    blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
 
 
 class CaptchaEvaluator(component.Evaluator):
-    """Evaluates `model` on the test split and blesses it if it meets the two thresholds.
+    """Evaluates `model` on the test split and blesses it if `components.judgement.judge` finds nothing against it.
 
-    `baseline_model` may be an artifact without a model in it, as `LatestPushedModel` leaves where nothing is in production. The thresholds
-    are properties of their own, not a part of `eval_config`, so that a run of a compiled pipeline can have its own.
+    `baseline_model` may be an artifact without a model in it, or with one that reads something else: then there is no baseline. The
+    thresholds are properties of their own, not a part of `eval_config`, so that a run of a compiled pipeline can have its own.
+
+    Args:
+      golden: the number of the span whose test split is the golden set; 0 for none.
+      min_sequence_accuracy, max_regression, max_slice_regression, confidence: see `components.judgement.Rules`.
     """
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(CaptchaEvaluatorExecutor)
@@ -84,12 +125,21 @@ class CaptchaEvaluator(component.Evaluator):
         model: types.BaseChannel,
         baseline_model: types.BaseChannel,
         eval_config: EvalConfig,
+        golden: int,
         min_sequence_accuracy: float | RuntimeParameter,
         max_regression: float | RuntimeParameter,
+        max_slice_regression: float,
+        confidence: float,
     ):
         super().__init__(examples=examples, model=model, baseline_model=baseline_model, eval_config=eval_config, example_splits=[SPLIT])
         # As TFX itself adds what a constructor of its own does not know.
-        self.spec.exec_properties.update(min_sequence_accuracy=min_sequence_accuracy, max_regression=max_regression)
+        self.spec.exec_properties.update(
+            golden=golden,
+            min_sequence_accuracy=min_sequence_accuracy,
+            max_regression=max_regression,
+            max_slice_regression=max_slice_regression,
+            confidence=confidence,
+        )
 
 
 class _ByKeyword:
@@ -128,43 +178,34 @@ def eval_shared_model(**arguments: Any) -> tfma.EvalSharedModel:
     return shared._replace(model_loader=tfma.ModelLoader(load_by_keyword))
 
 
-def verdict(evaluation_uri: str) -> Verdict:
-    """Reads from a finished evaluation whether the model is blessed, and which threshold failed by how much."""
-    validation = tfma.load_validation_result(evaluation_uri)
-    failures = [
-        _explain(failure, evaluation_uri) for slice_result in validation.metric_validations_per_slice for failure in slice_result.failures
-    ]
-    if not validation.validation_ok and not failures:
-        failures = [f"there is nothing to judge the model by: the {SPLIT} split has no examples"]
-    return Verdict(validation.validation_ok, failures)
-
-
 def load_results(evaluation_uri: str) -> Evaluation:
     """Reads the figures of a finished evaluation.
 
     Raises:
       ValueError: there are none, as after an evaluation of no examples.
     """
-    overall: dict[bool, Results] = {}
-    slices: dict[str, dict[str, Results]] = {key: {} for key in tfma_metrics.SLICES}
+    overall: Comparison | None = None
+    slices: dict[str, dict[str, Comparison]] = {key: {} for key in tfma_metrics.SLICES}
     for item in tfma.load_metrics(evaluation_uri):
-        for is_baseline in (False, True):
-            values = {
-                pair.key.name: _value(pair.value)
-                for pair in item.metric_keys_and_values
-                if not pair.key.is_diff and (pair.key.model_name == tfma.BASELINE_KEY) == is_baseline
-            }
-            if not values:
-                continue
-            results = tfma_metrics.from_metrics(values)
-            if not item.slice_key.single_slice_keys:
-                overall[is_baseline] = results
-            elif not is_baseline:
-                (key,) = item.slice_key.single_slice_keys
-                slices[key.column][key.bytes_value.decode()] = results
-    if False not in overall:
+        by_model: dict[bool, dict[str, Any]] = {False: {}, True: {}}
+        for pair in item.metric_keys_and_values:
+            if not pair.key.is_diff:
+                by_model[pair.key.model_name == tfma.BASELINE_KEY][pair.key.name] = _value(pair.value)
+        if not by_model[False]:
+            continue
+        comparison = Comparison(
+            tfma_metrics.from_metrics(by_model[False]),
+            tfma_metrics.from_metrics(by_model[True]) if by_model[True] else None,
+            *(int(by_model[False].get(name, 0)) for name in (tfma_metrics.ONLY_CHALLENGER, tfma_metrics.ONLY_CHAMPION)),
+        )
+        if not item.slice_key.single_slice_keys:
+            overall = comparison
+        else:
+            (key,) = item.slice_key.single_slice_keys
+            slices[key.column][key.bytes_value.decode()] = comparison
+    if overall is None:
         raise ValueError(f"{evaluation_uri} holds no figures")
-    return Evaluation(overall[False], overall.get(True), {key: dict(sorted(by_value.items())) for key, by_value in slices.items()})
+    return Evaluation(overall, {key: dict(sorted(by_value.items())) for key, by_value in slices.items()})
 
 
 def _value(value: Any) -> Any:
@@ -174,16 +215,3 @@ def _value(value: Any) -> Any:
         field = {array.INT64: array.int64_values, array.FLOAT64: array.float64_values}[array.data_type]
         return np.array(field).reshape(array.shape)
     return value.double_value.value
-
-
-def _explain(failure: Any, evaluation_uri: str) -> str:
-    name, value, threshold = failure.metric_key.name, failure.metric_value.double_value.value, failure.metric_threshold
-    if threshold.HasField("value_threshold"):
-        floor = threshold.value_threshold.lower_bound.value
-        return f"{name} {value:.4f} is under the floor {floor:g} by {floor - value:.4f}"
-    # What failed is the difference to the baseline.
-    accuracy = load_results(evaluation_uri).overall.sequence_accuracy.value
-    allowed = -threshold.change_threshold.absolute.value
-    return (
-        f"{name} {accuracy:.4f} is below that of the model in production, {accuracy - value:.4f}, by {-value:.4f}; allowed are {allowed:g}"
-    )

@@ -1,4 +1,4 @@
-"""CaptchaExampleGen: reads a window of spans, checks every record, and puts those that are not right in quarantine.
+"""CaptchaExampleGen: reads a window of spans, checks every record, puts bad ones in quarantine, and counts what the good ones are like.
 
 Unlike TFX's own ExampleGen it has no driver, which open-source Kubeflow Pipelines would not run. TFX cannot see that the
 content of a folder has changed: the property `as_of` names that content.
@@ -6,8 +6,9 @@ content of a folder has changed: the property `as_of` names that content.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, Final
 
 import apache_beam as beam
@@ -20,13 +21,16 @@ from tfx.types import artifact, artifact_utils, channel, component_spec, standar
 
 from components import features
 from components.captcha import CaptchaSpec
+from components.drift import Profile
 from components.errors import CaptchaPipelineError
 from components.pictures import PictureRules
-from components.record_check import BAD, SUMMARY, CheckShard, Shard, Tally
+from components.record_check import BAD, PROFILE, SUMMARY, CheckShard, Shard, Tally
 from components.records import DataInfo
-from components.sources.spans import Span, window
+from components.sources.spans import Span, Window, window
 
-SPANS: Final = "spans"  # custom property of the examples: JSON, the numbers of the spans that they come from
+# Custom properties of the examples: JSON, the numbers of the spans that they come from, and the checksums of their manifests.
+SPANS: Final = "spans"
+CHECKSUMS: Final = "span_checksums"
 SUMMARY_FILE: Final = "summary.json"
 _RECORDS_PREFIX: Final = "records"
 _REASONS_IN_MESSAGE: Final = 3
@@ -57,14 +61,22 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         self._log_startup(input_dict, output_dict, exec_properties)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
-        spans = window(exec_properties["data_root"], exec_properties["window"] or None)
+        profiles = artifact_utils.get_single_uri(output_dict["profiles"])
+        chosen = window(
+            exec_properties["data_root"],
+            exec_properties["window"] or None,
+            json.loads(exec_properties["exclude"]),
+            exec_properties["golden"] or None,
+        )
+        spans = chosen.spans
         spec = CaptchaSpec.model_validate_json(exec_properties["spec"])
         rules = json.loads(exec_properties["rules"])
         check = CheckShard(spec, PictureRules(**rules | {"background": tuple(rules["background"])}))
-        shards = [shard for span in spans for shard in shards_of(span)]
+        shards = list(shards_of_window(chosen, exec_properties["half_life"]))
         examples.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
         examples.span = spans[-1].number
         examples.set_string_custom_property(SPANS, json.dumps([span.number for span in spans]))
+        examples.set_string_custom_property(CHECKSUMS, json.dumps([span.checksum for span in spans]))
         examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
 
         with self._make_beam_pipeline() as pipeline:
@@ -72,22 +84,25 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 pipeline
                 | "Shards" >> beam.Create(shards)
                 | "Distribute" >> beam.Reshuffle()
-                | "Check" >> beam.ParDo(check).with_outputs(*features.SPLITS, BAD, SUMMARY)
+                | "Check" >> beam.ParDo(check).with_outputs(*features.SPLITS, BAD, SUMMARY, PROFILE)
             )
             for split in features.SPLITS:
                 prefix = os.path.join(artifact_utils.get_split_uri([examples], split), "data_tfrecord")
                 # Not gzipped: the pictures are compressed already, and every later step would unpack them again.
                 _ = outputs[split] | f"Write[{split}]" >> beam.io.WriteToTFRecord(prefix)
             _ = outputs[BAD] | "WriteBad" >> beam.io.WriteToTFRecord(os.path.join(quarantine.uri, _RECORDS_PREFIX), file_name_suffix=".gz")
-            _ = (
-                outputs[SUMMARY]
-                | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-                | "Merge" >> beam.Map(Tally.merge).with_output_types(bytes)
-                | "WriteSummary"
-                >> beam.io.WriteToText(
-                    os.path.join(quarantine.uri, SUMMARY_FILE), num_shards=1, shard_name_template="", coder=beam.coders.BytesCoder()
+            names = [span.path.name for span in spans]
+            merged = {
+                SUMMARY: (Tally.merge, os.path.join(quarantine.uri, SUMMARY_FILE)),
+                PROFILE: (partial(_merge_profiles, spans=names), os.path.join(profiles, features.PROFILES_FILE)),
+            }
+            for tag, (merge, path) in merged.items():
+                _ = (
+                    outputs[tag]
+                    | f"Gather[{tag}]" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+                    | f"Merge[{tag}]" >> beam.Map(merge).with_output_types(bytes)
+                    | f"Write[{tag}]" >> beam.io.WriteToText(path, num_shards=1, shard_name_template="", coder=beam.coders.BytesCoder())
                 )
-            )
 
         with fileio.open(os.path.join(quarantine.uri, SUMMARY_FILE)) as file:
             summary = json.loads(file.read())
@@ -95,7 +110,24 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             # TFX deletes the outputs of a failed step.
             _replace_folder(quarantine.uri, exec_properties["quarantine_dir"])
             where = f"The bad records, each with its reason, are in {exec_properties['quarantine_dir']}."
-            raise CaptchaPipelineError(f"{complaint}\n{where} Put them right in a new span, or leave them out.")
+            raise CaptchaPipelineError(f"{complaint}\n{where} Put them right in a new span, and leave out the old one with data.exclude.")
+
+
+def shards_of_window(chosen: Window, half_life: float) -> Iterator[Shard]:
+    """Yields the shards that a run reads: those of the window, and the golden span's test split.
+
+    Args:
+      half_life: in spans, 0 for none: of a span that is so much older than the newest, half of the training records are used.
+
+    Raises:
+      CaptchaPipelineError: as `shards_of`.
+    """
+    for age, span in zip(reversed(range(len(chosen.spans))), chosen.spans, strict=True):
+        share = 0.5 ** (age / half_life) if half_life else 1.0
+        for shard in shards_of(span):
+            yield replace(shard, share=share) if shard.split == features.SPLITS[0] else shard
+    if chosen.golden and chosen.golden not in chosen.spans:
+        yield from (shard for shard in shards_of(chosen.golden) if shard.split == features.SPLITS[-1])
 
 
 def shards_of(span: Span) -> Iterator[Shard]:
@@ -131,6 +163,15 @@ def _complaint(summary: dict[str, Any], max_bad_fraction: float) -> str:
     return "\n".join(lines)
 
 
+def _merge_profiles(parts: Sequence[bytes], spans: Sequence[str]) -> bytes:
+    merged = {span: Profile() for span in spans}
+    for part in parts:
+        for span, counts in json.loads(part).items():
+            if span in merged:
+                merged[span].merge(Profile(counts))
+    return json.dumps({span: profile.to_json() for span, profile in merged.items()}, ensure_ascii=False).encode()
+
+
 def _replace_folder(source: str, target: str) -> None:
     if fileio.isdir(target):
         fileio.rmtree(target)
@@ -143,6 +184,9 @@ class CaptchaExampleGenSpec(component_spec.ComponentSpec):
     PARAMETERS = {  # noqa: RUF012
         "data_root": component_spec.ExecutionParameter(type=str),
         "window": component_spec.ExecutionParameter(type=int),
+        "exclude": component_spec.ExecutionParameter(type=str),
+        "golden": component_spec.ExecutionParameter(type=int),
+        "half_life": component_spec.ExecutionParameter(type=float),
         "spec": component_spec.ExecutionParameter(type=str),
         "rules": component_spec.ExecutionParameter(type=str),
         "max_bad_fraction": component_spec.ExecutionParameter(type=float),
@@ -154,20 +198,27 @@ class CaptchaExampleGenSpec(component_spec.ComponentSpec):
     OUTPUTS = {  # noqa: RUF012
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "quarantine": component_spec.ChannelParameter(type=Quarantine),
+        "profiles": component_spec.ChannelParameter(type=standard_artifacts.ExampleStatistics),
     }
 
 
 class CaptchaExampleGen(base_beam_component.BaseBeamComponent):
-    """Reads a window of spans; see the module. Its outputs are `examples`, with the splits train, eval and test, and `quarantine`.
+    """Reads a window of spans; see the module.
+
+    Its outputs are `examples`, with the splits train, eval and test, `quarantine`, and `profiles`: PROFILES_FILE, `{span: Profile}` of the
+    spans in the window.
 
     Args:
       data_root: the folder of the spans.
       window: how many of the newest spans to read; 0 for all.
+      exclude: numbers of spans that are not used.
+      golden: the number of a span whose test split is read in any case; 0 for none.
+      half_life: see `shards_of_window`.
       spec: what labels and pictures must be.
       rules: what is done with pictures.
       max_bad_fraction: 0 to 1; the run stops when more than this of the records are bad.
       quarantine_dir: a folder that is replaced by the quarantine of a run that stops here.
-      as_of: `window_digest` of the spans; another value has the step run again.
+      as_of: the digest of the window; another value has the step run again.
       source_digest: of this module; likewise.
     """
 
@@ -178,6 +229,9 @@ class CaptchaExampleGen(base_beam_component.BaseBeamComponent):
         self,
         data_root: str,
         window: int | RuntimeParameter,
+        exclude: Sequence[int],
+        golden: int,
+        half_life: float,
         spec: CaptchaSpec,
         rules: PictureRules,
         max_bad_fraction: float,
@@ -189,6 +243,9 @@ class CaptchaExampleGen(base_beam_component.BaseBeamComponent):
             CaptchaExampleGenSpec(
                 data_root=data_root,
                 window=window,
+                exclude=json.dumps(sorted(exclude)),
+                golden=golden,
+                half_life=float(half_life),
                 spec=spec.model_dump_json(),
                 rules=json.dumps(asdict(rules)),
                 max_bad_fraction=float(max_bad_fraction),
@@ -197,5 +254,6 @@ class CaptchaExampleGen(base_beam_component.BaseBeamComponent):
                 source_digest=source_digest,
                 examples=channel.Channel(type=standard_artifacts.Examples),
                 quarantine=channel.Channel(type=Quarantine),
+                profiles=channel.Channel(type=standard_artifacts.ExampleStatistics),
             )
         )

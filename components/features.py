@@ -18,6 +18,7 @@ BRIGHTNESS: Final = "brightness"  # float32[1]: mean of the pixel values
 CONTRAST: Final = "contrast"  # float32[1]: standard deviation of the pixel values
 SHARPNESS: Final = "sharpness"  # float32[1]: mean absolute difference of neighbouring pixels in a row
 DIFFICULTY: Final = "difficulty"  # bytes[1]: "low contrast", "medium contrast" or "high contrast"
+SPAN: Final = "span"  # bytes[1]: the span that it comes from, such as "span-000001"
 
 # What Transform emits.
 PIXELS: Final = "pixels"  # bytes[1]: height x width x channels uint8, row-major
@@ -35,5 +36,8 @@ VALID: Final = "valid"  # bool [N]: false for a picture that could not be decode
 MANIFEST: Final = "manifest.json"  # of a span
 DATA_INFO: Final = "data_info.csv"  # describes the book's layout
 HISTORY_FILE: Final = "history.json"  # of a fit: a row an epoch
+PROFILES_FILE: Final = "profiles.json"  # of the spans that were read: components/drift.py
+DRIFT_FILE: Final = "drift.json"  # how far the newest span is from the others
+JUDGEMENT_FILE: Final = "judgement.json"  # of a model, beside its blessing
 SPEC_FILE: Final = "captcha.json"  # in a SavedModel's assets.extra: what the model reads, and what it was made from
 WEIGHTS_FILE: Final = "model.weights.h5"  # in a SavedModel's assets.extra: for a warm start

@@ -1,6 +1,7 @@
-"""Checks records: a shard goes in, examples, quarantined records and a tally come out."""
+"""Checks records: a shard goes in, examples, quarantined records, a tally and a profile come out."""
 
 import collections
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from components import features
 from components.captcha import CaptchaSpec, LabelError
+from components.drift import Profile
 from components.example_proto import Example, bytes_example
 from components.pictures import PictureError, PictureRules, inspect_picture
 from components.records import DataInfo, RecordError, to_canonical
@@ -19,6 +21,7 @@ from components.tfrecords import Damage, Record, read_records
 # The tags of what CheckShard emits besides the splits.
 BAD: Final = "bad"
 SUMMARY: Final = "summary"
+PROFILE: Final = "profile"
 
 _CANONICAL: Final = (features.IMAGE, features.LABEL, features.SOURCE, features.PARAMS)
 _EXAMPLES_PER_REASON: Final = 3
@@ -27,7 +30,14 @@ _MAX_DETAIL: Final = 300  # characters: a detail quotes the record, whose label 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file to read. `records` is how many the manifest says it holds, `info` describes the book's layout."""
+    """A file to read.
+
+    Attributes:
+      name: relative to the data folder.
+      records: how many the manifest says it holds.
+      info: describes the book's layout, None for a canonical one.
+      share: of its records that is used, above 0.
+    """
 
     split: str
     path: str
@@ -35,10 +45,16 @@ class Shard:
     records: int
     source: str
     info: DataInfo | None
+    share: float = 1.0
+
+    @property
+    def span(self) -> str:
+        """The name of its span, such as span-000001."""
+        return self.name.partition("/")[0]
 
 
-def check_record(data: bytes, shard: Shard, spec: CaptchaSpec, rules: PictureRules) -> bytes:
-    """Returns the serialized tf.Example that CaptchaExampleGen emits for a record; components/features.py describes it.
+def check_record(data: bytes, shard: Shard, spec: CaptchaSpec, rules: PictureRules) -> Example:
+    """Returns the tf.Example that CaptchaExampleGen emits for a record; components/features.py describes it.
 
     Raises:
       RecordError: the record cannot be parsed, or a feature is missing or of a wrong type or shape.
@@ -69,7 +85,8 @@ def check_record(data: bytes, shard: Shard, spec: CaptchaSpec, rules: PictureRul
     feature[features.CONTRAST].float_list.value.append(picture.contrast)
     feature[features.SHARPNESS].float_list.value.append(picture.sharpness)
     feature[features.DIFFICULTY].bytes_list.value.append(picture.difficulty.encode())
-    return example.SerializeToString(deterministic=True)
+    feature[features.SPAN].bytes_list.value.append(shard.span.encode())
+    return example
 
 
 def _only_value(feature: Any, name: str) -> bytes:
@@ -126,16 +143,21 @@ class Tally:
 @beam.typehints.with_input_types(Shard)
 @beam.typehints.with_output_types(bytes)
 class CheckShard(beam.DoFn):
-    """Emits a shard's good records under the name of their split, its bad ones under BAD, and one tally under SUMMARY."""
+    """Emits a shard's good records under the name of their split, its bad ones under BAD, one tally under SUMMARY and one profile of the
+    good ones under PROFILE: JSON, `{span: Profile}`.
+    """
 
     def __init__(self, spec: CaptchaSpec, rules: PictureRules):
         self._spec = spec
         self._rules = rules
 
     def process(self, shard: Shard) -> Iterator[Any]:
-        tally = Tally()
-        broken_by = "record_missing"
+        tally, profile = Tally(), Profile()
+        broken_by, seen = "record_missing", 0
         for item in read_records(shard.path):
+            seen += 1
+            if isinstance(item, Record) and not _is_used(item.data, shard.share):
+                continue
             tally.total += 1
             try:
                 checked = self._check(item, shard)
@@ -146,18 +168,25 @@ class CheckShard(beam.DoFn):
                 yield beam.pvalue.TaggedOutput(BAD, _quarantined(error.reason, detail, shard.name, item))
             else:
                 tally.good[shard.split] += 1
-                yield beam.pvalue.TaggedOutput(shard.split, checked)
-        lost = shard.records - tally.total
+                profile.add(checked)
+                yield beam.pvalue.TaggedOutput(shard.split, checked.SerializeToString(deterministic=True))
+        lost = shard.records - seen
         if lost > 0:
-            detail = f"the file ends after {tally.total} records; the manifest says {shard.records}"
-            tally.add_bad(broken_by, lost, [{"file": shard.name, "index": tally.total, "detail": detail}])
+            detail = f"the file ends after {seen} records; the manifest says {shard.records}"
+            tally.add_bad(broken_by, lost, [{"file": shard.name, "index": seen, "detail": detail}])
             tally.total += lost
         yield beam.pvalue.TaggedOutput(SUMMARY, tally.to_json())
+        yield beam.pvalue.TaggedOutput(PROFILE, json.dumps({shard.span: profile.to_json()}, ensure_ascii=False).encode())
 
-    def _check(self, item: Record | Damage, shard: Shard) -> bytes:
+    def _check(self, item: Record | Damage, shard: Shard) -> Example:
         if isinstance(item, Damage):
             raise RecordError(item.reason, item.detail)
         return check_record(item.data, shard, self._spec, self._rules)
+
+
+def _is_used(record: bytes, share: float) -> bool:
+    """Whether a record is among the share of its shard that is used: by its content, so that it is so in every run."""
+    return share >= 1 or int.from_bytes(hashlib.blake2b(record, digest_size=8).digest(), "big") < share * 2**64
 
 
 def _quarantined(reason: str, detail: str, file: str, item: Record | Damage) -> bytes:

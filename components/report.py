@@ -46,6 +46,17 @@ class Slice:
     accuracy: Rate
 
 
+@dataclass(frozen=True)
+class JudgedSet:
+    """Pictures that the model was judged by, such as "golden set", against the model in production; None where there was none."""
+
+    name: str
+    count: int
+    challenger: Rate
+    champion: Rate | None = None
+    p_value: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What the Evaluator found on the test split.
@@ -58,6 +69,7 @@ class Evaluation:
     classes: Sequence[str]
     slices: Sequence[Slice] = ()
     baseline: Rate | None = None
+    sets: Sequence[JudgedSet] = ()
     confidence: float = 0.95
 
 
@@ -114,6 +126,19 @@ class SplitStatistics:
 
 
 @dataclass(frozen=True, eq=False)
+class Drift:
+    """How far the span `newest` is from the others of the window.
+
+    `distances` holds value and threshold by measure; `histograms`, by measure, the shares of the grey levels, of the newest span and of
+    the others. Both are empty where there was no other span.
+    """
+
+    newest: str
+    distances: Mapping[str, tuple[float, float | None]]
+    histograms: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+@dataclass(frozen=True, eq=False)
 class ReportInputs:
     """All that the report shows. What is empty or None is said to be missing.
 
@@ -133,6 +158,7 @@ class ReportInputs:
     misread: Sequence[Misread] = ()
     quarantine: Quarantine | None = None
     splits: Sequence[SplitStatistics] = ()
+    drift: Drift | None = None
     config: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 

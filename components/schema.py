@@ -33,6 +33,7 @@ def captcha_schema(spec: CaptchaSpec) -> schema_pb2.Schema:
             _one(features.LABEL, schema_pb2.BYTES),
             _one(features.SOURCE, schema_pb2.BYTES),
             _one(features.PARAMS, schema_pb2.BYTES),
+            _one(features.SPAN, schema_pb2.BYTES),
             _feature(
                 features.CHARACTERS,
                 schema_pb2.BYTES,

@@ -15,18 +15,18 @@ from components.metrics import Rate, ReadingCounts, Results, read
 
 SEQUENCE_ACCURACY: Final = "sequence_accuracy"
 POSITION_ACCURACY: Final = "position_accuracy"  # and _1 for the first position, _2, …
-SLICES: Final = (features.CHARACTERS, features.SOURCE, features.DIFFICULTY)
+ONLY_CHALLENGER: Final = "only_challenger_right"  # pictures that it alone reads whole
+ONLY_CHAMPION: Final = "only_champion_right"  # likewise, the model in production
+SLICES: Final = (features.CHARACTERS, features.SOURCE, features.DIFFICULTY, features.SPAN)
 
 _BUFFERED: Final = 512  # examples counted at once: one call of NumPy costs as much as some hundred examples do
-# TFMA subtracts in floating point: 0.990 - 0.995 is a hair below -0.005.
-_ROUNDING: Final = 1e-9
 
 
 def eval_config(spec: CaptchaSpec, *, confidence: float, source_digest: str) -> config_pb2.EvalConfig:
-    """Returns what TFMA is to compute; `set_thresholds` adds what a model must meet.
+    """Returns what TFMA is to compute. Whether that is good enough is for components/judgement.py to say.
 
-    The metrics are computed over everything and over three kinds of slices: the examples whose text holds a given character,
-    those from a given source, and those of a given difficulty. The Evaluator adds the second model where there is a baseline.
+    The metrics are computed over everything and over the SLICES: the examples whose text holds a given character, those from a given
+    source, of a given difficulty, of a given span. The Evaluator adds the second model where there is a baseline.
 
     Args:
       spec: what the model reads.
@@ -58,26 +58,6 @@ def eval_config(spec: CaptchaSpec, *, confidence: float, source_digest: str) -> 
         slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[key]) for key in SLICES)],
         options=config_pb2.Options(include_default_metrics={"value": False}),
     )
-
-
-def set_thresholds(config: config_pb2.EvalConfig, *, min_sequence_accuracy: float, max_regression: float) -> None:
-    """Sets the two thresholds that a model must meet over the whole split to be blessed, in place.
-
-    Args:
-      config: by `eval_config`.
-      min_sequence_accuracy: the least full-sequence accuracy, 0 to 1.
-      max_regression: how far it may be below the baseline's; not looked at where there is no baseline.
-    """
-    threshold = config_pb2.MetricThreshold(
-        value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": min_sequence_accuracy}),
-        change_threshold=config_pb2.GenericChangeThreshold(
-            direction=config_pb2.MetricDirection.HIGHER_IS_BETTER, absolute={"value": -max_regression - _ROUNDING}
-        ),
-    )
-    overall = config_pb2.PerSliceMetricThresholds(
-        thresholds=[config_pb2.PerSliceMetricThreshold(slicing_specs=[config_pb2.SlicingSpec()], threshold=threshold)]
-    )
-    config.metrics_specs[0].per_slice_thresholds[SEQUENCE_ACCURACY].CopyFrom(overall)
 
 
 def to_metrics(results: Results) -> dict[str, float | np.ndarray]:
@@ -148,7 +128,49 @@ def _computations(
         keys = {key: tfma.metrics.MetricKey(key, model_name=model, example_weighted=None) for key in names}
         combiner = _CountReadings(keys, num_positions, num_classes, confidence)
         computations.append(tfma.metrics.MetricComputation(list(keys.values()), [_Readings(model, num_positions, num_classes)], combiner))
+    if model_names and tfma.BASELINE_KEY in model_names:
+        computations.append(_pairs([tfma.CANDIDATE_KEY, tfma.BASELINE_KEY], (num_positions, num_classes)))
     return computations
+
+
+def _pairs(models: list[str], shape: tuple[int, int]) -> tfma.metrics.MetricComputation:
+    keys = [tfma.metrics.MetricKey(name, model_name=models[0], example_weighted=None) for name in (ONLY_CHALLENGER, ONLY_CHAMPION)]
+    return tfma.metrics.MetricComputation(keys, [_Pairs(models, *shape)], _CountPairs(keys))
+
+
+class _Pairs(tfma.metrics.Preprocessor):
+    """Reduces an example to int64 [2]: whether the first model alone reads it whole, whether the second alone does."""
+
+    def __init__(self, models: list[str], num_positions: int, num_classes: int):
+        super().__init__(name="pairs")
+        self._models = models
+        self._shape = (num_positions, num_classes)
+
+    def process(self, extracts: dict[str, Any]) -> Iterator[np.ndarray]:
+        inputs = tfma.metrics.StandardMetricInputs(extracts)
+        first, second = (self._is_right(inputs, model) for model in self._models)
+        yield np.array([first and not second, second and not first], np.int64)
+
+    def _is_right(self, inputs: Any, model: str) -> bool:
+        predicted_ids, _ = read(inputs.get_predictions(model)[features.PROBABILITIES].reshape(self._shape))
+        return bool((predicted_ids == inputs.get_labels(model).reshape(-1)).all())
+
+
+class _CountPairs(beam.CombineFn):
+    def __init__(self, keys: list[tfma.metrics.MetricKey]):
+        self._keys = keys
+
+    def create_accumulator(self) -> np.ndarray:
+        return np.zeros(2, np.int64)
+
+    def add_input(self, accumulator: np.ndarray, pair: np.ndarray) -> np.ndarray:
+        return accumulator + pair
+
+    def merge_accumulators(self, accumulators: Iterable[np.ndarray]) -> np.ndarray:
+        return sum(accumulators, self.create_accumulator())
+
+    def extract_output(self, accumulator: np.ndarray) -> dict[tfma.metrics.MetricKey, float]:
+        return dict(zip(self._keys, accumulator.astype(float).tolist(), strict=True))
 
 
 class _Readings(tfma.metrics.Preprocessor):

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.pictures import PictureRules
+from components.sources.spans import Window, window
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -30,6 +31,9 @@ class Splits(Section):
 class DataConfig(Section):
     root: str = Field("data", min_length=1, description="the folder that holds span-000001, span-000002, …")
     window: int | None = Field(None, ge=1, description="train on the newest N spans; null for all")
+    half_life: float | None = Field(None, gt=0, description="of a span N spans older than the newest, train on half; null for all of each")
+    exclude: tuple[int, ...] = Field((), description="numbers of spans that are not used")
+    golden: int | None = Field(None, ge=1, description="the span whose test split judges every model, in the window or not")
     splits: Splits = Splits()
     max_bad_fraction: Fraction = Field(0.01, description="stop when more of the records than this are not right")
     max_pixels: int = Field(4_000_000, ge=64, description="larger pictures are refused before they are decoded")
@@ -39,6 +43,10 @@ class DataConfig(Section):
     @property
     def picture_rules(self) -> PictureRules:
         return PictureRules(max_pixels=self.max_pixels, background=self.background, wrong_size=self.wrong_size)
+
+    def read_window(self) -> Window:
+        """Returns the spans that a run would read now. Raises CaptchaPipelineError as `components.sources.spans.window`."""
+        return window(self.root, self.window, self.exclude, self.golden)
 
 
 class SynthConfig(Section):
@@ -72,12 +80,26 @@ class TrainerConfig(Section):
 class EvaluatorConfig(Section):
     min_sequence_accuracy: Fraction = Field(0.98, description="the floor under which no model is blessed")
     max_regression: Fraction = Field(0.005, description="how far below the model in production a new one may be")
+    max_slice_regression: Fraction = Field(0.05, description="likewise, in any one slice, where it is not by chance")
     confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals")
 
 
 class PusherConfig(Section):
     serving_dir: str | None = Field(None, description="where versions are pushed; null for ROOT/serving/NAME")
     keep: int = Field(10, ge=2, description="versions that stay there; a push removes older ones")
+
+
+class DriftConfig(Section):
+    """From where on the newest span differs from the others of the window: distances of 0 to 1, null for never. See docs/retraining.md."""
+
+    action: Literal["warn", "stop"] = Field("warn", description="stop: train nothing before someone has looked")
+    brightness: Fraction | None = 0.2
+    contrast: Fraction | None = 0.2
+    sharpness: Fraction | None = 0.2
+    size: Fraction | None = 0.1
+    source: Fraction | None = 0.5
+    characters: Fraction | None = 0.1
+    positions: Fraction | None = 0.2
 
 
 class BeamConfig(Section):
@@ -125,6 +147,7 @@ class Config(Section):
     captcha: CaptchaSpec = CaptchaSpec()
     data: DataConfig = DataConfig()
     synth: SynthConfig = SynthConfig()
+    drift: DriftConfig = DriftConfig()
     trainer: TrainerConfig = TrainerConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
     pusher: PusherConfig = PusherConfig()

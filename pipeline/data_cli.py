@@ -172,10 +172,10 @@ def show(
     from rich.console import Console
 
     from components.sources.sheet import contact_sheet, span_statistics
-    from components.sources.spans import list_spans, window
+    from components.sources.spans import list_spans
 
     settings = _load(config, overrides)
-    spans = window(settings.data.root, settings.data.window)
+    spans = list(settings.data.read_window().spans)
     if span is not None:
         spans = [found for found in list_spans(settings.data.root) if found.number == span]
         if not spans:

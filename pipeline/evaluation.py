@@ -10,13 +10,11 @@ import numpy as np
 from components.captcha import CaptchaSpec, LabelError
 from components.errors import CaptchaPipelineError
 from components.example_gen import shards_of
-from components.example_proto import Example
 from components.features import IMAGE, LABEL
 from components.metrics import ReadingCounts, Results
 from components.pictures import PictureError
 from components.record_check import check_record
 from components.records import RecordError
-from components.sources import spans
 from components.tfrecords import Record, read_records
 from pipeline.config import Config
 from pipeline.served_model import BATCH_SIZE, ServedModel
@@ -41,11 +39,9 @@ def evaluate(config: Config, model: Path, split: str) -> Results:
 
 def _good_records(config: Config, split: str, spec: CaptchaSpec) -> Iterator[tuple[bytes, str]]:
     """Yields picture and label of the records that CaptchaExampleGen would let through."""
-    for shard in (
-        shard for span in spans.window(config.data.root, config.data.window) for shard in shards_of(span) if shard.split == split
-    ):
+    for shard in (shard for span in config.data.read_window().spans for shard in shards_of(span) if shard.split == split):
         for item in read_records(shard.path):
             with contextlib.suppress(RecordError, LabelError, PictureError):
                 if isinstance(item, Record):
-                    feature = Example.FromString(check_record(item.data, shard, spec, config.data.picture_rules)).features.feature
+                    feature = check_record(item.data, shard, spec, config.data.picture_rules).features.feature
                     yield feature[IMAGE].bytes_list.value[0], feature[LABEL].bytes_list.value[0].decode()

@@ -1,6 +1,7 @@
 """The graph: which step feeds which. It does no I/O, so that every runner compiles the same one."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from tfx.orchestration import pipeline
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto import trainer_pb2, transform_pb2
 
+from components.drift import MEASURES
+from components.drift_gate import DriftGate
 from components.evaluator import CaptchaEvaluator
 from components.example_gen import CaptchaExampleGen
 from components.pushed_model import LatestPushedModel
@@ -53,6 +56,7 @@ class _DataSteps(NamedTuple):
     schema: BaseComponent
     statistics: StatisticsGen
     gate: BaseComponent
+    drift: BaseComponent
     transform: Transform
 
 
@@ -80,10 +84,13 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
         model=trainer.outputs["model"],
         baseline_model=production.outputs["model"],
         eval_config=eval_config(
-            config.captcha, confidence=config.evaluator.confidence, source_digest=around.digests["components.tfma_metrics"]
+            config.captcha, confidence=config.evaluator.confidence, source_digest=around.digests["components.evaluator"]
         ),
+        golden=config.data.golden or 0,
         min_sequence_accuracy=parameters.min_sequence_accuracy,
         max_regression=parameters.max_regression,
+        max_slice_regression=config.evaluator.max_slice_regression,
+        confidence=config.evaluator.confidence,
     )
     pusher = AtomicPusher(
         model=trainer.outputs["model"],
@@ -119,6 +126,9 @@ def _data_steps(config: Config, around: Surroundings, parameters: RunParameters)
     example_gen = CaptchaExampleGen(
         data_root=config.data.root,
         window=parameters.window,
+        exclude=config.data.exclude,
+        golden=config.data.golden or 0,
+        half_life=config.data.half_life or 0.0,
         spec=spec,
         rules=config.data.picture_rules,
         max_bad_fraction=config.data.max_bad_fraction,
@@ -135,6 +145,12 @@ def _data_steps(config: Config, around: Surroundings, parameters: RunParameters)
         stats_options=tfdv.StatsOptions(use_sketch_based_topk_uniques=True),
     )
     gate = SchemaGate(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
+    drift = DriftGate(
+        profiles=example_gen.outputs["profiles"],
+        thresholds=json.dumps(config.drift.model_dump(include=set(MEASURES))),
+        action=config.drift.action,
+        source_digest=digests["components.drift_gate"],
+    )
     transform = Transform(
         examples=example_gen.outputs["examples"],
         schema=schema.outputs["schema"],
@@ -144,8 +160,8 @@ def _data_steps(config: Config, around: Surroundings, parameters: RunParameters)
         disable_statistics=True,
         custom_config={"spec": spec_json, "background": config.data.background, "source_digest": digests["components.transform"]},
     )
-    transform.add_upstream_node(gate)
-    return _DataSteps(example_gen, schema, statistics, gate, transform)
+    transform.add_upstream_nodes([gate, drift])
+    return _DataSteps(example_gen, schema, statistics, gate, drift, transform)
 
 
 def _to_fit_to(transform: Transform) -> dict[str, Any]:

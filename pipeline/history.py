@@ -1,5 +1,6 @@
 """What ML Metadata knows of the runs: their steps, what they made, and from which spans a pushed model comes."""
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ Property = str | int | float
 
 _INTERRUPTED: Final = "interrupted"  # the custom property that tells a killed step from one that failed by itself
 _SPANS: Final = "spans"  # on the examples artifact: a JSON list of span numbers
+_CHECKSUMS: Final = "span_checksums"  # likewise: of their manifests
 _UNFINISHED: Final = (pb.Execution.NEW, pb.Execution.RUNNING)
 _STATES: Final[Mapping[int, State]] = {
     pb.Execution.COMPLETE: "done",
@@ -84,10 +86,13 @@ class LineageStep:
 
 @dataclass(frozen=True)
 class Lineage:
-    """From which spans, and by which executions, a pushed version came to be. `steps` follow the data, the Pusher last."""
+    """From which spans, and by which executions, a pushed version came to be. `steps` follow the data, the Pusher last.
+
+    `spans` holds, by number, the checksum of each span's manifest.
+    """
 
     version: str
-    spans: tuple[int, ...]
+    spans: Mapping[int, str]
     steps: tuple[LineageStep, ...]
 
 
@@ -158,8 +163,8 @@ def lineage(metadata_path: str | Path, version: str) -> Lineage:
         )
         for execution in executions
     )
-    spans = {number for artifact in artifacts.values() if artifact.type == "Examples" for number in _spans(artifact)}
-    return Lineage(version, tuple(sorted(spans)), steps)
+    spans = {number: checksum for artifact in artifacts.values() for number, checksum in _spans(artifact).items()}
+    return Lineage(version, dict(sorted(spans.items())), steps)
 
 
 def mark_interrupted(metadata_path: str | Path) -> int:
@@ -291,9 +296,12 @@ def _pushed_version(artifact: pb.Artifact) -> str | None:
     return str(_value(properties["pushed_version"])) or None
 
 
-def _spans(artifact: pb.Artifact) -> list[int]:
-    """The span numbers on an examples artifact, as CaptchaExampleGen left them; none where another step made it."""
-    return json.loads(artifact.custom_properties[_SPANS].string_value) if _SPANS in artifact.custom_properties else []
+def _spans(artifact: pb.Artifact) -> dict[int, str]:
+    """The spans on an examples artifact, with their checksums ("" where it has none), as CaptchaExampleGen left them."""
+    if artifact.type != "Examples" or _SPANS not in artifact.custom_properties:
+        return {}
+    numbers, checksums = (json.loads(artifact.custom_properties[name].string_value or "[]") for name in (_SPANS, _CHECKSUMS))
+    return dict(itertools.zip_longest(numbers, checksums, fillvalue=""))
 
 
 def _seconds(execution: pb.Execution) -> float:

@@ -5,9 +5,9 @@ import heapq
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 from google.protobuf.message import DecodeError
@@ -16,9 +16,10 @@ from tfx.utils import path_utils
 
 from components import features, report
 from components.errors import CaptchaPipelineError
-from components.evaluator import Evaluation, load_results, verdict
+from components.evaluator import Evaluation, load_results
 from components.example_gen import SUMMARY_FILE
 from components.example_proto import Example
+from components.metrics import Rate
 from components.records import IMAGE_RAW
 from components.tfrecords import Record, read_records
 from pipeline.config import Config
@@ -43,12 +44,15 @@ _NUMBERS: Final = (features.BRIGHTNESS, features.CONTRAST, features.SHARPNESS, f
 class Outcome:
     """What a complete run came to.
 
-    `changed` is false where every step was cached. `report` is where the report of this evaluation belongs.
+    `sets` are those that the model was judged by; `drift` is what DriftGate found. `changed` is false where every step was cached.
+    `report` is where the report of this evaluation belongs.
     """
 
     name: str
     run: RunRecord
     evaluation: Evaluation
+    sets: tuple[report.JudgedSet, ...]
+    drift: dict[str, Any]
     blessed: bool
     failures: tuple[str, ...]
     serving_dir: str
@@ -65,13 +69,16 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
     evaluation_uri = run.artifact_uri("CaptchaEvaluator", "evaluation")
     if evaluation_uri is None:
         raise CaptchaPipelineError(f"Run {run.run_id} did not finish; `captcha-pipeline run` completes it.")
-    judgement = verdict(evaluation_uri)
+    judgement = json.loads((Path(evaluation_uri) / features.JUDGEMENT_FILE).read_text(encoding="utf-8"))
+    drift = json.loads((Path(_uri(run, "DriftGate", "anomalies")) / features.DRIFT_FILE).read_text(encoding="utf-8"))
     return Outcome(
         name=config.name,
         run=run,
         evaluation=load_results(evaluation_uri),
-        blessed=judgement.blessed,
-        failures=tuple(judgement.failures),
+        sets=tuple(_judged_set(name, entry) for name, entry in judgement["sets"].items()),
+        drift=drift,
+        blessed=not judgement["failures"],
+        failures=tuple(judgement["failures"]),
         serving_dir=config.serving_dir,
         # Named after the evaluation, so that a run in which all was cached finds the report that is there.
         report=Path(config.report_dir) / f"evaluation-{Path(evaluation_uri).name}" / "report.html",
@@ -82,12 +89,12 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
 def write_report(config: Config, outcome: Outcome) -> None:
     """Writes the report of a run to `outcome.report`."""
     run = outcome.run
-    results = outcome.evaluation.overall
+    overall = outcome.evaluation.overall
     blank = [""] if config.captcha.blank_id is not None else []
     slices = [
-        report.Slice(group, name, figures.example_count, figures.sequence_accuracy)
+        report.Slice(group, name, part.challenger.example_count, part.challenger.sequence_accuracy)
         for group, by_name in outcome.evaluation.slices.items()
-        for name, figures in by_name.items()
+        for name, part in by_name.items()
     ]
     inputs = report.ReportInputs(
         title=config.name,
@@ -98,20 +105,35 @@ def write_report(config: Config, outcome: Outcome) -> None:
         pushed_version=run.pushed_version,
         steps=[report.Step(step.node, step.state, step.seconds) for step in run.steps],
         evaluation=report.Evaluation(
-            results=results,
+            results=overall.challenger,
             classes=[*config.captcha.characters, *blank],
             slices=slices,
-            baseline=outcome.evaluation.baseline.sequence_accuracy if outcome.evaluation.baseline else None,
+            baseline=overall.champion.sequence_accuracy if overall.champion else None,
+            sets=outcome.sets,
             confidence=config.evaluator.confidence,
         ),
         history=json.loads((Path(_uri(run, "Trainer", "model_run")) / features.HISTORY_FILE).read_text(encoding="utf-8")),
         misread=_misread(run),
         quarantine=_quarantine(Path(_uri(run, "CaptchaExampleGen", "quarantine"))),
         splits=[_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split, config.captcha.characters) for split in features.SPLITS],
+        drift=_drift(outcome.drift),
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         versions={"python": platform.python_version()} | {package: importlib.metadata.version(package) for package in _PACKAGES},
     )
     report.write_report(inputs, outcome.report)
+
+
+def _judged_set(name: str, entry: Mapping[str, Any]) -> report.JudgedSet:
+    champion = Rate(**entry["champion"]) if entry["champion"] else None
+    return report.JudgedSet(name, entry["examples"], Rate(**entry["challenger"]), champion, entry["p_value"])
+
+
+def _drift(found: Mapping[str, Any]) -> report.Drift:
+    return report.Drift(
+        newest=found["newest"],
+        distances={measure: (entry["value"], entry["threshold"]) for measure, entry in found["distances"].items()},
+        histograms={measure: (sides["newest"], sides["others"]) for measure, sides in found["histograms"].items()},
+    )
 
 
 def _uri(run: RunRecord, node: str, key: str) -> str:

@@ -1,6 +1,5 @@
 """Whether there is a reason to train anew. Looking takes a second, and does not import TensorFlow."""
 
-from components.sources import spans
 from pipeline import history
 from pipeline.config import Config
 from pipeline.surroundings import look_around
@@ -23,7 +22,7 @@ def reason_to_retrain(config: Config) -> str | None:
         return f"the last run, {last.run_id}, did not come to its end"
     if last.fingerprint == around.fingerprint:
         return None
-    there = {span.number for span in spans.window(config.data.root, config.data.window)}
+    there = {span.number for span in config.data.read_window().spans}
     if new := sorted(there - set(last.spans)):
         return f"new in the window: span {', '.join(map(str, new))}"
     if gone := sorted(set(last.spans) - there):

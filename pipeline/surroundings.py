@@ -7,12 +7,11 @@ from collections.abc import Mapping
 
 from components.serving_dir import latest_pushed
 from components.source_digest import source_digest
-from components.sources import spans
 from pipeline.config import Config
 
 # The modules whose code decides what the data and the model are, and those that judge the model or look for a better one.
 _MODEL_CODE = ("components.example_gen", "components.schema", "components.transform", "components.trainer")
-_OTHER_CODE = ("components.tfma_metrics", "components.tuner")
+_OTHER_CODE = ("components.drift_gate", "components.evaluator", "components.tuner")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ def look_around(config: Config) -> Surroundings:
       CaptchaPipelineError: there is no span to train on, or one is not whole.
     """
     digests = source_digests()
-    window = spans.window_digest(spans.window(config.data.root, config.data.window))
+    window = config.data.read_window().digest
     made_from = {
         "captcha": config.captcha.model_dump(mode="json"),
         "data": config.data.model_dump(mode="json"),

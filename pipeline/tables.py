@@ -12,10 +12,13 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from components.drift import complain
 from components.metrics import Rate, Results
+from components.sources.spans import span_name
 from pipeline.history import Lineage, RunRecord, StepRecord
 
 if TYPE_CHECKING:  # Both import TensorFlow, which the list of runs does without.
+    from components.report import JudgedSet
     from pipeline.prediction import Answer
     from pipeline.results import Outcome
 
@@ -44,9 +47,11 @@ class StepProgress:
 def print_outcome(console: Console, outcome: "Outcome") -> None:
     """Prints the table of a run: time a step, accuracy with intervals, verdict."""
     _print_steps(console, outcome.run.steps)
-    print_accuracy(console, outcome.evaluation.overall, f"{outcome.name} on the test split")
-    if outcome.evaluation.baseline:
-        console.print(f"In production until now: {_percent(outcome.evaluation.baseline.sequence_accuracy)} full-sequence", highlight=False)
+    print_accuracy(console, outcome.evaluation.overall.challenger, f"{outcome.name} on the test split")
+    if len(outcome.sets) > 1 or outcome.evaluation.overall.champion:
+        _print_sets(console, outcome.sets)
+    if complaint := complain(outcome.drift):
+        console.print(f"[bold yellow]Drift[/]: {escape(complaint)}", highlight=False)
     version = outcome.run.pushed_version
     if outcome.blessed and version is None:
         console.print("[bold yellow]Withdrawn[/] by a rollback, and not pushed again: new data make a new model.", highlight=False)
@@ -140,14 +145,25 @@ def print_trials(console: Console, trials: Sequence[Mapping[str, float]]) -> Non
 
 def print_lineage(console: Console, lineage: Lineage) -> None:
     """Prints which spans and which executions made a version."""
-    spans = ", ".join(f"span-{number:06d}" for number in lineage.spans)
-    console.print(f"Version {lineage.version} was made from {spans}", highlight=False)
+    console.print(f"Version {lineage.version} was made from these spans, by the SHA-256 of their manifest.json:", highlight=False)
+    for number, checksum in lineage.spans.items():
+        console.print(f"  {span_name(number)} {checksum}", highlight=False, soft_wrap=True)
     table = Table()
     for column in ("step", "run", "finished", "output"):
         table.add_column(column, overflow="fold")
     for step in lineage.steps:
         outputs = [uri for uris in step.outputs.values() for uri in uris]
         table.add_row(step.node, step.run_id, f"{step.finished:%Y-%m-%d %H:%M:%S}", "\n".join(outputs))
+    console.print(table)
+
+
+def _print_sets(console: Console, sets: "Sequence[JudgedSet]") -> None:
+    table = Table(title="full sequence, against the model in production", title_justify="left")
+    for column in ("pictures of", "number", "this model %", "in production %", "p"):
+        table.add_column(column, justify="left" if column == "pictures of" else "right")
+    for part in sets:
+        rates = [_percent(rate).removesuffix(" %") if rate else "-" for rate in (part.challenger, part.champion)]
+        table.add_row(part.name, f"{part.count:,}", *rates, "-" if part.p_value is None else f"{part.p_value:.2g}")
     console.print(table)
 
 

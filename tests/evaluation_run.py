@@ -12,11 +12,21 @@ from components.evaluator import CaptchaEvaluatorExecutor
 
 
 def evaluate(
-    store: Path, out: Path, spec: CaptchaSpec, model: str, baseline: str, floor: float, regression: float = 0.005, examples="examples"
+    store: Path,
+    out: Path,
+    spec: CaptchaSpec,
+    model: str,
+    baseline: str,
+    floor: float,
+    regression: float = 0.005,
+    slice_regression: float = 1.0,
+    golden: int = 0,
+    examples="examples",
 ):
     """Evaluates the model `store/model` against `store/baseline`; returns the evaluation's folder and the blessing artifact."""
     data = standard_artifacts.Examples()
     data.uri = str(store / examples)
+    data.span = 2
     data.split_names = json.dumps(["train", "eval", "test"])
     inputs = {"examples": [data]}
     for key, name in {"model": model, "baseline_model": baseline}.items():
@@ -35,6 +45,9 @@ def evaluate(
             "example_splits": json.dumps(["test"]),
             "min_sequence_accuracy": floor,
             "max_regression": regression,
+            "max_slice_regression": slice_regression,
+            "confidence": 0.95,
+            "golden": golden,
         },
     )
     return evaluation.uri, blessing

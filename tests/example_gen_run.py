@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,8 @@ class Outcome:
         self.examples.uri = str(path / "examples")
         self.quarantine = Quarantine()
         self.quarantine.uri = str(path / "quarantine")
+        self.statistics = standard_artifacts.ExampleStatistics()
+        self.statistics.uri = str(path / "profiles")
         self.rejects_dir = path / "rejects"
 
     def files(self, split: str) -> list[Path]:
@@ -87,23 +89,40 @@ class Outcome:
         return parse(sorted(Path(self.quarantine.uri).glob("*.gz")), "GZIP")
 
     @property
+    def profiles(self) -> dict[str, dict[str, dict[str, int]]]:
+        return json.loads(Path(self.statistics.uri, "profiles.json").read_text())
+
+    @property
     def summary(self) -> dict[str, Any]:
         return json.loads(Path(self.quarantine.uri, "summary.json").read_text())
 
 
 def run(
-    outcome: Outcome, data_root: Path, *, window: int = 0, spec: CaptchaSpec = SPEC, rules: PictureRules = RULES, max_bad: float = 1.0
+    outcome: Outcome,
+    data_root: Path,
+    *,
+    window: int = 0,
+    exclude: Sequence[int] = (),
+    golden: int = 0,
+    half_life: float = 0.0,
+    spec: CaptchaSpec = SPEC,
+    rules: PictureRules = RULES,
+    max_bad: float = 1.0,
 ) -> Outcome:
     executor = Executor(Executor.Context(beam_pipeline_args=["--runner=FnApiRunner"]))
     properties = {
         "data_root": str(data_root),
         "window": window,
+        "exclude": json.dumps(list(exclude)),
+        "golden": golden,
+        "half_life": half_life,
         "spec": spec.model_dump_json(),
         "rules": json.dumps(asdict(rules)),
         "max_bad_fraction": max_bad,
         "quarantine_dir": str(outcome.rejects_dir),
     }
-    executor.Do({}, {"examples": [outcome.examples], "quarantine": [outcome.quarantine]}, properties)
+    outputs = {"examples": [outcome.examples], "quarantine": [outcome.quarantine], "profiles": [outcome.statistics]}
+    executor.Do({}, outputs, properties)
     return outcome
 
 

@@ -81,6 +81,10 @@ def difficulty_of(i: int) -> str:
     return ("low contrast", "medium contrast", "high contrast")[i % 5 % 3]
 
 
+def span_of(i: int) -> str:
+    return "span-000001" if i % 4 else "span-000002"
+
+
 def _example(picture: bytes, label: str, i: int) -> tf.train.Example:
     values = {
         features.IMAGE: [picture],
@@ -89,6 +93,7 @@ def _example(picture: bytes, label: str, i: int) -> tf.train.Example:
         features.SOURCE: [source_of(i).encode()],
         features.DIFFICULTY: [difficulty_of(i).encode()],
         features.PARAMS: [b"{}"],
+        features.SPAN: [span_of(i).encode()],
     }
     feature = {key: tf.train.Feature(bytes_list=tf.train.BytesList(value=value)) for key, value in values.items()}
     feature[features.WIDTH] = tf.train.Feature(int64_list=tf.train.Int64List(value=[100]))

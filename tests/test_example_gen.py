@@ -1,5 +1,7 @@
 """Good records come through, bad ones go to quarantine with the right reason, and too many of them stop the run."""
 
+import collections
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from components.example_gen import CaptchaExampleGen
 from components.features import DATA_INFO, SPLITS
 from components.pictures import PictureRules
 from components.records import DataInfo, book_example
+from components.sources.spans import list_spans
 
 GOOD = {split: [record(i + offset) for i in range(count)] for split, count, offset in (("train", 6, 0), ("eval", 2, 90), ("test", 2, 99))}
 
@@ -86,6 +89,65 @@ def test_window(tmp_path: Path) -> None:
     assert len(outcome.split("train")) == 12
     assert outcome.examples.span == 3
     assert outcome.examples.get_string_custom_property("spans") == "[2, 3]"
+    checksums = [hashlib.sha256((span.path / "manifest.json").read_bytes()).hexdigest() for span in list_spans(tmp_path / "data")[1:]]
+    assert json.loads(outcome.examples.get_string_custom_property("span_checksums")) == checksums
+
+
+def test_the_golden_span_gives_its_test_split_alone(tmp_path: Path) -> None:
+    for _ in range(3):
+        make_span(tmp_path / "data", GOOD)
+    outcome = run(Outcome(tmp_path), tmp_path / "data", window=1, golden=2)
+    spans = {split: collections.Counter(value(example, "span").decode() for example in outcome.split(split)) for split in SPLITS}
+    assert {split: set(found) for split, found in spans.items()} == {
+        "train": {"span-000003"},
+        "eval": {"span-000003"},
+        "test": {"span-000002", "span-000003"},
+    }
+    assert spans["test"]["span-000002"] == spans["test"]["span-000003"] == len(GOOD["test"])
+    assert list(outcome.profiles) == ["span-000003"]
+    assert outcome.examples.span == 3
+    again = run(Outcome(tmp_path / "again"), tmp_path / "data", golden=2)
+    assert len(again.split("test")) == 3 * len(GOOD["test"]), "in the window it is not read twice"
+
+
+def test_spans_are_left_out(tmp_path: Path) -> None:
+    make_span(tmp_path / "data", GOOD)
+    make_span(tmp_path / "data", GOOD | {"train": [b"\xff"] * 9})
+    outcome = run(Outcome(tmp_path), tmp_path / "data", exclude=[2], max_bad=0.0)
+    assert {value(example, "span") for example in outcome.split("train")} == {b"span-000001"}
+
+
+def test_of_older_spans_fewer_records_are_trained_on(tmp_path: Path) -> None:
+    many = {split: [record(seed) for seed in range(400)] for split in SPLITS}
+    for _ in range(3):
+        make_span(tmp_path / "data", many)
+    outcomes = [run(Outcome(tmp_path / name), tmp_path / "data", half_life=1.0) for name in ("a", "b")]
+    train = [collections.Counter(value(example, "span").decode() for example in outcome.split("train")) for outcome in outcomes]
+    assert train[0] == train[1], "which ones does not change from run to run"
+    assert train[0]["span-000003"] == 400
+    assert 150 < train[0]["span-000002"] < 250
+    assert 60 < train[0]["span-000001"] < 140
+    assert all(len(outcomes[0].split(split)) == 1200 for split in ("eval", "test"))
+    assert outcomes[0].summary["bad"] == 0, "what is left out is not missing"
+
+
+def test_what_spans_are_like_is_counted(tmp_path: Path) -> None:
+    make_span(tmp_path / "data", GOOD)
+    make_span(tmp_path / "data", GOOD | {"train": [*GOOD["train"], b"\xff"]})
+    found = run(Outcome(tmp_path), tmp_path / "data").profiles
+    assert found["span-000001"] == found["span-000002"], "a bad record does not count"
+    count = sum(map(len, GOOD.values()))
+    assert {measure: sum(counts.values()) for measure, counts in found["span-000001"].items()} == {
+        "brightness": count,
+        "contrast": count,
+        "sharpness": count,
+        "size": count,
+        "source": count,
+        "characters": 4 * count,
+        "positions": 4 * count,
+    }
+    assert found["span-000001"]["size"] == {"24x12": count}
+    assert found["span-000001"]["positions"] == {f"{i} {c}": count for i, c in enumerate("ABCD", start=1)}
 
 
 def check_quarantine(outcome: Outcome, counts: dict[str, int], file: str) -> None:
@@ -241,7 +303,8 @@ def test_labels_become_canonical(tmp_path: Path) -> None:
 
 
 def test_component_properties_are_plain() -> None:
-    component = CaptchaExampleGen("data", 0, SPEC, RULES, 0.01, "quarantine", as_of="1", source_digest="2")
+    component = CaptchaExampleGen("data", 0, [3, 2], 1, 0.0, SPEC, RULES, 0.01, "quarantine", as_of="1", source_digest="2")
     assert component.exec_properties["window"] == 0
+    assert component.exec_properties["exclude"] == "[2, 3]"
     assert json.loads(component.exec_properties["rules"])["background"] == [255, 255, 255]
-    assert set(component.outputs) == {"examples", "quarantine"}
+    assert set(component.outputs) == {"examples", "quarantine", "profiles"}

@@ -20,6 +20,7 @@ def Reader(spans: Parameter[str], examples: OutputArtifact[standard_artifacts.Ex
     Path(quarantine.uri).mkdir(parents=True, exist_ok=True)
     if spans:
         examples.set_string_custom_property("spans", spans)
+        examples.set_string_custom_property("span_checksums", '["aa", "bb"]')
 
 
 @component
@@ -152,7 +153,7 @@ def test_outputs_are_found_by_node_and_key(metadata_path: Path) -> None:
 def test_lineage_goes_back_to_the_spans_through_cached_steps(metadata_path: Path) -> None:
     records = history.runs(metadata_path)
     found = history.lineage(metadata_path, "2")
-    assert (found.version, found.spans) == ("2", (1, 2))
+    assert (found.version, found.spans) == ("2", {1: "aa", 2: "bb"})
     assert [step.node for step in found.steps] == ["Reader", "Fitter", "Judge", "Publisher"]
     # The examples were read by the first run; the third, which trained on them, found them cached.
     assert [step.run_id for step in found.steps] == [records[0].run_id] + [records[2].run_id] * 3
@@ -170,7 +171,7 @@ def test_lineage_of_an_unknown_version_names_the_known_ones(metadata_path: Path)
 
 def test_lineage_without_recorded_spans_is_still_a_lineage(tmp_path: Path) -> None:
     found = history.lineage(run(tmp_path, spans=""), "1")
-    assert found.spans == ()
+    assert found.spans == {}
     assert [step.node for step in found.steps] == ["Reader", "Fitter", "Judge", "Publisher"]
 
 

@@ -90,7 +90,7 @@ def test_the_evaluators_figures_are_those_of_plain_numpy(first_run: history.RunR
     truth = np.array([spec.encode(value(example, LABEL).decode()) for example in test])
     readings = list(served(config).read([value(example, IMAGE) for example in test]))
     read = np.stack([reading.probabilities for reading in readings]).argmax(axis=-1)
-    figures = results.outcome(config, first_run).evaluation.overall
+    figures = results.outcome(config, first_run).evaluation.overall.challenger
     assert figures.example_count == len(test)
     assert figures.sequence_accuracy.value == pytest.approx((read == truth).all(axis=1).mean())
     assert [rate.value for rate in figures.position_accuracy] == pytest.approx((read == truth).mean(axis=0).tolist())
@@ -126,7 +126,7 @@ def test_the_report_and_the_history_tell_of_the_run(first_run: history.RunRecord
 
 def test_evaluate_agrees_with_the_evaluator(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     measured = json.loads(call("evaluate", "--json", *options))
-    figures = results.outcome(config, first_run).evaluation.overall
+    figures = results.outcome(config, first_run).evaluation.overall.challenger
     assert measured["example_count"] == figures.example_count
     assert measured["sequence_accuracy"]["value"] == pytest.approx(figures.sequence_accuracy.value)
 
@@ -163,11 +163,11 @@ def test_without_a_reason_nothing_is_retrained(first_run: history.RunRecord, opt
 
 
 def test_a_floor_that_is_missed_is_a_result(first_run: history.RunRecord, options: list[str], config: Config) -> None:
-    figures = results.outcome(config, first_run).evaluation.overall
+    figures = results.outcome(config, first_run).evaluation.overall.challenger
     if figures.sequence_accuracy.value == 1:
         pytest.fail("the tiny model must not be perfect, or no floor is above it")
     output = call("run", *options, "--set", "evaluator.min_sequence_accuracy=1", exit_code=NOT_PUSHED)
-    assert "is under the floor 1 by" in output
+    assert "under the floor of 100.00%" in output
     run = history.latest_run(config.metadata_path)
     assert run is not None
     assert {step.node for step in run.steps if step.state == "done"} == {"CaptchaEvaluator", "AtomicPusher"}
@@ -180,4 +180,4 @@ def test_a_hyperparameter_reruns_the_trainer_and_what_follows(first_run: history
     run = history.latest_run(config.metadata_path)
     assert run is not None
     assert {step.node for step in run.steps if step.state == "done"} == MODEL_STEPS
-    assert results.outcome(config, run).evaluation.baseline is not None
+    assert results.outcome(config, run).evaluation.overall.champion is not None

@@ -91,6 +91,7 @@ def good_values() -> dict[str, list[bytes] | list[int] | list[float]]:
         "contrast": [2.5],
         "sharpness": [3.5],
         "difficulty": [b"low contrast"],
+        "span": [b"span-000001"],
     }
 
 
@@ -132,6 +133,7 @@ def test_every_feature_is_held_to_the_schema(tmp_path: Path) -> None:
         "contrast": [float("nan")],
         "sharpness": [-1.0],
         "difficulty": [b"impossible"],
+        "span": [],
         "further": [b"x"],
     }
     assert set(anomalies_of(tmp_path / "f", wrong)) == set(wrong)

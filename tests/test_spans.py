@@ -8,7 +8,7 @@ import pytest
 
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
-from components.sources.spans import ShardWriter, list_spans, new_span, next_number, rename_shards, window, window_digest, write_manifest
+from components.sources.spans import ShardWriter, Window, list_spans, new_span, next_number, rename_shards, window, write_manifest
 from components.tfrecords import Record, read_records
 
 
@@ -103,14 +103,38 @@ def test_processes_that_make_spans_at_once_each_get_their_own(tmp_path):
     assert len(list(tmp_path.iterdir())) == 9
 
 
+def numbers(chosen):
+    return [span.number for span in chosen.spans]
+
+
 def test_the_window_is_the_newest_spans(tmp_path):
     with pytest.raises(CaptchaPipelineError, match=r"There are no spans in .*data synth"):
         window(tmp_path, None)
     for record in (b"1", b"2", b"3"):
         make_span(tmp_path, [record])
-    assert [span.number for span in window(tmp_path, 2)] == [2, 3]
-    assert [span.number for span in window(tmp_path, None)] == [1, 2, 3]
-    assert [span.number for span in window(tmp_path, 9)] == [1, 2, 3]
+    assert numbers(window(tmp_path, 2)) == [2, 3]
+    assert numbers(window(tmp_path, None)) == [1, 2, 3]
+    assert numbers(window(tmp_path, 9)) == [1, 2, 3]
+
+
+def test_spans_can_be_left_out_of_the_window(tmp_path):
+    for record in (b"1", b"2", b"3"):
+        make_span(tmp_path, [record])
+    assert numbers(window(tmp_path, 2, exclude=[3, 7])) == [1, 2]
+    with pytest.raises(CaptchaPipelineError, match=r"data\.exclude leaves none of the 3 spans"):
+        window(tmp_path, None, exclude=[1, 2, 3])
+
+
+def test_the_golden_span_is_there_whatever_the_window(tmp_path):
+    for record in (b"1", b"2", b"3"):
+        make_span(tmp_path, [record])
+    chosen = window(tmp_path, 1, exclude=[1], golden=1)
+    assert numbers(chosen) == [3]
+    assert chosen.golden is not None
+    assert chosen.golden.number == 1
+    assert chosen.digest != window(tmp_path, 1, golden=2).digest != window(tmp_path, 1).digest
+    with pytest.raises(CaptchaPipelineError, match=r"data\.golden is 4, and .* has the spans 1, 2, 3"):
+        window(tmp_path, None, golden=4)
 
 
 def test_the_digest_tells_windows_apart(tmp_path):
@@ -118,9 +142,9 @@ def test_the_digest_tells_windows_apart(tmp_path):
     make_span(tmp_path / "a", [b"1"])
     make_span(tmp_path / "b", [b"2"])
     spans, other = list_spans(tmp_path / "a"), list_spans(tmp_path / "b")
-    digests = {window_digest(which) for which in (spans, spans[:1], spans[1:], other)}
+    digests = {Window(tuple(which), None).digest for which in (spans, spans[:1], spans[1:], other)}
     assert len(digests) == 4
-    assert window_digest(list_spans(tmp_path / "a")) == window_digest(spans)
+    assert window(tmp_path / "a", None).digest == Window(tuple(spans), None).digest
 
 
 def test_changed_and_missing_files_are_found(tmp_path):

@@ -50,7 +50,7 @@ def accuracy(truth, read):
 
 def test_overall_figures(evaluated):
     results, labels, logits = evaluated
-    truth, read, overall = padded(labels), texts(logits), results.overall
+    truth, read, overall = padded(labels), texts(logits), results.overall.challenger
     assert overall.example_count == COUNT
     assert overall.sequence_accuracy.value == pytest.approx(accuracy(truth, read))
     assert 0.5 < overall.sequence_accuracy.lower < overall.sequence_accuracy.value < overall.sequence_accuracy.upper < 1
@@ -71,20 +71,20 @@ def test_calibration(evaluated):
     right = np.array([t == r for t, r in zip(padded(labels), texts(logits), strict=True)])
     edges = np.linspace(0, 1, 16)
     error = 0.0
-    for low, high, number in zip(edges[:-1], edges[1:], results.overall.calibration_count, strict=True):
+    for low, high, number in zip(edges[:-1], edges[1:], results.overall.challenger.calibration_count, strict=True):
         inside = (low < confidence) & (confidence <= high)
         assert number == inside.sum()
         error += abs(right[inside].sum() - confidence[inside].sum()) / COUNT
-    assert results.overall.expected_calibration_error == pytest.approx(error, abs=1e-5)
+    assert results.overall.challenger.expected_calibration_error == pytest.approx(error, abs=1e-5)
 
 
 def test_baseline(evaluated):
     results, labels, logits = evaluated
     biased = logits.copy()
     biased[:, :, 0] += 2.0
-    assert results.baseline is not None
-    assert results.baseline.sequence_accuracy.value == pytest.approx(accuracy(padded(labels), texts(biased)))
-    assert results.baseline.sequence_accuracy.value < results.overall.sequence_accuracy.value
+    assert results.overall.champion is not None
+    assert results.overall.champion.sequence_accuracy.value == pytest.approx(accuracy(padded(labels), texts(biased)))
+    assert results.overall.gain > 0
 
 
 def test_slices(evaluated):
@@ -97,11 +97,12 @@ def test_slices(evaluated):
             f"{d} contrast": [i for i in range(COUNT) if reader_model.difficulty_of(i) == f"{d} contrast"]
             for d in ("high", "low", "medium")
         },
+        "span": {s: [i for i in range(COUNT) if reader_model.span_of(i) == s] for s in ("span-000001", "span-000002")},
     }
     assert {key: list(by_value) for key, by_value in results.slices.items()} == {key: list(value) for key, value in expected.items()}
     for key, by_value in expected.items():
         for value, members in by_value.items():
-            part = results.slices[key][value]
+            part = results.slices[key][value].challenger
             assert part.example_count == len(members)
             assert part.sequence_accuracy.value == pytest.approx(accuracy([truth[i] for i in members], [read[i] for i in members]))
 
@@ -134,5 +135,6 @@ def test_metric_is_made_from_its_configuration():
     made = getattr(tfma_metrics, metric.class_name).from_config(json.loads(metric.config))
     assert isinstance(made, tfma.metrics.Metric)
     names = [[key.name for key in computation.keys] for computation in made.computations(model_names=["candidate", "baseline"])]
-    assert len(names) == 2
+    assert len(names) == 3
+    assert names[2] == ["only_challenger_right", "only_champion_right"]
     assert {"sequence_accuracy", "sequence_accuracy_lower", "position_accuracy_3_upper", "confusion_matrix"} <= set(names[0])

@@ -87,7 +87,7 @@ def test_what_cannot_be_decoded_is_an_error() -> None:
 
 def example(image: Image.Image, label: str, spec: CaptchaSpec) -> bytes:
     record = canonical_example(save(image), label, "test", {}).SerializeToString()
-    return check_record(record, SHARD, spec, RULES)
+    return check_record(record, SHARD, spec, RULES).SerializeToString()
 
 
 def transform(folder: Path, records: dict[str, list[bytes]], spec: CaptchaSpec) -> tuple[tft.TFTransformOutput, dict[str, list[Any]]]:

@@ -17,7 +17,7 @@ import re
 import shutil
 import struct
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -74,6 +74,11 @@ class Span:
         """Returns the split's shards, in their order."""
         return [self.path / file.path for file in self.manifest.files if file.path.startswith(f"{split}/")]
 
+    @property
+    def checksum(self) -> str:
+        """The hexadecimal SHA-256 of the manifest, which holds those of the files: what `sha256sum manifest.json` prints."""
+        return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
+
     def damaged_files(self) -> list[Path]:
         """Returns the files that are not as the manifest says, by size and SHA-256."""
         return [self.path / file.path for file in self.manifest.files if _describe(self.path, file.path, file.records) != file]
@@ -127,30 +132,56 @@ def list_spans(root: str | Path) -> list[Span]:
     return sorted((load_span(path) for path in root.iterdir() if _SPAN.fullmatch(path.name)), key=lambda span: span.number)
 
 
+def span_name(number: int) -> str:
+    """Returns the name of the folder of the span with this number."""
+    return f"span-{number:06d}"
+
+
 def next_number(root: str | Path) -> int:
     """Returns the number that the next span will get."""
     names = [path.name for path in Path(root).iterdir()] if Path(root).is_dir() else []
     return 1 + max((int(match[1]) for match in map(_SPAN.fullmatch, names) if match), default=0)
 
 
-def window(root: str | Path, n: int | None) -> list[Span]:
-    """Returns the newest `n` spans, or all for None, oldest first.
+@dataclass(frozen=True)
+class Window:
+    """The spans that a run reads: `spans`, oldest first, to train and to be judged by, and `golden`, to be judged by in any case."""
+
+    spans: tuple[Span, ...]
+    golden: Span | None
+
+    @property
+    def digest(self) -> str:
+        """A hexadecimal SHA-256 over the numbers and manifests, and so over the contents, of all of them."""
+        digest = hashlib.sha256()
+        for span in (*self.spans, *([self.golden] if self.golden else [])):
+            digest.update(f"{span.number} {span.manifest.model_dump_json()}\n".encode())
+        return digest.hexdigest()
+
+
+def window(root: str | Path, n: int | None, exclude: Iterable[int] = (), golden: int | None = None) -> Window:
+    """Returns the newest `n` spans, or all for None.
+
+    Args:
+      root: the data folder.
+      n: how many.
+      exclude: numbers of spans that are not used.
+      golden: the number of the span by whose test split every model is judged.
 
     Raises:
-      CaptchaPipelineError: there is none.
+      CaptchaPipelineError: there is none to use, or no golden one of that number.
     """
     spans = list_spans(root)
     if not spans:
         raise CaptchaPipelineError(f"There are no spans in {root}. Make one with `captcha-pipeline data synth` or `data import`.")
-    return spans if n is None else spans[-n:]
-
-
-def window_digest(spans: list[Span]) -> str:
-    """Returns a hexadecimal SHA-256 over the numbers and manifests, and so over the contents, of spans."""
-    digest = hashlib.sha256()
-    for span in spans:
-        digest.update(f"{span.number} {span.manifest.model_dump_json()}\n".encode())
-    return digest.hexdigest()
+    used = [span for span in spans if span.number not in set(exclude)]
+    if not used:
+        raise CaptchaPipelineError(f"data.exclude leaves none of the {len(spans)} spans in {root}: take one out of it, or make a span.")
+    kept = {span.number: span for span in spans}
+    if golden is not None and golden not in kept:
+        there = ", ".join(map(str, kept))
+        raise CaptchaPipelineError(f"data.golden is {golden}, and {root} has the spans {there}: put that one back, or name another.")
+    return Window(tuple(used if n is None else used[-n:]), kept[golden] if golden is not None else None)
 
 
 class new_span:
@@ -193,7 +224,7 @@ class new_span:
             _sync(path)
         while True:
             number = next_number(self._root)
-            target = self._root / f"span-{number:06d}"
+            target = self._root / span_name(number)
             try:
                 self._draft.rename(target)
                 break
