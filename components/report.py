@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 
@@ -165,24 +164,8 @@ class ReportInputs:
 
 def write_report(inputs: ReportInputs, path: Path) -> None:
     """Writes the report to `path` as UTF-8, whole or not at all, and makes the folder if need be."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("components", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": filters.percent,
-        "duration": filters.duration,
-        "thousands": lambda number: f"{number:,}",
-        "nice": filters.nice_ceiling,
-        "points": filters.points,
-        "picture": filters.data_uri,
-        "compare": filters.compare,
-    }
     evaluation = inputs.evaluation
-    html = environment.get_template("report.html.j2").render(
+    html = filters.template("report.html.j2").render(
         inputs=inputs,
         evaluation=evaluation,
         # The most confident mistakes say most about what the model cannot know.

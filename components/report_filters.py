@@ -1,4 +1,4 @@
-"""What the templates of the report apply to values: text of numbers, and pictures made safe to show."""
+"""The templates of the pages, and what they apply to values: text of numbers, and pictures made safe to show."""
 
 import base64
 import io
@@ -7,12 +7,36 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import jinja2
 from PIL import Image
 
 from components.pictures import ALLOWED_FORMATS
 
 MAX_PIXELS: Final = 4_000_000  # larger pictures are not decoded
 THUMBNAIL: Final = (320, 160)  # pixels, the largest width and height of a picture in the report
+
+
+def template(name: str) -> jinja2.Template:
+    """The template of that name, which escapes every text and fails at a name it was not given."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("components", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "duration": duration,
+        "thousands": lambda number: f"{number:,}",
+        "nice": nice_ceiling,
+        "points": points,
+        "picture": data_uri,
+        "compare": compare,
+        "p_value": p_value,
+        "ranges": ranges,
+    }
+    return environment.get_template(name)
 
 
 def points(history: Sequence[Mapping[str, float]], key: str) -> list[tuple[int, float]]:
@@ -58,6 +82,23 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}\u00a0h\u00a0{minutes:02d}\u00a0min" if hours else f"{minutes}\u00a0min\u00a0{rest:02d}\u00a0s"
+
+
+def p_value(probability: float | None) -> str:
+    if probability is None or not math.isfinite(probability):
+        return "–"
+    return "< 0.001" if probability < 0.001 else f"{probability:.2g}" if probability < 0.1 else f"{probability:.2f}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Numbers in ascending order, three and more in a row as the first and the last."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def nice_ceiling(value: float) -> float:

@@ -1,0 +1,158 @@
+"""The trend: one HTML file over all the retrainings of a deployment, which needs nothing else, like the report of a run.
+
+It knows plain data alone; who calls `write_trend` gathers them. Every figure has one place a retraining, at the same distance
+from the left in all of them, so that a retraining is read down a column.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from components import report_filters as filters
+from components.files import write_whole
+from components.metrics import Rate
+
+Decision = Literal["pushed", "withdrawn", "not blessed", "stopped"]  # stopped: the run did not come to its end
+
+SETS: Final = ("golden set", "newest span")  # those shown; where there is neither, "all"
+MIN_ERROR_SCALE: Final = 0.01  # the axis of accuracy does not begin above 99 %: closer up, all is noise
+TICKS: Final = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # shares misread that may have a line
+TICK_DISTANCE: Final = 0.13  # at least, as a share of the axis
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model against the one in production, on one set of pictures.
+
+    `champion` is None where nothing was in production; `p_value` is that of McNemar's exact test, two-sided.
+    """
+
+    challenger: Rate
+    champion: Rate | None
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """One run and what came of it.
+
+    `trigger` says why it was started, "" where that is not on record. `pictures` are those to train on, None where their number
+    is not known. `drift` has the distance of each measure, such as "brightness", and its threshold; it is empty where there was
+    nothing to compare. `sets` may have "all", "newest span" and "golden set". `why` says what kept the model from being pushed,
+    one sentence each. `report` is where the run's report lies, relative to the trend's folder.
+    """
+
+    run_id: str
+    started: datetime
+    seconds: float
+    trigger: str
+    spans: tuple[int, ...]
+    pictures: int | None
+    drift: Mapping[str, tuple[float, float]]
+    sets: Mapping[str, Comparison]
+    decision: Decision
+    why: tuple[str, ...]
+    version: str | None
+    report: str | None = None
+
+    @property
+    def drifted(self) -> list[str]:
+        """The measures whose distance is above the threshold."""
+        return [measure for measure, (distance, threshold) in self.drift.items() if distance > threshold]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What is known of one retraining on one set. `place` is its number in the sequence, from 0; rates that are NaN are None."""
+
+    place: int
+    challenger: Rate | None
+    champion: Rate | None
+    production: Rate | None  # of the model that was in production afterwards
+
+    @property
+    def rates(self) -> list[Rate]:
+        return [rate for rate in (self.challenger, self.champion) if rate]
+
+
+def write_trend(title: str, retrainings: Sequence[Retraining], path: Path) -> None:
+    """Writes the page to `path` as UTF-8, whole or not at all, and makes the folder if need be.
+
+    Args:
+      title: of what is retrained, such as the name of the configuration.
+      retrainings: in the order in which they began.
+    """
+    sets = [name for name in SETS if any(_readings(name, retrainings))] or ["all"]
+    readings = {name: found for name in sets if (found := _readings(name, retrainings))}
+    pushed = [place for place, retraining in enumerate(retrainings) if retraining.decision == "pushed"]
+    since = pushed[-1] if pushed else 0
+    html = filters.template("trend.html.j2").render(
+        title=title,
+        retrainings=retrainings,
+        in_production=retrainings[since] if pushed else None,
+        # A figure from before the last push is another model's.
+        production_rates={
+            name: next(((reading.production, reading.place) for reading in reversed(found) if reading.production), None)
+            for name in readings
+            if (found := [reading for reading in readings[name] if reading.place >= since])
+        },
+        sets=sets,
+        readings=readings,
+        error_scales={name: _error_scale(found) for name, found in readings.items()},
+        drift=_drift(retrainings),
+        ticks=_ticks,
+    )
+    write_whole(path, html)
+
+
+def _readings(name: str, retrainings: Sequence[Retraining]) -> list[_Reading]:
+    """The retrainings with a figure on the set."""
+    readings = []
+    for place, retraining in enumerate(retrainings):
+        if comparison := retraining.sets.get(name):
+            challenger, champion = _known(comparison.challenger), _known(comparison.champion)
+            reading = _Reading(place, challenger, champion, challenger if retraining.decision == "pushed" else champion)
+            if reading.rates:
+                readings.append(reading)
+    return readings
+
+
+def _known(rate: Rate | None) -> Rate | None:
+    return rate if rate and all(map(math.isfinite, (rate.value, rate.lower, rate.upper))) else None
+
+
+def _error_scale(readings: Sequence[_Reading]) -> float:
+    """The share misread at the foot of the axis: every interval fits."""
+    largest = max(1 - rate.lower for reading in readings for rate in reading.rates)
+    return min(filters.nice_ceiling(max(largest, MIN_ERROR_SCALE)), 1.0)
+
+
+def _ticks(scale: float) -> list[float]:
+    """The shares misread that have a line: both ends, and round ones between that are far enough from the others."""
+    ticks = [0.0, scale]
+    for share in TICKS:
+        if share < scale and all(abs((share / scale) ** 0.5 - (tick / scale) ** 0.5) >= TICK_DISTANCE for tick in ticks):
+            ticks.append(share)
+    return ticks
+
+
+def _drift(retrainings: Sequence[Retraining]) -> dict[str, list[tuple[int, float]]]:
+    """By measure, in the order in which they appear, the places of the retrainings and the distance over the threshold."""
+    measures = dict.fromkeys(itertools.chain.from_iterable(retraining.drift for retraining in retrainings))
+    return {
+        measure: [
+            (place, _over(*retraining.drift[measure]))
+            for place, retraining in enumerate(retrainings)
+            if measure in retraining.drift and not any(map(math.isnan, retraining.drift[measure]))
+        ]
+        for measure in measures
+    }
+
+
+def _over(distance: float, threshold: float) -> float:
+    """A threshold of 0 lets nothing differ at all."""
+    return distance / threshold if threshold else math.inf if distance else 0.0
