@@ -1,4 +1,4 @@
-"""LatestPushedModel: the model in production, as the Evaluator's baseline.
+"""LatestPushedModel: the model in production, as the Evaluator's baseline and for a warm start.
 
 TFX has a Resolver for this; open-source Kubeflow Pipelines rejects it, so this is a plain component.
 """
@@ -30,8 +30,8 @@ def LatestPushedModel(
     Args:
       serving_dir: TensorFlow Serving's base path.
       fingerprint: of the model that is to be compared; it is never its own baseline.
-      spec: the CaptchaSpec, as JSON.
-      as_of: the version that was found when the run began. TFX cannot see what has been pushed: this tells it whether an earlier
+      spec: the CaptchaSpec, as JSON. A version that reads something else is taken if there is no other: a trunk to go on from.
+      as_of: names the model that was found when the run began. TFX cannot see what has been pushed: this tells it whether an earlier
         answer still holds.
     """
     del as_of
@@ -42,5 +42,5 @@ def LatestPushedModel(
         model.set_int_custom_property(VERSION, pushed.version)
     else:
         found = len(versions(serving_dir))
-        none = f"none of the {found} versions in {serving_dir} reads this kind of captcha and comes from another run"
+        none = f"none of the {found} versions in {serving_dir} comes from this pipeline and from another run"
         model.set_string_custom_property(REASON, none if found else f"nothing has been pushed to {serving_dir}")

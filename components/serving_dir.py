@@ -75,15 +75,13 @@ def versions(serving_dir: str | Path) -> list[Pushed]:
 
 
 def latest_pushed(serving_dir: str | Path, fingerprint: str, spec: CaptchaSpec) -> Pushed | None:
-    """Returns the newest version that reads this kind of captcha and was not made from this very combination.
+    """Returns the newest version that was not made from this very combination: one that reads this kind of captcha, or else another.
 
-    That is the baseline of a model with this fingerprint: a model is never compared with itself, and after it has been pushed
-    a rerun of the same combination finds the baseline that the first run found.
+    The former is the baseline of a model with this fingerprint, and either is what its fit can go on from. A model is never compared
+    with itself, and after it has been pushed a rerun of the same combination finds what the first run found.
     """
-    for pushed in versions(serving_dir):
-        if pushed.spec == spec and pushed.fingerprint != fingerprint:
-            return pushed
-    return None
+    others = [pushed for pushed in versions(serving_dir) if pushed.spec and pushed.fingerprint != fingerprint]
+    return next((pushed for pushed in others if pushed.spec == spec), next(iter(others), None))
 
 
 def push(model_dir: str | Path, serving_dir: str | Path, keep: int) -> Pushed:

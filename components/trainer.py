@@ -1,11 +1,12 @@
 """Fits the model to the transformed examples and exports it: the Trainer's `run_fn`."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import keras
 import tensorflow as tf
@@ -22,7 +23,9 @@ from components.model import PRESETS, build_model, captcha_loss, captcha_metrics
 from components.optimizer import Muon
 from components.signatures import export_model
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
+from components.warm_start import Base, load_base, take_over
 
+_LOG: Final = logging.getLogger(__name__)
 EVALUATION_BATCH: Final = 256
 
 
@@ -32,7 +35,8 @@ class Hyperparameters:
 
     `epochs` are passes over the training split, `batch_size` is that of all replicas together, `learning_rate` is the highest of the
     schedule, `warmup` is the share of all steps in which it rises, `label_smoothing` is the share of a label that is spread over all
-    classes, `shift` is pixels, `patience` is epochs without a better full-sequence accuracy on the eval split.
+    classes, `shift` is pixels, `patience` is epochs without a better full-sequence accuracy on the eval split. `warm_start` holds those
+    that are others where a fit goes on from the model in production.
     """
 
     preset: str
@@ -46,6 +50,12 @@ class Hyperparameters:
     precision: str
     strategy: str
     seed: int
+    warm_start: Mapping[str, Any] | None = None
+
+    @property
+    def warm(self) -> "Hyperparameters":
+        """Those of a fit that goes on from the model in production."""
+        return replace(self, **(self.warm_start or {}))
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ def run_fn(fn_args: FnArgs) -> None:
     `fn_args.custom_config` holds: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `fingerprint`, which
     names this combination of config, data and code; `checkpoint_dir`, where a fit leaves what it needs to go on after a kill;
     `log_dir`, where TensorBoard finds a folder for each fingerprint, while it is fitted; and `max_pixels`, above which the served
-    model refuses a picture.
+    model refuses a picture. `fn_args.base_model` is the folder of a SavedModel to go on from, if there is one in it.
 
     Raises:
       CaptchaPipelineError: a split is empty, the strategy asks for what is not there, or its replicas cannot share a batch evenly.
@@ -71,6 +81,9 @@ def run_fn(fn_args: FnArgs) -> None:
     config = fn_args.custom_config
     spec = CaptchaSpec.model_validate_json(config["spec"])
     parameters = Hyperparameters(**config["trainer"])
+    base = load_base(fn_args.base_model)
+    if base:
+        parameters = parameters.warm
     strategy = choose_strategy(parameters.strategy)
     # On a CPU that is enough for the same weights twice: TensorFlow's kernels for it add up in a fixed order.
     keras.utils.set_random_seed(parameters.seed)
@@ -80,7 +93,7 @@ def run_fn(fn_args: FnArgs) -> None:
     checkpoint_dir = Path(config["checkpoint_dir"]) / config["fingerprint"]
     checkpoint = Checkpoint(checkpoint_dir, parameters.epochs, parameters.patience, writes=chief)
     with strategy.scope():
-        model = checkpoint.restore(lambda: compiled_model(spec, parameters, examples.count))
+        model = checkpoint.restore(lambda: compiled_model(spec, parameters, examples.count, base))
     if not checkpoint.finished:
         # Not in fn_args.model_run_dir: on Kubeflow that is copied out of the pod only at the end, and a fit taken up again has another.
         log_dir = Path(config["log_dir"]) / config["fingerprint"]
@@ -93,7 +106,7 @@ def run_fn(fn_args: FnArgs) -> None:
     exported = build_model(spec, PRESETS[parameters.preset])
     exported.set_weights(model.get_weights())
     calibrate(exported, evaluation_batches(examples.eval, spec, EVALUATION_BATCH))
-    about = {"fingerprint": config["fingerprint"], "preset": parameters.preset}
+    about = {"fingerprint": config["fingerprint"], "preset": parameters.preset, "warm_start": base is not None}
     export_model(exported, tft.TFTransformOutput(fn_args.transform_output), spec, config["max_pixels"], about, fn_args.serving_model_dir)
     (Path(fn_args.model_run_dir) / HISTORY_FILE).write_text(json.dumps(checkpoint.history, indent=1) + "\n", encoding="utf-8")
     checkpoint.delete()
@@ -152,9 +165,14 @@ def check_batch_size(batch_size: int, replicas: int, count: int) -> None:
         )
 
 
-def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, count: int) -> keras.Model:
-    """Returns a model ready to fit to `count` records: Muon at `learning_rate_schedule`. Call it in the scope of the strategy."""
+def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, count: int, base: Base | None = None) -> keras.Model:
+    """Returns a model ready to fit to `count` records: Muon at `learning_rate_schedule`. Call it in the scope of the strategy.
+
+    With a `base` it has the weights of that one, where they fit.
+    """
     model = build_model(spec, PRESETS[parameters.preset], training_dtype(parameters.precision, parameters.strategy != "cpu"))
+    if base and (anew := take_over(model, spec, base)):
+        _LOG.warning("These layers are not those of the model in production, and start anew: %s", ", ".join(anew))
     synchronise_batch_norm(model)
     optimizer = Muon(learning_rate_schedule(parameters, count))
     model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics())

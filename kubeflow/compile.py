@@ -35,7 +35,7 @@ def compile_pipeline(config: Config) -> str:
     """
     _check(config)
     # Checkpoints of a run are found again by a retry of its Trainer, and by no other run.
-    around = Surroundings(spans="", production="", digests=source_digests(), fingerprint=RUN_ID)
+    around = Surroundings(spans="", production="", attempt=0, digests=source_digests(), fingerprint=RUN_ID)
     defaults = vars(RunParameters.of(config))
     spec = _tfx_spec(config, around, defaults)
     quarantine = spec["components"]["CaptchaExampleGen"]["outputDefinitions"]["artifacts"]["quarantine"]["artifactType"]

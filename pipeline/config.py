@@ -61,6 +61,13 @@ class SynthConfig(Section):
     noise_curve: bool = True
 
 
+class WarmStart(Section):
+    """A fit that goes on from the model in production: what is otherwise than in one that starts from nothing."""
+
+    epochs: int = Field(2, ge=1, description="passes over the training split")
+    learning_rate: float = Field(3e-3, gt=0)
+
+
 class TrainerConfig(Section):
     preset: Literal["vgg-slim", "vgg16-bn", "vgg-book"] = "vgg-slim"
     epochs: int = Field(8, ge=1, description="passes over the training split")
@@ -75,6 +82,7 @@ class TrainerConfig(Section):
         "auto", description="auto: every GPU of this machine, or the CPU; multi_worker: the machines of TF_CONFIG, see docs/scaling.md"
     )
     seed: int = Field(1, ge=0)
+    warm_start: WarmStart | None = Field(None, description="go on from the model in production, with these; null to start from nothing")
 
 
 class EvaluatorConfig(Section):

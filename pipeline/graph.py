@@ -64,10 +64,14 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
     """Returns the whole pipeline, from spans of records to a pushed model. The runner adds where metadata is kept."""
     spec_json = config.captcha.model_dump_json()
     data = _data_steps(config, around, parameters)
+    production = LatestPushedModel(serving_dir=config.serving_dir, fingerprint=around.fingerprint, spec=spec_json, as_of=around.production)
     trainer = Trainer(
         run_fn="components.trainer.run_fn",
         epochs=parameters.epochs,
         fingerprint=around.fingerprint,
+        attempt=around.attempt,
+        # Without it as an input, what is in production does not have a fit run anew.
+        base_model=production.outputs["model"] if config.trainer.warm_start else None,
         **_to_fit_to(data.transform),
         custom_config={
             "spec": spec_json,
@@ -78,7 +82,6 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
             "source_digest": around.digests["components.trainer"],
         },
     )
-    production = LatestPushedModel(serving_dir=config.serving_dir, fingerprint=around.fingerprint, spec=spec_json, as_of=around.production)
     evaluator = CaptchaEvaluator(
         examples=data.example_gen.outputs["examples"],
         model=trainer.outputs["model"],
@@ -98,7 +101,7 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
         serving_dir=config.serving_dir,
         keep=config.pusher.keep,
     )
-    return _pipeline(config, [*data, trainer, production, evaluator, pusher])
+    return _pipeline(config, [*data, production, trainer, evaluator, pusher])
 
 
 def create_tuning_pipeline(config: Config, around: Surroundings, trials: int, epochs: int) -> pipeline.Pipeline:

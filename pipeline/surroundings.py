@@ -20,13 +20,15 @@ class Surroundings:
 
     Attributes:
       spans: names the content of the window of spans.
-      production: names the pushed version that a new model is compared with.
+      production: names the pushed model that a new one is compared with, and goes on from.
+      attempt: how often the same has been fitted before: 0 but where that is asked for.
       digests: by module, a hash of the source of a step.
       fingerprint: names this combination of configuration, data and code; a model carries it.
     """
 
     spans: str
     production: str
+    attempt: int
     digests: Mapping[str, str]
     fingerprint: str
 
@@ -36,8 +38,8 @@ def source_digests() -> dict[str, str]:
     return {module: source_digest(module) for module in (*_MODEL_CODE, *_OTHER_CODE)}
 
 
-def look_around(config: Config) -> Surroundings:
-    """Returns what the outcome of a run with this configuration depends on now.
+def look_around(config: Config, attempt: int = 0) -> Surroundings:
+    """Returns what the outcome of a run with this configuration depends on now. `attempt`: see Surroundings.
 
     Raises:
       CaptchaPipelineError: there is no span to train on, or one is not whole.
@@ -50,7 +52,10 @@ def look_around(config: Config) -> Surroundings:
         "trainer": config.trainer.model_dump(mode="json"),
         "spans": window,
         "code": [digests[module] for module in _MODEL_CODE],
+        "attempt": attempt,
     }
     fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     pushed = latest_pushed(config.serving_dir, fingerprint, config.captcha)
-    return Surroundings(spans=window, production=str(pushed.version) if pushed else "none", digests=digests, fingerprint=fingerprint)
+    # By what it was made from: a rollback puts the same model there again, as another version.
+    production = (pushed.fingerprint or str(pushed.version)) if pushed else "none"
+    return Surroundings(spans=window, production=production, attempt=attempt, digests=digests, fingerprint=fingerprint)

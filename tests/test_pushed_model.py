@@ -7,7 +7,7 @@ from tfx.utils import path_utils
 
 from components.captcha import CaptchaSpec
 from components.pushed_model import LatestPushedModel
-from components.serving_dir import push
+from components.serving_dir import latest_pushed, push
 
 SPEC = CaptchaSpec()
 
@@ -50,6 +50,14 @@ def test_own_version_is_no_baseline(tmp_path, serving):
     artifact = run(serving, tmp_path / "out")
     assert artifact.get_int_custom_property("has_model") == 0
     assert "none of the 1 versions" in artifact.get_string_custom_property("reason")
+
+
+def test_what_reads_something_else_is_the_last_resort(tmp_path, serving):
+    other = CaptchaSpec(charset="ABC", length=3)
+    push(make_model(tmp_path / "old", "old"), serving, keep=5)
+    push(make_model(tmp_path / "other", "other", spec=other), serving, keep=5)
+    found = [latest_pushed(serving, fingerprint, spec) for fingerprint, spec in (("mine", SPEC), ("mine", other), ("old", SPEC))]
+    assert [pushed and pushed.fingerprint for pushed in found] == ["old", "other", "other"]
 
 
 def test_what_tfx_compares_to_reuse_an_answer(serving):

@@ -36,11 +36,11 @@ def transformed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fit(transformed: Path, tmp_path: Path) -> Fit:
-    def run(name: str, **changes: Any) -> Path:
+    def run(name: str, base: Path | None = None, **changes: Any) -> Path:
         """Runs the Trainer with some of its configuration changed; returns the folder with `model` and `logs`."""
         folder = tmp_path / name
         trainer = TrainerConfig(epochs=EPOCHS, batch_size=16, learning_rate=0.01, precision="float32").model_dump() | changes
-        run_fn(trainer_arguments(transformed, folder, tmp_path / "checkpoints", SPEC, trainer))
+        run_fn(trainer_arguments(transformed, folder, tmp_path / "checkpoints", SPEC, trainer, base))
         return folder
 
     return run
@@ -84,6 +84,19 @@ def test_a_fit_killed_in_an_epoch_ends_as_one_that_was_not(fit: Fit, monkeypatch
     np.testing.assert_array_equal(_weights(whole), _weights(again))
     for ours, theirs in zip(_history(again), _history(whole), strict=True):
         assert ours | {"seconds": 0} == theirs | {"seconds": 0}
+
+
+def test_a_warm_start_goes_on_where_the_model_in_production_was(fit: Fit, tmp_path: Path) -> None:
+    production = fit("production") / "model"
+    gentle = {"warm_start": {"epochs": 1, "learning_rate": 1e-4}}
+    warm = fit("warm", production, **gentle)
+    (epoch,) = _history(warm)
+    assert epoch["val_sequence_accuracy"] >= _history(tmp_path / "production")[-1]["val_sequence_accuracy"] - 0.05
+    assert json.loads((warm / "model" / "assets.extra" / SPEC_FILE).read_text())["warm_start"] is True
+    (tmp_path / "nothing").mkdir()
+    cold = fit("cold", tmp_path / "nothing", **gentle)
+    assert len(_history(cold)) == EPOCHS, "nothing is in production: as if there were no warm start"
+    assert json.loads((cold / "model" / "assets.extra" / SPEC_FILE).read_text())["warm_start"] is False
 
 
 def test_bfloat16_is_exported_in_float32_and_leaves_no_global_policy(fit: Fit) -> None:

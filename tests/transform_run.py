@@ -59,7 +59,7 @@ def _instance(serialized: bytes) -> dict[str, Any]:
     return {name: value if name == CHARACTERS else value[0] for name, value in values.items()}
 
 
-def trainer_arguments(transformed: Path, folder: Path, checkpoints: Path, spec: CaptchaSpec, trainer: Mapping[str, Any]) -> FnArgs:
+def trainer_arguments(transformed: Path, folder: Path, checkpoints: Path, spec: CaptchaSpec, trainer: Mapping[str, Any], base: Path | None = None) -> FnArgs:
     """What TFX would give the Trainer for what `transform` has left in `transformed`; the fit leaves `model` and `logs` in `folder`."""
     (folder / "logs").mkdir(parents=True)
     return FnArgs(
@@ -68,6 +68,7 @@ def trainer_arguments(transformed: Path, folder: Path, checkpoints: Path, spec: 
         transform_output=str(transformed / "graph"),
         serving_model_dir=str(folder / "model"),
         model_run_dir=str(folder / "logs"),
+        base_model=str(base) if base else None,
         custom_config={
             "spec": spec.model_dump_json(),
             "trainer": dict(trainer),
