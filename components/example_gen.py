@@ -31,7 +31,6 @@ from components.sources.spans import Span, Window, window
 # Custom properties of the examples: JSON, the numbers of the spans that they come from, and the checksums of their manifests.
 SPANS: Final = "spans"
 CHECKSUMS: Final = "span_checksums"
-SUMMARY_FILE: Final = "summary.json"
 _RECORDS_PREFIX: Final = "records"
 _REASONS_IN_MESSAGE: Final = 3
 
@@ -93,7 +92,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             _ = outputs[BAD] | "WriteBad" >> beam.io.WriteToTFRecord(os.path.join(quarantine.uri, _RECORDS_PREFIX), file_name_suffix=".gz")
             names = [span.path.name for span in spans]
             merged = {
-                SUMMARY: (Tally.merge, os.path.join(quarantine.uri, SUMMARY_FILE)),
+                SUMMARY: (Tally.merge, os.path.join(quarantine.uri, features.SUMMARY_FILE)),
                 PROFILE: (partial(_merge_profiles, spans=names), os.path.join(profiles, features.PROFILES_FILE)),
             }
             for tag, (merge, path) in merged.items():
@@ -104,7 +103,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     | f"Write[{tag}]" >> beam.io.WriteToText(path, num_shards=1, shard_name_template="", coder=beam.coders.BytesCoder())
                 )
 
-        with fileio.open(os.path.join(quarantine.uri, SUMMARY_FILE)) as file:
+        with fileio.open(os.path.join(quarantine.uri, features.SUMMARY_FILE)) as file:
             summary = json.loads(file.read())
         if complaint := _complaint(summary, exec_properties["max_bad_fraction"]):
             # TFX deletes the outputs of a failed step.

@@ -36,6 +36,7 @@ VALID: Final = "valid"  # bool [N]: false for a picture that could not be decode
 MANIFEST: Final = "manifest.json"  # of a span
 DATA_INFO: Final = "data_info.csv"  # describes the book's layout
 HISTORY_FILE: Final = "history.json"  # of a fit: a row an epoch
+SUMMARY_FILE: Final = "summary.json"  # of a quarantine
 PROFILES_FILE: Final = "profiles.json"  # of the spans that were read: components/drift.py
 DRIFT_FILE: Final = "drift.json"  # how far the newest span is from the others
 JUDGEMENT_FILE: Final = "judgement.json"  # of a model, beside its blessing

@@ -103,7 +103,7 @@ def push(model_dir: str | Path, serving_dir: str | Path, keep: int) -> Pushed:
     """
     model_dir = Path(model_dir)
     with _writing(serving_dir) as target:
-        if _about(model_dir).get("fingerprint") in _withdrawn(target):
+        if _about(model_dir).get("fingerprint") in withdrawn(target):
             raise Withdrawn("A rollback has taken this model out of production: it is not pushed again.")
         newest = next(iter(versions(target)), None)
         if newest and _same_tree(model_dir, newest.path):
@@ -119,6 +119,13 @@ def original(serving_dir: str | Path, version: str) -> str:
     """Returns the version that a run pushed: `version` itself, or if a rollback made that one, the version it is a copy of."""
     copies = {str(pushed.version): str(pushed.copy_of) for pushed in versions(serving_dir) if pushed.copy_of}
     return copies.get(version, version)
+
+
+def withdrawn(serving_dir: str | Path) -> set[str]:
+    """Returns the fingerprints of the models that a rollback has taken out of production."""
+    with contextlib.suppress(FileNotFoundError):
+        return set(json.loads((Path(serving_dir) / _WITHDRAWN).read_text(encoding="utf-8")))
+    return set()
 
 
 def roll_back(serving_dir: str | Path, version: int) -> Pushed:
@@ -139,8 +146,8 @@ def roll_back(serving_dir: str | Path, version: int) -> Pushed:
         if chosen == there[0]:
             raise CaptchaPipelineError(f"{version} is the newest version in {serving_dir}: it is in production already.")
         newer = {pushed.fingerprint for pushed in there if pushed.version > version and pushed.fingerprint}
-        withdrawn = (_withdrawn(target) | newer) - {chosen.fingerprint}
-        write_whole(target / _WITHDRAWN, json.dumps(sorted(withdrawn)))
+        taken_out = (withdrawn(target) | newer) - {chosen.fingerprint}
+        write_whole(target / _WITHDRAWN, json.dumps(sorted(taken_out)))
         return _put(chosen.path, target, chosen.copy_of or version)
 
 
@@ -170,12 +177,6 @@ def _put(model_dir: Path, target: Path, copy_of: int | None = None) -> Pushed:
     version = max([int(time.time()), *(number + 1 for number, _ in _numbered(target))])
     unfinished.rename(target / str(version))
     return Pushed(version, target / str(version), _about(target / str(version)))
-
-
-def _withdrawn(serving_dir: Path) -> set[str]:
-    with contextlib.suppress(FileNotFoundError):
-        return set(json.loads((serving_dir / _WITHDRAWN).read_text(encoding="utf-8")))
-    return set()
 
 
 def _numbered(serving_dir: Path) -> Iterator[tuple[int, Path]]:

@@ -78,22 +78,29 @@ def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> N
     """
     from pipeline.config import load_config
 
-    _run(load_config(config, overrides))
+    _run(load_config(config, overrides), "by hand", 0)
 
 
 @app.command()
-def retrain(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
-    """Run the pipeline if there is a reason to: new data, another configuration or code, or a run that was cut short. For cron."""
+def retrain(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Make another model even if nothing has changed.")] = False,
+) -> None:
+    """Run the pipeline if there is a reason to, and say which: new data, drift, a model that reads badly or is old, a run cut short.
+
+    Made for cron: without a reason it ends at once, with 0. `captcha-pipeline config` shows the section `retraining`.
+    """
     from pipeline.config import load_config
     from pipeline.retraining import reason_to_retrain
 
     settings = load_config(config, overrides)
-    reason = reason_to_retrain(settings)
+    reason = reason_to_retrain(settings, force=force)
     if reason is None:
-        console.print("Nothing to do: a run would reuse all of the last one.")
+        console.print("Nothing to do: there is no reason to train anew.")
         return
-    console.print(f"Retraining: {reason}", highlight=False, soft_wrap=True)
-    _run(settings)
+    console.print(f"Retraining: {reason.words}", highlight=False, soft_wrap=True)
+    _run(settings, reason.words, reason.attempt)
 
 
 @app.command()
@@ -204,17 +211,18 @@ def runs(
     overrides: SetOption = None,
     version: Annotated[str | None, typer.Option(help="Show what this pushed version was made from.")] = None,
 ) -> None:
-    """List the runs: steps, time, verdict, pushed version; or the lineage of one version, back to its spans."""
+    """List the runs: why, on which spans, how the model reads and the one in production, what was decided; or the lineage of a version."""
     from pipeline.config import load_config
 
     settings = load_config(config, overrides)
     from components.serving_dir import original
     from pipeline import history, tables
+    from pipeline.retrainings import retrainings
 
     if version:
         tables.print_lineage(console, history.lineage(settings.metadata_path, original(settings.serving_dir, version)))
     else:
-        tables.print_runs(console, history.runs(settings.metadata_path))
+        tables.print_retrainings(console, retrainings(settings))
 
 
 @app.command()
@@ -245,6 +253,16 @@ def report(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -
     console.print(f"Report: {outcome.report}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def trend(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
+    """Write the HTML page over all runs, as every run does at its end, and say where it is."""
+    from pipeline.config import load_config
+    from pipeline.retrainings import write_trend_page
+
+    page = write_trend_page(load_config(config, overrides))
+    console.print(f"Trend: {page}", highlight=False, soft_wrap=True)
+
+
 @app.command("config")
 def show_config(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
     """Print the effective configuration, every default included, as YAML."""
@@ -256,13 +274,14 @@ def show_config(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = No
     print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")
 
 
-def _run(settings: "Config") -> None:
+def _run(settings: "Config", trigger: str, attempt: int) -> None:
     load_tensorflow()
     from pipeline import local, results, tables
+    from pipeline.retrainings import write_trend_page
 
     try:
         with tables.StepProgress(console) as progress:
-            record = local.run(settings, progress.on_step)
+            record = local.run(settings, progress.on_step, trigger, attempt)
     except KeyboardInterrupt:
         console.print("Stopped. The next run takes up after the last complete step, and in the Trainer after the last epoch.")
         raise typer.Exit(STOPPED) from None
@@ -271,6 +290,6 @@ def _run(settings: "Config") -> None:
     if outcome.changed or not outcome.report.exists():
         with console.status("Writing the report"):
             results.write_report(settings, outcome)
-    console.print(f"Report: {outcome.report}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {outcome.report}\nTrend: {write_trend_page(settings)}", highlight=False, soft_wrap=True)
     if outcome.run.pushed_version is None:
         raise typer.Exit(NOT_PUSHED)

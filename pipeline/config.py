@@ -59,6 +59,14 @@ class SynthConfig(Section):
     font_sizes: tuple[Annotated[int, Field(ge=6, le=512)], ...] = Field((), description="points; none for the captcha library's own")
     noise_dots: int | None = Field(None, ge=0, le=10_000, description="null for as dense as the captcha library's own: 30 on 160 x 60")
     noise_curve: bool = True
+    background: tuple[Byte, Byte] = Field((238, 255), description="the darkest and the brightest value of each channel of its colour")
+
+    @field_validator("background")
+    @classmethod
+    def _darkest_first(cls, background: tuple[int, int]) -> tuple[int, int]:
+        if background[0] > background[1]:
+            raise ValueError("the darkest value comes first")
+        return background
 
 
 class WarmStart(Section):
@@ -108,6 +116,19 @@ class DriftConfig(Section):
     source: Fraction | None = 0.5
     characters: Fraction | None = 0.1
     positions: Fraction | None = 0.2
+
+    @property
+    def thresholds(self) -> dict[str, float | None]:
+        """By measure, see components/drift.py."""
+        return self.model_dump(exclude={"action"})
+
+
+class RetrainingConfig(Section):
+    """What is a reason for `retrain`, besides another configuration or code, and a run that was cut short."""
+
+    every_span: bool = Field(True, description="a new span; else only one that has drifted, or that is read badly")
+    min_sequence_accuracy: Fraction | None = Field(None, description="of the newest span, by the model in production: below is read badly")
+    max_age: float | None = Field(None, gt=0, description="days since a model was last trained")
 
 
 class BeamConfig(Section):
@@ -159,6 +180,7 @@ class Config(Section):
     trainer: TrainerConfig = TrainerConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
     pusher: PusherConfig = PusherConfig()
+    retraining: RetrainingConfig = RetrainingConfig()
     beam: BeamConfig = BeamConfig()
     kubeflow: KubeflowConfig = KubeflowConfig()
 

@@ -75,6 +75,7 @@ def synth(
         font_sizes=options.font_sizes,
         noise_dots=options.noise_dots,
         noise_curve=options.noise_curve,
+        background=options.background,
         layout=layout.value,
     )
     started = time.monotonic()

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from components.metrics import ReadingCounts, Results
 from components.pictures import PictureError
 from components.record_check import check_record
 from components.records import RecordError
+from components.sources.spans import Span
 from components.tfrecords import Record, read_records
 from pipeline.config import Config
 from pipeline.served_model import BATCH_SIZE, ServedModel
@@ -26,9 +27,14 @@ def evaluate(config: Config, model: Path, split: str) -> Results:
     Raises:
       CaptchaPipelineError: there is no such model, or nothing in the split that can be read.
     """
+    return evaluate_spans(config, model, split, config.data.read_window().spans)
+
+
+def evaluate_spans(config: Config, model: Path, split: str, spans: Sequence[Span]) -> Results:
+    """As `evaluate`, of these spans."""
     reader = ServedModel(model)
     counts = ReadingCounts(reader.spec.max_length, reader.spec.num_classes)
-    records = _good_records(config, split, reader.spec)
+    records = _good_records(config, split, spans, reader.spec)
     while batch := list(itertools.islice(records, BATCH_SIZE)):
         readings = list(reader.read(image for image, _ in batch))
         counts.add(np.array([reader.spec.encode(label) for _, label in batch]), np.stack([reading.probabilities for reading in readings]))
@@ -37,9 +43,9 @@ def evaluate(config: Config, model: Path, split: str) -> Results:
     return counts.results(config.evaluator.confidence)
 
 
-def _good_records(config: Config, split: str, spec: CaptchaSpec) -> Iterator[tuple[bytes, str]]:
+def _good_records(config: Config, split: str, spans: Sequence[Span], spec: CaptchaSpec) -> Iterator[tuple[bytes, str]]:
     """Yields picture and label of the records that CaptchaExampleGen would let through."""
-    for shard in (shard for span in config.data.read_window().spans for shard in shards_of(span) if shard.split == split):
+    for shard in (shard for span in spans for shard in shards_of(span) if shard.split == split):
         for item in read_records(shard.path):
             with contextlib.suppress(RecordError, LabelError, PictureError):
                 if isinstance(item, Record):

@@ -12,7 +12,6 @@ from tfx.orchestration import pipeline
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto import trainer_pb2, transform_pb2
 
-from components.drift import MEASURES
 from components.drift_gate import DriftGate
 from components.evaluator import CaptchaEvaluator
 from components.example_gen import CaptchaExampleGen
@@ -150,7 +149,7 @@ def _data_steps(config: Config, around: Surroundings, parameters: RunParameters)
     gate = SchemaGate(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
     drift = DriftGate(
         profiles=example_gen.outputs["profiles"],
-        thresholds=json.dumps(config.drift.model_dump(include=set(MEASURES))),
+        thresholds=json.dumps(config.drift.thresholds),
         action=config.drift.action,
         source_digest=digests["components.drift_gate"],
     )

@@ -1,6 +1,5 @@
 """What ML Metadata knows of the runs: their steps, what they made, and from which spans a pushed model comes."""
 
-import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ Property = str | int | float
 _INTERRUPTED: Final = "interrupted"  # the custom property that tells a killed step from one that failed by itself
 _SPANS: Final = "spans"  # on the examples artifact: a JSON list of span numbers
 _CHECKSUMS: Final = "span_checksums"  # likewise: of their manifests
+_TRIGGER: Final = "trigger"  # on the context of a run
 _UNFINISHED: Final = (pb.Execution.NEW, pb.Execution.RUNNING)
 _STATES: Final[Mapping[int, State]] = {
     pb.Execution.COMPLETE: "done",
@@ -50,7 +50,8 @@ class RunRecord:
 
     `pushed_version` is the version that the run's Pusher stands for: where that step was cached, the one pushed before. None
     where nothing was pushed. `blessed` is None where no Evaluator finished. `fingerprint` is that of the model, None where no Trainer
-    began; `spans` are those that ExampleGen read.
+    began; `spans` are those that ExampleGen read. `trigger` says why the run was started, "" where that is not on record; `attempt` is
+    how often the same had been fitted before.
     """
 
     run_id: str
@@ -60,6 +61,8 @@ class RunRecord:
     blessed: bool | None
     fingerprint: str | None
     spans: tuple[int, ...]
+    trigger: str = ""
+    attempt: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -167,6 +170,25 @@ def lineage(metadata_path: str | Path, version: str) -> Lineage:
     return Lineage(version, dict(sorted(spans.items())), steps)
 
 
+def note_trigger(metadata_path: str | Path, trigger: str, known: Iterable[str]) -> None:
+    """Puts on record why the run that is not among the `known` names was started, if it has come so far as to be on record itself.
+
+    Raises:
+      CaptchaPipelineError: as `runs`.
+    """
+    store = _open(metadata_path)
+    for context in _run_contexts(store) if store else []:
+        if store and context.name not in known:
+            context.custom_properties[_TRIGGER].string_value = trigger
+            store.put_contexts([context])
+
+
+def run_ids(metadata_path: str | Path) -> list[str]:
+    """Returns the names of all runs, the newest last. Raises CaptchaPipelineError as `runs`."""
+    store = _open(metadata_path)
+    return [context.name for context in _run_contexts(store)] if store else []
+
+
 def mark_interrupted(metadata_path: str | Path) -> int:
     """Sets to FAILED what a killed process left as running, and returns how many executions that were.
 
@@ -223,6 +245,7 @@ def _run(store: metadata_store.MetadataStore, context: pb.Context, nodes: Mappin
     events = _events(store, executions)
     artifacts = _artifacts(store, [event for event in events if _is_output(event)])
     versions = [version for artifact in artifacts.values() if (version := _pushed_version(artifact))]
+    trainer: Mapping[str, pb.Value] = next((it.custom_properties for it in executions if nodes.get(it.id) == "Trainer"), {})
     blessings = [
         bool(_value(artifact.custom_properties["blessed"]))
         for artifact in artifacts.values()
@@ -243,8 +266,10 @@ def _run(store: metadata_store.MetadataStore, context: pb.Context, nodes: Mappin
         ),
         pushed_version=versions[-1] if versions else None,
         blessed=all(blessings) if blessings else None,
-        fingerprint=next((str(_value(it.custom_properties["fingerprint"])) for it in executions if nodes.get(it.id) == "Trainer"), None),
+        fingerprint=str(_value(trainer["fingerprint"])) if "fingerprint" in trainer else None,
         spans=tuple(sorted({number for artifact in artifacts.values() for number in _spans(artifact)})),
+        trigger=context.custom_properties[_TRIGGER].string_value if _TRIGGER in context.custom_properties else "",
+        attempt=int(_value(trainer["attempt"])) if "attempt" in trainer else 0,
     )
 
 
@@ -296,12 +321,12 @@ def _pushed_version(artifact: pb.Artifact) -> str | None:
     return str(_value(properties["pushed_version"])) or None
 
 
-def _spans(artifact: pb.Artifact) -> dict[int, str]:
+def _spans(artifact: pb.Artifact) -> Mapping[int, str]:
     """The spans on an examples artifact, with their checksums ("" where it has none), as CaptchaExampleGen left them."""
     if artifact.type != "Examples" or _SPANS not in artifact.custom_properties:
         return {}
     numbers, checksums = (json.loads(artifact.custom_properties[name].string_value or "[]") for name in (_SPANS, _CHECKSUMS))
-    return dict(itertools.zip_longest(numbers, checksums, fillvalue=""))
+    return dict(zip(numbers, checksums or [""] * len(numbers), strict=True))
 
 
 def _seconds(execution: pb.Execution) -> float:

@@ -22,12 +22,14 @@ from pipeline.surroundings import Surroundings, look_around
 OnStep = Callable[[str, Literal["running", "finished"]], None]
 
 
-def run(config: Config, on_step: OnStep) -> history.RunRecord:
+def run(config: Config, on_step: OnStep, trigger: str = "by hand", attempt: int = 0) -> history.RunRecord:
     """Runs the pipeline; steps whose inputs, configuration and code are unchanged are reused from an earlier run.
 
     Args:
       config: what to run.
       on_step: told the name of each step when it starts and when it is finished.
+      trigger: why, for the record.
+      attempt: see `pipeline.surroundings.Surroundings`.
 
     Returns:
       What ML Metadata recorded of the run.
@@ -35,7 +37,7 @@ def run(config: Config, on_step: OnStep) -> history.RunRecord:
     Raises:
       CaptchaPipelineError: another run is under way, or a step found something that the user must mend.
     """
-    return _run(config, partial(create_pipeline, parameters=RunParameters.of(config)), on_step)
+    return _run(config, partial(create_pipeline, parameters=RunParameters.of(config)), on_step, trigger, attempt)
 
 
 def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict[str, float]]:
@@ -53,7 +55,7 @@ def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict
     Raises:
       CaptchaPipelineError: as `run`.
     """
-    record = _run(config, partial(create_tuning_pipeline, trials=trials, epochs=epochs), on_step)
+    record = _run(config, partial(create_tuning_pipeline, trials=trials, epochs=epochs), on_step, "a search", 0)
     results = Path(record.artifact_uri("Tuner", "tuner_results") or "") / "tuner_results.json"
     found = sorted(json.loads(results.read_text(encoding="utf-8")), key=lambda trial: -trial["score"])
     best = {name: value for name, value in found[0].items() if name in TrainerConfig.model_fields}
@@ -62,14 +64,17 @@ def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict
     return found
 
 
-def _run(config: Config, create: Callable[[Config, Surroundings], pipeline.Pipeline], on_step: OnStep) -> history.RunRecord:
+def _run(
+    config: Config, create: Callable[[Config, Surroundings], pipeline.Pipeline], on_step: OnStep, trigger: str, attempt: int
+) -> history.RunRecord:
     metadata_path = Path(config.metadata_path)
     folder = metadata_path.parent
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"Another run (process {{}}) is at work in {folder}. Wait for it, or give this one another folder with --set root=…"
     with alone(folder / "run.lock", busy):
         history.mark_interrupted(config.metadata_path)
-        graph = create(config, look_around(config))
+        graph = create(config, look_around(config, attempt))
+        known = history.run_ids(config.metadata_path)
         graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
         log_to(log_path(config))
         with _telling(on_step):
@@ -78,6 +83,8 @@ def _run(config: Config, create: Callable[[Config, Surroundings], pipeline.Pipel
             except BaseException:
                 history.mark_interrupted(config.metadata_path)
                 raise
+            finally:
+                history.note_trigger(config.metadata_path, trigger, known)
         record = history.latest_run(config.metadata_path)
         assert record is not None, "the run that has just ended is on record"
         return record

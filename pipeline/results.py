@@ -17,13 +17,13 @@ from tfx.utils import path_utils
 from components import features, report
 from components.errors import CaptchaPipelineError
 from components.evaluator import Evaluation, load_results
-from components.example_gen import SUMMARY_FILE
 from components.example_proto import Example
 from components.metrics import Rate
 from components.records import IMAGE_RAW
 from components.tfrecords import Record, read_records
 from pipeline.config import Config
 from pipeline.history import RunRecord
+from pipeline.retrainings import report_path
 from pipeline.served_model import ServedModel
 
 _PACKAGES: Final = (
@@ -66,8 +66,8 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
     Raises:
       CaptchaPipelineError: the run did not get as far as the Evaluator.
     """
-    evaluation_uri = run.artifact_uri("CaptchaEvaluator", "evaluation")
-    if evaluation_uri is None:
+    evaluation_uri, where = run.artifact_uri("CaptchaEvaluator", "evaluation"), report_path(config, run)
+    if evaluation_uri is None or where is None:
         raise CaptchaPipelineError(f"Run {run.run_id} did not finish; `captcha-pipeline run` completes it.")
     judgement = json.loads((Path(evaluation_uri) / features.JUDGEMENT_FILE).read_text(encoding="utf-8"))
     drift = json.loads((Path(_uri(run, "DriftGate", "anomalies")) / features.DRIFT_FILE).read_text(encoding="utf-8"))
@@ -80,8 +80,7 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
         blessed=not judgement["failures"],
         failures=tuple(judgement["failures"]),
         serving_dir=config.serving_dir,
-        # Named after the evaluation, so that a run in which all was cached finds the report that is there.
-        report=Path(config.report_dir) / f"evaluation-{Path(evaluation_uri).name}" / "report.html",
+        report=where,
         changed=any(step.state != "cached" for step in run.steps),
     )
 
@@ -158,7 +157,7 @@ def _misread(run: RunRecord) -> list[report.Misread]:
 
 
 def _quarantine(folder: Path) -> report.Quarantine:
-    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    summary = json.loads((folder / features.SUMMARY_FILE).read_text(encoding="utf-8"))
     shown = {(item["file"], item["index"]) for entry in summary["reasons"].values() for item in entry["examples"]}
     pictures: dict[tuple[str, int], bytes | None] = {}
     for example in _examples(folder) if shown else ():

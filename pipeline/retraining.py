@@ -1,30 +1,79 @@
-"""Whether there is a reason to train anew. Looking takes a second, and does not import TensorFlow."""
+"""Whether there is a reason to train anew. Looking takes a second, and does not import TensorFlow unless a new span has to be read."""
+
+import dataclasses
+from datetime import datetime, timezone
 
 from pipeline import history
 from pipeline.config import Config
+from pipeline.history import RunRecord
+from pipeline.retrainings import in_production
 from pipeline.surroundings import look_around
 
 
-def reason_to_retrain(config: Config) -> str | None:
-    """Returns in words why a run would not come to what the last one came to, or None: it would reuse all of it.
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """Why to train anew, in words. `attempt`: see `pipeline.surroundings.Surroundings`."""
 
-    A model that was not blessed is no reason: the same data, configuration and code would make it again.
+    words: str
+    attempt: int = 0
+
+
+def reason_to_retrain(config: Config, *, force: bool = False) -> Reason | None:
+    """Returns why a run would not come to what the last one came to, or why another model is wanted; None if neither.
+
+    A model that was not blessed is no reason: the same data, configuration and code would make it again. Where the data are the same and
+    another model is wanted, the fit starts from another seed, or with a warm start from another model.
+
+    Args:
+      config: of the pipeline.
+      force: another model is wanted in any case.
 
     Raises:
       CaptchaPipelineError: there is no span to train on, one is not whole, or the record of the runs cannot be read.
     """
-    around = look_around(config)
     runs = [run for run in history.runs(config.metadata_path) if all(step.node != "Tuner" for step in run.steps)]
     if not runs:
-        return "there has been no run yet"
+        look_around(config)  # says what is wrong with the data
+        return Reason("there has been no run yet")
     last = runs[-1]
     if not last.is_complete:
-        return f"the last run, {last.run_id}, did not come to its end"
-    if last.fingerprint == around.fingerprint:
-        return None
+        return Reason(f"the last run, {last.run_id}, did not come to its end", last.attempt)
+    if words := _what_has_changed(config, last):
+        return Reason(words)
+    if words := "asked for" if force else _what_is_wanted(config, last, runs):
+        return Reason(words, last.attempt + 1)
+    return None
+
+
+def _what_has_changed(config: Config, last: RunRecord) -> str:
+    if last.fingerprint == look_around(config, last.attempt).fingerprint:
+        return ""
     there = {span.number for span in config.data.read_window().spans}
-    if new := sorted(there - set(last.spans)):
+    new = sorted(there - set(last.spans))
+    if new and not config.retraining.every_span:
+        without_new = config.data.model_copy(update={"exclude": (*config.data.exclude, *new)})
+        before = config.model_copy(update={"data": without_new})
+        if last.spans and look_around(before, last.attempt).fingerprint == last.fingerprint:
+            from pipeline.looking import what_is_unlike
+
+            return what_is_unlike(config, last, new)
+    if new:
         return f"new in the window: span {', '.join(map(str, new))}"
     if gone := sorted(set(last.spans) - there):
         return f"no longer in the window: span {', '.join(map(str, gone))}"
     return "the configuration, the code of a step or the content of a span is another"
+
+
+def _what_is_wanted(config: Config, last: RunRecord, runs: list[RunRecord]) -> str:
+    wanted = config.retraining
+    # The first run of a combination has fitted it: later ones have that fit cached.
+    trained = next(run.started for run in runs if run.fingerprint == last.fingerprint and run.is_complete)
+    age = (datetime.now(timezone.utc) - trained).total_seconds() / 86400
+    if wanted.max_age is not None and age > wanted.max_age:
+        return f"the last model was trained {age:.1f} days ago; retraining.max_age is {wanted.max_age:g}"
+    floor = wanted.min_sequence_accuracy
+    if floor is not None and last.attempt == 0:  # once: what two fits cannot read, a third one will not either
+        accuracy = in_production(last)
+        if accuracy is not None and accuracy < floor:
+            return f"of the newest span {accuracy:.2%} are read whole; retraining.min_sequence_accuracy is {floor:.2%}"
+    return ""

@@ -48,7 +48,7 @@ def look_around(config: Config, attempt: int = 0) -> Surroundings:
     window = config.data.read_window().digest
     made_from = {
         "captcha": config.captcha.model_dump(mode="json"),
-        "data": config.data.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json", exclude={"window", "exclude", "golden"}),  # which spans, says "spans"
         "trainer": config.trainer.model_dump(mode="json"),
         "spans": window,
         "code": [digests[module] for module in _MODEL_CODE],

@@ -13,12 +13,15 @@ from rich.status import Status
 from rich.table import Table
 
 from components.drift import complain
+from components.judgement import GOLDEN, NEWEST
 from components.metrics import Rate, Results
+from components.report_filters import ranges
 from components.sources.spans import span_name
-from pipeline.history import Lineage, RunRecord, StepRecord
+from pipeline.history import Lineage, StepRecord
 
 if TYPE_CHECKING:  # Both import TensorFlow, which the list of runs does without.
     from components.report import JudgedSet
+    from components.trend import Comparison, Retraining
     from pipeline.prediction import Answer
     from pipeline.results import Outcome
 
@@ -109,27 +112,34 @@ def print_answers(console: Console, answers: "Sequence[Answer]") -> None:
     console.print(table)
 
 
-def print_runs(console: Console, runs: Sequence[RunRecord]) -> None:
+def print_retrainings(console: Console, retrainings: "Sequence[Retraining]") -> None:
     """Prints a line a run, the newest last."""
-    if not runs:
+    if not retrainings:
         console.print("There are no runs yet. Start one with `captcha-pipeline run`.", highlight=False)
         return
-    table = Table(box=None, pad_edge=False)  # a run's name and six columns are just as wide as a terminal
-    for column in ("run", "done", "cached", "failed", "seconds", "blessed", "version"):
-        table.add_column(column, justify="left" if column == "run" else "right", no_wrap=column == "run")
-    for run in runs:
-        states = [step.state for step in run.steps]
-        failed = ", ".join(f"{step.node} {step.state}" for step in run.steps if step.state in ("failed", "interrupted", "running"))
+    table = Table(box=None, pad_edge=False, caption="% of pictures read whole, in brackets by the model in production until then")
+    for column in ("run", "why", "spans", "drift", "newest %", "golden %", "decision", "seconds"):
+        right = column in ("newest %", "golden %", "seconds")
+        table.add_column(column, justify="right" if right else "left", overflow="fold", no_wrap=column == "run")
+    for it in retrainings:
+        decision = f"pushed as {it.version}" if it.decision == "pushed" else "; ".join((it.decision, *it.why))
         table.add_row(
-            run.run_id,
-            str(states.count("done")),
-            str(states.count("cached")),
-            failed or "-",
-            f"{sum(step.seconds or 0 for step in run.steps):.0f}",
-            {True: "yes", False: "no", None: "-"}[run.blessed],
-            run.pushed_version or "-",
+            it.run_id[:16].replace("T", " "),
+            escape(it.trigger),
+            ranges(it.spans) or "-",
+            ", ".join(it.drifted) or "-",
+            *(_against(it.sets.get(name)) for name in (NEWEST, GOLDEN)),
+            escape(decision),
+            f"{it.seconds:.0f}",
         )
     console.print(table)
+
+
+def _against(comparison: "Comparison | None") -> str:
+    if comparison is None:
+        return "-"
+    champion = f" ({_percent(comparison.champion).removesuffix(' %')})" if comparison.champion else ""
+    return _percent(comparison.challenger).removesuffix(" %") + champion
 
 
 def print_trials(console: Console, trials: Sequence[Mapping[str, float]]) -> None:

@@ -119,7 +119,9 @@ def test_the_report_and_the_history_tell_of_the_run(first_run: history.RunRecord
     html = results.outcome(config, first_run).report.read_text(encoding="utf-8")
     assert first_run.run_id in html
     assert "report.html" in call("report", *options)
-    assert first_run.run_id in call("runs", *options)
+    assert first_run.run_id[:16].replace("T", " ") in (table := call("runs", *options))
+    assert "by hand" in table
+    assert first_run.run_id in Path(config.report_dir, "trend.html").read_text(encoding="utf-8")
     assert first_run.pushed_version
     assert "span-000001" in call("runs", "--version", first_run.pushed_version, *options)
 

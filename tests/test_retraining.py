@@ -1,10 +1,11 @@
 """When there is a reason to train anew."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 from command import call
 
 from components.errors import CaptchaPipelineError
-from pipeline import history
+from pipeline import history, looking
 from pipeline.config import Config, load_config
-from pipeline.retraining import reason_to_retrain
+from pipeline.retraining import Reason, reason_to_retrain
 from pipeline.surroundings import look_around
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
@@ -29,6 +30,10 @@ def config(tmp_path: Path) -> Config:
     config = load_config(TINY, [f"root={tmp_path / 'output'}", f"data.root={tmp_path / 'data'}", "synth.count=30", "synth.shard_size=30"])
     add_span(config)
     return config
+
+
+def changed(config: Config, **sections: dict[str, Any]) -> Config:
+    return config.model_copy(update={name: getattr(config, name).model_copy(update=keys) for name, keys in sections.items()})
 
 
 def add_span(config: Config) -> None:
@@ -48,7 +53,7 @@ def remember(config: Config, monkeypatch: pytest.MonkeyPatch) -> Remember:
 
 
 def test_the_first_run(config: Config) -> None:
-    assert reason_to_retrain(config) == "there has been no run yet"
+    assert reason_to_retrain(config) == Reason("there has been no run yet")
 
 
 def test_nothing_has_changed(config: Config, remember: Remember) -> None:
@@ -60,7 +65,7 @@ def test_nothing_has_changed(config: Config, remember: Remember) -> None:
 
 def test_a_run_that_was_cut_short(config: Config, remember: Remember) -> None:
     remember({}, {"run_id": "2", "steps": (dataclasses.replace(DONE, state="interrupted", outputs={}),)})
-    assert reason_to_retrain(config) == "the last run, 2, did not come to its end"
+    assert reason_to_retrain(config) == Reason("the last run, 2, did not come to its end")
 
 
 def test_a_search_for_hyperparameters_is_no_run(config: Config, remember: Remember) -> None:
@@ -71,21 +76,98 @@ def test_a_search_for_hyperparameters_is_no_run(config: Config, remember: Rememb
 def test_spans_that_have_come_and_gone(config: Config, remember: Remember) -> None:
     remember({})
     add_span(config)
-    assert reason_to_retrain(config) == "new in the window: span 2"
+    assert reason_to_retrain(config) == Reason("new in the window: span 2")
     remember({"spans": (1, 2)})
-    assert reason_to_retrain(config.model_copy(update={"data": config.data.model_copy(update={"window": 1})})) == (
-        "no longer in the window: span 1"
-    )
+    assert reason_to_retrain(changed(config, data={"window": 1})) == Reason("no longer in the window: span 1")
 
 
 def test_another_fingerprint(config: Config, remember: Remember) -> None:
     remember({"fingerprint": "other"})
-    assert str(reason_to_retrain(config)).startswith("the configuration, the code of a step or the content of a span")
+    reason = reason_to_retrain(config)
+    assert reason
+    assert reason.words.startswith("the configuration, the code of a step or the content of a span")
+
+
+def test_spans_that_are_left_out_without_need_change_nothing(config: Config, remember: Remember) -> None:
+    remember({})
+    assert reason_to_retrain(changed(config, data={"exclude": (7,), "window": 5})) is None
+
+
+def test_forced(config: Config, remember: Remember) -> None:
+    remember({})
+    assert reason_to_retrain(config, force=True) == Reason("asked for", attempt=1)
+    remember({}, {"attempt": 3, "fingerprint": look_around(config, 3).fingerprint})
+    assert reason_to_retrain(config) is None, "the model that was asked for is there"
+    assert reason_to_retrain(config, force=True) == Reason("asked for", attempt=4)
+    remember({"fingerprint": "other"})
+    reason = reason_to_retrain(config, force=True)
+    assert reason
+    assert reason.attempt == 0, "it is another model in any case"
+    remember({}, {"run_id": "2", "attempt": 2, "steps": (dataclasses.replace(DONE, state="interrupted", outputs={}),)})
+    assert reason_to_retrain(config) == Reason("the last run, 2, did not come to its end", attempt=2)
+
+
+def test_an_old_model(config: Config, remember: Remember) -> None:
+    aged = changed(config, retraining={"max_age": 7.0})
+    week = datetime.now(timezone.utc) - timedelta(days=8)
+    remember({})
+    assert reason_to_retrain(aged) is None
+    remember({"started": week}, {})
+    assert reason_to_retrain(aged) == Reason("the last model was trained 8.0 days ago; retraining.max_age is 7", attempt=1), "cached since"
+    remember({"started": week, "fingerprint": "other"}, {})
+    assert reason_to_retrain(aged) is None
+    assert reason_to_retrain(config) is None
+
+
+def judged(folder: Path, challenger: float, champion: float) -> history.StepRecord:
+    """An Evaluator's step that has left such accuracies on the newest span."""
+    folder.mkdir()
+    rates = {name: {"value": value, "lower": value, "upper": value} for name, value in (("challenger", challenger), ("champion", champion))}
+    sets = {"all": rates | {"p_value": 1.0}, "newest span": rates | {"p_value": 1.0}}
+    (folder / "judgement.json").write_text(json.dumps({"failures": [], "sets": sets}))
+    return history.StepRecord("CaptchaEvaluator", "done", 1.0, 8, {"evaluation": (str(folder),)})
+
+
+def test_a_model_that_reads_the_newest_span_badly(config: Config, remember: Remember, tmp_path: Path) -> None:
+    strict = changed(config, retraining={"min_sequence_accuracy": 0.9})
+    step = judged(tmp_path / "judged", 0.95, 0.6)
+    remember({"steps": (step, DONE)})
+    assert reason_to_retrain(strict) is None
+    remember({"steps": (step, DONE), "blessed": False, "pushed_version": None})
+    reason = Reason("of the newest span 60.00% are read whole; retraining.min_sequence_accuracy is 90.00%", attempt=1)
+    assert reason_to_retrain(strict) == reason
+    assert reason_to_retrain(config) is None
+    once_more = {"attempt": 1, "fingerprint": look_around(config, 1).fingerprint}
+    remember({"steps": (step, DONE), "blessed": False, "pushed_version": None} | once_more)
+    assert reason_to_retrain(strict) is None, "it has been tried"
+
+
+def test_a_new_span_alone_need_not_be_a_reason(config: Config, remember: Remember, tmp_path: Path) -> None:
+    settings = changed(config, retraining={"every_span": False})
+    profile = looking.profile_of(config, config.data.read_window().spans[0])
+    assert sum(profile.counts["size"].values()) == 30
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "profiles.json").write_text(json.dumps({"span-000001": profile.to_json()}))
+    steps = (history.StepRecord("CaptchaExampleGen", "done", 1.0, 1, {"profiles": (str(tmp_path / "profiles"),)}), DONE)
+    remember({"steps": steps})
+    add_span(config)
+    before = look_around(config).fingerprint
+    lenient = changed(settings, drift=dict.fromkeys(settings.drift.thresholds))
+    assert reason_to_retrain(lenient) is None
+    kept = (Path(config.root) / config.name / "looked.json").stat().st_mtime_ns
+    assert reason_to_retrain(lenient) is None
+    assert (Path(config.root) / config.name / "looked.json").stat().st_mtime_ns == kept, "the span is looked at once"
+    reason = reason_to_retrain(changed(lenient, drift={"characters": 0.0}))
+    assert reason
+    assert reason.words.startswith("The pictures or labels of span-000002 are unlike those of the other spans: characters: ")
+    reason = reason_to_retrain(changed(lenient, trainer={"epochs": 9}))
+    assert reason == Reason("new in the window: span 2"), "another configuration is a reason, whatever the span is like"
+    assert look_around(config).fingerprint == before
 
 
 def test_no_span_is_an_error(config: Config) -> None:
     with pytest.raises(CaptchaPipelineError, match="There are no spans"):
-        reason_to_retrain(config.model_copy(update={"data": config.data.model_copy(update={"root": "/nowhere"})}))
+        reason_to_retrain(changed(config, data={"root": "/nowhere"}))
 
 
 def test_looking_does_not_import_tensorflow() -> None:

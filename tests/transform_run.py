@@ -59,7 +59,9 @@ def _instance(serialized: bytes) -> dict[str, Any]:
     return {name: value if name == CHARACTERS else value[0] for name, value in values.items()}
 
 
-def trainer_arguments(transformed: Path, folder: Path, checkpoints: Path, spec: CaptchaSpec, trainer: Mapping[str, Any], base: Path | None = None) -> FnArgs:
+def trainer_arguments(
+    transformed: Path, folder: Path, checkpoints: Path, spec: CaptchaSpec, trainer: Mapping[str, Any], base: Path | None = None
+) -> FnArgs:
     """What TFX would give the Trainer for what `transform` has left in `transformed`; the fit leaves `model` and `logs` in `folder`."""
     (folder / "logs").mkdir(parents=True)
     return FnArgs(

@@ -45,6 +45,7 @@ class SynthPlan:
       font_sizes: in points, none for the library's own, in proportion to the height.
       splits: the relative size of each split.
       noise_dots: in a picture, None for as many as the library's own, in proportion to the area.
+      background: the darkest and the brightest value that a channel of the background's colour may have; the library's own.
     """
 
     spec: CaptchaSpec
@@ -56,6 +57,7 @@ class SynthPlan:
     font_sizes: tuple[int, ...] = ()
     noise_dots: int | None = None
     noise_curve: bool = True
+    background: tuple[int, int] = (238, 255)
     layout: Layout = "canonical"
 
     @property
@@ -106,7 +108,7 @@ class CaptchaPainter(ImageCaptcha):
 
     def draw(self, label: str) -> tuple[Image, tuple[int, ...], tuple[int, ...]]:
         """Draws as ImageCaptcha.generate_image does, in the same order of random numbers; returns the two colours as well."""
-        background = random_color(238, 255)
+        background = random_color(*self._plan.background)
         colour = random_color(10, 200, random.randint(220, 255))  # noqa: S311
         image = self.create_captcha_image(label, colour, background)
         self.create_noise_dots(image, colour, number=self._plan.effective_noise_dots)

@@ -1,0 +1,110 @@
+"""What each run came to, from the records that its steps left. No TensorFlow: `retrain`, `runs` and the trend page look here."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.features import DRIFT_FILE, JUDGEMENT_FILE, SUMMARY_FILE
+from components.judgement import ALL, NEWEST
+from components.metrics import Rate
+from components.serving_dir import withdrawn
+from components.trend import Comparison, Decision, Retraining, write_trend
+from pipeline import history
+from pipeline.config import Config
+from pipeline.history import RunRecord
+
+
+def retrainings(config: Config) -> list[Retraining]:
+    """Returns the runs that did anything, oldest first: not those in which all was cached, and no searches for hyperparameters.
+
+    Raises:
+      CaptchaPipelineError: the record of the runs cannot be read.
+    """
+    out_of_service = withdrawn(config.serving_dir)
+    return [
+        _retraining(config, run, withdrawn=run.fingerprint in out_of_service)
+        for run in history.runs(config.metadata_path)
+        if any(step.state != "cached" for step in run.steps) and all(step.node != "Tuner" for step in run.steps)
+    ]
+
+
+def write_trend_page(config: Config) -> Path:
+    """Writes the page over all runs beside their reports, and returns where it is. Raises CaptchaPipelineError as `retrainings`."""
+    path = Path(config.report_dir) / "trend.html"
+    write_trend(config.name, retrainings(config), path)
+    return path
+
+
+def in_production(run: RunRecord) -> float | None:
+    """Returns the full-sequence accuracy on the newest span of the model that was in production after a run; None if it is not known."""
+    sets = _sets(run)
+    newest = sets.get(NEWEST)
+    rate = (newest.challenger if run.pushed_version else newest.champion) if newest else None
+    return rate.value if rate else None
+
+
+def report_path(config: Config, run: RunRecord) -> Path | None:
+    """Returns where the report of a run belongs; None where it did not get as far as the Evaluator.
+
+    It is named after the evaluation, so that a run in which all was cached finds the report that is there.
+    """
+    evaluation = run.artifact_uri("CaptchaEvaluator", "evaluation")
+    return Path(config.report_dir) / f"evaluation-{Path(evaluation).name}" / "report.html" if evaluation else None
+
+
+def _retraining(config: Config, run: RunRecord, *, withdrawn: bool) -> Retraining:
+    judgement = _left(run, "CaptchaEvaluator", "evaluation", JUDGEMENT_FILE) or {"failures": []}
+    summary = _left(run, "CaptchaExampleGen", "quarantine", SUMMARY_FILE)
+    report = report_path(config, run)
+    return Retraining(
+        run_id=run.run_id,
+        started=run.started,
+        seconds=sum(step.seconds or 0 for step in run.steps),
+        trigger=run.trigger,
+        spans=run.spans,
+        pictures=summary["good"].get("train", 0) if summary else None,
+        drift=drift(run),
+        sets=_sets(run),
+        decision=_decision(run, withdrawn=withdrawn),
+        why=tuple(judgement["failures"]) or tuple(_stopped(run)),
+        version=run.pushed_version,
+        report=str(report.relative_to(config.report_dir)) if report and report.exists() else None,
+    )
+
+
+def _decision(run: RunRecord, *, withdrawn: bool) -> Decision:
+    if not run.is_complete:
+        return "stopped"
+    if not run.blessed:
+        return "not blessed"
+    return "withdrawn" if withdrawn or not run.pushed_version else "pushed"
+
+
+def _stopped(run: RunRecord) -> Sequence[str]:
+    return [f"{step.node} {step.state}" for step in run.steps if step.state not in ("done", "cached")]
+
+
+def drift(run: RunRecord) -> dict[str, tuple[float, float]]:
+    """Returns by measure how far a run's newest span was from the others, and the threshold; {} where that is not known."""
+    found = (_left(run, "DriftGate", "anomalies", DRIFT_FILE) or {"distances": {}})["distances"]
+    return {name: (entry["value"], entry["threshold"]) for name, entry in found.items() if entry["threshold"] is not None}
+
+
+def _sets(run: RunRecord) -> dict[str, Comparison]:
+    found = (_left(run, "CaptchaEvaluator", "evaluation", JUDGEMENT_FILE) or {"sets": {}})["sets"]
+    sets = {
+        name: Comparison(Rate(**entry["challenger"]), Rate(**entry["champion"]) if entry["champion"] else None, entry["p_value"])
+        for name, entry in found.items()
+    }
+    # Of a window of one span, all is the newest.
+    return {NEWEST: sets[ALL]} | sets if ALL in sets else sets
+
+
+def _left(run: RunRecord, node: str, key: str, name: str) -> Any:
+    """What a step has left in a JSON file of an output; None where it did not finish, or the file is gone."""
+    uri = run.artifact_uri(node, key)
+    with contextlib.suppress(FileNotFoundError):
+        return json.loads(Path(uri, name).read_text(encoding="utf-8")) if uri else None
+    return None
