@@ -24,6 +24,7 @@ STEPS = (
     "CaptchaExampleGen",
     "CaptchaSchema",
     "LatestPushedModel",
+    "DriftGate",
     "StatisticsGen",
     "SchemaGate",
     "Transform",

@@ -22,9 +22,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import matplotlib
+import typer
 
 from benchmarks.results import record
 from components import serving_dir
@@ -170,7 +171,7 @@ def style_root(folder: Path, style: Sequence[str]) -> Root:
     """Makes a deployment that has seen this style alone, and a lot of it."""
     root = Root(folder)
     root.call("data", "synth", "--count", str(_STYLE_PICTURES), "--seed", "99", changes=style)
-    root.call("run")
+    root.call("run", changes=["evaluator.min_sequence_accuracy=0"])
     return root
 
 
@@ -179,14 +180,13 @@ def compare_starts(root: Root, folder: Path) -> tuple[list[dict[str, float]], li
     cold = Root(folder)
     folder.mkdir()
     (folder / "data").symlink_to(root.folder / "data")
-    process = cold.start("run", changes=["evaluator.min_sequence_accuracy=0"])
-    process.communicate()
+    cold.call("run", changes=["evaluator.min_sequence_accuracy=0"])
     return fit_of(root.config()), fit_of(cold.config())
 
 
-def main() -> None:
+def main(keep: Annotated[Path | None, typer.Option(help="An empty folder to leave data and output in.")] = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        rows, starts = season(Path(folder))
+        rows, starts = season(keep or Path(folder))
     record(
         "season",
         "Ten spans, each followed by `captcha-pipeline retrain`",
@@ -226,11 +226,10 @@ def _after_a_change(root: Root, folder: Path, number: int) -> list[str]:
     assert reached is not None, (warm, cold)
     assert 2 * reached <= len(cold), (warm, cold)
     curves = [", ".join(f"{row[judged]:.2%}" for row in fit) for fit in (warm, cold)]
+    of_the_style = f"{_STYLE_PICTURES:,} other pictures of the style are made, and those of their test split read"
     return [
-        f"Span {number}: {_STYLE_PICTURES:,} other pictures of the new style's test split are read to {ours:.2%}; by a model that was trained "
-        f"on that style alone, to {theirs:.2%}",
-        f"Span {number}: the eval split after each epoch, from a warm start {curves[0]}; from a cold one {curves[1]}: the warm start is "
-        f"there after {reached} of the cold one's {len(cold)} epochs",
+        f"Span {number}: {of_the_style} to {ours:.2%}; by a model that was trained on the others of them alone, to {theirs:.2%}.",
+        f"Span {number}: the eval split, epoch by epoch: warm {curves[0]}; cold {curves[1]}. Warm takes {reached}, cold {len(cold)}.",
     ]
 
 
@@ -248,4 +247,4 @@ def _row(number: int, outcome: Retraining, seconds: float) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -69,9 +69,11 @@ class CaptchaEvaluatorExecutor(executor.Executor):
         evaluation_uri = artifact_utils.get_single_uri(output_dict[specs.EVALUATION_KEY])
         examples = artifact_utils.get_single_instance(input_dict[specs.EXAMPLES_KEY])
         try:
-            judgement = _judgement(load_results(evaluation_uri), span_name(examples.span), exec_properties)
+            evaluation = load_results(evaluation_uri)
         except ValueError:
             judgement = {"failures": [f"there is nothing to judge the model by: the {SPLIT} split has no examples"], "sets": {}}
+        else:
+            judgement = _judgement(evaluation, span_name(examples.span), exec_properties)
         with fileio.open(os.path.join(evaluation_uri, JUDGEMENT_FILE), "w") as file:
             file.write(json.dumps(judgement, indent=1))
         _bless(artifact_utils.get_single_instance(output_dict[specs.BLESSING_KEY]), model, blessed=not judgement["failures"])

@@ -1,0 +1,119 @@
+"""What is told of each run, from what its steps left."""
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline import history, tables
+from pipeline.config import Config, load_config
+from pipeline.history import RunRecord, StepRecord
+from pipeline.retrainings import in_production, retrainings, write_trend_page
+
+TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+RATE = {"value": 0.9, "lower": 0.8, "upper": 0.95}
+WORSE = {"value": 0.6, "lower": 0.5, "upper": 0.7}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return load_config(TINY, [f"root={tmp_path / 'output'}"])
+
+
+def step(node: str, folder: Path, state: history.State = "done", **left: dict[str, Any]) -> StepRecord:
+    """A step each of whose outputs has left a JSON file: `output__file={…}`."""
+    outputs = {}
+    for name, content in left.items():
+        output, file = name.split("__")
+        place = folder / node / output / "7"
+        place.mkdir(parents=True)
+        (place / f"{file}.json").write_text(json.dumps(content))
+        outputs[output] = (str(place),)
+    return StepRecord(node, state, 2.5, 1, outputs)
+
+
+def run(folder: Path, **changes: Any) -> RunRecord:
+    """A run that pushed its model."""
+    sets = {name: {"challenger": RATE, "champion": WORSE, "p_value": 0.001} for name in ("all", "golden set")}
+    distances = {"brightness": {"value": 0.4, "threshold": 0.2}, "size": {"value": 0.3, "threshold": None}}
+    steps = (
+        step("CaptchaExampleGen", folder, quarantine__summary={"good": {"train": 1000, "test": 9}}),
+        step("DriftGate", folder, anomalies__drift={"distances": distances}),
+        step("CaptchaEvaluator", folder, evaluation__judgement={"failures": changes.pop("failures", []), "sets": sets}),
+        StepRecord("AtomicPusher", "done", 1.0, 2, {"pushed_model": ("uri",)}),
+    )
+    values = {"pushed_version": "17", "blessed": True, "fingerprint": "f", "spans": (1, 2, 3), "trigger": "new in the window: span 3"}
+    started = datetime(2026, 3, 1, 3, tzinfo=timezone.utc)
+    return RunRecord(**{"run_id": "2026-03-01T03:00:00.123", "started": started, "steps": steps} | values | changes)
+
+
+def remember(monkeypatch: pytest.MonkeyPatch, *runs: RunRecord) -> None:
+    monkeypatch.setattr(history, "runs", lambda _: list(runs))
+
+
+def test_a_run_that_pushed(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remember(monkeypatch, run(tmp_path / "a"))
+    report = Path(config.report_dir) / "evaluation-7" / "report.html"
+    report.parent.mkdir(parents=True)
+    report.touch()
+    (told,) = retrainings(config)
+    assert (told.decision, told.version, told.trigger, told.spans, told.pictures) == (
+        "pushed",
+        "17",
+        "new in the window: span 3",
+        (1, 2, 3),
+        1000,
+    )
+    assert told.drift == {"brightness": (0.4, 0.2)}, "what has no threshold is not looked at"
+    assert told.sets["golden set"].challenger.value == 0.9
+    assert told.sets["newest span"] == told.sets["all"], "where there is no other, all is the newest"
+    assert told.seconds == 8.5
+    assert told.report == "evaluation-7/report.html"
+
+
+def test_what_kept_a_model_from_being_pushed(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unblessed = run(tmp_path / "a", failures=["it is bad"], blessed=False, pushed_version=None)
+    remember(monkeypatch, unblessed)
+    (told,) = retrainings(config)
+    assert (told.decision, told.why, told.version) == ("not blessed", ("it is bad",), None)
+    assert in_production(unblessed) == 0.6, "that is still the other one"
+    assert in_production(run(tmp_path / "b")) == 0.9
+
+
+def test_a_run_that_stopped(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stopped = run(
+        tmp_path / "a", steps=(StepRecord("CaptchaExampleGen", "failed", 3.0, 1, {}),), blessed=None, pushed_version=None, spans=()
+    )
+    remember(monkeypatch, stopped)
+    (told,) = retrainings(config)
+    assert (told.decision, told.why, told.pictures, told.sets, told.drift) == ("stopped", ("CaptchaExampleGen failed",), None, {}, {})
+    assert in_production(stopped) is None
+
+
+def test_a_model_that_a_rollback_took_out(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remember(monkeypatch, run(tmp_path / "a"), run(tmp_path / "b", fingerprint="g"))
+    Path(config.serving_dir).mkdir(parents=True)
+    Path(config.serving_dir, ".withdrawn.json").write_text('["g"]')
+    assert [told.decision for told in retrainings(config)] == ["pushed", "withdrawn"]
+
+
+def test_runs_that_did_nothing_and_searches_are_left_out(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = run(tmp_path / "a", steps=(StepRecord("CaptchaExampleGen", "cached", 0.1, 1, {}),))
+    search = run(tmp_path / "b", steps=(StepRecord("Tuner", "done", 9.0, 1, {}),))
+    remember(monkeypatch, cached, search)
+    assert retrainings(config) == []
+
+
+def test_the_table_and_the_page(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remember(monkeypatch, run(tmp_path / "a"), run(tmp_path / "b", failures=["[bold]bad[/]"], blessed=False, pushed_version=None))
+    with (console := Console(width=200)).capture() as capture:
+        tables.print_retrainings(console, retrainings(config))
+    first, second = [line for line in capture.get().splitlines() if line.startswith("2026-03-01 03:00")]
+    assert all(text in first for text in ("new in the window: span 3", "1–3", "brightness", "90.00 (60.00)", "pushed as 17"))
+    assert "not blessed; [bold]bad[/]" in second
+    page = write_trend_page(config)
+    assert page == Path(config.report_dir) / "trend.html"
+    assert "[bold]bad[/]" in page.read_text(encoding="utf-8")
