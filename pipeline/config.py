@@ -109,13 +109,13 @@ class DriftConfig(Section):
     """From where on the newest span differs from the others of the window: distances of 0 to 1, null for never. See docs/retraining.md."""
 
     action: Literal["warn", "stop"] = Field("warn", description="stop: train nothing before someone has looked")
-    brightness: Fraction | None = 0.2
-    contrast: Fraction | None = 0.2
-    sharpness: Fraction | None = 0.2
+    brightness: Fraction | None = 0.05
+    contrast: Fraction | None = 0.05
+    sharpness: Fraction | None = 0.05
     size: Fraction | None = 0.1
     source: Fraction | None = 0.5
-    characters: Fraction | None = 0.1
-    positions: Fraction | None = 0.2
+    characters: Fraction | None = 0.05
+    positions: Fraction | None = 0.1
 
     @property
     def thresholds(self) -> dict[str, float | None]:
