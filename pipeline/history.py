@@ -91,12 +91,14 @@ class LineageStep:
 class Lineage:
     """From which spans, and by which executions, a pushed version came to be. `steps` follow the data, the Pusher last.
 
-    `spans` holds, by number, the checksum of each span's manifest.
+    `spans` holds, by number, the checksum of each span's manifest. `base` is the version that its fit went on from, None where it started
+    from nothing.
     """
 
     version: str
     spans: Mapping[int, str]
     steps: tuple[LineageStep, ...]
+    base: str | None
 
 
 def runs(metadata_path: str | Path) -> list[RunRecord]:
@@ -167,7 +169,13 @@ def lineage(metadata_path: str | Path, version: str) -> Lineage:
         for execution in executions
     )
     spans = {number: checksum for artifact in artifacts.values() for number, checksum in _spans(artifact).items()}
-    return Lineage(version, dict(sorted(spans.items())), steps)
+    bases = [
+        str(_value(artifacts[event.artifact_id].custom_properties["version"]))
+        for event in events
+        if not _is_output(event) and event.path.steps[0].key == "base_model"
+    ]
+    # What LatestPushedModel had for the fit may have been no model.
+    return Lineage(version, dict(sorted(spans.items())), steps, next(filter(None, bases), None))
 
 
 def note_trigger(metadata_path: str | Path, trigger: str, known: Iterable[str]) -> None:

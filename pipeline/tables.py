@@ -158,6 +158,8 @@ def print_lineage(console: Console, lineage: Lineage) -> None:
     console.print(f"Version {lineage.version} was made from these spans, by the SHA-256 of their manifest.json:", highlight=False)
     for number, checksum in lineage.spans.items():
         console.print(f"  {span_name(number)} {checksum}", highlight=False, soft_wrap=True)
+    if lineage.base:
+        console.print(f"Its fit went on from version {lineage.base}.", highlight=False)
     table = Table()
     for column in ("step", "run", "finished", "output"):
         table.add_column(column, overflow="fold")

@@ -11,7 +11,8 @@ from command import call
 
 from components import serving_dir
 from components.example_proto import Example
-from components.features import IMAGE, LABEL, LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
+from components.features import HISTORY_FILE, IMAGE, LABEL, LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
+from components.sources.spans import list_spans
 from components.tfrecords import read_records
 from pipeline import history, results
 from pipeline.cli import NOT_PUSHED
@@ -161,7 +162,9 @@ def test_without_a_reason_nothing_is_retrained(first_run: history.RunRecord, opt
     assert "Nothing to do" in call("retrain", *options)
     assert len(history.runs(config.metadata_path)) == before
     changed = load_config(options[1], [*options[3::2], "trainer.epochs=7"])
-    assert str(reason_to_retrain(changed)).startswith("the configuration, the code")
+    reason = reason_to_retrain(changed)
+    assert reason
+    assert reason.words.startswith("the configuration, the code")
 
 
 def test_a_floor_that_is_missed_is_a_result(first_run: history.RunRecord, options: list[str], config: Config) -> None:
@@ -183,3 +186,38 @@ def test_a_hyperparameter_reruns_the_trainer_and_what_follows(first_run: history
     assert run is not None
     assert {step.node for step in run.steps if step.state == "done"} == MODEL_STEPS
     assert results.outcome(config, run).evaluation.overall.champion is not None
+
+
+def test_a_new_span_is_learned_from_the_model_in_production_on(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+    before = serving_dir.versions(config.serving_dir)[0].version
+    call("data", "synth", *options, "--set", "synth.noise_dots=8")
+    changes = ["--set", "trainer.warm_start={epochs: 1, learning_rate: 1e-3}", "--set", "data.golden=1", "--set", "drift.sharpness=0"]
+    printed = call("retrain", *options, *changes)
+    assert "Retraining: new in the window: span 2" in printed
+    assert "are unlike those of the other spans:" in " ".join(printed.split())
+    assert "golden set" in printed
+    run = history.latest_run(config.metadata_path)
+    assert run is not None
+    assert run.trigger == "new in the window: span 2"
+    fit = json.loads(Path(str(run.artifact_uri("Trainer", "model_run")), HISTORY_FILE).read_text())
+    assert len(fit) == 1
+    assert fit[0]["val_sequence_accuracy"] > 0.5, "from nothing one epoch is not enough"
+    outcome = results.outcome(config, run)
+    assert [part.name for part in outcome.sets] == ["all", "newest span", "golden set"]
+    assert all(part.champion and part.p_value is not None for part in outcome.sets)
+    html = outcome.report.read_text(encoding="utf-8")
+    assert "Against the model in production" in html
+    assert "span-000002" in html
+    assert run.pushed_version
+    lineage = call("runs", "--version", run.pushed_version, *options)
+    assert f"Its fit went on from version {before}." in lineage
+    for span in list_spans(config.data.root):
+        assert span.checksum in lineage
+    assert "Nothing to do" in call("retrain", *options, *changes)
+    forced = call("retrain", "--force", *options, *changes)
+    assert "Retraining: asked for" in forced
+    again = history.latest_run(config.metadata_path)
+    assert again is not None
+    assert again.attempt == 1
+    assert {step.node for step in again.steps if step.state == "done"} == MODEL_STEPS
+    assert "Nothing to do" in call("retrain", *options, *changes)
