@@ -51,7 +51,7 @@ def test_pictures_and_splits_are_those_of_a_span_drawn_in_colour():
     for split, captchas in expected.items():
         assert drawn[split].pixels.shape == (len(captchas), 64, 128, 1)
         for captcha, pixels, labels in zip(captchas, drawn[split].pixels, drawn[split].labels, strict=True):
-            np.testing.assert_array_equal(pixels[..., 0], captcha.image.convert("L"))
+            np.testing.assert_array_equal(pixels[..., 0], np.asarray(captcha.image.convert("L")))
             assert config.captcha.decode(list(labels)) == captcha.label
 
 
