@@ -29,9 +29,10 @@ from benchmarks.prepared import Prepared, prepare
 from benchmarks.results import keep, kept, record
 from benchmarks.tasks import TASKS
 from components.captcha import CaptchaSpec
-from components.model import PRESETS, build_model, captcha_loss, captcha_metrics, training_dtype
+from components.devices import training_dtype
+from components.hyperparameters import Hyperparameters, learning_rate_schedule
+from components.model import PRESETS, build_model, captcha_loss, captcha_metrics
 from components.optimizer import Muon
-from components.trainer import Hyperparameters, learning_rate_schedule
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
 from pipeline.config import Config
 from pipeline.quiet import load_tensorflow, silence

@@ -24,7 +24,8 @@ from benchmarks.results import record
 from benchmarks.tasks import TASKS
 from components.checkpoint import Checkpoint
 from components.devices import choose_strategy
-from components.trainer import EVALUATION_BATCH, Examples, Hyperparameters, compiled_model, fit_to
+from components.hyperparameters import Hyperparameters
+from components.trainer import EVALUATION_BATCH, Examples, compiled_model, fit_to
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
 from pipeline.quiet import silence
 

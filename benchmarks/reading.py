@@ -23,7 +23,8 @@ import tensorflow as tf
 from benchmarks.prepared import prepare
 from benchmarks.results import record
 from benchmarks.tasks import TASKS
-from components.trainer import Hyperparameters, compiled_model
+from components.hyperparameters import Hyperparameters
+from components.trainer import compiled_model
 from components.training_input import count_records, record_files, training_batches
 from pipeline.quiet import silence
 

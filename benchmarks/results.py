@@ -6,12 +6,15 @@ Expected: docs/benchmarks.md is written anew from benchmarks/results/*.json, and
 benchmarks/results/recipe.jsonl.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,10 +28,17 @@ FOLDER = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 RECIPE = Path(__file__).parents[1] / "docs" / "recipe.md"
 _TRIALS_BEGIN = "## Every trial\n"
-_PACKAGES = ("tensorflow", "keras", "tfx", "apache-beam", "numpy", "captcha")
+_PACKAGES = ("tensorflow", "jax", "keras", "tfx", "apache-beam", "numpy", "captcha")
 
 
-def record(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
+def record(
+    name: str,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str] = (),
+    python: str = "uv run python",
+) -> None:
     """Prints a table of figures and keeps it in FOLDER/NAME.json, with the machine, the versions and the date.
 
     Args:
@@ -37,6 +47,7 @@ def record(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequenc
       columns: the head; every row has as many cells.
       rows: cells as they are to be read, with units and the number of runs behind a median.
       notes: sentences under the table: what was not run, what stood beside the measurement, what a figure implies.
+      python: how Python is started where it is not this project's own.
     """
     table = Table(*columns, title=title)
     for row in rows:
@@ -49,10 +60,11 @@ def record(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequenc
     FOLDER.mkdir(exist_ok=True)
     result = {
         "name": name,
+        "python": python,
         "title": title,
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
-        "versions": ", ".join(f"{package} {importlib.metadata.version(package)}" for package in _PACKAGES),
+        "versions": versions(),
         "columns": list(columns),
         "rows": [list(row) for row in rows],
         "notes": list(notes),
@@ -74,8 +86,17 @@ def kept(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def versions() -> str:
+    """Names those of _PACKAGES that are installed."""
+    found = []
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{package} {importlib.metadata.version(package)}")
+    return ", ".join(found)
+
+
 def machine() -> str:
-    """Describes what the figures depend on: processor, cores, memory, system, Python."""
+    """Describes what the figures depend on: processor, cores, memory, GPUs, system, Python."""
     lines = (line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     fields = {name.strip(): value.strip() for name, value in lines}
     gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -84,7 +105,16 @@ def machine() -> str:
     system = platform.freedesktop_os_release()["PRETTY_NAME"]
     cores = len(os.sched_getaffinity(0))
     python = platform.python_version()
-    return f"{fields['model name']}{bfloat16}, {cores} cores, {gibibytes:.0f} GiB, no GPU; {system}, Python {python}"
+    return f"{fields['model name']}{bfloat16}, {cores} cores, {gibibytes:.0f} GiB, {gpus()}; {system}, Python {python}"
+
+
+def gpus() -> str:
+    """Names the GPUs that NVIDIA's driver knows of."""
+    if not shutil.which("nvidia-smi"):
+        return "no GPU"
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    names = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    return ", ".join(names) or "no GPU"
 
 
 _TEMPLATE = """\
@@ -95,7 +125,7 @@ This page is written by `python -m benchmarks.results` from what they left in `b
 {% for result in results %}
 ## {{ result.title }}
 
-    uv run python -m benchmarks.{{ result.name }}
+    {{ result.python | default("uv run python") }} -m benchmarks.{{ result.name }}
 
 | {{ result.columns | join(" | ") }} |
 |{{ "---|" * result.columns | length }}

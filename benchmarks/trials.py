@@ -11,9 +11,11 @@ import tensorflow as tf
 
 from benchmarks.prepared import Prepared
 from components.captcha import CaptchaSpec
-from components.model import PRESETS, Glimpses, Preset, build_model, captcha_loss, captcha_metrics, training_dtype
+from components.devices import training_dtype
+from components.hyperparameters import Hyperparameters, learning_rate_schedule
+from components.model import PRESETS, Glimpses, Preset, build_model, captcha_loss, captcha_metrics
 from components.optimizer import Muon
-from components.trainer import EVALUATION_BATCH, Hyperparameters, learning_rate_schedule
+from components.trainer import EVALUATION_BATCH
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
 from pipeline.config import Config
 

@@ -1,9 +1,10 @@
-"""What the Trainer computes on: which devices, and how a fit is shared among several of them."""
+"""What the Trainer computes on: which devices, in which precision, and how a fit is shared among several of them."""
 
 import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import keras
@@ -159,3 +160,27 @@ def _check_agreement(strategy: tf.distribute.Strategy, epoch: int) -> None:
             f"This worker would go on after epoch {epoch}, others after another: they do not see the same checkpoints. All workers "
             "need the folder of `root` in common, or none of its checkpoints."
         )
+
+
+def training_dtype(precision: str, on_gpu: bool = True) -> str:
+    """Returns the dtype policy for a configured precision: "auto", or a policy, which is returned as it is.
+
+    "auto" is mixed_bfloat16 where the device multiplies bfloat16 matrices in hardware: a GPU of compute capability 8.0 (Ampere)
+    or newer, else a CPU with AVX512-BF16 or AMX. Elsewhere bfloat16 is emulated, and slower than float32. With `on_gpu` False the
+    GPUs, if there are any, are not asked.
+    """
+    if precision != "auto":
+        return precision
+    gpus = tf.config.list_physical_devices("GPU") if on_gpu else []
+    if gpus:
+        capabilities = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
+        fast = min(capabilities) >= (8, 0)
+    else:
+        fast = not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_flags())
+    return "mixed_bfloat16" if fast else "float32"
+
+
+def _cpu_flags() -> set[str]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())

@@ -6,12 +6,11 @@ Networks" (2014).
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
 import keras
-import tensorflow as tf
+from keras import ops
 
 from components.captcha import CaptchaSpec
 
@@ -102,7 +101,7 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
     if not design.dense:
         x = keras.layers.Dropout(design.dropout, name="drop", dtype=policy)(x)
     heads = [keras.layers.Dense(spec.num_classes, name=f"head_{i}", dtype="float32")(x) for i in range(1, spec.max_length + 1)]
-    return keras.Model(inputs, keras.ops.stack(heads, axis=1), name=_NAME)
+    return keras.Model(inputs, ops.stack(heads, axis=1), name=_NAME)
 
 
 class Glimpses(keras.layers.Layer):
@@ -126,12 +125,12 @@ class Glimpses(keras.layers.Layer):
         self._queries = self.add_weight((_KEY_UNITS, self._positions), "glorot_uniform", name="queries")
         self._place = self.add_weight((width, self._positions), "zeros", name="place")  # where it stands as a rule
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
         height, width, channels = x.shape[1:]
-        columns = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1, width, height * channels])
-        scores = tf.tanh(columns @ self._keys) @ self._queries + self._place
-        weights = tf.nn.softmax(tf.cast(scores, tf.float32), axis=1)
-        return tf.einsum("nwp,nwc->npc", tf.cast(weights, columns.dtype), columns)
+        columns = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, width, height * channels))
+        scores = ops.add(ops.matmul(ops.tanh(ops.matmul(columns, self._keys)), self._queries), self._place)
+        weights = ops.softmax(ops.cast(scores, "float32"), axis=1)
+        return ops.einsum("nwp,nwc->npc", ops.cast(weights, columns.dtype), columns)
 
 
 def captcha_loss(smoothing: float = 0.0) -> keras.losses.Loss:
@@ -149,8 +148,8 @@ class _CrossEntropy(keras.losses.Loss):
         super().__init__(name="cross_entropy")
         self._smoothing = smoothing
 
-    def call(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        targets = tf.one_hot(tf.cast(labels, tf.int32), logits.shape[-1])
+    def call(self, labels: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
+        targets = ops.one_hot(ops.cast(labels, "int32"), logits.shape[-1])
         return keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=self._smoothing)
 
 
@@ -162,33 +161,9 @@ def captcha_metrics() -> list[keras.metrics.Metric]:
     ]
 
 
-def _position_matches(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.cast(labels, tf.int64) == tf.argmax(logits, axis=-1), tf.float32)
+def _position_matches(labels: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
+    return ops.cast(ops.equal(ops.cast(labels, "int32"), ops.argmax(logits, axis=-1)), "float32")
 
 
-def _sequence_matches(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_min(_position_matches(labels, logits), axis=-1)
-
-
-def training_dtype(precision: str, on_gpu: bool = True) -> str:
-    """Returns the dtype policy for a configured precision: "auto", or a policy, which is returned as it is.
-
-    "auto" is mixed_bfloat16 where the device multiplies bfloat16 matrices in hardware: a GPU of compute capability 8.0 (Ampere)
-    or newer, else a CPU with AVX512-BF16 or AMX. Elsewhere bfloat16 is emulated, and slower than float32. With `on_gpu` False the
-    GPUs, if there are any, are not asked.
-    """
-    if precision != "auto":
-        return precision
-    gpus = tf.config.list_physical_devices("GPU") if on_gpu else []
-    if gpus:
-        capabilities = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
-        fast = min(capabilities) >= (8, 0)
-    else:
-        fast = not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_flags())
-    return "mixed_bfloat16" if fast else "float32"
-
-
-def _cpu_flags() -> set[str]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+def _sequence_matches(labels: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
+    return ops.min(_position_matches(labels, logits), axis=-1)

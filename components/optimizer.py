@@ -3,7 +3,6 @@
 from typing import Final
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 # Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024): momentum, and the quintic Newton-Schulz iteration.
@@ -24,7 +23,7 @@ class Muon(keras.optimizers.Adam):
     variable of TensorFlow's for its `path`).
     """
 
-    def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
+    def update_step(self, gradient: keras.KerasTensor, variable: keras.Variable, learning_rate: keras.KerasTensor) -> None:
         """Called by Keras for each variable."""
         if len(variable.shape) != 4:
             super().update_step(gradient, variable, learning_rate)
@@ -32,7 +31,7 @@ class Muon(keras.optimizers.Adam):
         gradient, rate = ops.cast(gradient, variable.dtype), ops.cast(learning_rate, variable.dtype)
         momentum = self._momentums[self._get_variable_index(variable)]
 
-        def carried_on() -> tf.Tensor:
+        def carried_on() -> keras.KerasTensor:
             return ops.add(ops.multiply(momentum, _MOMENTUM), ops.multiply(gradient, 1 - _MOMENTUM))
 
         self.assign(momentum, carried_on())
@@ -43,7 +42,7 @@ class Muon(keras.optimizers.Adam):
         self.assign_sub(variable, ops.multiply(ops.reshape(step, variable.shape), rate))
 
 
-def orthogonalize(matrix: tf.Tensor) -> tf.Tensor:
+def orthogonalize(matrix: keras.KerasTensor) -> keras.KerasTensor:
     """Returns about the nearest matrix with orthonormal rows or columns, float32 [m, n]: its singular values are about 0.7 to 1.2.
 
     By five Newton-Schulz iterations, whose coefficients are chosen for speed, not to end at 1.

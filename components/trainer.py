@@ -2,11 +2,11 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import keras
 import tensorflow as tf
@@ -16,10 +16,11 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 from components.calibration import calibrate
 from components.captcha import CaptchaSpec
 from components.checkpoint import Checkpoint
-from components.devices import choose_strategy, fit, is_chief, synchronise_batch_norm
+from components.devices import choose_strategy, fit, is_chief, synchronise_batch_norm, training_dtype
 from components.errors import CaptchaPipelineError
 from components.features import HISTORY_FILE
-from components.model import PRESETS, build_model, captcha_loss, captcha_metrics, training_dtype
+from components.hyperparameters import Hyperparameters, learning_rate_schedule
+from components.model import PRESETS, build_model, captcha_loss, captcha_metrics
 from components.optimizer import Muon
 from components.signatures import export_model
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
@@ -27,35 +28,6 @@ from components.warm_start import Base, load_base, take_over
 
 _LOG: Final = logging.getLogger(__name__)
 EVALUATION_BATCH: Final = 256
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """How to fit; the `trainer` section of the configuration.
-
-    `epochs` are passes over the training split, `batch_size` is that of all replicas together, `learning_rate` is the highest of the
-    schedule, `warmup` is the share of all steps in which it rises, `label_smoothing` is the share of a label that is spread over all
-    classes, `shift` is pixels, `patience` is epochs without a better full-sequence accuracy on the eval split. `warm_start` holds those
-    that are others where a fit goes on from the model in production.
-    """
-
-    preset: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    warmup: float
-    label_smoothing: float
-    shift: int
-    patience: int
-    precision: str
-    strategy: str
-    seed: int
-    warm_start: Mapping[str, Any] | None = None
-
-    @property
-    def warm(self) -> "Hyperparameters":
-        """Those of a fit that goes on from the model in production."""
-        return replace(self, **(self.warm_start or {}))
 
 
 @dataclass(frozen=True)
@@ -177,19 +149,3 @@ def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, count: int, b
     optimizer = Muon(learning_rate_schedule(parameters, count))
     model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics())
     return model
-
-
-def learning_rate_schedule(parameters: Hyperparameters, count: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the rate by step for a training split of `count` records: rising to the highest, then along a cosine to 0.
-
-    After Loshchilov and Hutter, "SGDR" (2017), without restarts; the warm-up after Goyal et al., "Accurate, Large Minibatch SGD"
-    (2017).
-    """
-    steps = parameters.epochs * -(-count // parameters.batch_size)
-    warmup = round(parameters.warmup * steps)
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        decay_steps=max(1, steps - warmup),
-        warmup_target=parameters.learning_rate,
-        warmup_steps=warmup,
-    )

@@ -13,7 +13,8 @@ from tfx.components.tuner.component import TunerFnResult
 from components.captcha import CaptchaSpec
 from components.devices import choose_strategy
 from components.errors import CaptchaPipelineError
-from components.trainer import Hyperparameters, check_batch_size, compiled_model, find_examples, fit_to
+from components.hyperparameters import Hyperparameters
+from components.trainer import check_batch_size, compiled_model, find_examples, fit_to
 
 OBJECTIVE: Final = "val_sequence_accuracy"
 

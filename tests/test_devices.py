@@ -9,7 +9,8 @@ import keras
 import pytest
 import tensorflow as tf
 
-from components.devices import choose_strategy, is_chief, synchronise_batch_norm
+from components import devices
+from components.devices import choose_strategy, is_chief, synchronise_batch_norm, training_dtype
 from components.errors import CaptchaPipelineError
 
 Kinds = dict[str, Any]
@@ -100,3 +101,13 @@ def test_batch_norm_is_synchronised_among_replicas_alone() -> None:
         patch.setattr(tf.distribute, "get_strategy", lambda: several)
         synchronise_batch_norm(model)
     assert model.layers[0].synchronized
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [({"avx2"}, "float32"), ({"avx2", "avx512_bf16"}, "mixed_bfloat16"), ({"amx_bf16"}, "mixed_bfloat16")]
+)
+def test_auto_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch, flags: set[str], expected: str) -> None:
+    monkeypatch.setattr(devices, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert training_dtype("auto") == expected
+    assert training_dtype("float32") == "float32"

@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components import model as model_module
 from components.captcha import CaptchaSpec, LengthRange
-from components.model import PRESETS, Glimpses, build_model, captcha_loss, captcha_metrics, training_dtype
+from components.model import PRESETS, Glimpses, build_model, captcha_loss, captcha_metrics
 
 SMALL = CaptchaSpec(charset="abc", length=3, width=8, height=8, channels=1)
 
@@ -96,13 +95,3 @@ def test_loss_and_metrics_against_numpy() -> None:
         metric.update_state(labels.astype(np.float32), logits)  # Keras hands labels over as float32
         values[metric.name] = float(metric.result())
     assert values == {"sequence_accuracy": pytest.approx(right.all(-1).mean()), "position_accuracy": pytest.approx(right.mean())}
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"), [({"avx2"}, "float32"), ({"avx2", "avx512_bf16"}, "mixed_bfloat16"), ({"amx_bf16"}, "mixed_bfloat16")]
-)
-def test_auto_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch, flags: set[str], expected: str) -> None:
-    monkeypatch.setattr(model_module, "_cpu_flags", lambda: flags)
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert training_dtype("auto") == expected
-    assert training_dtype("float32") == "float32"

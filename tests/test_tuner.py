@@ -11,7 +11,7 @@ from command import call
 from components import trainer, tuner
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
-from components.trainer import Hyperparameters
+from components.hyperparameters import Hyperparameters
 from pipeline import history
 from pipeline.cli import STOPPED
 from pipeline.config import TrainerConfig, load_config

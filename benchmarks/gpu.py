@@ -1,0 +1,164 @@
+"""What a GPU does a second: pictures trained on and read, for each network, in float32 and bfloat16, by the size of the batch.
+
+    pip install 'jax[cuda13]' keras==3.12.4 captcha==0.7.0 pillow==12.3.0 pydantic pyyaml typer rich jinja2 google-crc32c protobuf
+    KERAS_BACKEND=jax python -m benchmarks.gpu
+
+Expected: a line a measurement, appended to benchmarks/results/gpu.jsonl, and the table of all lines on record. Each takes some
+twenty-five seconds for `vgg-slim`, nearly all of them XLA's to compile, and minutes for the others; `--only vgg-slim` leaves those out.
+
+What is trained is the Trainer's step, optimizer, shifts and normalisation included, on Keras' JAX backend: the pictures, random ones,
+are on the GPU, and as many steps a dispatch as take some 16,000 of them.
+"""
+
+import dataclasses
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, Final
+
+import numpy as np
+import typer
+
+from benchmarks.in_memory import Split
+from benchmarks.operations import reading_operations, training_operations
+from benchmarks.results import gpus, keep, kept, machine, record, versions
+from benchmarks.tasks import TASKS
+from components.captcha import CaptchaSpec
+from components.hyperparameters import Hyperparameters
+from components.model import PRESETS
+from pipeline.config import Config, load_config
+
+_PICTURES: Final = 16_384
+_REPETITIONS: Final = 5
+_RATE: Final = 1e-5  # so small that no network runs away from random labels
+_SIDE: Final = 8_192  # of the matrices by which the GPU itself is measured
+# What is most telling first. Those in float32 are to compare with.
+_MEASUREMENTS: Final = (
+    *itertools.product(("mixed_bfloat16",), (1024, 256, 32), tuple(PRESETS)),
+    *itertools.product(("float32",), (1024, 32), ("vgg-slim",)),
+)
+
+
+def main(
+    only: Annotated[str, typer.Option(help="networks, comma-separated")] = ",".join(PRESETS),
+    tasks: Annotated[str, typer.Option(help="comma-separated; see benchmarks/tasks.py")] = "alnum,digits-final",
+) -> None:
+    about = {"gpu": gpus(), "machine": machine(), "versions": versions()}
+    for dtype in ("bfloat16", "float32"):
+        keep("gpu", {"matrix": dtype, "flops_per_s": matrix_rate(dtype), **about})
+    configs = {name: load_config(TASKS[name].options()[1]) for name in tasks.split(",")}
+    for (precision, batch_size, network), (name, config) in itertools.product(_MEASUREMENTS, configs.items()):
+        if network in only.split(","):
+            keep("gpu", {"task": name, "preset": network, **rates(config, network, precision, batch_size), **about})
+    record("gpu", "Pictures a second on a GPU", *table(kept("gpu")), NOTES, python="KERAS_BACKEND=jax python")
+
+
+def matrix_rate(dtype: str) -> float:
+    """Returns the operations a second of products of square matrices, drawn from a normal distribution."""
+    import jax
+    import jax.numpy as jnp
+
+    left, right = (jax.random.normal(jax.random.key(seed), (_SIDE, _SIDE), jnp.dtype(dtype)) for seed in (0, 1))
+    return 2 * _SIDE**3 / _seconds(partial(jax.jit(jnp.matmul), left, right))
+
+
+def rates(config: Config, network: str, precision: str, batch_size: int) -> dict[str, Any]:
+    """Returns pictures a second, and operations a picture, by hand and by XLA's analysis of one step."""
+    import jax
+
+    from benchmarks.on_jax import Learner, measure, to_device
+
+    spec = config.captcha
+    parameters = dataclasses.replace(Hyperparameters(**config.trainer.model_dump()), preset=network, batch_size=batch_size)
+    learner = Learner(spec, parameters, precision)
+    pictures = to_device(random_pictures(spec))
+    measures, state = measure(pictures.pixels), learner.start(parameters.seed)
+    order = np.arange(_PICTURES, dtype=np.int32).reshape(-1, batch_size)
+    pace, key = np.full(len(order), _RATE, np.float32), jax.random.key(0)
+    steps = learner.steps.lower(state, pictures, measures, order, pace, key).compile()
+
+    def train() -> Any:
+        nonlocal state
+        state, losses = steps(state, pictures, measures, order, pace, key)
+        return losses
+
+    trained = _seconds(train)
+    return {
+        "precision": precision,
+        "batch_size": batch_size,
+        "weights": learner.model.count_params(),
+        "training_per_s": _PICTURES / trained,
+        "reading_per_s": _PICTURES / _seconds(partial(learner.read, state, pictures.pixels, measures, order)),
+        "training_flops": training_operations(learner.model),
+        "reading_flops": reading_operations(learner.model),
+    }
+
+
+def random_pictures(spec: CaptchaSpec) -> Split:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (_PICTURES, spec.height, spec.width, spec.channels), np.uint8)
+    return Split(pixels, rng.integers(0, spec.num_classes, (_PICTURES, spec.max_length), np.int32))
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    """Returns the median time until what `run` returns is there; a first time, in which it is compiled, does not count."""
+    times = []
+    for _ in range(1 + _REPETITIONS):
+        started = time.perf_counter()
+        run().block_until_ready()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+NOTES: Final = [
+    f"Medians of {_REPETITIONS} times {_PICTURES:,} pictures. Those that are read are normalised on the way, and not shifted.",
+    "MFLOP: of the convolutions and fully connected layers, counted by hand (benchmarks/operations.py); the optimizer's are not in it.",
+    f"The share is of what the GPU does in a product of bfloat16 matrices of {_SIDE:,} x {_SIDE:,}; in float32 it computes in TF32.",
+]
+
+
+def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The columns and the cells: the matrices of each GPU first."""
+    columns = [
+        "task",
+        "network",
+        "precision",
+        "batch",
+        "trained on, pictures/s",
+        "read, pictures/s",
+        "MFLOP a picture in training",
+        "TFLOP/s",
+        "share",
+        "GPU",
+    ]
+    lines = []
+    ceilings: dict[str, float] = {}
+    for row in rows:
+        if "matrix" in row:
+            rate = row["flops_per_s"]
+            if row["matrix"] == "bfloat16":
+                ceilings[row["gpu"]] = rate
+            lines.append(["a product of matrices", "", row["matrix"], *[""] * 4, f"{rate / 1e12:.0f}", "", row["gpu"]])
+            continue
+        achieved = row["training_per_s"] * row["training_flops"]
+        lines.append(
+            [
+                row["task"],
+                row["preset"],
+                row["precision"],
+                f"{row['batch_size']:,}",
+                f"{row['training_per_s']:,.0f}",
+                f"{row['reading_per_s']:,.0f}",
+                f"{row['training_flops'] / 1e6:,.0f}",
+                f"{achieved / 1e12:.1f}",
+                f"{achieved / ceilings[row['gpu']]:.1%}",
+                row["gpu"],
+            ]
+        )
+    return columns, lines
+
+
+if __name__ == "__main__":
+    typer.run(main)

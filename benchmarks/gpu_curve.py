@@ -1,0 +1,207 @@
+"""Accuracy against pictures seen, on a GPU: the Trainer's recipe on Keras' JAX backend, judged on test pictures used for nothing else.
+
+    pip install 'jax[cuda13]' keras==3.12.4 captcha==0.7.0 pillow==12.3.0 pydantic pyyaml typer rich jinja2 google-crc32c protobuf
+    KERAS_BACKEND=jax python -m benchmarks.gpu_curve alnum 400000 2000000/128/7e-3 10000000/128/7e-3
+
+Neither TensorFlow nor TFX is needed, nor asked: the pictures are drawn into memory, from the seed of the task and split as its spans
+are, and kept on the GPU as bytes. Expected: a line a fit, appended to benchmarks/results/gpu_curve.jsonl, and the table of all lines on
+record. On an H100 with 16 cores 400,000 pictures are drawn in two minutes, XLA compiles for 20 seconds, and a fit with batches of 128
+sees four million pictures a minute.
+"""
+
+import dataclasses
+import itertools
+import os
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from benchmarks.in_memory import Split, draw, passes
+from benchmarks.results import gpus, keep, kept, machine, record, versions
+from benchmarks.tasks import TASKS
+from components.captcha import CaptchaSpec
+from components.hyperparameters import Hyperparameters, learning_rate_schedule
+from components.metrics import ReadingCounts, wilson_interval
+from pipeline.config import load_config
+
+_PRECISION: Final = "mixed_bfloat16"
+_STEPS: Final = 250  # a dispatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How long a fit is, in pictures seen, counting repeats; its batch size; and the highest rate of its schedule."""
+
+    images: int
+    batch_size: int
+    learning_rate: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Fit":
+        """Reads what the command line has, such as 512000/32/7e-3."""
+        images, batch_size, learning_rate = text.split("/")
+        return cls(int(images), int(batch_size), float(learning_rate))
+
+    @property
+    def dispatches(self) -> int:
+        return max(1, round(self.images / (_STEPS * self.batch_size)))
+
+
+def main(
+    task: Annotated[str, typer.Argument(help="digits-final, alnum or another of benchmarks/tasks.py")],
+    drawn: Annotated[int, typer.Argument(help="pictures to draw, over all splits")],
+    wanted: Annotated[list[str], typer.Argument(help="fits: PICTURES/BATCH/RATE, the pictures seen, the batch size, the highest rate")],
+    seeds: Annotated[str, typer.Option(help="comma-separated")] = "1",
+) -> None:
+    file, changes = TASKS[task].options()[1], TASKS[task].options()[3::2]
+    config = load_config(file, changes)
+    started = time.monotonic()
+    splits = draw(config, drawn, len(os.sched_getaffinity(0)))
+    about = {"task": task, "drawn": drawn, "draw_s": round(time.monotonic() - started, 1)}
+    print(about, flush=True)
+    parameters = dataclasses.replace(Hyperparameters(**config.trainer.model_dump()), epochs=1)
+    for outcome in outcomes(
+        config.captcha, parameters, splits, [Fit.parse(text) for text in wanted], [int(seed) for seed in seeds.split(",")]
+    ):
+        keep("gpu_curve", {**about, **outcome})
+    record("gpu_curve", "Accuracy against pictures seen, on a GPU", *table(kept("gpu_curve")), NOTES, python="KERAS_BACKEND=jax python")
+
+
+def outcomes(
+    spec: CaptchaSpec, parameters: Hyperparameters, splits: dict[str, Split], wanted: list[Fit], seeds: list[int]
+) -> Iterator[dict[str, Any]]:
+    """Fits with each seed, and yields what each fit came to."""
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks.on_jax import Learner, measure, to_device
+
+    train, *judged = (to_device(splits[split]) for split in ("train", "eval", "test"))
+    measures = measure(train.pixels)
+    learner = Learner(spec, parameters, _PRECISION)
+    compiled: dict[int, Any] = {}
+    for fit, seed in itertools.product(wanted, seeds):
+        steps = fit.dispatches * _STEPS
+        seen = steps * fit.batch_size
+        order = passes(len(train.labels), seen, seed).reshape(fit.dispatches, _STEPS, fit.batch_size)
+        recipe = dataclasses.replace(parameters, batch_size=fit.batch_size, learning_rate=fit.learning_rate)
+        schedule = jax.jit(jax.vmap(learning_rate_schedule(recipe, seen)))
+        rates = np.asarray(schedule(jnp.arange(steps))).reshape(fit.dispatches, _STEPS)
+        keys = jax.random.split(jax.random.key(seed), fit.dispatches)
+        state = learner.start(seed)
+        started = time.monotonic()
+        if fit.batch_size not in compiled:
+            compiled[fit.batch_size] = learner.steps.lower(state, train, measures, order[0], rates[0], keys[0]).compile()
+        compile_s, started = time.monotonic() - started, time.monotonic()
+        for number in range(fit.dispatches):
+            state, losses = compiled[fit.batch_size](state, train, measures, order[number], rates[number], keys[number])
+            if number % (fit.dispatches // 8 + 1) == 0:
+                print(f"{number / fit.dispatches:.0%}: loss {losses.mean():.3f}, {time.monotonic() - started:.0f} s", flush=True)
+        loss = round(float(losses.mean()), 4)
+        fit_s = time.monotonic() - started
+        yield {
+            "preset": parameters.preset,
+            "precision": _PRECISION,
+            **dataclasses.asdict(fit),
+            "images": seen,
+            "train": len(train.labels),
+            "seed": seed,
+            "loss": loss,
+            "compile_s": round(compile_s, 1),
+            "fit_s": round(fit_s, 2),
+            **{
+                split: judge(spec, splits[split].labels, learner.read_all(state, pictures.pixels, measures))
+                for split, pictures in zip(("eval", "test"), judged, strict=True)
+            },
+            "gpu": gpus(),
+            "machine": machine(),
+            "versions": versions(),
+        }
+
+
+def judge(spec: CaptchaSpec, labels: npt.NDArray[np.integer], probabilities: npt.NDArray[np.floating]) -> dict[str, Any]:
+    """Counts what was read right, and how many of the characters that were not are 0 for O or O for 0.
+
+    Args:
+      spec: the charset.
+      labels: int [N, max_length].
+      probabilities: float [N, max_length, num_classes].
+    """
+    counts = ReadingCounts(spec.max_length, spec.num_classes)
+    counts.add(labels, probabilities)
+    alike = [spec.characters.find(character) for character in "0O"]
+    swapped = counts.confusion[alike, alike[::-1]].sum() if -1 not in alike else 0
+    folded, read = (np.where(ids == alike[1], alike[0], ids) for ids in (labels, probabilities.argmax(-1)))
+    return {
+        "pictures": counts.examples,
+        "read": counts.sequences_right,
+        "read_with_0_for_o": int((folded == read).all(axis=1).sum()),
+        "position_accuracy": round(float(counts.positions_right.mean() / counts.examples), 6),
+        "misread": int(counts.confusion.sum() - np.trace(counts.confusion)),
+        "misread_0_o": int(swapped),
+    }
+
+
+NOTES: Final = [
+    "The model, the loss, the optimizer and the schedule are the Trainer's own, and each fit has a whole schedule.",
+    "Pictures and splits are those of the task; where there are more, they are the next ones of its seed, split in the same way.",
+    f"Not the Trainer: Keras' JAX backend, pictures and their shifts on the GPU, {_STEPS} steps a dispatch, batches across passes.",
+    "The seconds are without drawing and without compiling.",
+]
+
+
+def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The columns and the cells: one line for the seeds of a fit."""
+    columns = [
+        "task",
+        "training pictures",
+        "pictures seen",
+        "batch, rate",
+        "fit, median",
+        "pictures/s",
+        "full sequence on eval, by seed",
+        "on test, by seed",
+        "median (95 %)",
+        "with 0 = O",
+        "characters misread",
+        "of them 0 for O, O for 0",
+        "GPU",
+    ]
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["task"], row["train"], row["images"], row["batch_size"], row["learning_rate"], row["gpu"]].append(row)
+    lines = []
+    for (task, train, images, batch_size, rate, gpu), runs in sorted(groups.items()):
+        tests = [run["test"] for run in runs]
+        pictures = tests[0]["pictures"]
+        middle = wilson_interval(statistics.median_low(test["read"] for test in tests), pictures, 0.95)
+        # A row's seconds are null where the GPU did other work beside the fit.
+        seconds = statistics.median(run["fit_s"] for run in runs) if all(run["fit_s"] for run in runs) else None
+        lines.append(
+            [
+                task,
+                f"{train:,}",
+                f"{images:,}",
+                f"{batch_size}, {rate:g}",
+                f"{seconds:.1f} s" if seconds else "not measured",
+                f"{images / seconds:,.0f}" if seconds else "",
+                ", ".join(f"{run['eval']['read'] / run['eval']['pictures']:.2%}" for run in runs),
+                ", ".join(f"{test['read'] / pictures:.2%}" for test in tests) + f" of {pictures:,}",
+                f"{middle.value:.2%} ({middle.lower:.2%} to {middle.upper:.2%})",
+                ", ".join(f"{test['read_with_0_for_o'] / pictures:.2%}" for test in tests),
+                ", ".join(f"{test['misread']:,}" for test in tests),
+                ", ".join(f"{test['misread_0_o']:,}" for test in tests),
+                gpu,
+            ]
+        )
+    return columns, lines
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,102 @@
+"""Pictures in memory: the same that a task's span would hold, in passes over them in ever another order, each moved by a few pixels.
+
+What fits without TensorFlow takes its pictures from here; nothing is written to a disk.
+"""
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from components.captcha import CaptchaSpec
+from components.features import SPLITS
+from components.records import split_key, split_of
+from components.sources.synthetic import CaptchaPainter, SynthPlan
+from pipeline.config import Config
+
+_PART: Final = 1_000  # pictures that a process draws before it hands them over
+
+
+@dataclass(frozen=True)
+class Split:
+    """The pictures of one split, uint8 [N, height, width, channels], and their class ids, int32 [N, max_length]."""
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int32]
+
+
+def draw(config: Config, count: int, workers: int) -> dict[str, Split]:
+    """Draws the first pictures of a configuration's seed and returns them by split, in so many processes.
+
+    They are drawn in colour and split by it, whatever they are read in: so are those of the tasks of benchmarks/tasks.py that are read
+    in both, and a picture is in the same split here and there.
+    """
+    synth = config.synth
+    plan = SynthPlan(
+        spec=config.captcha.model_copy(update={"channels": 3}),
+        count=count,
+        seed=synth.seed,
+        shard_size=_PART,
+        splits=config.data.splits.model_dump(),
+        fonts=synth.fonts,
+        font_sizes=synth.font_sizes,
+        noise_dots=synth.noise_dots,
+        noise_curve=synth.noise_curve,
+    )
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        parts = list(pool.map(partial(_draw_part, plan, config.captcha), range(plan.shards)))
+    return {split: _joined([part[split] for part in parts]) for split in SPLITS}
+
+
+def _draw_part(plan: SynthPlan, spec: CaptchaSpec, part: int) -> dict[str, Split]:
+    painter = CaptchaPainter(plan)
+    drawn: dict[str, list[tuple[npt.NDArray[np.uint8], list[int]]]] = {split: [] for split in SPLITS}
+    for index in range(part * plan.shard_size, min((part + 1) * plan.shard_size, plan.count)):
+        captcha = painter.paint(index)
+        pixels = np.asarray(captcha.image if spec.channels == 3 else captcha.image.convert("L"))
+        drawn[split_of(split_key(captcha.image), plan.splits)].append((pixels, spec.encode(captcha.label)))
+    shape = (-1, spec.height, spec.width, spec.channels)
+    return {
+        split: Split(
+            np.array([pixels for pixels, _ in pictures], np.uint8).reshape(shape),
+            np.array([ids for _, ids in pictures], np.int32).reshape(-1, spec.max_length),
+        )
+        for split, pictures in drawn.items()
+    }
+
+
+def _joined(parts: Sequence[Split]) -> Split:
+    return Split(np.concatenate([part.pixels for part in parts]), np.concatenate([part.labels for part in parts]))
+
+
+def passes(count: int, images: int, seed: int) -> npt.NDArray[np.int32]:
+    """Returns int32 [images]: which of `count` pictures come one after the other, each once before any comes again."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.permutation(count).astype(np.int32) for _ in range(-(-images // count))])[:images]
+
+
+def shifted(pixels: keras.KerasTensor, offsets: keras.KerasTensor, shift: int) -> keras.KerasTensor:
+    """Moves each image as `components.training_input.random_shift` does, which draws the offsets itself.
+
+    Args:
+      pixels: [N, H, W, C], H and W at least `shift`.
+      offsets: int [2, N, 1], down and to the right, in [-shift, shift].
+      shift: pixels.
+
+    Returns:
+      A tensor like `pixels`.
+    """
+    rows, columns = (
+        # What lies beyond an edge is what lies as far before it.
+        ops.take(np.pad(np.arange(size), shift, "symmetric"), np.arange(size) + shift + offsets[axis])
+        for axis, size in enumerate(pixels.shape[1:3])
+    )
+    moved = ops.take_along_axis(pixels, rows[:, :, np.newaxis, np.newaxis], axis=1)
+    return ops.take_along_axis(moved, columns[:, np.newaxis, :, np.newaxis], axis=2)
