@@ -44,9 +44,9 @@ CONFIG: Final = Path(__file__).with_name("season.yaml")
 _FONT: Final = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSerif-Bold.ttf")
 PLAIN: Final = ()
 FONT: Final = (f"synth.fonts=[{_FONT}]",)
-NOISE: Final = (*FONT, "synth.noise_dots=25", "synth.background=[190, 220]")
+NOISE: Final = (*FONT, "synth.noise_dots=16", "synth.background=[200, 225]")
 STYLES: Final = (PLAIN, PLAIN, PLAIN, FONT, FONT, NOISE, NOISE, NOISE, NOISE, NOISE)  # of spans 1 to 10
-FIRST_SPAN: Final = 12_000  # pictures
+FIRST_SPAN: Final = 10_000  # pictures
 KILLED, POISONED, BROKEN = 5, 8, 9
 _BROKEN_SHARE: Final = 0.3
 _STYLE_PICTURES: Final = 12_000

@@ -33,7 +33,7 @@ class Hyperparameters:
     @property
     def warm(self) -> "Hyperparameters":
         """Those of a fit that goes on from the model in production."""
-        return replace(self, **(self.warm_start or {}))
+        return replace(self, **{name: value for name, value in (self.warm_start or {}).items() if value is not None})
 
 
 def learning_rate_schedule(parameters: Hyperparameters, count: int) -> keras.optimizers.schedules.LearningRateSchedule:

@@ -73,7 +73,7 @@ class WarmStart(Section):
     """A fit that goes on from the model in production: what is otherwise than in one that starts from nothing."""
 
     epochs: int = Field(2, ge=1, description="passes over the training split")
-    learning_rate: float = Field(3e-3, gt=0)
+    learning_rate: float | None = Field(None, gt=0, description="null for the trainer's own")
 
 
 class TrainerConfig(Section):
