@@ -19,6 +19,7 @@ from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from components.files import alone, write_whole
 from pipeline.config import Config
@@ -63,11 +64,11 @@ class Scheduler:
         """Works until SIGTERM or SIGINT. A run that is at work is then told to stop, and waited for.
 
         Raises:
-          CaptchaPipelineError: another scheduler works on this folder.
+          CaptchaPipelineError: another scheduler works on this folder, or it cannot be written.
         """
         logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # what it would tell of is said below
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with alone(self._folder / "schedule.lock", f"Another scheduler (process {{}}) works on {self._folder}."):
+        lock, busy = self._folder / "schedule.lock", f"Another scheduler (process {{}}) works on {self._folder}."
+        with writing_in(self._folder), alone(lock, busy):
             scheduler = BackgroundScheduler(timezone=self._trigger.timezone)
             now = datetime.now(timezone.utc)
             first = now if self.missed(now) else self._trigger.get_next_fire_time(None, now)
