@@ -230,7 +230,8 @@ def _open(metadata_path: str | Path) -> metadata_store.MetadataStore | None:
 
 
 def _run_contexts(store: metadata_store.MetadataStore) -> list[pb.Context]:
-    return sorted(store.get_contexts_by_type("pipeline_run"), key=lambda context: (context.create_time_since_epoch, context.id))
+    # By number, not by time: the clock may have been set back between two of them.
+    return sorted(store.get_contexts_by_type("pipeline_run"), key=lambda context: context.id)
 
 
 def _nodes(store: metadata_store.MetadataStore) -> dict[int, str]:
