@@ -26,6 +26,7 @@ _TEXTS: Final = {
     os.strerror(errno.EDQUOT): errno.EDQUOT,
     os.strerror(errno.EROFS): errno.EROFS,
     "attempt to write a readonly database": errno.EROFS,
+    "unable to open database file": errno.EACCES,
 }
 
 

@@ -32,7 +32,9 @@ class SmallDisk:
         """Runs a program on it."""
         return subprocess.run([*self._enter, *command], check=False, capture_output=True, text=True)
 
-    def call(self, *arguments: str, fill_at: str = "", leaving: int = 0, prefix: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
+    def call(
+        self, *arguments: str, fill_at: str = "", leaving: int = 0, prefix: tuple[str, ...] = ()
+    ) -> "subprocess.CompletedProcess[str]":
         """Runs captcha-pipeline on it; once that prints a line with the text `fill_at`, the disk is filled."""
         command = [*self._enter, *prefix, sys.executable, "-u", "-c", MAIN, *arguments]
         lines = []
