@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -15,6 +16,7 @@ from components.features import WEIGHTS_FILE
 
 _LOG: Final = logging.getLogger(__name__)
 _STATE: Final = "state.json"
+_HDF5_ENTRY: Final = 4096  # bytes around the values of a variable; about half of it is needed
 _JUDGED_BY: Final = "val_sequence_accuracy"
 
 
@@ -106,7 +108,7 @@ class Checkpoint(keras.callbacks.Callback):
         half = self._directory / "half"
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir(parents=True)
-        self.model.save_weights(half / WEIGHTS_FILE)
+        save_weights(self.model, half / WEIGHTS_FILE)
         state = {"history": self.history, "random": [variable.numpy().tolist() for variable in _random_states(self.model)]}
         (half / _STATE).write_text(json.dumps(state), encoding="utf-8")
         os.rename(half, self._folder(self.epoch))
@@ -121,6 +123,23 @@ class Checkpoint(keras.callbacks.Callback):
     def _say(self, line: str) -> None:
         if self._writes:
             print(line, flush=True)
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Writes the weights of a model, and the state of its optimizer if it is compiled.
+
+    Raises:
+      OSError: there is no room for them. HDF5, with which Keras writes, would crash the process: room is asked for first.
+    """
+    variables = [*model.variables, *getattr(getattr(model, "optimizer", None), "variables", ())]
+    room = sum(_HDF5_ENTRY + 4 * math.prod(variable.shape) for variable in variables)
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, room)
+        except OSError:
+            path.unlink()
+            raise
+    model.save_weights(path)
 
 
 def _random_states(model: keras.Model) -> list[keras.Variable]:

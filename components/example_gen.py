@@ -4,6 +4,7 @@ Unlike TFX's own ExampleGen it has no driver, which open-source Kubeflow Pipelin
 content of a folder has changed: the property `as_of` names that content.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from components.errors import CaptchaPipelineError
 from components.pictures import PictureRules
 from components.record_check import BAD, PROFILE, SUMMARY, CheckShard, Shard, Tally
 from components.records import DataInfo
-from components.sources.spans import Span, Window, window
+from components.sources.spans import Span, Window, window_as_of
 
 # Custom properties of the examples: JSON, the numbers of the spans that they come from, and the checksums of their manifests.
 SPANS: Final = "spans"
@@ -54,14 +55,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Writes the examples and the quarantine.
 
         Raises:
-          CaptchaPipelineError: there are no spans, a shard is missing, a split has no good record, or more than
-            `max_bad_fraction` of the records are bad; their quarantine is then copied to `quarantine_dir`.
+          CaptchaPipelineError: there are no spans, one has gone since the run began, a shard is missing, a split has no good record,
+            or more than `max_bad_fraction` of the records are bad; their quarantine is then copied to `quarantine_dir`.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
         profiles = artifact_utils.get_single_uri(output_dict["profiles"])
-        chosen = window(
+        chosen = window_as_of(
+            exec_properties["as_of"],
             exec_properties["data_root"],
             exec_properties["window"] or None,
             json.loads(exec_properties["exclude"]),
@@ -78,7 +80,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples.set_string_custom_property(CHECKSUMS, json.dumps([span.checksum for span in spans]))
         examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
 
-        with self._make_beam_pipeline() as pipeline:
+        with _naming_what_has_gone(chosen), self._make_beam_pipeline() as pipeline:
             outputs = (
                 pipeline
                 | "Shards" >> beam.Create(shards)
@@ -110,6 +112,16 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             _replace_folder(quarantine.uri, exec_properties["quarantine_dir"])
             where = f"The bad records, each with its reason, are in {exec_properties['quarantine_dir']}."
             raise CaptchaPipelineError(f"{complaint}\n{where} Put them right in a new span, and leave out the old one with data.exclude.")
+
+
+@contextlib.contextmanager
+def _naming_what_has_gone(chosen: Window) -> Iterator[None]:
+    """What Beam says of a shard that is removed while it is at work depends on the runner."""
+    try:
+        yield
+    except Exception:
+        list(shards_of_window(chosen, 0.0))  # says which is missing, if one is
+        raise
 
 
 def shards_of_window(chosen: Window, half_life: float) -> Iterator[Shard]:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 
 
@@ -14,12 +15,22 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a file readable by all, in UTF-8, in place of one that may be there: a kill leaves the old one or the new one.
 
     Folders are made. File names in a text may hold bytes that are no UTF-8: they are written escaped.
+
+    Raises:
+      CaptchaPipelineError: the disk is full, or the folder may not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    with writing_in(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8", errors="backslashreplace") as file:
+            half = Path(file.name)
+            try:
+                file.write(text)
+                file.flush()
+                half.chmod(0o644)
+                half.replace(path)
+            except OSError:
+                half.unlink()
+                raise
 
 
 @contextlib.contextmanager
@@ -27,12 +38,13 @@ def alone(lock: Path, busy: str) -> Iterator[None]:
     """Holds a lock file, in which this process leaves its number. The kernel lets go of it when the process ends, however it ends.
 
     Args:
-      lock: the file; made if it is not there.
+      lock: the file; made if it is not there, with its folder.
       busy: what to say if another process holds it, with {} for that one's number.
 
     Raises:
       CaptchaPipelineError: another process holds it.
     """
+    lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

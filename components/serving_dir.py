@@ -17,6 +17,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from components.captcha import CaptchaSpec
+from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from components.features import SPEC_FILE
 from components.files import write_whole
@@ -108,7 +109,7 @@ def push(model_dir: str | Path, serving_dir: str | Path, keep: int) -> Pushed:
         newest = next(iter(versions(target)), None)
         if newest and _same_tree(model_dir, newest.path):
             return newest
-        pushed = _put(model_dir, target)
+        pushed = _publish(_copy(model_dir, target))
         for old in [version for version in versions(target) if version.fingerprint][keep:]:
             old.path.rename(target / _UNFINISHED)
             shutil.rmtree(target / _UNFINISHED)
@@ -147,8 +148,12 @@ def roll_back(serving_dir: str | Path, version: int) -> Pushed:
             raise CaptchaPipelineError(f"{version} is the newest version in {serving_dir}: it is in production already.")
         newer = {pushed.fingerprint for pushed in there if pushed.version > version and pushed.fingerprint}
         taken_out = (withdrawn(target) | newer) - {chosen.fingerprint}
+        unfinished = _copy(chosen.path, target)
+        write_whole(unfinished / "assets.extra" / _ROLLBACK_FILE, json.dumps({"version": chosen.copy_of or version}))
+        # Before the version is there, or a kill in between would let the next run push what has just been taken out of production; and
+        # after the copy, which a full disk ends.
         write_whole(target / _WITHDRAWN, json.dumps(sorted(taken_out)))
-        return _put(chosen.path, target, chosen.copy_of or version)
+        return _publish(unfinished)
 
 
 @contextlib.contextmanager
@@ -158,22 +163,30 @@ def _writing(serving_dir: str | Path) -> Iterator[Path]:
         raise CaptchaPipelineError(f"Cannot push to {serving_dir}: pusher.serving_dir must be a folder on this machine.")
     target = Path(serving_dir)
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        with _locked(target / _LOCK):
-            if (target / _UNFINISHED).exists():
-                shutil.rmtree(target / _UNFINISHED)
-            yield target
+        with writing_in(target):
+            target.mkdir(parents=True, exist_ok=True)
+            with _locked(target / _LOCK):
+                if (target / _UNFINISHED).exists():
+                    shutil.rmtree(target / _UNFINISHED)
+                yield target
     except OSError as error:
         raise CaptchaPipelineError(
             f"Cannot push to {serving_dir}: {error}. Make the folder writable, or set pusher.serving_dir."
         ) from error
 
 
-def _put(model_dir: Path, target: Path, copy_of: int | None = None) -> Pushed:
+def _copy(model_dir: Path, target: Path) -> Path:
     unfinished = target / _UNFINISHED
-    shutil.copytree(model_dir, unfinished)
-    if copy_of is not None:
-        write_whole(unfinished / "assets.extra" / _ROLLBACK_FILE, json.dumps({"version": copy_of}))
+    try:
+        shutil.copytree(model_dir, unfinished)
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk its room is needed to note the failure
+        raise
+    return unfinished
+
+
+def _publish(unfinished: Path) -> Pushed:
+    target = unfinished.parent
     version = max([int(time.time()), *(number + 1 for number, _ in _numbered(target))])
     unfinished.rename(target / str(version))
     return Pushed(version, target / str(version), _about(target / str(version)))

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.captcha import CaptchaSpec
+from components.checkpoint import save_weights
 from components.features import CONFIDENCE, IMAGE, LABEL_IDS, PROBABILITIES, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE
 from components.training_input import model_inputs
 from components.transform import decode_picture
@@ -126,6 +127,6 @@ def export_model(
     tf.saved_model.save(server, directory, signatures=signatures)
     extra = Path(directory) / "assets.extra"
     extra.mkdir(exist_ok=True)
-    model.save_weights(extra / WEIGHTS_FILE)
+    save_weights(model, extra / WEIGHTS_FILE)
     content = json.dumps({"spec": spec.model_dump(mode="json"), **about}, ensure_ascii=False, indent=2)
     (extra / SPEC_FILE).write_text(content + "\n", encoding="utf-8")

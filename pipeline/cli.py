@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from kubeflow.cli import kubeflow_app
 from pipeline.data_cli import data_app
@@ -51,7 +52,8 @@ def main() -> None:
     """The console script: prints what the user can put right without a traceback."""
     silence()
     try:
-        app()
+        with writing_in():
+            app()
     except CaptchaPipelineError as error:
         Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)

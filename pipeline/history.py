@@ -10,6 +10,7 @@ from typing import Final, Literal
 from ml_metadata import errors, metadata_store
 from ml_metadata.proto import metadata_store_pb2 as pb
 
+from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 
 # "running": neither finished nor marked, so either under way or killed with no run since.
@@ -224,7 +225,8 @@ def _open(metadata_path: str | Path) -> metadata_store.MetadataStore | None:
     # made the file leaves one without tables, and those are then made here.
     config.sqlite.connection_mode = pb.SqliteMetadataSourceConfig.READWRITE
     try:
-        return metadata_store.MetadataStore(config)
+        with writing_in(Path(metadata_path).parent):
+            return metadata_store.MetadataStore(config)
     except (errors.StatusError, RuntimeError) as error:
         # MLMD has no error of its own for a lock that it could not get in about 20 seconds; it says so in the text alone.
         locked = "Concurrent writes aborted" in str(error)
@@ -236,7 +238,8 @@ def _open(metadata_path: str | Path) -> metadata_store.MetadataStore | None:
 
 
 def _run_contexts(store: metadata_store.MetadataStore) -> list[pb.Context]:
-    return sorted(store.get_contexts_by_type("pipeline_run"), key=lambda context: (context.create_time_since_epoch, context.id))
+    # By number, not by time: the clock may have been set back between two of them.
+    return sorted(store.get_contexts_by_type("pipeline_run"), key=lambda context: context.id)
 
 
 def _nodes(store: metadata_store.MetadataStore) -> dict[int, str]:

@@ -12,6 +12,7 @@ import yaml
 from tfx.orchestration import metadata, pipeline
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
+from components.disk import writing_in
 from components.files import alone, write_whole
 from pipeline import history
 from pipeline.config import Config, TrainerConfig
@@ -35,7 +36,7 @@ def run(config: Config, on_step: OnStep, trigger: str = "by hand", attempt: int 
       What ML Metadata recorded of the run.
 
     Raises:
-      CaptchaPipelineError: another run is under way, or a step found something that the user must mend.
+      CaptchaPipelineError: another run is under way, a step found something that the user must mend, or a disk cannot be written.
     """
     return _run(config, partial(create_pipeline, parameters=RunParameters.of(config)), on_step, trigger, attempt)
 
@@ -67,11 +68,9 @@ def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict
 def _run(
     config: Config, create: Callable[[Config, Surroundings], pipeline.Pipeline], on_step: OnStep, trigger: str, attempt: int
 ) -> history.RunRecord:
-    metadata_path = Path(config.metadata_path)
-    folder = metadata_path.parent
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(config.metadata_path).parent
     busy = f"Another run (process {{}}) is at work in {folder}. Wait for it, or give this one another folder with --set root=…"
-    with alone(folder / "run.lock", busy):
+    with writing_in(config.root, config.serving_dir), alone(folder / "run.lock", busy):
         history.mark_interrupted(config.metadata_path)
         graph = create(config, look_around(config, attempt))
         known = history.run_ids(config.metadata_path)

@@ -64,7 +64,11 @@ def load_tensorflow(*, with_keras: bool = True) -> None:
 
 
 def log_to(path: Path) -> None:
-    """Sends every log record from INFO up to a file, and none to the terminal."""
+    """Sends every log record from INFO up to a file, and none to the terminal.
+
+    A record that cannot be written, on a full disk, is left out: Python would print a traceback for each.
+    """
+    logging.raiseExceptions = False
     path.parent.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
         level=logging.INFO,

@@ -19,10 +19,12 @@ from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from components.files import alone, write_whole
 from pipeline.config import Config
 
+_LOOK_AGAIN: Final = 60.0  # seconds
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -30,7 +32,8 @@ class Scheduler:
     """Starts a command at the times of a crontab line, until it is told to stop.
 
     A time at which the command is still at work is left out, and so are all but one of those that passed while no scheduler ran. Of the
-    last time there is a note on disk, so that a restart neither doubles it nor forgets it.
+    last time there is a note on disk, so that a restart neither doubles it nor forgets it. That the clock has been set, or the machine
+    asleep, is noticed within a minute.
     """
 
     def __init__(self, config: Config, cron: str, command: Sequence[str]):
@@ -63,22 +66,27 @@ class Scheduler:
         """Works until SIGTERM or SIGINT. A run that is at work is then told to stop, and waited for.
 
         Raises:
-          CaptchaPipelineError: another scheduler works on this folder.
+          CaptchaPipelineError: another scheduler works on this folder, or it cannot be written.
         """
         logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # what it would tell of is said below
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with alone(self._folder / "schedule.lock", f"Another scheduler (process {{}}) works on {self._folder}."):
+        lock, busy = self._folder / "schedule.lock", f"Another scheduler (process {{}}) works on {self._folder}."
+        with writing_in(self._folder), alone(lock, busy):
             scheduler = BackgroundScheduler(timezone=self._trigger.timezone)
             now = datetime.now(timezone.utc)
             first = now if self.missed(now) else self._trigger.get_next_fire_time(None, now)
-            scheduler.add_job(self._tick, self._trigger, coalesce=True, max_instances=1, misfire_grace_time=None, next_run_time=first)
+            job = scheduler.add_job(self._tick, self._trigger, coalesce=True, max_instances=1, misfire_grace_time=None, next_run_time=first)
             scheduler.add_listener(lambda _: _say("skipped", reason="the run before is still at work"), EVENT_JOB_MAX_INSTANCES)
             scheduler.add_listener(lambda event: _say("failed", error=str(event.exception)), EVENT_JOB_ERROR)
             for number in _SIGNALS:
                 signal.signal(number, lambda *_: self._stop.set())
             _say("started", cron=self._cron, next=first.isoformat())
             scheduler.start()
-            self._stop.wait()
+            # APScheduler waits by a clock that stands still while the machine sleeps, for a time that it worked out by one that can be set.
+            while not self._stop.wait(_LOOK_AGAIN):
+                due = self._trigger.get_next_fire_time(None, datetime.now(timezone.utc))
+                if due < job.next_run_time:
+                    job.modify(next_run_time=due)
+                scheduler.wakeup()
             self._interrupt()
             scheduler.shutdown()
             _say("stopped")
@@ -88,7 +96,8 @@ class Scheduler:
         last = status(self._folder).get("at")
         if last is None:
             return False
-        following = self._trigger.get_next_fire_time(datetime.fromisoformat(last), datetime.fromisoformat(last))
+        begun = datetime.fromisoformat(last).astimezone(self._trigger.timezone)
+        following = self._trigger.get_next_fire_time(begun, begun)
         return following is not None and following <= now
 
     def _tick(self) -> None:

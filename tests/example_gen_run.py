@@ -108,9 +108,11 @@ def run(
     spec: CaptchaSpec = SPEC,
     rules: PictureRules = RULES,
     max_bad: float = 1.0,
+    as_of: str = "",
 ) -> Outcome:
     executor = Executor(Executor.Context(beam_pipeline_args=["--runner=FnApiRunner"]))
     properties = {
+        "as_of": as_of,
         "data_root": str(data_root),
         "window": window,
         "exclude": json.dumps(list(exclude)),

@@ -4,6 +4,7 @@ import collections
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from components.errors import CaptchaPipelineError
 from components.example_gen import CaptchaExampleGen
 from components.features import DATA_INFO, SPLITS
 from components.pictures import PictureRules
+from components.record_check import CheckShard
 from components.records import DataInfo, book_example
-from components.sources.spans import list_spans
+from components.sources.spans import list_spans, window
 
 GOOD = {split: [record(i + offset) for i in range(count)] for split, count, offset in (("train", 6, 0), ("eval", 2, 90), ("test", 2, 99))}
 
@@ -268,6 +270,25 @@ def test_missing_shard(tmp_path: Path) -> None:
     span.files("eval")[0].unlink()
     with pytest.raises(CaptchaPipelineError, match=r"eval/shard-00000-of-00001\.tfrecord\.gz is missing"):
         run(Outcome(tmp_path), tmp_path / "data")
+
+
+def test_a_span_that_is_removed_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    span = make_span(tmp_path / "data", GOOD)
+
+    def begin(self: CheckShard) -> None:
+        shutil.rmtree(span.path, ignore_errors=True)
+
+    monkeypatch.setattr(CheckShard, "start_bundle", begin, raising=False)
+    with pytest.raises(CaptchaPipelineError, match=r"The shard .*span-000001.* is missing"):
+        run(Outcome(tmp_path), tmp_path / "data")
+
+
+def test_a_span_that_comes_after_the_run_began_is_left_to_the_next(tmp_path: Path) -> None:
+    make_span(tmp_path / "data", GOOD)
+    began = window(tmp_path / "data", None).digest
+    make_span(tmp_path / "data", GOOD)
+    outcome = run(Outcome(tmp_path), tmp_path / "data", as_of=began)
+    assert json.loads(outcome.examples.get_string_custom_property("spans")) == [1]
 
 
 def test_no_spans(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
+import contextlib
 import json
+import sqlite3
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -199,3 +201,18 @@ def test_what_a_killed_process_left_is_marked_once(tmp_path: Path) -> None:
     latest = history.latest_run(path)
     assert latest is not None
     assert states(latest) == {"Reader": "cached", "Fitter": "cached", "Judge": "cached", "Publisher": "done"}
+
+
+def test_runs_are_in_the_order_in_which_they_were_made_whatever_the_clock_said(tmp_path: Path) -> None:
+    path = run(tmp_path)
+    run(tmp_path, epochs=2, version="2")
+    last = history.latest_run(path)
+    assert last is not None
+    # As if the clock had been set back by a day in between: ML Metadata itself takes no times.
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        earlier = "UPDATE Context SET create_time_since_epoch = create_time_since_epoch - 86400000 WHERE name = ?"
+        database.execute(earlier, (last.run_id,))
+    runs = history.runs(path)
+    assert [it.pushed_version for it in runs] == ["1", "2"]
+    assert runs[0].started > runs[1].started
+    assert history.latest_complete_run(path) == history.latest_run(path) == runs[1]

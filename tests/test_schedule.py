@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from command import call
@@ -176,6 +178,85 @@ def test_a_month_of_nights(tmp_path: Path, config: Config) -> None:
             note(tmp_path, now)
     assert len(runs) == 30 - 3, "the three nights of its absence are made up for by one run"
     assert not scheduler.missed(runs[-1] + timedelta(minutes=1))
+
+
+@pytest.mark.parametrize(
+    ("zone", "cron", "day", "expected"),
+    [
+        # The hour from two to three is left out, and comes twice.
+        ("Europe/Berlin", "30 2 * * *", "2026-03-29", ["03:30+02:00"]),
+        ("Europe/Berlin", "30 2 * * *", "2026-10-25", ["02:30+02:00", "02:30+01:00"]),
+        ("Europe/Berlin", "0 3 * * *", "2026-03-29", ["03:00+02:00"]),
+        ("Europe/Berlin", "0 3 * * *", "2026-10-25", ["03:00+01:00"]),
+        # So does the first of the day, and the last.
+        ("Africa/Cairo", "0 0 * * *", "2026-04-24", []),
+        ("Africa/Cairo", "0 1 * * *", "2026-04-24", ["01:00+03:00"]),
+        ("Africa/Cairo", "30 23 * * *", "2026-10-29", ["23:30+03:00", "23:30+02:00"]),
+    ],
+)
+def test_summer_time(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, zone: str, cron: str, day: str, expected: list[str]
+) -> None:
+    """The scheduler is asked every minute, as if it were restarted then, on the days around a change of the clocks."""
+    monkeypatch.setattr("apscheduler.triggers.cron.get_localzone", lambda: ZoneInfo(zone))
+    scheduler = Scheduler(config, cron, ["true"])
+    now = datetime.fromisoformat(f"{day}T12:00").replace(tzinfo=ZoneInfo(zone)).astimezone(timezone.utc) - timedelta(days=2)
+    note(tmp_path, now)
+    runs: list[datetime] = []
+    for _ in range(4 * 24 * 60):
+        now += timedelta(minutes=1)
+        if scheduler.missed(now):
+            runs.append(now.astimezone(ZoneInfo(zone)))
+            note(tmp_path, now)
+    assert [f"{run:%H:%M}{run.isoformat()[-6:]}" for run in runs if f"{run:%Y-%m-%d}" == day] == expected
+    others = [f"{run:%Y-%m-%d}" for run in runs if f"{run:%Y-%m-%d}" != day]
+    assert len(set(others)) == len(others) == 3
+
+
+def test_a_clock_that_is_set(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward by a night, to a year far away, and back: each night that passes has its run, and none waits for that year."""
+    begin = datetime(2026, 6, 1, 11).astimezone()
+    offset = timedelta()
+    days: list[str] = []
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return (datetime.now(timezone.utc) + offset).astimezone(tz)
+
+    def set_clock(day: int) -> None:
+        nonlocal offset
+        offset = begin + timedelta(days=day) - datetime.now(timezone.utc)
+
+    def set_and_wait(day: int) -> None:
+        set_clock(day)
+        wait_for(lambda: str(status(tmp_path / "tiny").get("at"))[:10] == f"{begin + timedelta(days=day):%Y-%m-%d}")
+        days.append(status(tmp_path / "tiny")["at"][:10])
+
+    def turn() -> None:
+        try:
+            started.wait()
+            set_and_wait(1)
+            set_and_wait(3650)
+            set_clock(1)
+            time.sleep(0.5)
+            set_and_wait(2)
+        finally:
+            scheduler._stop.set()
+
+    started = threading.Event()
+    monkeypatch.setattr("pipeline.schedule.datetime", Clock)
+    monkeypatch.setattr("apscheduler.schedulers.base.datetime", Clock)
+    monkeypatch.setattr("pipeline.schedule._LOOK_AGAIN", 0.05)
+    monkeypatch.setattr("pipeline.schedule._say", lambda event, **_: started.set())
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # those of this process stay
+    set_clock(0)
+    scheduler = Scheduler(config, "0 3 * * *", ["true"])
+    thread = threading.Thread(target=turn)
+    thread.start()
+    scheduler.serve()
+    thread.join()
+    assert days == [f"{begin + timedelta(days=day):%Y-%m-%d}" for day in (1, 3650, 2)]
 
 
 def test_wrong_times_are_named(config: Config) -> None:

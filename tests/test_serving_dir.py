@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,3 +244,58 @@ def test_a_killed_rollback_is_whole_or_not_there(tmp_path, serving):
             files = {name: content for name, content in contents(version.path).items() if "rollback" not in name}
             assert files == contents((a if version.fingerprint == "a" else b).path)
     assert versions(serving)[0].version >= b.version
+
+
+# Loads the newest version again and again, and says which; ends when its standard input does.
+READ = """
+import select, sys
+import tensorflow as tf
+from components.serving_dir import versions
+while not select.select([sys.stdin], [], [], 0)[0]:
+    newest = versions(sys.argv[1])[0]
+    loaded = tf.saved_model.load(str(newest.path))
+    print(newest.version, newest.fingerprint, int(loaded.total()), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_reader_that_loads_all_the_time_during_pushes_and_rollbacks(tmp_path, serving):
+    import tensorflow as tf
+
+    class Model(tf.Module):
+        def __init__(self):
+            self.weights = tf.Variable(tf.ones([100_000]))
+
+        @tf.function(input_signature=[])
+        def total(self):
+            return tf.reduce_sum(self.weights)
+
+    def model(name: str) -> Path:
+        path = shutil.copytree(saved, tmp_path / name)
+        (path / "assets.extra").mkdir()
+        (path / "assets.extra" / "captcha.json").write_text(json.dumps({"fingerprint": name}))
+        return path
+
+    saved = tmp_path / "saved"
+    tf.saved_model.save(Model(), str(saved))
+    expected = [push(model("first"), serving)]
+    command = [sys.executable, "-c", READ, str(serving)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    ) as reader:
+        assert reader.stdout is not None
+        seen = [reader.stdout.readline().split()]
+        for i in range(50):
+            third = i % 3 == 2
+            newest = roll_back(serving, expected[-2].version) if third else push_keeping(model(str(i)), serving, keep=3)
+            expected.append(newest)
+            while seen[-1][:1] != [str(newest.version)]:
+                seen.append(reader.stdout.readline().split())
+                assert seen[-1], "it has failed"
+        reader.communicate()
+    assert reader.returncode == 0
+    assert {total for _, _, total in seen} == {"100000"}
+    numbers = [int(version) for version, _, _ in seen]
+    assert numbers == sorted(numbers)
+    fingerprints = {version: fingerprint for version, fingerprint, _ in seen}
+    assert fingerprints == {str(pushed.version): pushed.fingerprint for pushed in expected}

@@ -8,7 +8,17 @@ import pytest
 
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
-from components.sources.spans import ShardWriter, Window, list_spans, new_span, next_number, rename_shards, window, write_manifest
+from components.sources.spans import (
+    ShardWriter,
+    Window,
+    list_spans,
+    new_span,
+    next_number,
+    rename_shards,
+    window,
+    window_as_of,
+    write_manifest,
+)
 from components.tfrecords import Record, read_records
 
 
@@ -135,6 +145,21 @@ def test_the_golden_span_is_there_whatever_the_window(tmp_path):
     assert chosen.digest != window(tmp_path, 1, golden=2).digest != window(tmp_path, 1).digest
     with pytest.raises(CaptchaPipelineError, match=r"data\.golden is 4, and .* has the spans 1, 2, 3"):
         window(tmp_path, None, golden=4)
+
+
+def test_a_run_reads_the_spans_that_it_has_seen(tmp_path):
+    for record in (b"1", b"2", b"3"):
+        make_span(tmp_path, [record])
+    seen = {n: window(tmp_path, n) for n in (None, 2)}
+    make_span(tmp_path, [b"4"])
+    make_span(tmp_path, [b"5"])
+    for n, then in seen.items():
+        assert window_as_of(then.digest, tmp_path, n) == then
+    assert window_as_of("", tmp_path, 2) == window(tmp_path, 2)
+    shutil.rmtree(tmp_path / "span-000002")
+    for n, then in seen.items():
+        with pytest.raises(CaptchaPipelineError, match=r"removed or changed after the run began. Start the run again"):
+            window_as_of(then.digest, tmp_path, n)
 
 
 def test_the_digest_tells_windows_apart(tmp_path):

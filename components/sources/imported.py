@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 
 from components.captcha import CaptchaSpec, LabelError
+from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from components.example_proto import Example
 from components.features import DATA_INFO
@@ -259,7 +260,7 @@ def _pixels(data: bytes, plan: ImportPlan) -> np.ndarray:
 def _write(records: Iterable[tuple[bytes, bytes]], plan: ImportPlan, result: Imported, info: DataInfo | None) -> Imported:
     """Writes pairs of split key and serialised example as a span."""
     making = new_span(plan.root)
-    with making as draft:
+    with writing_in(plan.root), making as draft:
         files = _write_shards(iter(records), plan, draft)
         if not files and result.known:
             raise NothingNew("All pictures are in a span already.")

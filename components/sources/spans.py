@@ -184,6 +184,23 @@ def window(root: str | Path, n: int | None, exclude: Iterable[int] = (), golden:
     return Window(tuple(used if n is None else used[-n:]), kept[golden] if golden is not None else None)
 
 
+def window_as_of(digest: str, root: str | Path, n: int | None, exclude: Iterable[int] = (), golden: int | None = None) -> Window:
+    """Returns the window that has this digest, whatever spans have come since it was looked at; what is there now for "".
+
+    Raises:
+      CaptchaPipelineError: a span of it is gone or another since, or as `window`.
+    """
+    there = window(root, n, exclude, golden)
+    later: set[int] = set()
+    while digest and there.digest != digest:
+        later.add(there.spans[-1].number)
+        try:
+            there = window(root, n, {*exclude, *later}, golden)
+        except CaptchaPipelineError:
+            raise CaptchaPipelineError(f"A span in {root} was removed or changed after the run began. Start the run again.") from None
+    return there
+
+
 class new_span:
     """Makes a span in one step: `with new_span(root) as path:` gives a hidden folder to write in.
 

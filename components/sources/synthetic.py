@@ -23,6 +23,7 @@ from PIL.Image import Image
 from PIL.ImageFilter import SMOOTH
 
 from components.captcha import CaptchaSpec
+from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from components.features import DATA_INFO
 from components.records import DataInfo, book_example, canonical_example, encode_png, split_key, split_of
@@ -158,7 +159,7 @@ def synthesise(plan: SynthPlan, root: str | Path, workers: int = 1, on_pictures:
     """
     check_fonts(plan)
     making = new_span(root)
-    with making as draft:
+    with writing_in(root), making as draft:
         files = [file for shard in _make_shards(plan, draft, workers, on_pictures or (lambda count: None)) for file in shard]
         if plan.layout == "book":
             DataInfo.for_spec(plan.spec).save(draft / DATA_INFO)
