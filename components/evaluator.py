@@ -90,12 +90,12 @@ def _spec(model: types.Artifact) -> Any:
 
 
 def _judgement(evaluation: Evaluation, newest: str, properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `{"failures": [sentence], "sets": {name: Comparison.to_json()}}`."""
+    """Returns `{"failures": [sentence], "sets": {name: SetResult}}`, in JSON types."""
     golden = span_name(properties["golden"]) if properties["golden"] else ""
     sets = evaluation.sets(newest, golden)
     slices = {f"slice {value} of {kind}": part for kind, by_value in evaluation.slices.items() for value, part in by_value.items()}
     rules = Rules(**{field.name: properties[field.name] for field in dataclasses.fields(Rules)})
-    return {"failures": judge(sets, slices, rules), "sets": {name: part.to_json() for name, part in sets.items()}}
+    return {"failures": judge(sets, slices, rules), "sets": {name: dataclasses.asdict(part.summary) for name, part in sets.items()}}
 
 
 def _bless(blessing: types.Artifact, model: types.Artifact, *, blessed: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from scipy.stats import binomtest
 
-from components.metrics import Results
+from components.metrics import Rate, Results
 
 # The sets of pictures that each have to be read well.
 ALL: Final = "all"
@@ -15,6 +15,22 @@ GOLDEN: Final = "golden set"
 
 # Shares are quotients of counts: 0.990 - 0.995 is a hair below -0.005.
 _ROUNDING: Final = 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class SetResult:
+    """How a new model reads a set of `count` pictures whole, and how the one in production does; None where there was none."""
+
+    challenger: Rate
+    champion: Rate | None
+    p_value: float | None
+    count: int
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> "SetResult":
+        """The inverse of `dataclasses.asdict`."""
+        champion = tree["champion"] and Rate(**tree["champion"])
+        return cls(Rate(**tree["challenger"]), champion, tree["p_value"], tree["count"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +64,11 @@ class Comparison:
         discordant = self.only_challenger + self.only_champion
         return float(binomtest(self.only_challenger, discordant).pvalue) if discordant else 1.0
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns what is kept of it: the full-sequence accuracies with their intervals, the counts, and p."""
-        champion = self.champion and dataclasses.asdict(self.champion.sequence_accuracy)
-        return {
-            "examples": self.challenger.example_count,
-            "challenger": dataclasses.asdict(self.challenger.sequence_accuracy),
-            "champion": champion,
-            "only_challenger": self.only_challenger,
-            "only_champion": self.only_champion,
-            "p_value": self.p_value,
-        }
+    @property
+    def summary(self) -> "SetResult":
+        """What is kept of it."""
+        champion = self.champion.sequence_accuracy if self.champion else None
+        return SetResult(self.challenger.sequence_accuracy, champion, self.p_value, self.challenger.example_count)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from components import report_filters as filters
 from components.files import write_whole
+from components.judgement import SetResult
 from components.metrics import Rate, Results
 
 MAX_MISREAD: Final = 48  # pictures in the gallery
@@ -45,30 +46,20 @@ class Slice:
     accuracy: Rate
 
 
-@dataclass(frozen=True)
-class JudgedSet:
-    """Pictures that the model was judged by, such as "golden set", against the model in production; None where there was none."""
-
-    name: str
-    count: int
-    challenger: Rate
-    champion: Rate | None = None
-    p_value: float | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What the Evaluator found on the test split.
 
     `classes` names the model's classes in order; "" is the blank, "no character here". `baseline` is the full-sequence accuracy
-    of the model in production on the same pictures. `confidence` is that of all intervals.
+    of the model in production on the same pictures. `sets` are those that the model was judged by, such as "golden set".
+    `confidence` is that of all intervals.
     """
 
     results: Results
     classes: Sequence[str]
     slices: Sequence[Slice] = ()
     baseline: Rate | None = None
-    sets: Sequence[JudgedSet] = ()
+    sets: Mapping[str, SetResult] = field(default_factory=dict)
     confidence: float = 0.95
 
 

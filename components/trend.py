@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from components import report_filters as filters
 from components.files import write_whole
+from components.judgement import SetResult
 from components.metrics import Rate
 
 Decision = Literal["pushed", "withdrawn", "not blessed", "stopped"]  # stopped: the run did not come to its end
@@ -22,18 +23,6 @@ SETS: Final = ("golden set", "newest span")  # those shown; where there is neith
 MIN_ERROR_SCALE: Final = 0.01  # the axis of accuracy does not begin above 99 %: closer up, all is noise
 TICKS: Final = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # shares misread that may have a line
 TICK_DISTANCE: Final = 0.13  # at least, as a share of the axis
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A model against the one in production, on one set of pictures.
-
-    `champion` is None where nothing was in production; `p_value` is that of McNemar's exact test, two-sided.
-    """
-
-    challenger: Rate
-    champion: Rate | None
-    p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,7 @@ class Retraining:
     spans: tuple[int, ...]
     pictures: int | None
     drift: Mapping[str, tuple[float, float]]
-    sets: Mapping[str, Comparison]
+    sets: Mapping[str, SetResult]
     decision: Decision
     why: tuple[str, ...]
     version: str | None

@@ -18,7 +18,7 @@ from components import features, report
 from components.errors import CaptchaPipelineError
 from components.evaluator import Evaluation, load_results
 from components.example_proto import Example
-from components.metrics import Rate
+from components.judgement import SetResult
 from components.records import IMAGE_RAW
 from components.tfrecords import Record, read_records
 from pipeline.config import Config
@@ -51,7 +51,7 @@ class Outcome:
     name: str
     run: RunRecord
     evaluation: Evaluation
-    sets: tuple[report.JudgedSet, ...]
+    sets: Mapping[str, SetResult]
     drift: dict[str, Any]
     blessed: bool
     failures: tuple[str, ...]
@@ -75,7 +75,7 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
         name=config.name,
         run=run,
         evaluation=load_results(evaluation_uri),
-        sets=tuple(_judged_set(name, entry) for name, entry in judgement["sets"].items()),
+        sets={name: SetResult.from_json(entry) for name, entry in judgement["sets"].items()},
         drift=drift,
         blessed=not judgement["failures"],
         failures=tuple(judgement["failures"]),
@@ -120,11 +120,6 @@ def write_report(config: Config, outcome: Outcome) -> None:
         versions={"python": platform.python_version()} | {package: importlib.metadata.version(package) for package in _PACKAGES},
     )
     report.write_report(inputs, outcome.report)
-
-
-def _judged_set(name: str, entry: Mapping[str, Any]) -> report.JudgedSet:
-    champion = Rate(**entry["champion"]) if entry["champion"] else None
-    return report.JudgedSet(name, entry["examples"], Rate(**entry["challenger"]), champion, entry["p_value"])
 
 
 def _drift(found: Mapping[str, Any]) -> report.Drift:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from components.features import DRIFT_FILE, JUDGEMENT_FILE, SUMMARY_FILE
-from components.judgement import ALL, NEWEST
-from components.metrics import Rate
+from components.judgement import ALL, NEWEST, SetResult
 from components.serving_dir import withdrawn
-from components.trend import Comparison, Decision, Retraining, write_trend
+from components.trend import Decision, Retraining, write_trend
 from pipeline import history
 from pipeline.config import Config
 from pipeline.history import RunRecord
@@ -92,12 +91,9 @@ def drift(run: RunRecord) -> dict[str, tuple[float, float]]:
     return {name: (entry["value"], entry["threshold"]) for name, entry in found.items() if entry["threshold"] is not None}
 
 
-def _sets(run: RunRecord) -> dict[str, Comparison]:
+def _sets(run: RunRecord) -> dict[str, SetResult]:
     found = (_left(run, "CaptchaEvaluator", "evaluation", JUDGEMENT_FILE) or {"sets": {}})["sets"]
-    sets = {
-        name: Comparison(Rate(**entry["challenger"]), Rate(**entry["champion"]) if entry["champion"] else None, entry["p_value"])
-        for name, entry in found.items()
-    }
+    sets = {name: SetResult.from_json(entry) for name, entry in found.items()}
     # Of a window of one span, all is the newest.
     return {NEWEST: sets[ALL]} | sets if ALL in sets else sets
 

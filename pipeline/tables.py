@@ -13,15 +13,14 @@ from rich.status import Status
 from rich.table import Table
 
 from components.drift import complain
-from components.judgement import GOLDEN, NEWEST
+from components.judgement import GOLDEN, NEWEST, SetResult
 from components.metrics import Rate, Results
 from components.report_filters import ranges
 from components.sources.spans import span_name
 from pipeline.history import Lineage, StepRecord
 
 if TYPE_CHECKING:  # Both import TensorFlow, which the list of runs does without.
-    from components.report import JudgedSet
-    from components.trend import Comparison, Retraining
+    from components.trend import Retraining
     from pipeline.prediction import Answer
     from pipeline.results import Outcome
 
@@ -135,7 +134,7 @@ def print_retrainings(console: Console, retrainings: "Sequence[Retraining]") -> 
     console.print(table)
 
 
-def _against(comparison: "Comparison | None") -> str:
+def _against(comparison: SetResult | None) -> str:
     if comparison is None:
         return "-"
     champion = f" ({_percent(comparison.champion).removesuffix(' %')})" if comparison.champion else ""
@@ -169,13 +168,13 @@ def print_lineage(console: Console, lineage: Lineage) -> None:
     console.print(table)
 
 
-def _print_sets(console: Console, sets: "Sequence[JudgedSet]") -> None:
+def _print_sets(console: Console, sets: Mapping[str, SetResult]) -> None:
     table = Table(title="full sequence, against the model in production", title_justify="left")
     for column in ("pictures of", "number", "this model %", "in production %", "p"):
         table.add_column(column, justify="left" if column == "pictures of" else "right")
-    for part in sets:
+    for name, part in sets.items():
         rates = [_percent(rate).removesuffix(" %") if rate else "-" for rate in (part.challenger, part.champion)]
-        table.add_row(part.name, f"{part.count:,}", *rates, "-" if part.p_value is None else f"{part.p_value:.2g}")
+        table.add_row(name, f"{part.count:,}", *rates, "-" if part.p_value is None else f"{part.p_value:.2g}")
     console.print(table)
 
 

@@ -203,8 +203,8 @@ def test_a_new_span_is_learned_from_the_model_in_production_on(first_run: histor
     assert len(fit) == 1
     assert fit[0]["val_sequence_accuracy"] > 0.5, "from nothing one epoch is not enough"
     outcome = results.outcome(config, run)
-    assert [part.name for part in outcome.sets] == ["all", "newest span", "golden set"]
-    assert all(part.champion and part.p_value is not None for part in outcome.sets)
+    assert list(outcome.sets) == ["all", "newest span", "golden set"]
+    assert all(part.champion and part.p_value is not None for part in outcome.sets.values())
     html = outcome.report.read_text(encoding="utf-8")
     assert "Against the model in production" in html
     assert "span-000002" in html

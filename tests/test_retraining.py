@@ -123,7 +123,7 @@ def judged(folder: Path, challenger: float, champion: float) -> history.StepReco
     """An Evaluator's step that has left such accuracies on the newest span."""
     folder.mkdir()
     rates = {name: {"value": value, "lower": value, "upper": value} for name, value in (("challenger", challenger), ("champion", champion))}
-    sets = {"all": rates | {"p_value": 1.0}, "newest span": rates | {"p_value": 1.0}}
+    sets = {"all": rates | {"p_value": 1.0, "count": 100}, "newest span": rates | {"p_value": 1.0, "count": 100}}
     (folder / "judgement.json").write_text(json.dumps({"failures": [], "sets": sets}))
     return history.StepRecord("CaptchaEvaluator", "done", 1.0, 8, {"evaluation": (str(folder),)})
 

@@ -37,7 +37,7 @@ def step(node: str, folder: Path, state: history.State = "done", **left: dict[st
 
 def run(folder: Path, **changes: Any) -> RunRecord:
     """A run that pushed its model."""
-    sets = {name: {"challenger": RATE, "champion": WORSE, "p_value": 0.001} for name in ("all", "golden set")}
+    sets = {name: {"challenger": RATE, "champion": WORSE, "p_value": 0.001, "count": 100} for name in ("all", "golden set")}
     distances = {"brightness": {"value": 0.4, "threshold": 0.2}, "size": {"value": 0.3, "threshold": None}}
     steps = (
         step("CaptchaExampleGen", folder, quarantine__summary={"good": {"train": 1000, "test": 9}}),

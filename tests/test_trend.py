@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from html_page import Page, read_page
 
+from components.judgement import SetResult
 from components.metrics import Rate, wilson_interval
 from components.report_filters import p_value, ranges
-from components.trend import Comparison, Decision, Retraining, write_trend
+from components.trend import Decision, Retraining, write_trend
 
 NOTHING = Rate(math.nan, math.nan, math.nan)
 BEGAN = datetime(2025, 5, 4, 3, 10, tzinfo=timezone.utc)
@@ -23,7 +24,7 @@ def rate(share: float) -> Rate:
 
 def pushed(i: int, challenger: float = 0.99, champion: float | None = 0.98) -> Retraining:
     """The retraining number i, from 0, which trained on the newest three spans and was pushed."""
-    comparison = Comparison(rate(challenger), None if champion is None else rate(champion), None if champion is None else 0.03)
+    comparison = SetResult(rate(challenger), None if champion is None else rate(champion), None if champion is None else 0.03, 100)
     return Retraining(
         run_id=f"run {i}",
         started=BEGAN + timedelta(days=i),
@@ -121,7 +122,7 @@ def test_what_is_withdrawn_is_not_in_production(tmp_path: Path) -> None:
 
 
 def test_figures_from_before_the_last_push_are_another_models(tmp_path: Path) -> None:
-    unmeasured = Comparison(NOTHING, None, None)
+    unmeasured = SetResult(NOTHING, None, None, 0)
     last = dataclasses.replace(pushed(1), sets={"golden set": pushed(1).sets["golden set"], "newest span": unmeasured})
     page = render([pushed(0, champion=None), last], tmp_path)
     assert "of the golden set read right in production" in page.text
@@ -153,7 +154,7 @@ def test_the_axis_fits_what_is_read_right(lowest: float, ticks: list[str], tmp_p
 
 
 def test_a_rate_that_is_not_known_has_no_place_in_a_figure(tmp_path: Path) -> None:
-    unknown = Comparison(NOTHING, NOTHING, math.nan)
+    unknown = SetResult(NOTHING, NOTHING, math.nan, 0)
     page = render([dataclasses.replace(pushed(0), sets={"golden set": unknown})], tmp_path)
     assert "No retraining has been evaluated." in page.text
     assert len(page.of_class("mark pushed")) == 2  # in the legend and in the row of decisions
@@ -163,7 +164,7 @@ def test_a_rate_that_is_not_known_has_no_place_in_a_figure(tmp_path: Path) -> No
 
 
 def test_where_there_is_no_golden_set_and_one_span_all_pictures_are_shown(tmp_path: Path) -> None:
-    comparison = Comparison(rate(0.99), rate(0.98), 0.2)
+    comparison = SetResult(rate(0.99), rate(0.98), 0.2, 100)
     page = render([dataclasses.replace(pushed(0), sets={"all": comparison})], tmp_path)
     assert any(label.startswith("All test pictures: read right as a whole") for label in labels(page))
     assert "of all test pictures read right in production" in page.text
