@@ -11,6 +11,7 @@ from html_page import Page, read_page
 from PIL import Image
 
 from components import report, report_filters
+from components.judgement import SetResult
 from components.metrics import ReadingCounts, wilson_interval
 
 DIGITS = tuple("0123456789")
@@ -233,6 +234,31 @@ def test_an_epoch_with_an_infinite_loss_leaves_a_gap(digits: report.ReportInputs
     page = render(dataclasses.replace(digits, history=history), tmp_path)
     assert "inf" in page.text
     assert render(dataclasses.replace(digits, history=history[:1]), tmp_path).tags.count("svg") > 5
+
+
+def test_the_model_against_the_one_in_production(digits: report.ReportInputs, tmp_path: Path) -> None:
+    ours, theirs = (wilson_interval(right, 1000, 0.95) for right in (991, 985))
+    sets = {"golden set": SetResult(ours, theirs, 0.031, 1000), "newest span": SetResult(ours, None, None, 90)}
+    assert digits.evaluation
+    page = render(dataclasses.replace(digits, evaluation=dataclasses.replace(digits.evaluation, sets=sets)), tmp_path)
+    assert "golden set 1,000 99.10 % 98.50 % +0.60 0.031" in page.text
+    assert "newest span" not in page.text, "there was nothing to compare with"
+    alone = dataclasses.replace(digits.evaluation, sets={"all": sets["newest span"]})
+    assert "Against the model in production" not in render(dataclasses.replace(digits, evaluation=alone), tmp_path).text
+
+
+def test_drift_is_drawn_and_what_has_drifted_is_marked(digits: report.ReportInputs, tmp_path: Path) -> None:
+    newest, others = ([0.0] * start + [0.25] * 4 + [0.0] * (252 - start) for start in (100, 98))
+    distances = {"brightness": (0.5, 0.05), "contrast": (0.05, 0.05), "size": (0.9, None)}
+    plain = render(digits, tmp_path)
+    assert "There was no other span in the window to compare with." in plain.text
+    drift = report.Drift("span-000007", distances, {"brightness": (newest, others)})
+    page = render(dataclasses.replace(digits, drift=drift), tmp_path)
+    assert "brightness drifted 0.500 0.05" in page.text
+    assert "contrast 0.050 0.05" in page.text
+    assert "size 0.900 –" in page.text
+    assert page.text.count("drifted") == 1
+    assert page.tags.count("svg") > plain.tags.count("svg") + 3
 
 
 @pytest.mark.parametrize(
