@@ -17,7 +17,7 @@ from command import call
 from components.sources.spans import list_spans
 from pipeline import history, local
 from pipeline.config import Config, load_config
-from pipeline.retraining import reason_to_retrain
+from pipeline.retraining import Reason, reason_to_retrain
 from pipeline.schedule import Scheduler, retrain_command, status
 
 pytestmark = pytest.mark.slow
@@ -62,11 +62,11 @@ def test_spans_that_come_and_go_during_a_run(config: Config, overrides: list[str
     first = run(config, lambda: synth(overrides))
     assert first.is_complete
     assert first.spans == (1,)
-    assert reason_to_retrain(config) == "new in the window: span 2"
+    assert reason_to_retrain(config) == Reason("new in the window: span 2")
     second = run(config, lambda: shutil.rmtree(list_spans(config.data.root)[0].path))
     assert second.is_complete
     assert second.spans == (1, 2)
-    assert reason_to_retrain(config) == "no longer in the window: span 1"
+    assert reason_to_retrain(config) == Reason("no longer in the window: span 1")
 
 
 @pytest.fixture
