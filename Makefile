@@ -25,8 +25,9 @@ BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 run: $(DATA)/span-000001/manifest.json
 	$(RUN) captcha-pipeline run --config $(CONFIG)
 
+# Two files of tests at a time: each takes up to 3 GB.
 test: install
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist loadfile
 
 # Kubeflow Pipelines' own code judges what is compiled for it, and runs it. Needs Go and git; some minutes the first time.
 test-kfp: install .tools/acceptance
