@@ -218,11 +218,12 @@ def runs(
 
     settings = load_config(config, overrides)
     from components.serving_dir import original
-    from pipeline import history, tables
+    from pipeline import tables
+    from pipeline.lineage import lineage
     from pipeline.retrainings import retrainings
 
     if version:
-        tables.print_lineage(console, history.lineage(settings.metadata_path, original(settings.serving_dir, version)))
+        tables.print_lineage(console, lineage(settings.metadata_path, original(settings.serving_dir, version)))
     else:
         tables.print_retrainings(console, retrainings(settings))
 

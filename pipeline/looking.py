@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.captcha import CaptchaSpec
 from components.drift import Profile, complain, describe
 from components.example_gen import shards_of
 from components.features import PROFILES_FILE, SPLITS
@@ -62,8 +61,7 @@ def _look(config: Config, last: RunRecord, span: Span, has_model: bool) -> str:
 
 def profile_of(config: Config, span: Span) -> Profile:
     """Returns what a sample of a span's pictures and labels is like, as CaptchaExampleGen would count it."""
-    spec: CaptchaSpec = config.captcha
-    check, profile = CheckShard(spec, config.data.picture_rules), Profile()
+    check, profile = CheckShard(config.captcha, config.data.picture_rules), Profile()
     for shard in shards_of(span):
         share = min(1.0, _SAMPLE / max(1, span.manifest.counts[shard.split]))
         for output in check.process(dataclasses.replace(shard, share=share)):

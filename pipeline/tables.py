@@ -17,7 +17,8 @@ from components.judgement import GOLDEN, NEWEST, SetResult
 from components.metrics import Rate, Results
 from components.report_filters import ranges
 from components.sources.spans import span_name
-from pipeline.history import Lineage, StepRecord
+from pipeline.history import StepRecord
+from pipeline.lineage import Lineage
 
 if TYPE_CHECKING:  # Both import TensorFlow, which the list of runs does without.
     from components.trend import Retraining

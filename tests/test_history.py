@@ -15,6 +15,7 @@ from tfx.types.experimental.simple_artifacts import Metrics
 
 from components.errors import CaptchaPipelineError
 from pipeline import history
+from pipeline.lineage import lineage
 
 
 @component
@@ -96,7 +97,7 @@ def test_no_metadata_file_means_no_runs(tmp_path: Path) -> None:
     assert history.mark_interrupted(path) == 0
     assert not path.parent.exists()
     with pytest.raises(CaptchaPipelineError, match="no pushed model"):
-        history.lineage(path, "1")
+        lineage(path, "1")
 
 
 def test_an_empty_file_left_by_a_killed_process_means_no_runs(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_outputs_are_found_by_node_and_key(metadata_path: Path) -> None:
 
 def test_lineage_goes_back_to_the_spans_through_cached_steps(metadata_path: Path) -> None:
     records = history.runs(metadata_path)
-    found = history.lineage(metadata_path, "2")
+    found = lineage(metadata_path, "2")
     assert (found.version, found.spans) == ("2", {1: "aa", 2: "bb"})
     assert [step.node for step in found.steps] == ["Reader", "Fitter", "Judge", "Publisher"]
     # The examples were read by the first run; the third, which trained on them, found them cached.
@@ -168,11 +169,11 @@ def test_lineage_goes_back_to_the_spans_through_cached_steps(metadata_path: Path
 
 def test_lineage_of_an_unknown_version_names_the_known_ones(metadata_path: Path) -> None:
     with pytest.raises(CaptchaPipelineError, match=r"version 9\. It knows 1, 2"):
-        history.lineage(metadata_path, "9")
+        lineage(metadata_path, "9")
 
 
 def test_lineage_without_recorded_spans_is_still_a_lineage(tmp_path: Path) -> None:
-    found = history.lineage(run(tmp_path, spans=""), "1")
+    found = lineage(run(tmp_path, spans=""), "1")
     assert found.spans == {}
     assert [step.node for step in found.steps] == ["Reader", "Fitter", "Judge", "Publisher"]
 
