@@ -5,10 +5,11 @@
 Span 4 is drawn in another font, 6 with more noise and on a darker background as well; the labels of 8 are shuffled, 30 % of the records
 of 9 are broken. The retraining at 5 is killed in its fit, with SIGKILL. After 9 its operator leaves 8 and 9 out.
 
-Expected, and asserted: pushed at 1 to 7 and at 10, the golden set never read below the floor; at 4 and 6 the newest style is read within
-a point of a model that was trained on that style alone; 8 is not blessed, 9 stops at the quarantine's limit, and both leave the serving
-folder as it was; after the kill the next `retrain` completes; and at 4 and 6 the warm start, after at most half of a cold start's steps,
-reads the eval split as well as the cold start at its end. Some forty minutes on 2 cores.
+Expected, and asserted: at 4 and 6 a model is pushed that reads the new style within a point of one that was trained on that style alone,
+and the warm start, after at most half of a cold start's steps, reads the eval split as well as the cold start at its end; 8 is not blessed,
+9 stops at the quarantine's limit, and both leave the serving folder as it was; after the kill the next `retrain` completes; where nothing is
+wrong a model is pushed, or the one in production reads better; and what is in production never reads the golden set below the floor. Some
+forty minutes on 2 cores.
 """
 
 import json
@@ -51,6 +52,7 @@ KILLED, POISONED, BROKEN = 5, 8, 9
 _BROKEN_SHARE: Final = 0.3
 _STYLE_PICTURES: Final = 12_000
 _A_POINT: Final = 0.01
+_FINE: Final = (0, NOT_PUSHED)
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ class Root:
         program = [sys.executable, "-u", "-c", "from pipeline.cli import main; main()"]
         return subprocess.Popen([*program, *words, *self.options(*changes)], stdout=subprocess.PIPE, text=True, start_new_session=True)
 
-    def call(self, *words: str, changes: Sequence[str] = (), exit_code: int = 0) -> str:
+    def call(self, *words: str, changes: Sequence[str] = (), exit_codes: Sequence[int] = (0,)) -> str:
         """Runs `captcha-pipeline`, and returns what it printed."""
         process = self.start(*words, changes=changes)
         printed, _ = process.communicate()
-        assert process.returncode == exit_code, f"{words} ended with {process.returncode}, not {exit_code}:\n{printed}"
+        assert process.returncode in exit_codes, f"{words} ended with {process.returncode}, not {exit_codes}:\n{printed}"
         return printed
 
     @property
@@ -142,20 +144,20 @@ def retrained(root: Root, number: int) -> Retraining:
     before = root.served
     if number == POISONED:
         rewrite(root.folder / "data", shuffle_labels)
-        root.call("retrain", exit_code=NOT_PUSHED)
+        root.call("retrain", exit_codes=[NOT_PUSHED])
         assert root.served == before, "a poisoned span must not change what is served"
     elif number == BROKEN:
         rewrite(root.folder / "data", break_pictures)
-        root.call("retrain", exit_code=1)
+        root.call("retrain", exit_codes=[1])
         assert root.served == before, "a broken span must not change what is served"
     elif number == KILLED:
         kill_in_fit(root)
         assert root.served == before
-        printed = root.call("retrain")
+        printed = root.call("retrain", exit_codes=_FINE)
         assert "did not come to its end" in printed, printed
         assert "going on after epoch 1 of" in printed, printed
     else:
-        root.call("retrain", changes=[f"data.exclude=[{POISONED}, {BROKEN}]"] if number > BROKEN else ())
+        root.call("retrain", changes=[f"data.exclude=[{POISONED}, {BROKEN}]"] if number > BROKEN else (), exit_codes=_FINE)
     states = {step.state for run in history.runs(root.config().metadata_path) for step in run.steps}
     assert "running" not in states, states
     return retrainings(root.config())[-1]
@@ -206,11 +208,13 @@ def season(folder: Path) -> tuple[list[list[str]], list[str]]:
         outcome = retrained(root, number)
         rows.append(_row(number, outcome, time.perf_counter() - begun))
         print(rows[-1], flush=True)
-        stopped = number in (POISONED, BROKEN)
-        assert (outcome.decision == "pushed") == (not stopped), outcome
-        if outcome.decision == "pushed" and number > 1:
-            assert outcome.sets[GOLDEN].challenger.value >= floor, outcome
-        if number > 1 and STYLES[number - 1] != STYLES[number - 2]:
+        changed = number > 1 and STYLES[number - 1] != STYLES[number - 2]
+        if number == 1 or changed:
+            assert outcome.decision == "pushed", outcome
+        if golden := outcome.sets.get(GOLDEN):
+            served = golden.challenger if outcome.decision == "pushed" else golden.champion
+            assert served and served.value >= floor, outcome
+        if changed:
             starts += _after_a_change(root, folder, number)
             print(*starts, sep="\n", flush=True)
     return rows, starts
