@@ -6,10 +6,10 @@ Span 4 is drawn in another font, 6 with more noise and on a darker background as
 of 9 are broken. The retraining at 5 is killed in its fit, with SIGKILL. After 9 its operator leaves 8 and 9 out.
 
 Expected, and asserted: at 4 and 6 a model is pushed that reads the new style within a point of one that was trained on that style alone,
-and the warm start, after at most half of a cold start's steps, reads the eval split as well as the cold start at its end; 8 is not blessed,
-9 stops at the quarantine's limit, and both leave the serving folder as it was; after the kill the next `retrain` completes; where nothing is
-wrong a model is pushed, or the one in production reads better; and what is in production never reads the golden set below the floor. Some
-forty minutes on 2 cores.
+and the warm start, after at most half of a cold start's steps, reads the eval split as well as the cold start at its end; 8 is not
+blessed, 9 stops at the quarantine's limit, and both leave the serving folder as it was; after the kill the next `retrain` completes; where
+nothing is wrong a model is pushed, or the one in production reads better; and what is in production never reads the golden set below the
+floor. Some forty minutes on 2 cores.
 """
 
 import json
@@ -213,7 +213,8 @@ def season(folder: Path) -> tuple[list[list[str]], list[str]]:
             assert outcome.decision == "pushed", outcome
         if golden := outcome.sets.get(GOLDEN):
             served = golden.challenger if outcome.decision == "pushed" else golden.champion
-            assert served and served.value >= floor, outcome
+            assert served is not None
+            assert served.value >= floor, outcome
         if changed:
             starts += _after_a_change(root, folder, number)
             print(*starts, sep="\n", flush=True)
