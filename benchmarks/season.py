@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,7 +191,7 @@ def main(keep: Annotated[Path | None, typer.Option(help="An empty folder to leav
     record(
         "season",
         "Ten spans, each followed by `captcha-pipeline retrain`",
-        ["span", "what", "drift", "newest span, in brackets by the model until then", "golden set", "decision", "seconds"],
+        ["span", "what", "drift", "newest span, in brackets by the model until then", "golden set", "decision"],
         rows,
         starts,
     )
@@ -204,9 +203,8 @@ def season(folder: Path) -> tuple[list[list[str]], list[str]]:
     floor = root.config().evaluator.min_sequence_accuracy
     rows, starts = [], []
     for number in range(1, len(STYLES) + 1):
-        begun = time.perf_counter()
         outcome = retrained(root, number)
-        rows.append(_row(number, outcome, time.perf_counter() - begun))
+        rows.append(_row(number, outcome))
         print(rows[-1], flush=True)
         changed = number > 1 and STYLES[number - 1] != STYLES[number - 2]
         if number == 1 or changed:
@@ -238,7 +236,7 @@ def _after_a_change(root: Root, folder: Path, number: int) -> list[str]:
     ]
 
 
-def _row(number: int, outcome: Retraining, seconds: float) -> list[str]:
+def _row(number: int, outcome: Retraining) -> list[str]:
     style = {PLAIN: "plain", FONT: "another font", NOISE: "more noise, darker background"}[STYLES[number - 1]]
     what = {POISONED: "labels shuffled", BROKEN: "30 % of the records broken", KILLED: f"{style}; killed in its fit"}.get(number, style)
     cells = []
@@ -248,7 +246,7 @@ def _row(number: int, outcome: Retraining, seconds: float) -> list[str]:
         cells.append(f"{part.challenger.value:.2%}{champion}" if part else "")
     drift = ", ".join(f"{measure} {outcome.drift[measure][0]:.2f}" for measure in outcome.drifted)
     decision = outcome.decision if outcome.decision == "pushed" else "; ".join((outcome.decision, *outcome.why))
-    return [str(number), what, drift, *cells, decision, f"{seconds:.0f}"]
+    return [str(number), what, drift, *cells, decision]
 
 
 if __name__ == "__main__":
