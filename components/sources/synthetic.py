@@ -190,7 +190,7 @@ def _make_shards(plan: SynthPlan, root: Path, workers: int, on_pictures: Callabl
                 reported = counter.value
             yield from map(Future.result, futures)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
 
 
