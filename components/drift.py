@@ -116,7 +116,7 @@ def describe(profiles: Mapping[str, Profile], thresholds: Mapping[str, float | N
     measured = distances(newest, others, thresholds)
     return {
         "newest": name,
-        "distances": {measure: {"value": distance.value, "threshold": distance.threshold} for measure, distance in measured.items()},
+        "distances": {measure: dataclasses.asdict(distance) for measure, distance in measured.items()},
         "histograms": {
             measure: {key: histogram(side.counts[measure]).tolist() for key, side in {"newest": newest, "others": others}.items()}
             for measure in NUMBERS

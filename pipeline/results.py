@@ -23,7 +23,7 @@ from components.records import IMAGE_RAW
 from components.tfrecords import Record, read_records
 from pipeline.config import Config
 from pipeline.history import RunRecord
-from pipeline.retrainings import report_path
+from pipeline.retrainings import drift, judgement, report_path
 from pipeline.served_model import ServedModel
 
 _PACKAGES: Final = (
@@ -64,21 +64,24 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
     """Returns what a run came to.
 
     Raises:
-      CaptchaPipelineError: the run did not get as far as the Evaluator.
+      CaptchaPipelineError: the run did not get as far as the Evaluator, or an earlier release made it.
     """
     evaluation_uri, where = run.artifact_uri("CaptchaEvaluator", "evaluation"), report_path(config, run)
     if evaluation_uri is None or where is None:
         raise CaptchaPipelineError(f"Run {run.run_id} did not finish; `captcha-pipeline run` completes it.")
-    judgement = json.loads((Path(evaluation_uri) / features.JUDGEMENT_FILE).read_text(encoding="utf-8"))
-    drift = json.loads((Path(_uri(run, "DriftGate", "anomalies")) / features.DRIFT_FILE).read_text(encoding="utf-8"))
+    judged, found = judgement(run), drift(run)
+    if judged is None or found is None:
+        raise CaptchaPipelineError(
+            f"Run {run.run_id} has left no judgement of its model, as in earlier releases: `captcha-pipeline run` again."
+        )
     return Outcome(
         name=config.name,
         run=run,
         evaluation=load_results(evaluation_uri),
-        sets={name: SetResult.from_json(entry) for name, entry in judgement["sets"].items()},
-        drift=drift,
-        blessed=not judgement["failures"],
-        failures=tuple(judgement["failures"]),
+        sets=judged.sets,
+        drift=found,
+        blessed=not judged.failures,
+        failures=judged.failures,
         serving_dir=config.serving_dir,
         report=where,
         changed=any(step.state != "cached" for step in run.steps),

@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,26 @@ from components.trend import Decision, Retraining, write_trend
 from pipeline import history
 from pipeline.config import Config
 from pipeline.history import RunRecord
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the Evaluator made of a run's model: what kept it from being pushed, a sentence each, and how the sets were read."""
+
+    failures: tuple[str, ...]
+    sets: Mapping[str, SetResult]
+
+
+def judgement(run: RunRecord) -> Judgement | None:
+    """Returns what the Evaluator made of a run's model; None where that is not on record."""
+    found = _left(run, "CaptchaEvaluator", "evaluation", JUDGEMENT_FILE)
+    return found and Judgement(tuple(found["failures"]), {name: SetResult.from_json(entry) for name, entry in found["sets"].items()})
+
+
+def drift(run: RunRecord) -> dict[str, Any] | None:
+    """Returns what DriftGate found, as `components.drift.describe` does; None where that is not on record."""
+    found: dict[str, Any] | None = _left(run, "DriftGate", "anomalies", DRIFT_FILE)
+    return found
 
 
 def retrainings(config: Config) -> list[Retraining]:
@@ -38,8 +59,7 @@ def write_trend_page(config: Config) -> Path:
 
 def in_production(run: RunRecord) -> float | None:
     """Returns the full-sequence accuracy on the newest span of the model that was in production after a run; None if it is not known."""
-    sets = _sets(run)
-    newest = sets.get(NEWEST)
+    newest = _with_newest(judged.sets).get(NEWEST) if (judged := judgement(run)) else None
     rate = (newest.challenger if run.pushed_version else newest.champion) if newest else None
     return rate.value if rate else None
 
@@ -54,7 +74,8 @@ def report_path(config: Config, run: RunRecord) -> Path | None:
 
 
 def _retraining(config: Config, run: RunRecord, *, withdrawn: bool) -> Retraining:
-    judgement = _left(run, "CaptchaEvaluator", "evaluation", JUDGEMENT_FILE) or {"failures": []}
+    judged = judgement(run) or Judgement((), {})
+    distances = (drift(run) or {"distances": {}})["distances"]
     summary = _left(run, "CaptchaExampleGen", "quarantine", SUMMARY_FILE)
     report = report_path(config, run)
     return Retraining(
@@ -64,10 +85,10 @@ def _retraining(config: Config, run: RunRecord, *, withdrawn: bool) -> Retrainin
         trigger=run.trigger,
         spans=run.spans,
         pictures=summary["good"].get("train", 0) if summary else None,
-        drift=drift(run),
-        sets=_sets(run),
+        drift={name: (it["value"], it["threshold"]) for name, it in distances.items() if it["threshold"] is not None},
+        sets=_with_newest(judged.sets),
         decision=_decision(run, withdrawn=withdrawn),
-        why=tuple(judgement["failures"]) or tuple(_stopped(run)),
+        why=judged.failures or tuple(_stopped(run)),
         version=run.pushed_version,
         report=str(report.relative_to(config.report_dir)) if report and report.exists() else None,
     )
@@ -85,17 +106,9 @@ def _stopped(run: RunRecord) -> Sequence[str]:
     return [f"{step.node} {step.state}" for step in run.steps if step.state not in ("done", "cached")]
 
 
-def drift(run: RunRecord) -> dict[str, tuple[float, float]]:
-    """Returns by measure how far a run's newest span was from the others, and the threshold; {} where that is not known."""
-    found = (_left(run, "DriftGate", "anomalies", DRIFT_FILE) or {"distances": {}})["distances"]
-    return {name: (entry["value"], entry["threshold"]) for name, entry in found.items() if entry["threshold"] is not None}
-
-
-def _sets(run: RunRecord) -> dict[str, SetResult]:
-    found = (_left(run, "CaptchaEvaluator", "evaluation", JUDGEMENT_FILE) or {"sets": {}})["sets"]
-    sets = {name: SetResult.from_json(entry) for name, entry in found.items()}
-    # Of a window of one span, all is the newest.
-    return {NEWEST: sets[ALL]} | sets if ALL in sets else sets
+def _with_newest(sets: Mapping[str, SetResult]) -> dict[str, SetResult]:
+    """Of a window of one span, all is the newest."""
+    return {NEWEST: sets[ALL], **sets} if ALL in sets else dict(sets)
 
 
 def _left(run: RunRecord, node: str, key: str, name: str) -> Any:
