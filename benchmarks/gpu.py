@@ -28,7 +28,8 @@ from benchmarks.tasks import TASKS
 from components.captcha import CaptchaSpec
 from components.hyperparameters import Hyperparameters
 from components.model import PRESETS
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 
 _PICTURES: Final = 16_384
 _REPETITIONS: Final = 5

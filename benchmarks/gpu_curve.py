@@ -28,7 +28,7 @@ from benchmarks.tasks import TASKS
 from components.captcha import CaptchaSpec
 from components.hyperparameters import Hyperparameters, learning_rate_schedule
 from components.metrics import ReadingCounts, wilson_interval
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 
 _PRECISION: Final = "mixed_bfloat16"
 _STEPS: Final = 250  # a dispatch

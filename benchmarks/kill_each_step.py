@@ -16,7 +16,7 @@ from pathlib import Path
 
 from components import serving_dir
 from pipeline import history
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.served_model import ServedModel
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"

@@ -14,7 +14,8 @@ from tfx.orchestration import metadata, pipeline
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
 from pipeline import history
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 from pipeline.graph import RunParameters, create_pipeline
 from pipeline.local import log_path
 from pipeline.options import ConfigOption, SetOption

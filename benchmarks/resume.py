@@ -19,7 +19,8 @@ import typer
 
 from benchmarks.results import record
 from components.features import HISTORY_FILE, WEIGHTS_FILE
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 from pipeline.options import ConfigOption, SetOption
 from pipeline.quiet import load_tensorflow, silence
 

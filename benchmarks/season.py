@@ -37,7 +37,8 @@ from components.tfrecords import Record, read_records
 from components.trend import Retraining
 from pipeline import history
 from pipeline.cli import NOT_PUSHED
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 from pipeline.retrainings import retrainings
 
 CONFIG: Final = Path(__file__).with_name("season.yaml")

@@ -20,7 +20,7 @@ from captcha.image import ImageCaptcha
 from benchmarks.results import record
 from benchmarks.tasks import TASKS
 from components.sources.synthetic import SynthPlan, make_shard, synthesise
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 
 CHUNK: Final = 500  # pictures drawn in turn by the library and by us
 ROUNDS: Final = 15

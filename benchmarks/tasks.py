@@ -12,7 +12,8 @@ from components.example_proto import Example
 from components.features import IMAGE, LABEL
 from components.sources.spans import list_spans
 from components.tfrecords import Damage, Record, read_records
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 
 _CONFIGS: Final = Path(__file__).parents[1] / "configs"
 

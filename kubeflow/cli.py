@@ -46,7 +46,7 @@ def compile_command(
 
     captcha-pipeline kubeflow compile -o pipeline.yaml --config configs/kubeflow.yaml --image registry/captcha:1 --root s3://bucket/folder
     """
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
 
     given = [f"kubeflow.{key}={value}" for key, value in (("image", image), ("root", root)) if value]
     settings = load_config(config, [*(overrides or []), *given])

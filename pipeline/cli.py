@@ -78,7 +78,7 @@ def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> N
 
         captcha-pipeline run --config configs/digits.yaml --set trainer.epochs=3
     """
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
 
     _run(load_config(config, overrides), "by hand", 0)
 
@@ -93,7 +93,7 @@ def retrain(
 
     Made for cron: without a reason it ends at once, with 0. `captcha-pipeline config` shows the section `retraining`.
     """
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
     from pipeline.retraining import reason_to_retrain
 
     settings = load_config(config, overrides)
@@ -115,7 +115,7 @@ def schedule(
 
     Events are JSON lines on standard output; what the runs print is in ROOT/NAME/retrain.log.
     """
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
     from pipeline.schedule import Scheduler, retrain_command, status
 
     settings = load_config(config, overrides)
@@ -138,7 +138,7 @@ def tune(
 
         captcha-pipeline tune --config configs/digits.yaml --trials 20
     """
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
 
     settings = load_config(config, overrides, tuned=False)
     load_tensorflow()
@@ -163,7 +163,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure a model on a split of the data in the window, without training or pushing anything."""
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
 
     settings = load_config(config, overrides)
     load_tensorflow()
@@ -190,7 +190,7 @@ def predict(
 
     A file that is not a picture is reported, the others are still read; the exit code is then 1.
     """
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
 
     settings = load_config(config, overrides)
     load_tensorflow(with_keras=False)
@@ -214,7 +214,7 @@ def runs(
     version: Annotated[str | None, typer.Option(help="Show what this pushed version was made from.")] = None,
 ) -> None:
     """List the runs: why, on which spans, how the model reads and the one in production, what was decided; or the lineage of a version."""
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
 
     settings = load_config(config, overrides)
     from components.serving_dir import original
@@ -236,7 +236,7 @@ def rollback(
 ) -> None:
     """Serve an earlier version again: a copy of it becomes the newest. What was pushed after it is withdrawn, and not pushed again."""
     from components.serving_dir import roll_back
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
 
     pushed = roll_back(load_config(config, overrides).serving_dir, version)
     console.print(f"Version {version} is in production again, as {pushed.version} in {pushed.path.parent}", highlight=False, soft_wrap=True)
@@ -245,7 +245,7 @@ def rollback(
 @app.command()
 def report(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
     """Write the HTML report of the latest complete run again and say where it is."""
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
 
     settings = load_config(config, overrides)
     load_tensorflow()
@@ -259,7 +259,7 @@ def report(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -
 @app.command()
 def trend(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
     """Write the HTML page over all runs, as every run does at its end, and say where it is."""
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
     from pipeline.retrainings import write_trend_page
 
     page = write_trend_page(load_config(config, overrides))
@@ -271,7 +271,7 @@ def show_config(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = No
     """Print the effective configuration, every default included, as YAML."""
     import yaml
 
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
 
     tree = load_config(config, overrides).model_dump(mode="json")
     print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")

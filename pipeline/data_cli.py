@@ -196,7 +196,7 @@ def show(
 
 
 def _load(path: Path, overrides: list[str] | None) -> "Config":
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
 
     return load_config(path, overrides)
 

@@ -16,7 +16,7 @@ from test_pipeline import TINY
 
 from components import serving_dir
 from pipeline import history, results
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,8 @@ import yaml
 
 from components.captcha import LengthRange
 from components.errors import CaptchaPipelineError
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 

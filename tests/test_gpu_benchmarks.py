@@ -17,7 +17,7 @@ from components.model import PRESETS, build_model
 from components.records import split_key, split_of
 from components.sources.synthetic import Captcha, CaptchaPainter, SynthPlan
 from components.training_input import random_shift
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 
 ALNUM = CaptchaSpec(charset="alnum", case_sensitive=False, width=128, height=64, channels=1)
 

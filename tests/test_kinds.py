@@ -10,7 +10,7 @@ from components import serving_dir
 from components.example_proto import Example
 from components.features import IMAGE
 from components.tfrecords import Record, read_records
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.served_model import ServedModel
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,8 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.errors import CaptchaPipelineError
 from kubeflow.compile import compile_pipeline
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 VOLUME = ("root=/mnt/captcha/output", "data.root=/mnt/captcha/data", "kubeflow.volumes={/mnt/captcha: captcha}")

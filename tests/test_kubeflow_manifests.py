@@ -15,7 +15,7 @@ import pytest
 import yaml
 from strict_schema import closed
 
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 
 ROOT = Path(__file__).parents[1]
 MANIFESTS = ROOT / "kubeflow" / "manifests"

@@ -14,7 +14,7 @@ from components.evaluator import load_results
 from components.serving_dir import versions
 from kubeflow.rehearse import Rehearsal
 from pipeline import history
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 # What Kubeflow's driver gave each step of this graph, as `shape` has it; test_kubeflow_launcher.py holds it to the driver.

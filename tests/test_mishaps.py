@@ -16,7 +16,8 @@ from command import call
 
 from components.sources.spans import list_spans
 from pipeline import history, local
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 from pipeline.retraining import Reason, reason_to_retrain
 from pipeline.schedule import Scheduler, retrain_command, status
 

@@ -16,7 +16,8 @@ from components.sources.spans import list_spans
 from components.tfrecords import read_records
 from pipeline import history, results
 from pipeline.cli import NOT_PUSHED
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 from pipeline.retraining import reason_to_retrain
 from pipeline.served_model import ServedModel
 

@@ -14,7 +14,8 @@ from command import call
 
 from components.errors import CaptchaPipelineError
 from pipeline import history, looking
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 from pipeline.retraining import Reason, reason_to_retrain
 from pipeline.surroundings import look_around
 

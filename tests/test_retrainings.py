@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from pipeline import history, tables
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 from pipeline.history import RunRecord, StepRecord
 from pipeline.retrainings import in_production, retrainings, write_trend_page
 

@@ -16,7 +16,8 @@ import pytest
 from command import call
 
 from components.errors import CaptchaPipelineError
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 from pipeline.schedule import Scheduler, retrain_command, status
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
@@ -36,7 +37,7 @@ SERVE = """
 import sys
 from pathlib import Path
 from components.errors import CaptchaPipelineError
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from apscheduler.triggers.interval import IntervalTrigger
 from pipeline.schedule import Scheduler
 EVERY_MINUTE = "* * * * *"

@@ -14,7 +14,8 @@ from components.errors import CaptchaPipelineError
 from components.hyperparameters import Hyperparameters
 from pipeline import history
 from pipeline.cli import STOPPED
-from pipeline.config import TrainerConfig, load_config
+from pipeline.config import TrainerConfig
+from pipeline.config_file import load_config
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 SPEC = CaptchaSpec(charset="012", length=2, width=40, height=24, channels=1)

@@ -1,0 +1,111 @@
+"""Reads a configuration: a YAML file, what `--set section.key=value` changes of it, and what `tune` found."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from components.errors import CaptchaPipelineError
+from pipeline.config import Config, TrainerConfig
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None, *, tuned: bool = True) -> Config:
+    """Reads a YAML file and applies overrides of the form `section.key=value`, the value in YAML.
+
+    Args:
+      path: the file.
+      overrides: in this order.
+      tuned: whether what `tune` found for this pipeline stands in for what neither the file nor an override sets.
+
+    Raises:
+      CaptchaPipelineError: the file is missing or not YAML, or a key or a value is not right; the message names each.
+    """
+    tree = _read(path)
+    for override in overrides or []:
+        _apply(tree, override)
+    config = _validate(tree, path)
+    if not tuned or not Path(config.tuned_path).exists():
+        return config
+    found = _validate({**tree, **_read(config.tuned_path)}, config.tuned_path).trainer
+    ours = config.trainer
+    values = found.model_dump(include=found.model_fields_set) | ours.model_dump(include=ours.model_fields_set)
+    return config.model_copy(update={"trainer": TrainerConfig(**values)})
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CaptchaPipelineError(f"Cannot read the configuration {path}: {error.strerror}. configs/ has ones to start from.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CaptchaPipelineError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise CaptchaPipelineError(f"{path} must hold keys and values, such as `name: digits`; it holds {type(tree).__name__}.")
+    return tree
+
+
+def _validate(tree: dict[str, Any], path: str | Path) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise CaptchaPipelineError(_explain(error, path)) from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise CaptchaPipelineError(f"--set {override}: write it as section.key=value, such as --set trainer.epochs=3.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise CaptchaPipelineError(f"--set {override}: the value is not valid YAML.") from None
+    for part in parts[:-1]:
+        branch = tree.setdefault(part, {})
+        if not isinstance(branch, dict):
+            raise CaptchaPipelineError(f"--set {override}: {part} is a value, not a section.")
+        tree = branch
+    tree[parts[-1]] = value
+
+
+def _explain(error: ValidationError, path: str | Path) -> str:
+    lines = [f"{path} is not a valid configuration:"]
+    for item in error.errors():
+        problem = item["type"]
+        if problem == "extra_forbidden":
+            message = f"there is no such key{_nearest(item['loc'])}"
+        elif problem == "missing":
+            message = "this key is required"
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            if isinstance(item["input"], str | int | float):
+                message += f" (it is {item['input']!r})"
+        lines.append(f"  {_key(item['loc'])}: {message}")
+    lines.append("`captcha-pipeline config` lists every key with its default.")
+    return "\n".join(lines)
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """Returns the key as the user wrote it: without pydantic's names for the branches of a union."""
+    known: list[str] = []
+    model: Any = Config
+    for part in location:
+        fields = getattr(model, "model_fields", {})
+        if fields and part not in fields and known and part != location[-1]:
+            continue
+        if not fields and isinstance(part, str) and known:
+            continue
+        known.append(str(part))
+        model = fields[part].annotation if part in fields else None
+    return ".".join(known)
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    model: Any = Config
+    for part in location[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field else None
+    close = difflib.get_close_matches(str(location[-1]), getattr(model, "model_fields", {}), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
