@@ -20,7 +20,7 @@ from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from kubeflow.cli import kubeflow_app
 from pipeline.data_cli import data_app
-from pipeline.options import DEFAULT_CONFIG, ConfigOption, SetOption
+from pipeline.options import DEFAULT_CONFIG, BeamOption, ConfigOption, SetOption
 from pipeline.quiet import load_tensorflow, silence
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _captcha_pipeline(version: Annotated[bool, typer.Option("--version", help="P
 
 
 @app.command()
-def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
+def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None, beam: BeamOption = None) -> None:
     """Run the whole pipeline on this machine: check the data, train, evaluate, and push the model if it is good enough.
 
     Steps whose input, configuration and code have not changed are reused. Example:
@@ -80,13 +80,14 @@ def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> N
     """
     from pipeline.config_file import load_config
 
-    _run(load_config(config, overrides), "by hand", 0)
+    _run(load_config(config, overrides, beam=beam), "by hand", 0)
 
 
 @app.command()
 def retrain(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
+    beam: BeamOption = None,
     force: Annotated[bool, typer.Option("--force", help="Make another model even if nothing has changed.")] = False,
 ) -> None:
     """Run the pipeline if there is a reason to, and say which: new data, drift, a model that reads badly or is old, a run cut short.
@@ -96,7 +97,7 @@ def retrain(
     from pipeline.config_file import load_config
     from pipeline.retraining import reason_to_retrain
 
-    settings = load_config(config, overrides)
+    settings = load_config(config, overrides, beam=beam)
     reason = reason_to_retrain(settings, force=force)
     if reason is None:
         console.print("Nothing to do: there is no reason to train anew.")
@@ -109,6 +110,7 @@ def retrain(
 def schedule(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
+    beam: BeamOption = None,
     cron: Annotated[str | None, typer.Option(help="As in a crontab: '0 3 * * *' is at three every night, here.")] = None,
 ) -> None:
     """Retrain by cron until stopped, one run at a time; without --cron, say what is on record of the last time.
@@ -118,17 +120,18 @@ def schedule(
     from pipeline.config_file import load_config
     from pipeline.schedule import Scheduler, retrain_command, status
 
-    settings = load_config(config, overrides)
+    settings = load_config(config, overrides, beam=beam)
     if cron is None:
         console.print_json(data=status(Path(settings.root) / settings.name))
     else:
-        Scheduler(settings, cron, retrain_command(config, overrides or [])).serve()
+        Scheduler(settings, cron, retrain_command(config, overrides or [], beam)).serve()
 
 
 @app.command()
 def tune(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
+    beam: BeamOption = None,
     trials: Annotated[int, typer.Option(min=1, help="Fits, the first with the present values.")] = 12,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split, each fit.")] = 4,
 ) -> None:
@@ -140,7 +143,7 @@ def tune(
     """
     from pipeline.config_file import load_config
 
-    settings = load_config(config, overrides, tuned=False)
+    settings = load_config(config, overrides, beam=beam, tuned=False)
     load_tensorflow()
     from pipeline import local, tables
 

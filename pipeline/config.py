@@ -3,18 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from components.captcha import CaptchaSpec
 from components.pictures import PictureRules
 from components.sources.spans import Window, window
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Byte = Annotated[int, Field(ge=0, le=255)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from pipeline.engines import BeamConfig
+from pipeline.section import Byte, Fraction, Section
 
 
 class Splits(Section):
@@ -128,14 +123,6 @@ class RetrainingConfig(Section):
     max_age: float | None = Field(None, gt=0, description="days since a model was last trained")
 
 
-class BeamConfig(Section):
-    """How the Beam steps run. Two profiles need nothing but this machine; any other runner takes its options in `args`."""
-
-    runner: str = Field("FnApiRunner", min_length=1)
-    workers: int = Field(1, ge=1, description="worker processes of the local runner; above 1 it starts that many")
-    args: tuple[str, ...] = Field((), description="further Beam options, such as --job_endpoint=…")
-
-
 class Toleration(Section):
     """As in a Kubernetes pod."""
 
@@ -229,13 +216,3 @@ class Config(Section):
     def serving_dir(self) -> str:
         """TensorFlow Serving's base path: one numbered folder a version."""
         return self.pusher.serving_dir or str(Path(self.root) / self.name / "serving" / self.name)
-
-    @property
-    def beam_args(self) -> list[str]:
-        """Beam's command line for every Beam step."""
-        # The workers of the local runner are this very environment. Unless told that they have an image, TFX packages itself for them
-        # at every step, which takes a second, and leaves the package in the temporary folder.
-        local = ["--sdk_container_image=none"] if self.beam.runner == "FnApiRunner" else []
-        if self.beam.workers > 1:
-            local += ["--direct_running_mode=multi_processing", f"--direct_num_workers={self.beam.workers}"]
-        return [f"--runner={self.beam.runner}", *local, *self.beam.args]

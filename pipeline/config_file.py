@@ -11,18 +11,21 @@ from components.errors import CaptchaPipelineError
 from pipeline.config import Config, TrainerConfig
 
 
-def load_config(path: str | Path, overrides: list[str] | None = None, *, tuned: bool = True) -> Config:
+def load_config(path: str | Path, overrides: list[str] | None = None, *, beam: str | None = None, tuned: bool = True) -> Config:
     """Reads a YAML file and applies overrides of the form `section.key=value`, the value in YAML.
 
     Args:
       path: the file.
       overrides: in this order.
+      beam: a file that stands in for the section `beam`, or the NAME of beam/NAME.yaml beside `path`.
       tuned: whether what `tune` found for this pipeline stands in for what neither the file nor an override sets.
 
     Raises:
       CaptchaPipelineError: the file is missing or not YAML, or a key or a value is not right; the message names each.
     """
     tree = _read(path)
+    if beam is not None:
+        tree["beam"] = _read(_profile(beam, Path(path).parent / "beam"))
     for override in overrides or []:
         _apply(tree, override)
     config = _validate(tree, path)
@@ -32,6 +35,16 @@ def load_config(path: str | Path, overrides: list[str] | None = None, *, tuned: 
     ours = config.trainer
     values = found.model_dump(include=found.model_fields_set) | ours.model_dump(include=ours.model_fields_set)
     return config.model_copy(update={"trainer": TrainerConfig(**values)})
+
+
+def _profile(name: str, folder: Path) -> Path:
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        there = f"{folder} has {', '.join(known)}" if known else f"{folder} has none"
+        raise CaptchaPipelineError(f"--beam {name}: there is no such profile; {there}. The path of a YAML file will do as well.")
+    return folder / f"{name}.yaml"
 
 
 def _read(path: str | Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_data_validation as tfdv
 from tfx.components import StatisticsGen, Tuner
+from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.orchestration import pipeline
 from tfx.orchestration.data_types import RuntimeParameter
@@ -177,10 +178,12 @@ def _to_fit_to(transform: Transform) -> dict[str, Any]:
 
 
 def _pipeline(config: Config, steps: Sequence[BaseComponent]) -> pipeline.Pipeline:
+    for step in steps:
+        if isinstance(step, BaseBeamComponent):
+            step.with_beam_pipeline_args(config.beam.of(step.id).beam_args)
     return pipeline.Pipeline(
         pipeline_name=config.name,
         pipeline_root=config.pipeline_root,
         components=list(steps),
         enable_cache=True,
-        beam_pipeline_args=config.beam_args,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
+from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
 from tfx.orchestration import metadata, pipeline
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
@@ -16,6 +17,7 @@ from components.disk import writing_in
 from components.files import alone, write_whole
 from pipeline import history
 from pipeline.config import Config, TrainerConfig
+from pipeline.engine_check import check_engines
 from pipeline.graph import RunParameters, create_pipeline, create_tuning_pipeline
 from pipeline.quiet import log_to
 from pipeline.surroundings import Surroundings, look_around
@@ -36,7 +38,8 @@ def run(config: Config, on_step: OnStep, trigger: str = "by hand", attempt: int 
       What ML Metadata recorded of the run.
 
     Raises:
-      CaptchaPipelineError: another run is under way, a step found something that the user must mend, or a disk cannot be written.
+      CaptchaPipelineError: another run is under way, an engine cannot do its work, a step found something that the user must mend, or a
+        disk cannot be written.
     """
     return _run(config, partial(create_pipeline, parameters=RunParameters.of(config)), on_step, trigger, attempt)
 
@@ -73,6 +76,8 @@ def _run(
     with writing_in(config.root, config.serving_dir), alone(folder / "run.lock", busy):
         history.mark_interrupted(config.metadata_path)
         graph = create(config, look_around(config, attempt))
+        engines = [config.beam.of(step.id) for step in graph.components if isinstance(step, BaseBeamComponent)]
+        check_engines(engines, [config.data.root, config.root], folder / "engine.log")
         known = history.run_ids(config.metadata_path)
         graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
         log_to(log_path(config))

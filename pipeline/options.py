@@ -12,4 +12,12 @@ SetOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the configuration, such as trainer.epochs=3. Can be repeated."),
 ]
+BeamOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--beam",
+        metavar="NAME|FILE",
+        help="The engine of the Beam steps: beam/NAME.yaml beside the configuration, or a file. See docs/scaling.md.",
+    ),
+]
 DEFAULT_CONFIG = Path("configs/digits.yaml")

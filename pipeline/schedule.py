@@ -132,10 +132,17 @@ def status(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def retrain_command(config: Path, overrides: Sequence[str]) -> list[str]:
+def retrain_command(config: Path, overrides: Sequence[str], beam: str | None = None) -> list[str]:
     """Returns the command line that retrains with a configuration, in this very environment."""
     program = Path(sys.executable).with_name("captcha-pipeline")
-    return [str(program), "retrain", "--config", str(config), *(f"--set={item}" for item in overrides)]
+    return [
+        str(program),
+        "retrain",
+        "--config",
+        str(config),
+        *(f"--set={item}" for item in overrides),
+        *([f"--beam={beam}"] if beam else []),
+    ]
 
 
 def _say(event: str, **details: Any) -> None:

@@ -29,13 +29,7 @@ def test_overrides_reach_any_depth_and_are_typed(tmp_path: Path) -> None:
     assert config.captcha.length == LengthRange(min=4, max=8)
     assert config.captcha.characters == "京都"
     assert config.data.window == 2
-    assert config.beam_args == ["--runner=FnApiRunner", "--sdk_container_image=none", "--a=b"]
-
-
-def test_several_workers_are_processes() -> None:
-    config = Config.model_validate({"name": "a", "beam": {"workers": 2}})
-    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-    assert config.beam_args == ["--runner=FnApiRunner", "--sdk_container_image=none", *workers]
+    assert config.beam.args == ("--a=b",)
 
 
 @pytest.mark.parametrize(

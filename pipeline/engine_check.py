@@ -1,0 +1,152 @@
+"""Whether the engines that a run is to use can do its work, asked before it begins: a step would wait, or fail in many words."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import uuid
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from components.errors import CaptchaPipelineError
+from pipeline.engine_trial import MARK, expected
+from pipeline.engines import FLINK, LOCAL, Engine
+
+_ANSWER_SECONDS: Final = 10.0  # for a request to Flink's REST
+_TRIAL_SECONDS: Final = 120.0  # for the trial job, which takes some 15
+_JAR_OPTION: Final = "--flink_job_server_jar="
+_VERSION_OPTION: Final = "--flink_version="
+# Where every jar that holds Beam's Java SDK says of which release it is.
+_RELEASE_FILE: Final = "org/apache/beam/sdk/sdk.properties"
+
+
+def check_engines(engines: Iterable[Engine], folders: list[str], log: Path) -> None:
+    """Checks of each engine but the local one that it answers, fits this Beam, and has workers with this code that see the folders.
+
+    Args:
+      engines: may hold one several times.
+      folders: the workers have to read and write them.
+      log: where the trial's output is left if it fails.
+
+    Raises:
+      CaptchaPipelineError: what is wrong with which, in one sentence, and what to do.
+    """
+    checked: list[Engine] = []
+    for engine in engines:
+        if engine.runner != LOCAL and engine not in checked:
+            if engine.runner == FLINK:
+                _check_cluster(engine)
+                _check_job_server(engine)
+            _try(engine, folders, log)
+            checked.append(engine)
+
+
+def _check_cluster(engine: Engine) -> None:
+    overview = _ask(engine, "/overview")
+    version, wanted = overview["flink-version"], _option(engine, _VERSION_OPTION)
+    if wanted and not f"{version}.".startswith(f"{wanted}."):
+        raise CaptchaPipelineError(
+            f"Flink at {engine.endpoint} is {version}, but beam.args has {_VERSION_OPTION}{wanted}: they must agree."
+        )
+    slots = overview["slots-total"]
+    if slots < (engine.parallelism or 1):
+        raise CaptchaPipelineError(
+            f"Flink at {engine.endpoint} has {slots} slots on {overview['taskmanagers']} TaskManagers, and beam.parallelism is "
+            f"{engine.parallelism or 1}: start more TaskManagers, or lower it."
+        )
+
+
+def _check_job_server(engine: Engine) -> None:
+    import apache_beam
+
+    if shutil.which("java") is None:
+        raise CaptchaPipelineError("Beam's job server for Flink is a Java program, and there is no `java` here: install Java 11 or 17.")
+    jar = _option(engine, _JAR_OPTION)
+    if jar is None:
+        return  # Beam gets the one of its own release
+    try:
+        with zipfile.ZipFile(jar) as archive:
+            text = archive.read(_RELEASE_FILE).decode()
+    except OSError as error:
+        raise CaptchaPipelineError(f"Cannot read the job server {jar}: {error.strerror}. `make flink-up` says how to get it.") from None
+    except (zipfile.BadZipFile, KeyError):
+        raise CaptchaPipelineError(f"{jar} is not a job server of Beam: it has no {_RELEASE_FILE}.") from None
+    found = re.search(r"^version=(\S+)", text, re.MULTILINE)
+    release = found.group(1) if found else "unknown"
+    if release != apache_beam.__version__:
+        raise CaptchaPipelineError(
+            f"The job server {jar} is of Beam {release}, and this environment has Beam {apache_beam.__version__}: they must be the same."
+        )
+
+
+def _try(engine: Engine, folders: list[str], log: Path) -> None:
+    name = f"captcha-pipeline-trial-{uuid.uuid4().hex[:8]}"
+    program = [sys.executable, "-c", "from pipeline.engine_trial import main; main()"]
+    arguments = [json.dumps(expected(folders)), str(engine.parallelism or 1), *engine.beam_args, f"--job_name={name}"]
+    process = subprocess.Popen(  # noqa: S603  # of Beam's options, which whoever starts a run may set anyway
+        [*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
+    )
+    try:
+        printed, _ = process.communicate(timeout=_TRIAL_SECONDS)
+        problem = "" if process.returncode == 0 else _what_failed(printed, engine)
+    except subprocess.TimeoutExpired:
+        problem, printed = f"did not do a trial job within {_TRIAL_SECONDS:.0f} seconds", ""
+    finally:
+        # The job server too, which is the trial's child.
+        _end(process)
+    if problem:
+        _cancel(engine, name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(printed, encoding="utf-8")
+        raise CaptchaPipelineError(f"{engine}: {problem}. All that it said is in {log}.")
+
+
+def _what_failed(printed: str, engine: Engine) -> str:
+    if found := re.search(re.escape(MARK) + r"([^\n\\]+)", printed):
+        return found.group(1)
+    if found := re.search(r"ModuleNotFoundError: No module named '(\w+)", printed):
+        return f"its workers' Python has no module {found.group(1)}; they must have this project installed, as its image has"
+    environment = engine.environment
+    if environment and environment.type == "EXTERNAL" and "UNAVAILABLE" in printed:
+        return f"no pool of Python workers answers at {environment.config}, as its workers see it"
+    lines = [line for line in printed.splitlines() if line.strip()]
+    return f"a trial job failed: {lines[-1].strip()[:300] if lines else 'without a word'}"
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _cancel(engine: Engine, name: str) -> None:
+    """Cancels what the engine still does for a job that nobody waits for."""
+    if engine.runner == FLINK:
+        for job in _ask(engine, "/jobs/overview")["jobs"]:
+            if job["name"].startswith(name) and job["state"] not in ("FINISHED", "FAILED", "CANCELED"):
+                _ask(engine, f"/jobs/{job['jid']}?mode=cancel", method="PATCH")
+
+
+def _ask(engine: Engine, path: str, method: str = "GET") -> Any:
+    address = engine.endpoint if re.match("https?://", str(engine.endpoint)) else f"http://{engine.endpoint}"
+    request = urllib.request.Request(f"{address}{path}", method=method)  # noqa: S310  # of these two schemes alone
+    try:
+        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310
+            return json.loads(answer.read() or b"null")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise CaptchaPipelineError(
+            f"No Flink answers at {engine.endpoint} ({reason}). Start it, or name its JobManager's REST with --set beam.endpoint=HOST:PORT."
+        ) from None
+
+
+def _option(engine: Engine, name: str) -> str | None:
+    return next((arg.removeprefix(name) for arg in engine.args if arg.startswith(name)), None)
