@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from components.errors import CaptchaPipelineError
-from pipeline.options import DEFAULT_CONFIG, ConfigOption, SetOption
+from pipeline.options import DEFAULT_CONFIG, BeamOption, ConfigOption, SetOption
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -45,6 +46,7 @@ LayoutOption = Annotated[LayoutName, typer.Option(help="canonical: encoded pictu
 def synth(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
+    beam: BeamOption = None,
     count: Annotated[int | None, typer.Option(min=1, help="Pictures to make (default: synth.count)", show_default=False)] = None,
     seed: Annotated[
         int | None,
@@ -55,15 +57,16 @@ def synth(
 ) -> None:
     """Draw captchas into a new span.
 
-    The same seed gives the same pictures, whatever the number of workers.
+    The same seed gives the same pictures, whatever the number of workers and the engine.
     Each further span takes the next seed, so that it brings new pictures.
 
     Example: captcha-pipeline data synth --count 2000 --set synth.noise_dots=60
     """
     from components.sources.spans import next_number
-    from components.sources.synthetic import SynthPlan, synthesise
+    from components.sources.synthetic import SynthPlan, in_processes, synthesise
+    from pipeline.engines import LOCAL
 
-    settings = _load(config, overrides)
+    settings = _load(config, overrides, beam)
     options = settings.synth
     plan = SynthPlan(
         spec=settings.captcha,
@@ -79,8 +82,20 @@ def synth(
         layout=layout.value,
     )
     started = time.monotonic()
-    with _progress("Drawing", plan.count) as (bar, task):
-        span = synthesise(plan, settings.data.root, workers or os.cpu_count() or 1, lambda further: bar.advance(task, further))
+    engine = settings.beam.of("synth")
+    if engine.runner == LOCAL:
+        with _progress("Drawing", plan.count) as (bar, task):
+            make_shards = partial(
+                in_processes, workers=workers or os.cpu_count() or 1, on_pictures=lambda further: bar.advance(task, further)
+            )
+            span = synthesise(plan, settings.data.root, make_shards)
+    else:
+        from components.sources import synthetic_beam
+        from pipeline.engine_check import check_engines
+
+        Path(settings.data.root).mkdir(parents=True, exist_ok=True)
+        check_engines([engine], [settings.data.root], Path(settings.root) / settings.name / "engine.log")
+        span = synthesise(plan, settings.data.root, partial(synthetic_beam.make_shards, beam_args=engine.beam_args))
     typer.echo(f"{_describe(span)}, seed {plan.seed}, in {time.monotonic() - started:.0f} s.")
 
 
@@ -195,10 +210,10 @@ def show(
     typer.echo(f"Pictures: {out}")
 
 
-def _load(path: Path, overrides: list[str] | None) -> "Config":
+def _load(path: Path, overrides: list[str] | None, beam: str | None = None) -> "Config":
     from pipeline.config_file import load_config
 
-    return load_config(path, overrides)
+    return load_config(path, overrides, beam=beam)
 
 
 def _import_plan(settings: "Config", source: str, layout: "Layout") -> "ImportPlan":

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.example_proto import Example
 from components.records import DataInfo, encoded_split_key, split_of, to_canonical
+from components.sources import synthetic_beam
 from components.sources.sheet import samples
-from components.sources.synthetic import CaptchaPainter, SynthPlan, check_fonts, make_shard, synthesise
+from components.sources.synthetic import CaptchaPainter, SynthPlan, check_fonts, in_processes, make_shard, synthesise
 from components.tfrecords import read_records
 from pipeline.data_cli import data_app
 
@@ -59,11 +61,24 @@ def test_on_smaller_pictures_fonts_and_noise_are_in_proportion():
 
 
 def test_the_bytes_do_not_depend_on_the_workers(tmp_path):
-    one = synthesise(plan(), tmp_path / "one", workers=1)
-    two = synthesise(plan(), tmp_path / "two", workers=2)
+    one = synthesise(plan(), tmp_path / "one", partial(in_processes, workers=1))
+    two = synthesise(plan(), tmp_path / "two", partial(in_processes, workers=2))
     assert contents(one.path) == contents(two.path)
     assert len(one.manifest.files) == 9
     assert one.damaged_files() == []
+
+
+def test_beam_makes_the_same_span(tmp_path):
+    here = synthesise(plan(), tmp_path / "here")
+    there = synthesise(plan(), tmp_path / "there", partial(synthetic_beam.make_shards, beam_args=["--runner=FnApiRunner"]))
+    assert contents(here.path) == contents(there.path)
+
+
+def test_a_shard_may_be_drawn_twice(tmp_path):
+    """As when an engine starts a task again while the first try is still at work."""
+    once, again = (synthetic_beam._draw(0, plan(), str(tmp_path)) for _ in range(2))
+    assert once == again
+    assert {path.name for path in tmp_path.iterdir()} == {"train", "eval", "test"}
 
 
 def test_a_picture_does_not_depend_on_the_shards(tmp_path):

@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -149,29 +149,13 @@ def _example(plan: SynthPlan, captcha: Captcha) -> Any:
     return canonical_example(encode_png(captcha.image), captcha.label, SOURCE, captcha.params)
 
 
-def synthesise(plan: SynthPlan, root: str | Path, workers: int = 1, on_pictures: Callable[[int], None] | None = None) -> Span:
-    """Makes a span in the folder `root`, with the given number of worker processes.
+def in_processes(
+    plan: SynthPlan, root: Path, workers: int = 1, on_pictures: Callable[[int], None] = lambda count: None
+) -> Iterator[list[ShardFile]]:
+    """Writes all shards, with the given number of worker processes.
 
     `on_pictures` is called with the number of further pictures, a few times a second.
-
-    Raises:
-      CaptchaPipelineError: a font is not right, or the span cannot be written.
     """
-    check_fonts(plan)
-    making = new_span(root)
-    with writing_in(root), making as draft:
-        files = [file for shard in _make_shards(plan, draft, workers, on_pictures or (lambda count: None)) for file in shard]
-        if plan.layout == "book":
-            DataInfo.for_spec(plan.spec).save(draft / DATA_INFO)
-        params = {key: value for key, value in asdict(plan).items() if key not in ("spec", "seed", "layout")}
-        # Another release of either draws other pictures from the same seed.
-        params |= {"font_sizes": plan.effective_font_sizes, "noise_dots": plan.effective_noise_dots}
-        params |= {name: importlib.metadata.version(name) for name in ("captcha", "pillow")}
-        write_manifest(draft, layout=plan.layout, spec=plan.spec, seed=plan.seed, source=SOURCE, params=params, files=files)
-    return making.span
-
-
-def _make_shards(plan: SynthPlan, root: Path, workers: int, on_pictures: Callable[[int], None]) -> Iterator[list[ShardFile]]:
     # Spawned, not forked: the caller may have TensorFlow's threads, and a forked copy of those can hang.
     context = multiprocessing.get_context("spawn")
     counter = context.Value("Q", 0)
@@ -192,6 +176,34 @@ def _make_shards(plan: SynthPlan, root: Path, workers: int, on_pictures: Callabl
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+MakeShards = Callable[[SynthPlan, Path], Iterable[list[ShardFile]]]
+
+
+def synthesise(plan: SynthPlan, root: str | Path, make_shards: MakeShards = in_processes) -> Span:
+    """Makes a span in the folder `root`.
+
+    Args:
+      plan: of the span.
+      root: the folder of all spans.
+      make_shards: writes the shards into a folder, and returns what the manifest says of each: `in_processes`, or on Beam.
+
+    Raises:
+      CaptchaPipelineError: a font is not right, or the span cannot be written.
+    """
+    check_fonts(plan)
+    making = new_span(root)
+    with writing_in(root), making as draft:
+        files = [file for shard in make_shards(plan, draft) for file in shard]
+        if plan.layout == "book":
+            DataInfo.for_spec(plan.spec).save(draft / DATA_INFO)
+        params = {key: value for key, value in asdict(plan).items() if key not in ("spec", "seed", "layout")}
+        # Another release of either draws other pictures from the same seed.
+        params |= {"font_sizes": plan.effective_font_sizes, "noise_dots": plan.effective_noise_dots}
+        params |= {name: importlib.metadata.version(name) for name in ("captcha", "pillow")}
+        write_manifest(draft, layout=plan.layout, spec=plan.spec, seed=plan.seed, source=SOURCE, params=params, files=files)
+    return making.span
 
 
 _counter: Any = None

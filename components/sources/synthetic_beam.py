@@ -1,0 +1,60 @@
+"""Draws the shards of a span as one Beam pipeline, on whatever runner: for more pictures than one machine draws in good time."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import apache_beam as beam
+
+from components.features import SPLITS
+from components.sources.spans import ShardFile
+from components.sources.synthetic import SynthPlan, make_shard
+
+_MADE: Final = "made.jsonl"
+
+
+def make_shards(plan: SynthPlan, folder: Path, beam_args: Sequence[str]) -> list[list[ShardFile]]:
+    """Writes all shards of a span into `folder`, which the workers must see under the same path.
+
+    Args:
+      plan: of the span.
+      folder: of the span.
+      beam_args: Beam's command line.
+
+    Returns:
+      What the manifest says of the files, shard by shard.
+
+    Raises:
+      RuntimeError: Beam's, of whatever went wrong in a worker.
+    """
+    with beam.Pipeline(argv=list(beam_args)) as pipeline:
+        _ = (
+            pipeline
+            | "Shards" >> beam.Create(range(plan.shards))
+            | "Distribute" >> beam.Reshuffle()
+            | "Draw" >> beam.Map(_draw, plan, str(folder))
+            | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+            | "Lines" >> beam.FlatMap(sorted)
+            | "Write" >> beam.io.WriteToText(str(folder / _MADE), num_shards=1, shard_name_template="")
+        )
+    made = folder / _MADE
+    shards = [json.loads(line) for line in made.read_text(encoding="utf-8").splitlines()]
+    made.unlink()
+    return [[ShardFile.model_validate(file) for file in files] for _, files in sorted(shards)]
+
+
+def _draw(shard: int, plan: SynthPlan, folder: str) -> str:
+    """Draws one shard. A runner may do this twice, even at the same time: a shard's files appear whole, and are the same each time."""
+    for split in SPLITS:
+        (Path(folder) / split).mkdir(exist_ok=True)
+    attempt = Path(tempfile.mkdtemp(prefix=".attempt-", dir=folder))
+    try:
+        files = make_shard(plan, shard, attempt)
+        for file in files:
+            (attempt / file.path).replace(Path(folder) / file.path)
+    finally:
+        shutil.rmtree(attempt, ignore_errors=True)
+    return json.dumps([shard, [file.model_dump() for file in files]])
