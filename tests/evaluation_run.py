@@ -1,4 +1,4 @@
-"""Runs the Evaluator's executor as TFX does, with Beam in this process."""
+"""Runs the Evaluator's executor as TFX does, with Beam in this process or on another engine."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ from tfx.utils import proto_utils
 from components import tfma_metrics
 from components.captcha import CaptchaSpec
 from components.evaluator import CaptchaEvaluatorExecutor
+from pipeline.engines import Engine
 
 
 def evaluate(
@@ -22,6 +23,7 @@ def evaluate(
     slice_regression: float = 1.0,
     golden: int = 0,
     examples="examples",
+    engine: Engine = Engine(),
 ):
     """Evaluates the model `store/model` against `store/baseline`; returns the evaluation's folder and the blessing artifact."""
     data = standard_artifacts.Examples()
@@ -36,7 +38,7 @@ def evaluate(
     evaluation, blessing = standard_artifacts.ModelEvaluation(), standard_artifacts.ModelBlessing()
     evaluation.uri, blessing.uri = str(out / "evaluation"), str(out / "blessing")
     config = tfma_metrics.eval_config(spec, confidence=0.95, source_digest="0")
-    context = CaptchaEvaluatorExecutor.Context(beam_pipeline_args=["--runner=FnApiRunner"], tmp_dir=str(out / "tmp"), unique_id="1")
+    context = CaptchaEvaluatorExecutor.Context(beam_pipeline_args=engine.beam_args, tmp_dir=str(out / "tmp"), unique_id="1")
     CaptchaEvaluatorExecutor(context).Do(
         inputs,
         {"evaluation": [evaluation], "blessing": [blessing]},

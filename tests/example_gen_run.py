@@ -17,6 +17,7 @@ from components.features import SPLITS
 from components.pictures import PictureRules
 from components.records import canonical_example, encode_png
 from components.sources.spans import Layout, ShardWriter, Span, new_span, write_manifest
+from pipeline.engines import Engine
 
 SPEC = CaptchaSpec(charset="ABCDEF", length=4, width=24, height=12)
 RULES = PictureRules(max_pixels=10_000, background=(255, 255, 255), wrong_size="refuse")
@@ -109,8 +110,9 @@ def run(
     rules: PictureRules = RULES,
     max_bad: float = 1.0,
     as_of: str = "",
+    engine: Engine = Engine(),
 ) -> Outcome:
-    executor = Executor(Executor.Context(beam_pipeline_args=["--runner=FnApiRunner"]))
+    executor = Executor(Executor.Context(beam_pipeline_args=engine.beam_args))
     properties = {
         "as_of": as_of,
         "data_root": str(data_root),

@@ -17,6 +17,7 @@ from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.features import SPLITS
 from components.schema import CaptchaSchema, GateExecutor, SchemaGate, captcha_schema
+from pipeline.engines import Engine
 
 RANGE = CaptchaSpec(charset="あいう", length={"min": 2, "max": 3}, width=24, height=12)
 
@@ -33,7 +34,7 @@ def schema_artifact(path: Path, spec: CaptchaSpec) -> standard_artifacts.Schema:
 def statistics(path: Path, outcome: Outcome, schema: standard_artifacts.Schema) -> standard_artifacts.ExampleStatistics:
     artifact = standard_artifacts.ExampleStatistics()
     artifact.uri = str(path)
-    executor = StatisticsGenExecutor(StatisticsGenExecutor.Context(beam_pipeline_args=["--runner=FnApiRunner"]))
+    executor = StatisticsGenExecutor(StatisticsGenExecutor.Context(beam_pipeline_args=Engine().beam_args))
     executor.Do({"examples": [outcome.examples], "schema": [schema]}, {"statistics": [artifact]}, {"exclude_splits": json_utils.dumps([])})
     return artifact
 
