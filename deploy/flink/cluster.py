@@ -1,0 +1,215 @@
+"""A Flink session cluster on this machine, for trying the Beam steps on: a JobManager, TaskManagers, a pool of Python workers.
+
+    make flink-up        # gets Flink and Beam's job server, and then: python -m deploy.flink.cluster up DISTRIBUTION FOLDER
+    make flink-down
+
+Everything listens on loopback. The task of a TaskManager that dies is started again on those that are left.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+REST: Final = "127.0.0.1:8081"
+SLOTS: Final = 2  # of a TaskManager
+_JOB_MANAGER: Final = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+_TASK_MANAGER: Final = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+# What Flink's own scripts ask for the sizes of the JVM.
+_RESOURCES: Final = "org.apache.flink.runtime.util.bash.BashJavaUtils"
+_RESULT: Final = "BASH_JAVA_UTILS_EXEC_RESULT:"
+_START_SECONDS: Final = 120
+_END_SECONDS: Final = 15
+
+# As in the configuration that Flink is shipped with, for Java 17.
+_EXPORTS: Final = (
+    "java.base/sun.net.util",
+    "java.rmi/sun.rmi.registry",
+    "jdk.compiler/com.sun.tools.javac.api",
+    "jdk.compiler/com.sun.tools.javac.file",
+    "jdk.compiler/com.sun.tools.javac.parser",
+    "jdk.compiler/com.sun.tools.javac.tree",
+    "jdk.compiler/com.sun.tools.javac.util",
+    "java.security.jgss/sun.security.krb5",
+)
+_OPENS: Final = (
+    "java.base/java.lang",
+    "java.base/java.net",
+    "java.base/java.io",
+    "java.base/java.nio",
+    "java.base/sun.nio.ch",
+    "java.base/java.lang.reflect",
+    "java.base/java.text",
+    "java.base/java.time",
+    "java.base/java.util",
+    "java.base/java.util.concurrent",
+    "java.base/java.util.concurrent.atomic",
+    "java.base/java.util.concurrent.locks",
+)
+_SETTINGS: Final = {
+    "jobmanager.rpc.address": "127.0.0.1",
+    "jobmanager.rpc.port": "6123",
+    "jobmanager.bind-host": "127.0.0.1",
+    "jobmanager.memory.process.size": "1600m",
+    # Every job brings Beam's classes along, and lets go of them late.
+    "jobmanager.memory.jvm-metaspace.size": "512m",
+    "rest.address": REST.partition(":")[0],
+    "rest.bind-address": "127.0.0.1",
+    "rest.port": REST.partition(":")[2],
+    "taskmanager.host": "127.0.0.1",
+    "taskmanager.bind-host": "127.0.0.1",
+    "taskmanager.numberOfTaskSlots": str(SLOTS),
+    "taskmanager.memory.process.size": "3072m",
+    "taskmanager.memory.jvm-metaspace.size": "768m",
+    "taskmanager.memory.network.min": "512m",
+    "taskmanager.memory.network.max": "512m",
+    "heartbeat.interval": "2000",
+    "heartbeat.timeout": "10000",
+    "restart-strategy": "fixed-delay",
+    "restart-strategy.fixed-delay.attempts": "3",
+    "restart-strategy.fixed-delay.delay": "2 s",
+}
+_LOGGING: Final = """\
+rootLogger.level = INFO
+rootLogger.appenderRef.console.ref = console
+appender.console.name = console
+appender.console.type = CONSOLE
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d %p %c %m%n
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster whose files lie in `folder`; `distribution` is the folder with Flink's bin/ and lib/."""
+
+    distribution: Path
+    folder: Path
+
+    def up(self, task_managers: int = 2) -> None:
+        """Starts everything, and waits until the TaskManagers have registered.
+
+        Raises:
+          SystemExit: it is up already, or did not come up in two minutes; the logs are named.
+        """
+        if any(self._pids()):
+            raise SystemExit(f"There is a cluster already, in {self.folder}: make flink-down ends it.")
+        for name in ("conf", "log", "pids", "tmp"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        settings = _SETTINGS | {"io.tmp.dirs": str(self.folder / "tmp")}
+        # Flink 2 reads the second alone, as YAML, which this is as well.
+        for name in ("flink-conf.yaml", "config.yaml"):
+            (self.folder / "conf" / name).write_text("".join(f"{key}: {value}\n" for key, value in settings.items()), encoding="utf-8")
+        (self.folder / "conf" / "log4j.properties").write_text(_LOGGING, encoding="utf-8")
+        self._start("pool", [sys.executable, "-m", "pipeline.worker_pool"])
+        self._start_java("job-manager", _JOB_MANAGER, "GET_JM_RESOURCE_PARAMS", ["--executionMode", "cluster"])
+        for number in range(1, task_managers + 1):
+            self.start_task_manager(number)
+        self.wait_for(task_managers)
+
+    def start_task_manager(self, number: int) -> None:
+        """Starts the TaskManager with this number, from 1."""
+        self._start_java(f"task-manager-{number}", _TASK_MANAGER, "GET_TM_RESOURCE_PARAMS", [])
+
+    def kill(self, name: str) -> None:
+        """Kills a process of the cluster with SIGKILL: pool, job-manager, task-manager-1, …"""
+        file = self.folder / "pids" / name
+        os.kill(int(file.read_text(encoding="utf-8")), signal.SIGKILL)
+        file.unlink()
+
+    def wait_for(self, task_managers: int) -> None:
+        """Waits until so many TaskManagers have registered. Raises SystemExit as `up`."""
+        limit = time.monotonic() + _START_SECONDS
+        while time.monotonic() < limit:
+            with contextlib.suppress(OSError):
+                if ask("/overview")["taskmanagers"] == task_managers:
+                    return
+            time.sleep(0.5)
+        raise SystemExit(f"The cluster did not come up in {_START_SECONDS} seconds; {self.folder / 'log'} says why.")
+
+    def down(self) -> None:
+        """Ends what was started, and removes temporary files."""
+        for file, pid in self._pids():
+            _end(pid)
+            file.unlink()
+        shutil.rmtree(self.folder / "tmp", ignore_errors=True)
+
+    def _pids(self) -> list[tuple[Path, int]]:
+        """Returns the processes of this cluster that are alive, the TaskManagers first; a number may have gone to another process."""
+        found = [(file, int(file.read_text(encoding="utf-8"))) for file in sorted((self.folder / "pids").glob("*"), reverse=True)]
+        mine = str(self.folder).encode()
+        return [(file, pid) for file, pid in found if mine in _read(f"/proc/{pid}/environ")]
+
+    def _start_java(self, name: str, main: str, sizes: str, arguments: list[str]) -> None:
+        jars = sorted((self.distribution / "lib").glob("*.jar"))
+        path = ":".join(map(str, [*jars, *(self.distribution / "bin").glob("*.jar")]))
+        logging = f"-Dlog4j.configurationFile=file:{self.folder}/conf/log4j.properties"
+        opened = [f"--add-exports={name}=ALL-UNNAMED" for name in _EXPORTS] + [f"--add-opens={name}=ALL-UNNAMED" for name in _OPENS]
+        where = ["--configDir", str(self.folder / "conf")]
+        asked = subprocess.run(["java", logging, "-cp", path, _RESOURCES, sizes, *where], capture_output=True, text=True, check=True)
+        jvm, flink = [line.removeprefix(_RESULT).split() for line in asked.stdout.splitlines() if line.startswith(_RESULT)]
+        temporary = f"-Djava.io.tmpdir={self.folder}/tmp"
+        self._start(name, ["java", *jvm, *opened, logging, temporary, "-cp", path, main, *where, *arguments, *flink])
+
+    def _start(self, name: str, command: list[str]) -> None:
+        environment = os.environ | {"FLINK_CONF_DIR": str(self.folder / "conf"), "FLINK_LIB_DIR": str(self.distribution / "lib")}
+        with (self.folder / "log" / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+        (self.folder / "pids" / name).write_text(str(process.pid), encoding="utf-8")
+
+
+def ask(path: str) -> Any:
+    """Returns what Flink's REST API answers. Raises OSError where nothing answers."""
+    with urllib.request.urlopen(f"http://{REST}{path}", timeout=10) as answer:
+        return json.loads(answer.read())
+
+
+def _end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        limit = time.monotonic() + _END_SECONDS
+        while time.monotonic() < limit and b"State:\tZ" not in _read(f"/proc/{pid}/status"):
+            os.kill(pid, 0)
+            time.sleep(0.2)
+        os.kill(pid, signal.SIGKILL)
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return b""
+
+
+app = typer.Typer(help=__doc__)
+FolderArgument = Annotated[Path, typer.Argument(help="For its configuration, logs and temporary files.", resolve_path=True)]
+
+
+DistributionArgument = Annotated[Path, typer.Argument(help="The folder with Flink's lib/.", resolve_path=True)]
+
+
+@app.command()
+def up(distribution: DistributionArgument, folder: FolderArgument) -> None:
+    """Start a cluster."""
+    Cluster(distribution, folder).up()
+    print(f"Flink {ask('/overview')['flink-version']} is up, with {ask('/overview')['slots-total']} slots: http://{REST}")
+
+
+@app.command()
+def down(folder: FolderArgument) -> None:
+    """End the cluster in this folder."""
+    Cluster(folder, folder).down()
+
+
+if __name__ == "__main__":
+    app()
