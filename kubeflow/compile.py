@@ -6,7 +6,7 @@ open-source Kubeflow Pipelines refuses, `Resolver` nodes and drivers in pods (`l
 
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import yaml
 from tfx.orchestration.data_types import RuntimeParameter
@@ -16,6 +16,7 @@ from components.errors import CaptchaPipelineError
 from components.example_gen import Quarantine
 from kubeflow.compiled import RUN_ID
 from pipeline.config import Config, PodConfig
+from pipeline.engines import LOCAL, EngineStep
 from pipeline.graph import RunParameters, create_pipeline
 from pipeline.surroundings import Surroundings, source_digests
 
@@ -72,6 +73,12 @@ def _check(config: Config) -> None:
                 f"{key} is {path}, which is in none of kubeflow.volumes ({', '.join(config.kubeflow.volumes) or 'there are none'}): "
                 f"it would be the pod's own folder. Set it to a path in a volume, such as --set {key}=/mnt/captcha/…, "
                 "and name the volume's claim, such as --set kubeflow.volumes='{/mnt/captcha: captcha}'."
+            )
+    for step in get_args(EngineStep):
+        if (engine := config.beam.of(step)).runner != LOCAL and step != "synth":
+            raise CaptchaPipelineError(
+                f"{step} is to run on {engine}: on Kubeflow Pipelines the artifacts lie in the pod of a step while it runs, where the "
+                "workers of another engine do not see them. Run the whole pipeline in one pod instead, as docs/scaling.md says."
             )
 
 

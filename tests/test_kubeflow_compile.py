@@ -123,6 +123,10 @@ def test_every_step_runs_the_entrypoint_under_its_own_name() -> None:
         ((*VOLUME, CLUSTER[0]), r"kubeflow\.root is not set: give --root"),
         (CLUSTER, r"data\.root is data/tiny, which is in none of kubeflow\.volumes \(there are none\)"),
         ((*CLUSTER, *VOLUME, "pusher.serving_dir=/elsewhere"), r"pusher\.serving_dir is /elsewhere"),
+        (
+            (*CLUSTER, *VOLUME, "beam.steps={Transform: {runner: FlinkRunner, endpoint: flink:8081}}"),
+            "Transform is to run on FlinkRunner at flink:8081: on Kubeflow Pipelines",
+        ),
         ((*CLUSTER, *VOLUME, "kubeflow.root=/folder"), r"kubeflow\.root: String should match pattern"),
     ],
 )

@@ -1,18 +1,16 @@
 """What is applied to the cluster: held to Kubernetes' own schemas and KServe's, strictly, and to what the pipeline writes where."""
 
-import copy
 import gzip
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from manifests import KUBERNETES, Document, documents, plant, put
 from strict_schema import closed
 
 from pipeline.config_file import load_config
@@ -22,19 +20,9 @@ MANIFESTS = ROOT / "kubeflow" / "manifests"
 RESOURCES = sorted(set(MANIFESTS.rglob("*.yaml")) - set(MANIFESTS.rglob("kustomization.yaml")))
 OVERLAYS = sorted((MANIFESTS / "overlays").iterdir())
 ALONE = [MANIFESTS / "loader", MANIFESTS / "retrain"]
-KUBERNETES = ("1.29", "1.37")
 KUSTOMIZE = os.environ.get("KUSTOMIZE")
 # The schema of v1beta1 in config/crd/full/serving.kserve.io_inferenceservices.yaml of KServe 0.20.0, as it is.
 KSERVE = Path(__file__).with_name("kserve_inferenceservice_v0.20.0.json.gz")
-# Mappings whose keys are the user's.
-FREE = {"annotations", "data", "labels", "limits", "matchLabels", "parameters", "requests", "selector"}
-
-Document = dict[str, Any]
-
-
-def documents(path: Path) -> list[Document]:
-    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-
 
 INFERENCE_SERVICE = jsonschema.Draft202012Validator(closed(json.loads(gzip.decompress(KSERVE.read_bytes()))))
 
@@ -48,29 +36,6 @@ def check(document: Document) -> None:
             kubernetes_validate.validate(metadata, version, strict=True)
         else:
             kubernetes_validate.validate(document, version, strict=True)
-
-
-def plant(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Yields where an error can be put, and the error: an unknown field in each mapping, a value of the wrong type in each field."""
-    if isinstance(node, dict):
-        if not path or path[-1] not in FREE:
-            yield (*path, "planted"), "error"
-        for key, value in node.items():
-            yield from plant(value, (*path, key))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from plant(value, (*path, index))
-    elif path not in {("apiVersion",), ("kind",)}:
-        yield path, [{"planted": "error"}]
-
-
-def put(document: Document, path: tuple[Any, ...], value: Any) -> Document:
-    document = copy.deepcopy(document)
-    node: Any = document
-    for step in path[:-1]:
-        node = node[step]
-    node[path[-1]] = value
-    return document
 
 
 def pod_specs(resources: list[Document]) -> list[Document]:
