@@ -46,7 +46,7 @@ check: install
 	$(RUN) hadolint kubeflow/Dockerfile
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) mypy components kubeflow pipeline benchmarks
+	$(RUN) mypy components deploy kubeflow pipeline benchmarks
 	$(RUN) mypy --allow-untyped-defs tests
 
 # About twenty minutes. The figures are of use only where nothing else runs beside it.

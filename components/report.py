@@ -29,11 +29,15 @@ MAX_PAIRS: Final = 12  # rows of the table of confused pairs
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the run. `seconds` is None where it is not known; `state` is one of history's: done, cached, failed, …"""
+    """A step of the run. `seconds` is None where it is not known; `state` is one of history's: done, cached, failed, …
+
+    `engine` is what it ran on, "" for the machine of the run.
+    """
 
     node: str
     state: str
     seconds: float | None
+    engine: str = ""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,9 @@ def synth(
 
         Path(settings.data.root).mkdir(parents=True, exist_ok=True)
         check_engines([engine], [settings.data.root], Path(settings.root) / settings.name / "engine.log")
-        span = synthesise(plan, settings.data.root, partial(synthetic_beam.make_shards, beam_args=engine.beam_args))
+        span = synthesise(
+            plan, settings.data.root, partial(synthetic_beam.make_shards, beam_args=engine.beam_args(f"{settings.name}-synth"))
+        )
     typer.echo(f"{_describe(span)}, seed {plan.seed}, in {time.monotonic() - started:.0f} s.")
 
 

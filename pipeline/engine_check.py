@@ -90,7 +90,7 @@ def _check_job_server(engine: Engine) -> None:
 def _try(engine: Engine, folders: list[str], log: Path) -> None:
     name = f"captcha-pipeline-trial-{uuid.uuid4().hex[:8]}"
     program = [sys.executable, "-c", "from pipeline.engine_trial import main; main()"]
-    arguments = [json.dumps(expected(folders)), str(engine.parallelism or 1), *engine.beam_args, f"--job_name={name}"]
+    arguments = [json.dumps(expected(folders)), str(engine.parallelism or 1), *engine.beam_args(name)]
     process = subprocess.Popen(  # noqa: S603  # of Beam's options, which whoever starts a run may set anyway
         [*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
     )

@@ -55,9 +55,8 @@ class Engine(Section):
             raise ValueError(f"{self.runner} takes an endpoint, HOST:PORT")
         return self
 
-    @property
-    def beam_args(self) -> list[str]:
-        """Beam's command line."""
+    def beam_args(self, job: str = "") -> list[str]:
+        """Returns Beam's command line, for a job that the engine lists under this name."""
         options = _RUNNERS.get(self.runner, _Options(None, None))
         args = [f"--runner={self.runner}"]
         if self.endpoint:
@@ -72,6 +71,8 @@ class Engine(Section):
             args.append(f"--environment_type={self.environment.type}")
             args += [f"--environment_config={self.environment.config}"] if self.environment.config else []
             args += _NO_PACKAGE
+        if job and self.runner != LOCAL:
+            args.append(f"--job_name={job}")
         return [*args, *self.args]
 
     def __str__(self) -> str:

@@ -180,7 +180,7 @@ def _to_fit_to(transform: Transform) -> dict[str, Any]:
 def _pipeline(config: Config, steps: Sequence[BaseComponent]) -> pipeline.Pipeline:
     for step in steps:
         if isinstance(step, BaseBeamComponent):
-            step.with_beam_pipeline_args(config.beam.of(step.id).beam_args)
+            step.with_beam_pipeline_args(config.beam.of(step.id).beam_args(f"{config.name}-{step.id}"))
     return pipeline.Pipeline(
         pipeline_name=config.name,
         pipeline_root=config.pipeline_root,

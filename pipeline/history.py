@@ -1,5 +1,6 @@
 """What ML Metadata knows of the runs: their steps, and what they made."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +30,7 @@ State = Literal["done", "cached", "failed", "interrupted", "running"]
 
 _INTERRUPTED: Final = "interrupted"  # the custom property that tells a killed step from one that failed by itself
 _TRIGGER: Final = "trigger"  # on the context of a run
+_ENGINES: Final = "engines"  # likewise: in JSON, by step
 _UNFINISHED: Final = (pb.Execution.NEW, pb.Execution.RUNNING)
 _STATES: Final[Mapping[int, State]] = {
     pb.Execution.COMPLETE: "done",
@@ -43,7 +45,8 @@ class StepRecord:
     """One step of one run.
 
     `seconds` runs from the step's registration to its end; None while it runs and where it was killed, as nobody saw the end.
-    `outputs` holds the URIs under each output's name; a step that did not finish has none.
+    `outputs` holds the URIs under each output's name; a step that did not finish has none. `engine` is what the step ran on, "" for
+    this machine, and where it was reused.
     """
 
     node: str
@@ -51,6 +54,7 @@ class StepRecord:
     seconds: float | None
     execution_id: int
     outputs: Mapping[str, tuple[str, ...]]
+    engine: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,10 @@ def latest_complete_run(metadata_path: str | Path) -> RunRecord:
     raise CaptchaPipelineError(f"{metadata_path} knows of no run that is complete. Start one with `captcha-pipeline run`.")
 
 
-def note_trigger(metadata_path: str | Path, trigger: str, known: Iterable[str]) -> None:
-    """Puts on record why the run that is not among the `known` names was started, if it has come so far as to be on record itself.
+def note(metadata_path: str | Path, trigger: str, engines: Mapping[str, str], known: Iterable[str]) -> None:
+    """Puts on record why the run that is not among the `known` names was started, and by step on which engine, where not on this machine.
+
+    A run that has not come so far as to be on record itself is left out.
 
     Raises:
       CaptchaPipelineError: as `runs`.
@@ -130,6 +136,7 @@ def note_trigger(metadata_path: str | Path, trigger: str, known: Iterable[str]) 
     for context in run_contexts(store) if store else []:
         if store and context.name not in known:
             context.custom_properties[_TRIGGER].string_value = trigger
+            context.custom_properties[_ENGINES].string_value = json.dumps(engines)
             store.put_contexts([context])
 
 
@@ -162,6 +169,7 @@ def _run(store: metadata_store.MetadataStore, context: pb.Context, nodes: Mappin
     events = events_of(store, executions)
     artifacts = artifacts_of(store, [event for event in events if is_output(event)])
     versions = [version for artifact in artifacts.values() if (version := pushed_version(artifact))]
+    engines = json.loads(context.custom_properties[_ENGINES].string_value) if _ENGINES in context.custom_properties else {}
     trainer: Mapping[str, pb.Value] = next((it.custom_properties for it in executions if nodes.get(it.id) == "Trainer"), {})
     blessings = [
         bool(value_of(artifact.custom_properties["blessed"]))
@@ -178,6 +186,7 @@ def _run(store: metadata_store.MetadataStore, context: pb.Context, nodes: Mappin
                 seconds=None if state in ("interrupted", "running") else _seconds(execution),
                 execution_id=execution.id,
                 outputs=output_uris(execution.id, events, artifacts),
+                engine=engines.get(nodes.get(execution.id, ""), "") if state == "done" else "",
             )
             for execution in executions
         ),

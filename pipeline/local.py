@@ -18,6 +18,7 @@ from components.files import alone, write_whole
 from pipeline import history
 from pipeline.config import Config, TrainerConfig
 from pipeline.engine_check import check_engines
+from pipeline.engines import LOCAL
 from pipeline.graph import RunParameters, create_pipeline, create_tuning_pipeline
 from pipeline.quiet import log_to
 from pipeline.surroundings import Surroundings, look_around
@@ -76,8 +77,8 @@ def _run(
     with writing_in(config.root, config.serving_dir), alone(folder / "run.lock", busy):
         history.mark_interrupted(config.metadata_path)
         graph = create(config, look_around(config, attempt))
-        engines = [config.beam.of(step.id) for step in graph.components if isinstance(step, BaseBeamComponent)]
-        check_engines(engines, [config.data.root, config.root], folder / "engine.log")
+        engines = {step.id: config.beam.of(step.id) for step in graph.components if isinstance(step, BaseBeamComponent)}
+        check_engines(engines.values(), [config.data.root, config.root], folder / "engine.log")
         known = history.run_ids(config.metadata_path)
         graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
         log_to(log_path(config))
@@ -88,7 +89,9 @@ def _run(
                 history.mark_interrupted(config.metadata_path)
                 raise
             finally:
-                history.note_trigger(config.metadata_path, trigger, known)
+                history.note(
+                    config.metadata_path, trigger, {step: str(engine) for step, engine in engines.items() if engine.runner != LOCAL}, known
+                )
         record = history.latest_run(config.metadata_path)
         assert record is not None, "the run that has just ended is on record"
         return record

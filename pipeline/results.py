@@ -105,7 +105,7 @@ def write_report(config: Config, outcome: Outcome) -> None:
         blessed=outcome.blessed,
         failures=outcome.failures,
         pushed_version=run.pushed_version,
-        steps=[report.Step(step.node, step.state, step.seconds) for step in run.steps],
+        steps=[report.Step(step.node, step.state, step.seconds, step.engine) for step in run.steps],
         evaluation=report.Evaluation(
             results=overall.challenger,
             classes=[*config.captcha.characters, *blank],

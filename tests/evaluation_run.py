@@ -38,7 +38,7 @@ def evaluate(
     evaluation, blessing = standard_artifacts.ModelEvaluation(), standard_artifacts.ModelBlessing()
     evaluation.uri, blessing.uri = str(out / "evaluation"), str(out / "blessing")
     config = tfma_metrics.eval_config(spec, confidence=0.95, source_digest="0")
-    context = CaptchaEvaluatorExecutor.Context(beam_pipeline_args=engine.beam_args, tmp_dir=str(out / "tmp"), unique_id="1")
+    context = CaptchaEvaluatorExecutor.Context(beam_pipeline_args=engine.beam_args(), tmp_dir=str(out / "tmp"), unique_id="1")
     CaptchaEvaluatorExecutor(context).Do(
         inputs,
         {"evaluation": [evaluation], "blessing": [blessing]},

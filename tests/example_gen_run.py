@@ -112,7 +112,7 @@ def run(
     as_of: str = "",
     engine: Engine = Engine(),
 ) -> Outcome:
-    executor = Executor(Executor.Context(beam_pipeline_args=engine.beam_args))
+    executor = Executor(Executor.Context(beam_pipeline_args=engine.beam_args()))
     properties = {
         "as_of": as_of,
         "data_root": str(data_root),

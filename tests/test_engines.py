@@ -19,7 +19,7 @@ def beam(**values: Any) -> BeamConfig:
 
 def options(config: BeamConfig, step: Any = "Transform") -> dict[str, Any]:
     """What Beam makes of it."""
-    return PipelineOptions(config.of(step).beam_args).get_all_options(drop_default=True)
+    return PipelineOptions(config.of(step).beam_args()).get_all_options(drop_default=True)
 
 
 def test_the_default_is_in_memory() -> None:

@@ -34,7 +34,7 @@ def schema_artifact(path: Path, spec: CaptchaSpec) -> standard_artifacts.Schema:
 def statistics(path: Path, outcome: Outcome, schema: standard_artifacts.Schema) -> standard_artifacts.ExampleStatistics:
     artifact = standard_artifacts.ExampleStatistics()
     artifact.uri = str(path)
-    executor = StatisticsGenExecutor(StatisticsGenExecutor.Context(beam_pipeline_args=Engine().beam_args))
+    executor = StatisticsGenExecutor(StatisticsGenExecutor.Context(beam_pipeline_args=Engine().beam_args()))
     executor.Do({"examples": [outcome.examples], "schema": [schema]}, {"statistics": [artifact]}, {"exclude_splits": json_utils.dumps([])})
     return artifact
 
