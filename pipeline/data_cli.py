@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from components.sources.imported import Imported, ImportPlan
     from components.sources.sheet import SplitStatistics
     from components.sources.spans import Layout, Span
+    from components.sources.synthetic import SynthPlan
     from pipeline.config import Config
 
 data_app = typer.Typer(
@@ -82,23 +83,24 @@ def synth(
         layout=layout.value,
     )
     started = time.monotonic()
-    engine = settings.beam.of("synth")
-    if engine.runner == LOCAL:
+    if settings.beam.of("synth").runner == LOCAL:
         with _progress("Drawing", plan.count) as (bar, task):
-            make_shards = partial(
-                in_processes, workers=workers or os.cpu_count() or 1, on_pictures=lambda further: bar.advance(task, further)
-            )
-            span = synthesise(plan, settings.data.root, make_shards)
+            here = partial(in_processes, workers=workers or os.cpu_count() or 1, on_pictures=lambda further: bar.advance(task, further))
+            span = synthesise(plan, settings.data.root, here)
     else:
-        from components.sources import synthetic_beam
-        from pipeline.engine_check import check_engines
-
-        Path(settings.data.root).mkdir(parents=True, exist_ok=True)
-        check_engines([engine], [settings.data.root], Path(settings.root) / settings.name / "engine.log")
-        span = synthesise(
-            plan, settings.data.root, partial(synthetic_beam.make_shards, beam_args=engine.beam_args(f"{settings.name}-synth"))
-        )
+        span = _synthesise_elsewhere(settings, plan)
     typer.echo(f"{_describe(span)}, seed {plan.seed}, in {time.monotonic() - started:.0f} s.")
+
+
+def _synthesise_elsewhere(settings: "Config", plan: "SynthPlan") -> "Span":
+    from components.sources.synthetic import synthesise
+    from components.sources.synthetic_beam import make_shards
+    from pipeline.engine_check import check_engines
+
+    engine = settings.beam.of("synth")
+    Path(settings.data.root).mkdir(parents=True, exist_ok=True)
+    check_engines([engine], [settings.data.root], Path(settings.root) / settings.name / "engine.log")
+    return synthesise(plan, settings.data.root, partial(make_shards, beam_args=engine.beam_args(f"{settings.name}-synth")))
 
 
 @data_app.command("import")

@@ -79,6 +79,7 @@ def _run(
         graph = create(config, look_around(config, attempt))
         engines = {step.id: config.beam.of(step.id) for step in graph.components if isinstance(step, BaseBeamComponent)}
         check_engines(engines.values(), [config.data.root, config.root], folder / "engine.log")
+        elsewhere = {step: str(engine) for step, engine in engines.items() if engine.runner != LOCAL}
         known = history.run_ids(config.metadata_path)
         graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
         log_to(log_path(config))
@@ -89,9 +90,7 @@ def _run(
                 history.mark_interrupted(config.metadata_path)
                 raise
             finally:
-                history.note(
-                    config.metadata_path, trigger, {step: str(engine) for step, engine in engines.items() if engine.runner != LOCAL}, known
-                )
+                history.note(config.metadata_path, trigger, elsewhere, known)
         record = history.latest_run(config.metadata_path)
         assert record is not None, "the run that has just ended is on record"
         return record
