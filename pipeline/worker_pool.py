@@ -1,47 +1,68 @@
 """Starts the Python workers of an engine's jobs: python -m pipeline.worker_pool [PORT]
 
-Beam's own program for it listens on every interface, and starts what it is asked to: whoever reaches it runs code here. This one
-listens on loopback alone, which is enough for an engine on the same machine or in the same pod.
+Beam's own program for it listens on every interface, and runs what it is sent as code; this one listens on loopback, which is enough
+for an engine on the same machine or in the same pod. Beam's ends a worker by its id, which Flink gives anew in every TaskManager: the
+end of one takes another's. Here a worker ends when the engine closes its control channel.
 """
 
-import os
 import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import grpc
 import typer
+from apache_beam.portability.api import beam_fn_api_pb2 as api
 from apache_beam.portability.api import beam_fn_api_pb2_grpc
-from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer, kill_process_gracefully
+from apache_beam.runners.worker.sdk_worker import SdkHarness
 
 PORT: Final = 50_000
+_STATE_CACHE: Final = 100 << 20  # bytes, of what a worker has read of side inputs: Beam's default where it starts workers itself
+_WORKER: Final = "import sys; from pipeline.worker_pool import work; work(*sys.argv[1:])"
 
 
-def serve(port: int) -> None:
-    """Starts workers in processes of their own until SIGTERM or Ctrl-C, and then ends them.
+class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
+    """Beam's service of that name. Each worker is a process."""
 
-    Raises:
-      RuntimeError: grpc's, where the port is taken.
-    """
-    # Workers are started as `python`: as this very one.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    pool = BeamFnExternalWorkerPoolServicer(use_process=True)
-    server = grpc.server(ThreadPoolExecutor())
-    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
-    server.add_insecure_port(f"127.0.0.1:{port}")
-    server.start()
-    print(f"Starts workers for who asks at 127.0.0.1:{port}.", flush=True)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop(0))
-    server.wait_for_termination()
-    for process in pool._worker_processes.values():
-        kill_process_gracefully(process)
+    def __init__(self) -> None:
+        self._workers: list[subprocess.Popen[bytes]] = []
+
+    def StartWorker(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Starts a worker."""
+        self._workers = [worker for worker in self._workers if worker.poll() is None]
+        self._workers.append(subprocess.Popen([sys.executable, "-c", _WORKER, request.control_endpoint.url, request.worker_id]))  # noqa: S603
+        return api.StartWorkerResponse()
+
+    def StopWorker(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Lets the worker end by itself: see the module."""
+        return api.StopWorkerResponse()
+
+    def end(self) -> None:
+        """Ends the workers that are there."""
+        for worker in self._workers:
+            worker.terminate()
+        for worker in self._workers:
+            worker.wait()
+
+
+def work(control: str, worker_id: str) -> None:
+    """Is a worker of the engine whose control service is at the address `control`, until that closes."""
+    SdkHarness(control, worker_id=worker_id, state_cache_size=_STATE_CACHE).run()
 
 
 def main(port: Annotated[int, typer.Argument(min=1, max=65_535)] = PORT) -> None:
-    serve(port)
+    """Start workers until SIGTERM or Ctrl-C, and then end them."""
+    pool = WorkerPool()
+    server = grpc.server(ThreadPoolExecutor())
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop(0))
+    server.start()
+    print(f"Starts workers for who asks at 127.0.0.1:{port}.", flush=True)
+    server.wait_for_termination()
+    pool.end()
 
 
 if __name__ == "__main__":

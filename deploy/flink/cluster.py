@@ -1,6 +1,6 @@
 """A Flink session cluster on this machine, for trying the Beam steps on: a JobManager, TaskManagers, a pool of Python workers.
 
-    make flink-up        # gets Flink and Beam's job server, and then: python -m deploy.flink.cluster up DISTRIBUTION FOLDER
+    make flink-up        # gets Flink and Beam's job server, and then: python -m deploy.flink.cluster up DISTRIBUTION JOB_SERVER FOLDER
     make flink-down
 
 Everything listens on loopback. The task of a TaskManager that dies is started again on those that are left.
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -28,6 +29,14 @@ _TASK_MANAGER: Final = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 # What Flink's own scripts ask for the sizes of the JVM.
 _RESOURCES: Final = "org.apache.flink.runtime.util.bash.BashJavaUtils"
 _RESULT: Final = "BASH_JAVA_UTILS_EXEC_RESULT:"
+_RUNNER_JAR: Final = "beam-runner.jar"
+_FLINK_HAS: Final = (
+    "org/apache/flink/",
+    "org/slf4j/",
+    "org/apache/commons/",
+    "META-INF/services/org.apache.flink",
+    "META-INF/services/org.apache.commons",
+)
 _START_SECONDS: Final = 120
 _END_SECONDS: Final = 15
 
@@ -61,7 +70,6 @@ _SETTINGS: Final = {
     "jobmanager.rpc.port": "6123",
     "jobmanager.bind-host": "127.0.0.1",
     "jobmanager.memory.process.size": "1600m",
-    # Every job brings Beam's classes along, and lets go of them late.
     "jobmanager.memory.jvm-metaspace.size": "512m",
     "rest.address": REST.partition(":")[0],
     "rest.bind-address": "127.0.0.1",
@@ -71,8 +79,13 @@ _SETTINGS: Final = {
     "taskmanager.numberOfTaskSlots": str(SLOTS),
     "taskmanager.memory.process.size": "3072m",
     "taskmanager.memory.jvm-metaspace.size": "768m",
+    # Enough for the shuffles of Beam's steps, of which some hundred may be open.
+    "taskmanager.network.sort-shuffle.min-buffers": "64",
     "taskmanager.memory.network.min": "512m",
     "taskmanager.memory.network.max": "512m",
+    "cluster.evenly-spread-out-slots": "true",
+    # The runner's classes are Flink's own, see _runner_classes.
+    "classloader.resolve-order": "parent-first",
     "heartbeat.interval": "2000",
     "heartbeat.timeout": "10000",
     "restart-strategy": "fixed-delay",
@@ -91,9 +104,10 @@ appender.console.layout.pattern = %d %p %c %m%n
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster whose files lie in `folder`; `distribution` is the folder with Flink's bin/ and lib/."""
+    """A cluster whose files lie in `folder`; `distribution` is the folder with Flink's bin/ and lib/, `job_server` Beam's jar."""
 
     distribution: Path
+    job_server: Path
     folder: Path
 
     def up(self, task_managers: int = 2) -> None:
@@ -111,6 +125,7 @@ class Cluster:
         for name in ("flink-conf.yaml", "config.yaml"):
             (self.folder / "conf" / name).write_text("".join(f"{key}: {value}\n" for key, value in settings.items()), encoding="utf-8")
         (self.folder / "conf" / "log4j.properties").write_text(_LOGGING, encoding="utf-8")
+        self._write_runner_classes()
         self._start("pool", [sys.executable, "-m", "pipeline.worker_pool"])
         self._start_java("job-manager", _JOB_MANAGER, "GET_JM_RESOURCE_PARAMS", ["--executionMode", "cluster"])
         for number in range(1, task_managers + 1):
@@ -152,7 +167,7 @@ class Cluster:
 
     def _start_java(self, name: str, main: str, sizes: str, arguments: list[str]) -> None:
         jars = sorted((self.distribution / "lib").glob("*.jar"))
-        path = ":".join(map(str, [*jars, *(self.distribution / "bin").glob("*.jar")]))
+        path = ":".join(map(str, [*jars, *(self.distribution / "bin").glob("*.jar"), self.folder / _RUNNER_JAR]))
         logging = f"-Dlog4j.configurationFile=file:{self.folder}/conf/log4j.properties"
         opened = [f"--add-exports={name}=ALL-UNNAMED" for name in _EXPORTS] + [f"--add-opens={name}=ALL-UNNAMED" for name in _OPENS]
         where = ["--configDir", str(self.folder / "conf")]
@@ -160,6 +175,16 @@ class Cluster:
         jvm, flink = [line.removeprefix(_RESULT).split() for line in asked.stdout.splitlines() if line.startswith(_RESULT)]
         temporary = f"-Djava.io.tmpdir={self.folder}/tmp"
         self._start(name, ["java", *jvm, *opened, logging, temporary, "-cp", path, main, *where, *arguments, *flink])
+
+    def _write_runner_classes(self) -> None:
+        """Takes from the job server what is not Flink's, for Flink's own class path.
+
+        Loaded for each job, the classes would be in memory for each, and the Python workers be started anew for each stage of a job.
+        """
+        with zipfile.ZipFile(self.job_server) as source, zipfile.ZipFile(self.folder / _RUNNER_JAR, "w") as target:
+            for name in source.namelist():
+                if not name.startswith(_FLINK_HAS):
+                    target.writestr(name, source.read(name))
 
     def _start(self, name: str, command: list[str]) -> None:
         environment = os.environ | {"FLINK_CONF_DIR": str(self.folder / "conf"), "FLINK_LIB_DIR": str(self.distribution / "lib")}
@@ -195,20 +220,21 @@ app = typer.Typer(help=__doc__)
 FolderArgument = Annotated[Path, typer.Argument(help="For its configuration, logs and temporary files.", resolve_path=True)]
 
 
+JobServerArgument = Annotated[Path, typer.Argument(help="Beam's job server for this Flink, a jar.", resolve_path=True)]
 DistributionArgument = Annotated[Path, typer.Argument(help="The folder with Flink's lib/.", resolve_path=True)]
 
 
 @app.command()
-def up(distribution: DistributionArgument, folder: FolderArgument) -> None:
+def up(distribution: DistributionArgument, job_server: JobServerArgument, folder: FolderArgument) -> None:
     """Start a cluster."""
-    Cluster(distribution, folder).up()
+    Cluster(distribution, job_server, folder).up()
     print(f"Flink {ask('/overview')['flink-version']} is up, with {ask('/overview')['slots-total']} slots: http://{REST}")
 
 
 @app.command()
 def down(folder: FolderArgument) -> None:
     """End the cluster in this folder."""
-    Cluster(folder, folder).down()
+    Cluster(folder, folder, folder).down()
 
 
 if __name__ == "__main__":
