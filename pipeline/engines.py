@@ -72,7 +72,7 @@ class Engine(Section):
             args += [f"--environment_config={self.environment.config}"] if self.environment.config else []
             args += _NO_PACKAGE
         if job and self.runner != LOCAL:
-            args.append(f"--job_name={job}")
+            args += [f"--job_name={job}", _NO_LIST]
         return [*args, *self.args]
 
     def __str__(self) -> str:
@@ -82,6 +82,8 @@ class Engine(Section):
 # Unless told that the workers have an image, TFX packages itself for them at every step, which takes a second, and leaves the package
 # in the temporary folder. Ours have all they need: they are this very environment, or have the project installed.
 _NO_PACKAGE: Final = ["--sdk_container_image=none"]
+# Of the packages that are installed here, which Beam would ask pip for at every job, in vain where there is none.
+_NO_LIST: Final = "--experiments=disable_logging_submission_environment"
 
 
 class BeamConfig(Engine):

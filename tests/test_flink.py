@@ -1,0 +1,359 @@
+"""The Beam steps on a real Flink cluster: record for record what they are on this machine. `make test-flink` runs it."""
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import venv
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_data_validation as tfdv
+import yaml
+from command import call
+from google.protobuf.json_format import MessageToDict
+
+from components.evaluator import load_results
+from components.features import SPLITS, SUMMARY_FILE
+from components.sources.spans import list_spans
+from components.tfrecords import Record, read_records
+from deploy.flink.cluster import REST, Cluster, ask
+from pipeline import history
+from pipeline.config_file import load_config
+from pipeline.retrainings import report_path
+from pipeline.worker_pool import PORT
+
+DISTRIBUTION, JOB_SERVER = os.environ.get("FLINK"), os.environ.get("JOB_SERVER")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not DISTRIBUTION or not JOB_SERVER, reason="FLINK and JOB_SERVER name no Flink: make test-flink gets them"),
+]
+TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+STEPS = ("CaptchaExampleGen", "StatisticsGen", "Transform", "CaptchaEvaluator")
+FLINK = {
+    "runner": "FlinkRunner",
+    "endpoint": REST,
+    "environment": {"type": "EXTERNAL", "config": f"localhost:{PORT}"},
+    "parallelism": 4,
+    "args": [f"--flink_job_server_jar={JOB_SERVER}", "--environment_cache_millis=30000"],
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    assert DISTRIBUTION
+    assert JOB_SERVER
+    cluster = Cluster(Path(DISTRIBUTION), Path(JOB_SERVER), tmp_path_factory.mktemp("flink"))
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A span in shards enough for several workers, one of them with a record that is no picture, and another cut off in the middle."""
+    root = tmp_path_factory.mktemp("data")
+    call("data", "synth", "--config", str(TINY), "--set", f"data.root={root}", "--set", "synth.shard_size=100")
+    first, second = list_spans(root)[0].files("train")[:2]
+    content = bytearray(gzip.decompress(first.read_bytes()))
+    content[200] ^= 1  # in the first record
+    first.write_bytes(gzip.compress(bytes(content)))
+    content = bytearray(gzip.decompress(second.read_bytes()))
+    second.write_bytes(gzip.compress(bytes(content[: len(content) // 2])))
+    return root
+
+
+def profile(folder: Path, **changes: Any) -> str:
+    path = folder / "flink.yaml"
+    path.write_text(yaml.safe_dump(FLINK | changes), encoding="utf-8")
+    return str(path)
+
+
+class Root:
+    """What a run has left in a folder."""
+
+    def __init__(self, folder: Path, data: Path):
+        self.options = [
+            "--config",
+            str(TINY),
+            "--set",
+            f"root={folder}",
+            "--set",
+            f"data.root={data}",
+            "--set",
+            "data.max_bad_fraction=0.2",
+        ]
+        self.config = load_config(TINY, self.options[3::2])
+
+    def uri(self, step: str, output: str) -> Path:
+        run = history.latest_run(self.config.metadata_path)
+        assert run is not None
+        return Path(str(run.artifact_uri(step, output)))
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Root:
+    root = Root(tmp_path_factory.mktemp("here"), data)
+    call("run", *root.options)
+    return root
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory, data: Path, cluster: Cluster) -> Root:
+    root = Root(tmp_path_factory.mktemp("there"), data)
+    call("run", *root.options, "--beam", profile(Path(root.config.root)))
+    return root
+
+
+def records(folder: Path) -> list[str]:
+    """The hashes of all records in a folder, in the order of the hashes."""
+    items = [item for path in folder.glob("*-of-*") for item in read_records(str(path))]
+    assert all(isinstance(item, Record) for item in items)
+    return sorted(hashlib.sha256(item.data).hexdigest() for item in items if isinstance(item, Record))
+
+
+def test_the_steps_were_jobs_on_flink(there: Root) -> None:
+    jobs = {job["name"]: job["state"] for job in ask("/jobs/overview")["jobs"]}
+    assert all(jobs[f"tiny-{step}"] == "FINISHED" for step in STEPS), jobs
+    run = history.latest_run(there.config.metadata_path)
+    assert run is not None
+    assert {step.node: step.engine for step in run.steps if step.engine} == dict.fromkeys(STEPS, f"FlinkRunner at {REST}")
+    report = report_path(there.config, run)
+    assert report is not None
+    assert report.read_text(encoding="utf-8").count(f"FlinkRunner at {REST}") >= len(STEPS)
+
+
+def test_the_examples_are_the_same(here: Root, there: Root) -> None:
+    for split in SPLITS:
+        ours, theirs = (records(root.uri("CaptchaExampleGen", "examples") / f"Split-{split}") for root in (here, there))
+        assert ours == theirs
+        assert len(ours) > 50
+
+
+def test_the_quarantine_is_the_same(here: Root, there: Root) -> None:
+    folders = [root.uri("CaptchaExampleGen", "quarantine") for root in (here, there)]
+    ours, theirs = (json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8")) for folder in folders)
+    assert ours == theirs
+    assert ours["bad"] > 1
+    assert records(folders[0]) == records(folders[1])
+
+
+def test_the_profiles_are_the_same(here: Root, there: Root) -> None:
+    ours, theirs = (next(root.uri("CaptchaExampleGen", "profiles").iterdir()).read_text(encoding="utf-8") for root in (here, there))
+    assert json.loads(ours) == json.loads(theirs)
+
+
+def test_the_statistics_are_the_same(here: Root, there: Root) -> None:
+    for split in SPLITS:
+        ours, theirs = (statistics(root.uri("StatisticsGen", "statistics") / f"Split-{split}") for root in (here, there))
+        assert ours.keys() == theirs.keys()
+        for name, feature in ours.items():
+            compare(feature, theirs[name], name)
+
+
+def statistics(folder: Path) -> dict[str, Any]:
+    (dataset,) = tfdv.load_stats_binary(str(folder / "FeatureStats.pb")).datasets
+    found = {".".join(feature.path.step): MessageToDict(feature) for feature in dataset.features}
+    return found | {"": {"examples": dataset.num_examples}}
+
+
+def compare(ours: Any, theirs: Any, where: str) -> None:
+    """Counts are the same, means but for the order in which they were added up, quantiles within what their sketches promise."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            if key == "histograms":
+                continue  # of quantiles, and of equal widths that quantiles decide
+            compare(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs), where
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            compare(one, other, f"{where}[{index}]")
+    elif isinstance(ours, float):
+        assert ours == pytest.approx(theirs, rel=0.02 if where.endswith("median") else 1e-6), where
+    else:
+        assert ours == theirs, where
+
+
+def test_what_is_trained_on_is_the_same(here: Root, there: Root) -> None:
+    for split in ("train", "eval"):
+        ours, theirs = (records(root.uri("Transform", "transformed_examples") / f"Split-{split}") for root in (here, there))
+        assert ours == theirs
+
+
+def test_the_figures_are_the_same(here: Root, cluster: Cluster, tmp_path: Path) -> None:
+    """The Evaluator alone on Flink, of the same model: a fit depends on the order of the files."""
+    there = Root(Path(here.config.root), Path(here.config.data.root))
+    ours = load_results(str(here.uri("CaptchaEvaluator", "evaluation")))
+    # Another confidence, so that the step is not reused; intervals follow from counts.
+    changed = ["--set", "beam.steps={CaptchaEvaluator: " + json.dumps(FLINK) + "}", "--set", "evaluator.confidence=0.9"]
+    call("run", *there.options, *changed)
+    run = history.latest_run(there.config.metadata_path)
+    assert run is not None
+    assert {step.node for step in run.steps if step.state == "done" and step.engine} == {"CaptchaEvaluator"}
+    theirs = load_results(str(there.uri("CaptchaEvaluator", "evaluation")))
+    assert ours.slices.keys() == theirs.slices.keys()
+    pairs = [(ours.overall, theirs.overall)]
+    for group, parts in ours.slices.items():
+        assert parts.keys() == theirs.slices[group].keys()
+        pairs += [(part, theirs.slices[group][name]) for name, part in parts.items()]
+    for one, other in pairs:
+        assert one.challenger.example_count == other.challenger.example_count
+        np.testing.assert_allclose(figures(one.challenger), figures(other.challenger), atol=1e-6)
+
+
+def figures(results: Any) -> list[float]:
+    positions = [accuracy.value for accuracy in results.position_accuracy]
+    return [results.sequence_accuracy.value, results.expected_calibration_error, *positions]
+
+
+def test_both_task_managers_worked(there: Root) -> None:
+    (job,) = [job["jid"] for job in ask("/jobs/overview")["jobs"] if job["name"] == "tiny-CaptchaExampleGen"]
+    read: dict[str, int] = {}
+    for vertex in ask(f"/jobs/{job}")["vertices"]:
+        for manager in ask(f"/jobs/{job}/vertices/{vertex['id']}/taskmanagers")["taskmanagers"]:
+            read[manager["taskmanager-id"]] = read.get(manager["taskmanager-id"], 0) + manager["metrics"]["read-records"]
+    assert len(read) == 2
+    assert min(read.values()) > 0
+
+
+def test_a_span_is_drawn_the_same(tmp_path: Path, cluster: Cluster) -> None:
+    spans = []
+    for name, beam in (("here", []), ("there", ["--beam", profile(tmp_path)])):
+        settings = [
+            "--config",
+            str(TINY),
+            "--set",
+            f"data.root={tmp_path / name}",
+            "--set",
+            f"root={tmp_path}",
+            "--set",
+            "synth.shard_size=50",
+        ]
+        call("data", "synth", *settings, *beam)
+        spans += list_spans(tmp_path / name)
+    ours, theirs = spans
+    assert ours.manifest.files == theirs.manifest.files
+    assert theirs.damaged_files() == []
+    assert sorted(path.name for path in ours.path.iterdir()) == sorted(path.name for path in theirs.path.iterdir())
+
+
+def test_a_task_manager_that_dies_in_transform_changes_nothing(here: Root, data: Path, cluster: Cluster, tmp_path: Path) -> None:
+    root = Root(tmp_path / "output", data)
+    # What one TaskManager can do alone.
+    flink = {"Transform": FLINK | {"parallelism": 2}}
+    options = [
+        *root.options,
+        "--set",
+        f"beam.steps={json.dumps(flink)}",
+        "--set",
+        "trainer.epochs=1",
+        "--set",
+        "evaluator.min_sequence_accuracy=0",
+    ]
+    known = {job["jid"] for job in ask("/jobs/overview")["jobs"]}
+    program = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", *options]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            job = wait_for_work("tiny-Transform", known)
+            cluster.kill("task-manager-1")
+            printed, _ = process.communicate(timeout=500)
+        finally:
+            process.kill()
+            cluster.start_task_manager(1)
+            cluster.wait_for(2)
+    assert process.returncode == 0, printed
+    assert ask(f"/jobs/{job}")["state"] == "FINISHED"
+    assert ask(f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"], "the job was not disturbed"
+    for split in ("train", "eval"):
+        ours, theirs = (records(it.uri("Transform", "transformed_examples") / f"Split-{split}") for it in (here, root))
+        assert ours == theirs
+
+
+def wait_for_work(name: str, known: set[str]) -> str:
+    """Returns the number of a job that is not among the known ones, once one of its tasks that runs Python is at work."""
+    limit = time.monotonic() + 300
+    while time.monotonic() < limit:
+        for job in ask("/jobs/overview")["jobs"]:
+            if job["name"] == name and job["jid"] not in known:
+                vertices = ask(f"/jobs/{job['jid']}")["vertices"]
+                if sum(vertex["status"] == "FINISHED" for vertex in vertices) > len(vertices) // 4:
+                    return str(job["jid"])
+        time.sleep(0.2)
+    raise AssertionError(f"there is no job {name} at work")
+
+
+def fails(root: Root, beam: str) -> str:
+    """Returns what a run says that must end at once, with one sentence, and leave no process behind."""
+    program = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", *root.options, "--beam", beam]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) as process:
+        printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert printed.count("Error:") == 1, printed
+    assert "Traceback" not in printed
+    left = [path for path in Path("/proc").glob("[0-9]*") if session(path) == process.pid or JOB_SERVER in command(path)]
+    assert not left, [command(path) for path in left]
+    return " ".join(printed.split())
+
+
+def session(process: Path) -> int:
+    with contextlib.suppress(OSError):
+        return int((process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[3])
+    return 0
+
+
+def command(process: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return (process / "cmdline").read_text(encoding="utf-8").split("\0")
+    return []
+
+
+def test_no_flink_is_named(here: Root, tmp_path: Path) -> None:
+    said = fails(here, profile(tmp_path, endpoint="127.0.0.1:9"))
+    assert "No Flink answers at 127.0.0.1:9 (" in said
+    assert "--set beam.endpoint" in said
+
+
+def test_too_few_slots_are_named(here: Root, cluster: Cluster, tmp_path: Path) -> None:
+    assert "has 4 slots on 2 TaskManagers, and beam.parallelism is 64" in fails(here, profile(tmp_path, parallelism=64))
+
+
+def test_a_job_server_of_another_beam_is_named(here: Root, cluster: Cluster, tmp_path: Path) -> None:
+    jar = tmp_path / "job-server.jar"
+    with zipfile.ZipFile(jar, "w") as archive:
+        archive.writestr("org/apache/beam/sdk/sdk.properties", "# Beam\nversion=2.10.0\n")
+    said = fails(here, profile(tmp_path, args=[f"--flink_job_server_jar={jar}"]))
+    assert f"{jar} is of Beam 2.10.0, and this environment has Beam" in said
+
+
+def test_workers_without_the_package_are_named(here: Root, cluster: Cluster, tmp_path: Path) -> None:
+    """A pool of Beam's own, in an environment that has all but this project."""
+    bare = tmp_path / "bare"
+    venv.create(bare)
+    (site,) = bare.glob("lib/python*/site-packages")
+    # A folder that a .pth file names is not searched for .pth files, by which this project is installed.
+    (site / "libraries.pth").write_text(str(next(path for path in map(Path, sys.path) if path.name == "site-packages")), encoding="utf-8")
+    environment = os.environ | {"PATH": f"{bare / 'bin'}:{os.environ['PATH']}"}
+    beams_pool = [str(bare / "bin" / "python"), "-m", "apache_beam.runners.worker.worker_pool_main", "--service_port=50009"]
+    with subprocess.Popen(beams_pool, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, start_new_session=True) as pool:
+        try:
+            said = fails(here, profile(tmp_path, environment={"type": "EXTERNAL", "config": "localhost:50009"}))
+        finally:
+            os.killpg(pool.pid, signal.SIGKILL)
+    assert "its workers' Python has no module pipeline; they must have this project installed" in said
+
+
+def test_no_pool_is_named(here: Root, cluster: Cluster, tmp_path: Path) -> None:
+    said = fails(here, profile(tmp_path, environment={"type": "EXTERNAL", "config": "localhost:50008"}))
+    assert "no pool of Python workers answers at localhost:50008" in said
