@@ -16,11 +16,16 @@ KUSTOMIZE_VERSION := v5.8.1
 KFP_VERSION := 2.17.0
 # A checkout of that release, where there is one.
 KFP_SOURCE ?= $(CURDIR)/.tools/kubeflow-pipelines
+# Flink's jars, from PyPI.
+FLINK_RELEASE := 1.20
+FLINK ?= $(CURDIR)/.tools/flink-$(FLINK_RELEASE).5/pyflink
+# Beam's job server for it; by Maven, if none is named.
+JOB_SERVER ?=
 # What builds and runs containers: docker or podman.
 ENGINE ?= docker
 BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
-.PHONY: run test test-kfp test-manifests test-image check bench install
+.PHONY: run test test-kfp test-manifests test-image test-flink flink-up flink-down check bench install
 
 run: $(DATA)/span-000001/manifest.json
 	$(RUN) captcha-pipeline run --config $(CONFIG)
@@ -41,6 +46,16 @@ test-manifests: install .tools/bin/kustomize
 test-image: install
 	$(ENGINE) build $(BUILD_OPTIONS) -f kubeflow/Dockerfile -t captcha-pipeline:test .
 	ENGINE=$(ENGINE) CAPTCHA_IMAGE=captcha-pipeline:test $(RUN) pytest tests/test_kubeflow_image.py
+
+# The Beam steps on a Flink cluster of this machine. Needs Java 11 or 17, and Maven if JOB_SERVER is not set. A quarter of an hour.
+test-flink: install $(FLINK)
+	FLINK=$(FLINK) FLINK_RELEASE=$(FLINK_RELEASE) JOB_SERVER=$(JOB_SERVER) $(RUN) pytest tests/test_flink.py
+
+flink-up: install $(FLINK)
+	$(RUN) python -m deploy.flink.cluster up $(FLINK) $(FLINK_RELEASE) .tools/flink-cluster $(if $(JOB_SERVER),--job-server $(JOB_SERVER))
+
+flink-down: install
+	$(RUN) python -m deploy.flink.cluster down .tools/flink-cluster
 
 check: install
 	$(RUN) hadolint kubeflow/Dockerfile
@@ -66,6 +81,9 @@ install: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	@echo "uv is not installed: putting uv $(UV_VERSION) into .tools"
 	@if python3 -m venv .tools >/dev/null 2>&1; then .tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
 	else curl -LsSf https://astral.sh/uv/$(UV_VERSION)/install.sh | env UV_UNMANAGED_INSTALL=$(CURDIR)/.tools/bin sh; fi
+
+$(FLINK): | install
+	$(UV) pip install --quiet --no-deps --target $(@D) apache-flink-libraries==$(patsubst flink-%,%,$(notdir $(@D)))
 
 .tools/bin/kustomize:
 	GOBIN=$(CURDIR)/.tools/bin go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)

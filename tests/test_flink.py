@@ -27,16 +27,15 @@ from components.features import SPLITS, SUMMARY_FILE
 from components.sources.spans import list_spans
 from components.tfrecords import Record, read_records
 from deploy.flink.cluster import REST, Cluster, ask
+from deploy.flink.job_server import job_server
 from pipeline import history
 from pipeline.config_file import load_config
 from pipeline.retrainings import report_path
 from pipeline.worker_pool import PORT
 
-DISTRIBUTION, JOB_SERVER = os.environ.get("FLINK"), os.environ.get("JOB_SERVER")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not DISTRIBUTION or not JOB_SERVER, reason="FLINK and JOB_SERVER name no Flink: make test-flink gets them"),
-]
+DISTRIBUTION, RELEASE = os.environ.get("FLINK", ""), os.environ.get("FLINK_RELEASE", "")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DISTRIBUTION, reason="FLINK names no Flink: make test-flink gets one")]
+JOB_SERVER = os.environ.get("JOB_SERVER") or str(job_server(RELEASE) if DISTRIBUTION else "")
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 STEPS = ("CaptchaExampleGen", "StatisticsGen", "Transform", "CaptchaEvaluator")
 FLINK = {
@@ -50,8 +49,6 @@ FLINK = {
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    assert DISTRIBUTION
-    assert JOB_SERVER
     cluster = Cluster(Path(DISTRIBUTION), Path(JOB_SERVER), tmp_path_factory.mktemp("flink"))
     try:
         cluster.up()

@@ -1,6 +1,6 @@
 """A Flink session cluster on this machine, for trying the Beam steps on: a JobManager, TaskManagers, a pool of Python workers.
 
-    make flink-up        # gets Flink and Beam's job server, and then: python -m deploy.flink.cluster up DISTRIBUTION JOB_SERVER FOLDER
+    make flink-up        # gets Flink and Beam's job server, and then: python -m deploy.flink.cluster up DISTRIBUTION RELEASE FOLDER
     make flink-down
 
 Everything listens on loopback. The task of a TaskManager that dies is started again on those that are left.
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+
+from deploy.flink.job_server import job_server as get_job_server
 
 REST: Final = "127.0.0.1:8081"
 SLOTS: Final = 2  # of a TaskManager
@@ -220,14 +222,15 @@ app = typer.Typer(help=__doc__)
 FolderArgument = Annotated[Path, typer.Argument(help="For its configuration, logs and temporary files.", resolve_path=True)]
 
 
-JobServerArgument = Annotated[Path, typer.Argument(help="Beam's job server for this Flink, a jar.", resolve_path=True)]
 DistributionArgument = Annotated[Path, typer.Argument(help="The folder with Flink's lib/.", resolve_path=True)]
+ReleaseArgument = Annotated[str, typer.Argument(help="Of that Flink, such as 1.20.")]
+JobServerOption = Annotated[Path | None, typer.Option(help="Beam's jar for this Flink; by Maven if not given.", resolve_path=True)]
 
 
 @app.command()
-def up(distribution: DistributionArgument, job_server: JobServerArgument, folder: FolderArgument) -> None:
+def up(distribution: DistributionArgument, release: ReleaseArgument, folder: FolderArgument, job_server: JobServerOption = None) -> None:
     """Start a cluster."""
-    Cluster(distribution, job_server, folder).up()
+    Cluster(distribution, job_server or get_job_server(release), folder).up()
     print(f"Flink {ask('/overview')['flink-version']} is up, with {ask('/overview')['slots-total']} slots: http://{REST}")
 
 
