@@ -3,6 +3,7 @@
 import dataclasses
 import heapq
 import importlib.metadata
+import itertools
 import json
 import platform
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ from components.tfrecords import Record, read_records
 from pipeline.config import Config
 from pipeline.history import RunRecord
 from pipeline.retrainings import drift, judgement, report_path
-from pipeline.served_model import ServedModel
+from pipeline.served_model import BATCH_SIZE, ServedModel
 
 _PACKAGES: Final = (
     "captcha-pipeline",
@@ -142,16 +143,21 @@ def _uri(run: RunRecord, node: str, key: str) -> str:
 
 def _misread(run: RunRecord) -> list[report.Misread]:
     """Returns the pictures of the test split that the run's model misreads, those it is most sure of if they are many."""
-    examples = list(_examples(Path(_uri(run, "CaptchaExampleGen", "examples")) / "Split-test"))
-    images = [example.features.feature[features.IMAGE].bytes_list.value[0] for example in examples]
-    labels = [example.features.feature[features.LABEL].bytes_list.value[0].decode() for example in examples]
-    readings = ServedModel(path_utils.serving_model_path(_uri(run, "Trainer", "model"))).read(images)
+    model = ServedModel(path_utils.serving_model_path(_uri(run, "Trainer", "model")))
+    examples = _examples(Path(_uri(run, "CaptchaExampleGen", "examples")) / "Split-test")
+    # Batch by batch: the split may not fit into memory.
     wrong = (
         report.Misread(image, label, reading.text, reading.confidence)
-        for image, label, reading in zip(images, labels, readings, strict=True)
+        for batch in iter(lambda: [_image_and_label(example) for example in itertools.islice(examples, BATCH_SIZE)], [])
+        for (image, label), reading in zip(batch, model.read(image for image, _ in batch), strict=True)
         if reading.text != label
     )
     return heapq.nlargest(report.MAX_MISREAD, wrong, key=lambda misread: misread.confidence)
+
+
+def _image_and_label(example: Example) -> tuple[bytes, str]:
+    feature = example.features.feature
+    return feature[features.IMAGE].bytes_list.value[0], feature[features.LABEL].bytes_list.value[0].decode()
 
 
 def _quarantine(folder: Path) -> report.Quarantine:

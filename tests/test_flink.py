@@ -23,7 +23,8 @@ from command import call
 from google.protobuf.json_format import MessageToDict
 
 from components.evaluator import load_results
-from components.features import SPLITS, SUMMARY_FILE
+from components.example_proto import Example
+from components.features import PIXEL_MEAN, PIXEL_STD, SPLITS, SUMMARY_FILE
 from components.sources.spans import list_spans
 from components.tfrecords import Record, read_records
 from deploy.flink.cluster import REST, Cluster, ask
@@ -36,7 +37,8 @@ from pipeline.worker_pool import PORT
 DISTRIBUTION, RELEASE = os.environ.get("FLINK", ""), os.environ.get("FLINK_RELEASE", "")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DISTRIBUTION, reason="FLINK names no Flink: make test-flink gets one")]
 JOB_SERVER = os.environ.get("JOB_SERVER") or str(job_server(RELEASE) if DISTRIBUTION else "")
-TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+CONFIG = Path(os.environ.get("FLINK_CONFIG") or Path(__file__).parents[1] / "configs" / "tiny.yaml")
+NAME = CONFIG.stem
 STEPS = ("CaptchaExampleGen", "StatisticsGen", "Transform", "CaptchaEvaluator")
 FLINK = {
     "runner": "FlinkRunner",
@@ -61,7 +63,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A span in shards enough for several workers, one of them with a record that is no picture, and another cut off in the middle."""
     root = tmp_path_factory.mktemp("data")
-    call("data", "synth", "--config", str(TINY), "--set", f"data.root={root}", "--set", "synth.shard_size=100")
+    shard_size = load_config(CONFIG).synth.count // 12
+    call("data", "synth", *settings(f"data.root={root}", f"synth.shard_size={shard_size}"))
     first, second = list_spans(root)[0].files("train")[:2]
     content = bytearray(gzip.decompress(first.read_bytes()))
     content[200] ^= 1  # in the first record
@@ -69,6 +72,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = bytearray(gzip.decompress(second.read_bytes()))
     second.write_bytes(gzip.compress(bytes(content[: len(content) // 2])))
     return root
+
+
+def settings(*changes: str) -> list[str]:
+    return ["--config", str(CONFIG), *(word for change in changes for word in ("--set", change))]
 
 
 def profile(folder: Path, **changes: Any) -> str:
@@ -81,17 +88,10 @@ class Root:
     """What a run has left in a folder."""
 
     def __init__(self, folder: Path, data: Path):
-        self.options = [
-            "--config",
-            str(TINY),
-            "--set",
-            f"root={folder}",
-            "--set",
-            f"data.root={data}",
-            "--set",
-            "data.max_bad_fraction=0.2",
-        ]
-        self.config = load_config(TINY, self.options[3::2])
+        # One epoch: what a model has learned is no matter here, and one that is wrong now and then tells more.
+        quickly = ("trainer.epochs=1", "evaluator.min_sequence_accuracy=0")
+        self.options = settings(f"root={folder}", f"data.root={data}", "data.max_bad_fraction=0.2", *quickly)
+        self.config = load_config(CONFIG, self.options[3::2])
 
     def uri(self, step: str, output: str) -> Path:
         run = history.latest_run(self.config.metadata_path)
@@ -122,7 +122,7 @@ def records(folder: Path) -> list[str]:
 
 def test_the_steps_were_jobs_on_flink(there: Root) -> None:
     jobs = {job["name"]: job["state"] for job in ask("/jobs/overview")["jobs"]}
-    assert all(jobs[f"tiny-{step}"] == "FINISHED" for step in STEPS), jobs
+    assert all(jobs[f"{NAME}-{step}"] == "FINISHED" for step in STEPS), jobs
     run = history.latest_run(there.config.metadata_path)
     assert run is not None
     assert {step.node: step.engine for step in run.steps if step.engine} == dict.fromkeys(STEPS, f"FlinkRunner at {REST}")
@@ -183,10 +183,30 @@ def compare(ours: Any, theirs: Any, where: str) -> None:
         assert ours == theirs, where
 
 
-def test_what_is_trained_on_is_the_same(here: Root, there: Root) -> None:
+def transformed(folder: Path) -> tuple[list[str], set[tuple[float, float]]]:
+    """The hashes of what the Trainer reads, whatever the order of features in a record; and the mean and variance of all pixels."""
+    examples = [
+        Example.FromString(item.data) for path in folder.glob("*-of-*") for item in read_records(str(path)) if isinstance(item, Record)
+    ]
+    statistics = set()
+    for example in examples:
+        mean, std = (example.features.feature.pop(name).float_list.value[0] for name in (PIXEL_MEAN, PIXEL_STD))
+        statistics.add((mean, std))
+    return sorted(hashlib.sha256(example.SerializeToString(deterministic=True)).hexdigest() for example in examples), statistics
+
+
+def assert_trained_on_the_same(one: Root, other: Root) -> None:
     for split in ("train", "eval"):
-        ours, theirs = (records(root.uri("Transform", "transformed_examples") / f"Split-{split}") for root in (here, there))
+        folders = [root.uri("Transform", "transformed_examples") / f"Split-{split}" for root in (one, other)]
+        (ours, our_statistics), (theirs, their_statistics) = map(transformed, folders)
         assert ours == theirs
+        # But for the order in which they were added up.
+        assert len(our_statistics) == len(their_statistics) == 1
+        np.testing.assert_allclose(our_statistics.pop(), their_statistics.pop(), rtol=1e-6)
+
+
+def test_what_is_trained_on_is_the_same(here: Root, there: Root) -> None:
+    assert_trained_on_the_same(here, there)
 
 
 def test_the_figures_are_the_same(here: Root, cluster: Cluster, tmp_path: Path) -> None:
@@ -216,7 +236,7 @@ def figures(results: Any) -> list[float]:
 
 
 def test_both_task_managers_worked(there: Root) -> None:
-    (job,) = [job["jid"] for job in ask("/jobs/overview")["jobs"] if job["name"] == "tiny-CaptchaExampleGen"]
+    (job,) = [job["jid"] for job in ask("/jobs/overview")["jobs"] if job["name"] == f"{NAME}-CaptchaExampleGen"]
     read: dict[str, int] = {}
     for vertex in ask(f"/jobs/{job}")["vertices"]:
         for manager in ask(f"/jobs/{job}/vertices/{vertex['id']}/taskmanagers")["taskmanagers"]:
@@ -228,17 +248,8 @@ def test_both_task_managers_worked(there: Root) -> None:
 def test_a_span_is_drawn_the_same(tmp_path: Path, cluster: Cluster) -> None:
     spans = []
     for name, beam in (("here", []), ("there", ["--beam", profile(tmp_path)])):
-        settings = [
-            "--config",
-            str(TINY),
-            "--set",
-            f"data.root={tmp_path / name}",
-            "--set",
-            f"root={tmp_path}",
-            "--set",
-            "synth.shard_size=50",
-        ]
-        call("data", "synth", *settings, *beam)
+        options = settings(f"data.root={tmp_path / name}", f"root={tmp_path}", "synth.count=1200", "synth.shard_size=50")
+        call("data", "synth", *options, *beam)
         spans += list_spans(tmp_path / name)
     ours, theirs = spans
     assert ours.manifest.files == theirs.manifest.files
@@ -250,20 +261,12 @@ def test_a_task_manager_that_dies_in_transform_changes_nothing(here: Root, data:
     root = Root(tmp_path / "output", data)
     # What one TaskManager can do alone.
     flink = {"Transform": FLINK | {"parallelism": 2}}
-    options = [
-        *root.options,
-        "--set",
-        f"beam.steps={json.dumps(flink)}",
-        "--set",
-        "trainer.epochs=1",
-        "--set",
-        "evaluator.min_sequence_accuracy=0",
-    ]
+    options = [*root.options, "--set", f"beam.steps={json.dumps(flink)}"]
     known = {job["jid"] for job in ask("/jobs/overview")["jobs"]}
     program = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", *options]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
-            job = wait_for_work("tiny-Transform", known)
+            job = wait_for_work(f"{NAME}-Transform", known)
             cluster.kill("task-manager-1")
             printed, _ = process.communicate(timeout=500)
         finally:
@@ -273,9 +276,7 @@ def test_a_task_manager_that_dies_in_transform_changes_nothing(here: Root, data:
     assert process.returncode == 0, printed
     assert ask(f"/jobs/{job}")["state"] == "FINISHED"
     assert ask(f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"], "the job was not disturbed"
-    for split in ("train", "eval"):
-        ours, theirs = (records(it.uri("Transform", "transformed_examples") / f"Split-{split}") for it in (here, root))
-        assert ours == theirs
+    assert_trained_on_the_same(here, root)
 
 
 def wait_for_work(name: str, known: set[str]) -> str:
