@@ -25,7 +25,7 @@ JOB_SERVER ?=
 ENGINE ?= docker
 BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
-.PHONY: run test test-kfp test-manifests test-image test-flink flink-up flink-down check bench install
+.PHONY: run test test-kfp test-manifests test-image test-flink flink-up flink-down flink-bench check bench install
 
 run: $(DATA)/span-000001/manifest.json
 	$(RUN) captcha-pipeline run --config $(CONFIG)
@@ -53,6 +53,9 @@ test-flink: install $(FLINK)
 
 flink-up: install $(FLINK)
 	$(RUN) python -m deploy.flink.cluster up $(FLINK) $(FLINK_RELEASE) .tools/flink-cluster $(if $(JOB_SERVER),--job-server $(JOB_SERVER))
+
+flink-bench: install $(FLINK)
+	$(RUN) python -m benchmarks.engines $(FLINK) $(FLINK_RELEASE) $(if $(JOB_SERVER),--job-server $(JOB_SERVER))
 
 flink-down: install
 	$(RUN) python -m deploy.flink.cluster down .tools/flink-cluster

@@ -1,0 +1,115 @@
+"""How fast the data steps are on a Flink cluster of this machine, by its parallelism, and that each record comes out once.
+
+    make flink-bench
+
+Expected: on every engine the examples and what Transform makes of them are the same records as in memory, none lost and none twice. On 2
+cores nothing is gained by more workers: each job costs the start of its Python workers, and each record its way through two processes.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from benchmarks.prepared import DATA_STEPS
+from benchmarks.results import record
+from benchmarks.tasks import Task, command
+from components.example_proto import Example
+from components.features import LABEL_IDS, PIXELS
+from components.sources.spans import ShardFile, list_spans
+from components.tfrecords import Record, read_records
+from deploy.flink.cluster import REST, Cluster, JobServerOption, ask
+from deploy.flink.job_server import job_server as get_job_server
+from pipeline.worker_pool import PORT
+
+TASK: Final = Task("engines", "digits", 20_000, "{train: 10, eval: 1, test: 1}", seed=17, changes=("synth.shard_size=1000",))
+PARALLELISM: Final = (1, 2, 4)
+_DRAWN: Final = 100_000
+
+
+def flink(parallelism: int, jar: Path) -> dict[str, Any]:
+    environment = {"type": "EXTERNAL", "config": f"localhost:{PORT}"}
+    args = [f"--flink_job_server_jar={jar}", "--environment_cache_millis=30000"]
+    return {"runner": "FlinkRunner", "endpoint": REST, "environment": environment, "parallelism": parallelism, "args": args}
+
+
+def data_steps(beam: dict[str, Any]) -> tuple[dict[str, float], Counter[str]]:
+    """Runs the data steps; returns the seconds of each, and how often each record came out."""
+    config = TASK.config()
+    folder = Path(config.root, config.name)
+    shutil.rmtree(folder, ignore_errors=True)  # or TFX would reuse what another engine has left
+    program = [sys.executable, "-m", "benchmarks.prepared", *TASK.options(f"beam={json.dumps(beam)}")]
+    found = json.loads(subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    came_out = Counter(_hash(item) for path in Path(folder).rglob("Split-*/*-of-*") for item in read_records(str(path)))
+    return found["seconds"], came_out
+
+
+def _hash(item: Any) -> str:
+    """Of a record: all that it holds, but for the mean of all pixels, which depends on the order in which they are added up."""
+    assert isinstance(item, Record), item
+    feature = Example.FromString(item.data).features.feature
+    if PIXELS not in feature:
+        return hashlib.sha256(item.data).hexdigest()
+    return hashlib.sha256(b"".join(feature[name].SerializeToString() for name in (PIXELS, LABEL_IDS))).hexdigest()
+
+
+def draw(folder: Path, *options: str) -> tuple[float, tuple[ShardFile, ...]]:
+    """Draws a span; returns the seconds, and the files that its manifest names, with their checksums."""
+    started = time.monotonic()
+    count = ("--set", f"data.root={folder}", "--set", "synth.shard_size=4000", "--count", str(_DRAWN))
+    command("data", "synth", *TASK.options(), *count, *options)
+    (span,) = list_spans(folder)
+    return time.monotonic() - started, span.manifest.files
+
+
+def main(
+    distribution: Annotated[Path, typer.Argument(help="The folder with Flink's lib/.", resolve_path=True)],
+    release: Annotated[str, typer.Argument(help="Of that Flink, such as 1.20.")],
+    job_server: JobServerOption = None,
+) -> None:
+    jar = job_server or get_job_server(release)
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = Cluster(distribution, jar, Path(folder, "flink"))
+        cluster.up()
+        try:
+            rows, notes = measure(jar, Path(folder))
+        finally:
+            cluster.down()
+    columns = ["engine", *DATA_STEPS, "together", "pictures a second", "records", "lost", "twice"]
+    record("engines", f"The data steps on Flink, on this machine: {TASK.count:,} pictures of 100x30 in colour", columns, rows, notes)
+
+
+def measure(jar: Path, folder: Path) -> tuple[list[list[str]], list[str]]:
+    """Returns a row an engine, and what there is to say of drawing."""
+    rows: list[list[str]] = []
+    version = ask("/overview")["flink-version"]
+    expected: Counter[str] = Counter()
+    engines = {"in memory": {"runner": "FnApiRunner"}} | {f"Flink {version}, parallelism {n}": flink(n, jar) for n in PARALLELISM}
+    for name, beam in engines.items():
+        seconds, came_out = data_steps(beam)
+        expected = expected or came_out
+        total = sum(seconds.values())
+        lost, twice = (expected - came_out).total(), (came_out - expected).total()
+        times = [f"{seconds[step]:.1f} s" for step in DATA_STEPS]
+        rows.append([name, *times, f"{total:.1f} s", f"{TASK.count / total:,.0f}", f"{came_out.total():,}", str(lost), str(twice)])
+        print(rows[-1], flush=True)
+    here, ours = draw(folder / "here")
+    there, theirs = draw(folder / "there", "--set", f"beam={json.dumps(flink(4, jar))}")
+    assert ours == theirs
+    drawing = (
+        f"data synth of {_DRAWN:,} pictures: in processes of this machine {_DRAWN / here:,.0f} a second, on Flink with a parallelism of 4 "
+        f"{_DRAWN / there:,.0f}, the check of the engine included; every file the same, by its SHA-256."
+    )
+    return rows, ["Two TaskManagers with two slots each and one pool of workers, all on this machine.", drawing]
+
+
+if __name__ == "__main__":
+    typer.run(main)
