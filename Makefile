@@ -25,7 +25,7 @@ JOB_SERVER ?=
 ENGINE ?= docker
 BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
-.PHONY: run test test-kfp test-manifests test-image test-flink flink-up flink-down flink-bench check bench install
+.PHONY: run test test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check bench install
 
 run: $(DATA)/span-000001/manifest.json
 	$(RUN) captcha-pipeline run --config $(CONFIG)
@@ -50,6 +50,10 @@ test-image: install
 # The Beam steps on a Flink cluster of this machine. Needs Java 11 or 17, and Maven if JOB_SERVER is not set. A quarter of an hour.
 test-flink: install $(FLINK)
 	FLINK=$(FLINK) FLINK_RELEASE=$(FLINK_RELEASE) JOB_SERVER=$(JOB_SERVER) $(RUN) pytest tests/test_flink.py
+
+# Says where the job server is, and gets it first if it is not there.
+job-server: install
+	@$(RUN) python -m deploy.flink.job_server $(FLINK_RELEASE)
 
 flink-up: install $(FLINK)
 	$(RUN) python -m deploy.flink.cluster up $(FLINK) $(FLINK_RELEASE) .tools/flink-cluster $(if $(JOB_SERVER),--job-server $(JOB_SERVER))

@@ -21,6 +21,7 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact, artifact_utils, channel, component_spec, standard_artifacts
 
 from components import features
+from components.beam_output import remove_abandoned
 from components.captcha import CaptchaSpec
 from components.drift import Profile
 from components.errors import CaptchaPipelineError
@@ -105,6 +106,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     | f"Write[{tag}]" >> beam.io.WriteToText(path, num_shards=1, shard_name_template="", coder=beam.coders.BytesCoder())
                 )
 
+        remove_abandoned(output_dict)
         with fileio.open(os.path.join(quarantine.uri, features.SUMMARY_FILE)) as file:
             summary = json.loads(file.read())
         if complaint := _complaint(summary, exec_properties["max_bad_fraction"]):

@@ -22,6 +22,7 @@ from pipeline.engines import FLINK, LOCAL, Engine
 
 _ANSWER_SECONDS: Final = 10.0  # for a request to Flink's REST
 _TRIAL_SECONDS: Final = 120.0  # for the trial job, which takes some 15
+_REASON_LENGTH: Final = 300
 _JAR_OPTION: Final = "--flink_job_server_jar="
 _VERSION_OPTION: Final = "--flink_version="
 # Where every jar that holds Beam's Java SDK says of which release it is.
@@ -115,10 +116,16 @@ def _what_failed(printed: str, engine: Engine) -> str:
     if found := re.search(r"ModuleNotFoundError: No module named '(\w+)", printed):
         return f"its workers' Python has no module {found.group(1)}; they must have this project installed, as its image has"
     environment = engine.environment
-    if environment and environment.type == "EXTERNAL" and "UNAVAILABLE" in printed:
+    if environment and environment.type == "EXTERNAL" and re.search("failed in state.*Connection refused", printed):
         return f"no pool of Python workers answers at {environment.config}, as its workers see it"
-    lines = [line for line in printed.splitlines() if line.strip()]
-    return f"a trial job failed: {lines[-1].strip()[:300] if lines else 'without a word'}"
+    return f"a trial job failed: {reason_of(printed)}"
+
+
+def reason_of(text: str) -> str:
+    """Returns the last error that is named in what Beam says of a failed job: a chain of Java's, with Python's traceback in it."""
+    named = re.findall(r"^(?:Caused by: )?([\w.]*(?:Error|Exception): .+)$", text, re.MULTILINE)
+    lines = named or [line for line in text.splitlines() if line.strip()] or ["it does not say why"]
+    return str(lines[-1]).strip()[:_REASON_LENGTH]
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

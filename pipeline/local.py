@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,11 @@ from tfx.orchestration import metadata, pipeline
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
 from components.disk import writing_in
+from components.errors import CaptchaPipelineError
 from components.files import alone, write_whole
 from pipeline import history
 from pipeline.config import Config, TrainerConfig
-from pipeline.engine_check import check_engines
+from pipeline.engine_check import check_engines, reason_of
 from pipeline.engines import LOCAL
 from pipeline.graph import RunParameters, create_pipeline, create_tuning_pipeline
 from pipeline.quiet import log_to
@@ -86,8 +88,14 @@ def _run(
         with _telling(on_step):
             try:
                 LocalDagRunner().run(graph)
-            except BaseException:
+            except BaseException as error:
                 history.mark_interrupted(config.metadata_path)
+                # Beam's words for any engine that is elsewhere.
+                if failed := re.match(r"Pipeline \S+ failed in state (\w+)", str(error)):
+                    raise CaptchaPipelineError(
+                        f"A job on another engine ended as {failed.group(1)}: {reason_of(str(error))}. All that was said is in "
+                        f"{log_path(config)}; the next run takes up after the last complete step."
+                    ) from None
                 raise
             finally:
                 history.note(config.metadata_path, trigger, elsewhere, known)

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,13 @@ def test_beam_makes_the_same_span(tmp_path):
     here = synthesise(plan(), tmp_path / "here")
     there = synthesise(plan(), tmp_path / "there", partial(synthetic_beam.make_shards, beam_args=["--runner=FnApiRunner"]))
     assert contents(here.path) == contents(there.path)
+
+
+def test_shards_that_a_worker_draws_at_the_same_time_are_the_same(tmp_path):
+    alone = [synthetic_beam._draw(shard, plan(), str(tmp_path)) for shard in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(lambda shard: synthetic_beam._draw(shard, plan(), str(tmp_path)), range(3)))
+    assert together == alone
 
 
 def test_a_shard_may_be_drawn_twice(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,8 @@ from components.sources.spans import ShardFile
 from components.sources.synthetic import SynthPlan, make_shard
 
 _MADE: Final = "made.jsonl"
+# A worker may have several shards at a time, each in a thread, and the captcha library draws from the one global `random`.
+_drawing = threading.Lock()
 
 
 def make_shards(plan: SynthPlan, folder: Path, beam_args: Sequence[str]) -> list[list[ShardFile]]:
@@ -52,7 +55,8 @@ def _draw(shard: int, plan: SynthPlan, folder: str) -> str:
         (Path(folder) / split).mkdir(exist_ok=True)
     attempt = Path(tempfile.mkdtemp(prefix=".attempt-", dir=folder))
     try:
-        files = make_shard(plan, shard, attempt)
+        with _drawing:
+            files = make_shard(plan, shard, attempt)
         for file in files:
             (attempt / file.path).replace(Path(folder) / file.path)
     finally:

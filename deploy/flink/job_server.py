@@ -1,4 +1,7 @@
-"""Gets Beam's job server for Flink, a jar, by Maven: to where Beam looks for it before it asks Maven Central itself."""
+"""Gets Beam's job server for Flink, a jar, by Maven: to where Beam looks for it before it asks Maven Central itself.
+
+python -m deploy.flink.job_server 1.20
+"""
 
 import shutil
 import subprocess
@@ -6,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import apache_beam
+import typer
 
 _CACHE: Final = Path("~/.apache_beam/cache/jars").expanduser()
 # The first that takes an artifact on the command line is 3; what an old Maven has of its own accord does not.
@@ -31,3 +35,7 @@ def job_server(flink: str) -> Path:
         ).returncode:
             raise SystemExit(f"Maven cannot get {artifact}.")
     return jar
+
+
+if __name__ == "__main__":
+    typer.run(lambda flink: print(job_server(flink)))

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from tfx.types import standard_artifacts
+
+from components.beam_output import remove_abandoned
+
+
+def test_halves_of_files_go_and_files_stay(tmp_path: Path) -> None:
+    examples = standard_artifacts.Examples()
+    examples.uri = str(tmp_path)
+    for folder in (tmp_path, tmp_path / "Split-train"):
+        (folder / "beam-temp-data-1234").mkdir(parents=True)
+        (folder / "beam-temp-data-1234" / "half").write_bytes(b"h")
+        (folder / "data-00000-of-00001.gz").write_bytes(b"w")
+    remove_abandoned({"examples": [examples]})
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["Split-train", "data-00000-of-00001.gz", "data-00000-of-00001.gz"]
