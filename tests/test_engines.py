@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from apache_beam.options.pipeline_options import PipelineOptions
 from pydantic import ValidationError
 
+from components.errors import CaptchaPipelineError
 from pipeline.config import Config
+from pipeline.config_file import load_config
 from pipeline.engines import BeamConfig
 
 
@@ -95,6 +98,24 @@ def test_what_does_not_fit_together_is_refused(values: dict[str, Any], message: 
 
 def test_another_runner_takes_its_options_as_they_are() -> None:
     assert options(beam(runner="MyRunner", args=["--job_name=a"])) == {"runner": "MyRunner", "job_name": "a"}
+
+
+PROFILES = sorted((Path(__file__).parents[1] / "configs" / "beam").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_shipped_profiles_are_taken_by_name(path: Path) -> None:
+    config = load_config(path.parents[1] / "tiny.yaml", ["beam.steps={synth: {runner: FnApiRunner}}"], beam=path.stem)
+    assert options(config.beam)["runner"] == yaml.safe_load(path.read_text(encoding="utf-8"))["runner"]
+    assert options(config.beam, "synth")["runner"] == "FnApiRunner"
+    assert load_config(path.parents[1] / "tiny.yaml", beam=str(path)).beam == BeamConfig(**yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def test_a_profile_that_is_not_there_is_named() -> None:
+    with pytest.raises(
+        CaptchaPipelineError, match=r"--beam flnik: there is no such profile; .*beam has dataflow, flink, local, processes, spark"
+    ):
+        load_config(PROFILES[0].parents[1] / "tiny.yaml", beam="flnik")
 
 
 def test_components_know_of_no_engine() -> None:
