@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 from components.errors import CaptchaPipelineError
 from pipeline.engine_trial import MARK, expected
-from pipeline.engines import FLINK, LOCAL, Engine
+from pipeline.engines import FLINK, LOCAL, PORTABLE, Engine
 
 _ANSWER_SECONDS: Final = 10.0  # for a request to Flink's REST
 _TRIAL_SECONDS: Final = 120.0  # for the trial job, which takes some 15
@@ -46,6 +47,8 @@ def check_engines(engines: Iterable[Engine], folders: list[str], log: Path) -> N
             if engine.runner == FLINK:
                 _check_cluster(engine)
                 _check_job_server(engine)
+            elif engine.runner == PORTABLE:
+                _check_port(engine)
             _try(engine, folders, log)
             checked.append(engine)
 
@@ -63,6 +66,14 @@ def _check_cluster(engine: Engine) -> None:
             f"Flink at {engine.endpoint} has {slots} slots on {overview['taskmanagers']} TaskManagers, and beam.parallelism is "
             f"{engine.parallelism or 1}: start more TaskManagers, or lower it."
         )
+
+
+def _check_port(engine: Engine) -> None:
+    host, _, port = str(engine.endpoint).rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise CaptchaPipelineError(f"No job server answers at {engine.endpoint} ({error}): beam.endpoint is its HOST:PORT.") from None
 
 
 def _check_job_server(engine: Engine) -> None:

@@ -13,6 +13,7 @@ from pipeline.section import Section
 EngineStep = Literal["synth", "CaptchaExampleGen", "StatisticsGen", "Transform", "CaptchaEvaluator"]
 LOCAL: Final = "FnApiRunner"
 FLINK: Final = "FlinkRunner"
+PORTABLE: Final = "PortableRunner"
 
 
 class _Options(NamedTuple):
@@ -27,7 +28,7 @@ _RUNNERS: Final = {
     FLINK: _Options("flink_master", "parallelism"),
     "SparkRunner": _Options("spark_master_url", None),
     "DataflowRunner": _Options(None, "max_num_workers"),
-    "PortableRunner": _Options("job_endpoint", None),
+    PORTABLE: _Options("job_endpoint", None),
 }
 
 
