@@ -37,7 +37,7 @@ _DRAWN: Final = 100_000
 
 def flink(parallelism: int, jar: Path) -> dict[str, Any]:
     environment = {"type": "EXTERNAL", "config": f"localhost:{PORT}"}
-    args = [f"--flink_job_server_jar={jar}", "--environment_cache_millis=30000", "--sdk_worker_parallelism=2"]
+    args = [f"--flink_job_server_jar={jar}", "--environment_cache_millis=30000"]
     return {"runner": "FlinkRunner", "endpoint": REST, "environment": environment, "parallelism": parallelism, "args": args}
 
 

@@ -136,7 +136,7 @@ def reason_of(text: str) -> str:
     """Returns the last error that is named in what Beam says of a failed job: a chain of Java's, with Python's traceback in it."""
     named = re.findall(r"^(?:Caused by: )?([\w.]*(?:Error|Exception): .+)$", text, re.MULTILINE)
     lines = named or [line for line in text.splitlines() if line.strip()] or ["it does not say why"]
-    return str(lines[-1]).strip()[:_REASON_LENGTH]
+    return re.sub(r"^Pipeline \S+ failed in state \w+: ", "", str(lines[-1]).strip())[:_REASON_LENGTH].rstrip(".")
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

@@ -152,5 +152,5 @@ OSError: No space left on device [while running 'Write']
     at org.apache.flink.Task.run(Task.java:562)
     ... 12 more"""
     assert reason_of(said) == "OSError: No space left on device [while running 'Write']"
-    assert reason_of("one\n\ntwo\n") == "two"
+    assert reason_of("Pipeline a_1 failed in state FAILED: two.") == "two"
     assert reason_of("") == "it does not say why"

@@ -45,7 +45,7 @@ FLINK = {
     "endpoint": REST,
     "environment": {"type": "EXTERNAL", "config": f"localhost:{PORT}"},
     "parallelism": 4,
-    "args": [f"--flink_job_server_jar={JOB_SERVER}", "--environment_cache_millis=30000", "--sdk_worker_parallelism=2"],
+    "args": [f"--flink_job_server_jar={JOB_SERVER}", "--environment_cache_millis=30000"],
 }
 
 

@@ -91,7 +91,8 @@ _SETTINGS: Final = {
     "heartbeat.interval": "2000",
     "heartbeat.timeout": "10000",
     "restart-strategy": "fixed-delay",
-    "restart-strategy.fixed-delay.attempts": "3",
+    # Each part of a job that loses a task counts as one.
+    "restart-strategy.fixed-delay.attempts": "50",
     "restart-strategy.fixed-delay.delay": "2 s",
 }
 _LOGGING: Final = """\
