@@ -24,6 +24,8 @@ from pipeline.engines import FLINK, LOCAL, PORTABLE, Engine
 _ANSWER_SECONDS: Final = 10.0  # for a request to Flink's REST
 _TRIAL_SECONDS: Final = 120.0  # for the trial job, which takes some 15
 _REASON_LENGTH: Final = 300
+# What lacks something lacks it the next time as well.
+_ONCE: Final = {FLINK: ("--number_of_execution_retries=0",)}
 _JAR_OPTION: Final = "--flink_job_server_jar="
 _VERSION_OPTION: Final = "--flink_version="
 # Where every jar that holds Beam's Java SDK says of which release it is.
@@ -102,7 +104,7 @@ def _check_job_server(engine: Engine) -> None:
 def _try(engine: Engine, folders: list[str], log: Path) -> None:
     name = f"captcha-pipeline-trial-{uuid.uuid4().hex[:8]}"
     program = [sys.executable, "-c", "from pipeline.engine_trial import main; main()"]
-    arguments = [json.dumps(expected(folders)), str(engine.parallelism or 1), *engine.beam_args(name)]
+    arguments = [json.dumps(expected(folders)), str(engine.parallelism or 1), *engine.beam_args(name), *_ONCE.get(engine.runner, ())]
     process = subprocess.Popen(  # noqa: S603  # of Beam's options, which whoever starts a run may set anyway
         [*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
     )

@@ -92,7 +92,7 @@ _SETTINGS: Final = {
     "heartbeat.timeout": "10000",
     "restart-strategy": "fixed-delay",
     # Each part of a job that loses a task counts as one.
-    "restart-strategy.fixed-delay.attempts": "50",
+    "restart-strategy.fixed-delay.attempts": "10",
     "restart-strategy.fixed-delay.delay": "2 s",
 }
 _LOGGING: Final = """\
