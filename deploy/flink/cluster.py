@@ -79,7 +79,9 @@ _SETTINGS: Final = {
     "taskmanager.host": "127.0.0.1",
     "taskmanager.bind-host": "127.0.0.1",
     "taskmanager.numberOfTaskSlots": str(SLOTS),
-    "taskmanager.memory.process.size": "3072m",
+    "taskmanager.memory.process.size": "4096m",
+    # What goes to the Python workers and back passes through here.
+    "taskmanager.memory.task.off-heap.size": "1024m",
     "taskmanager.memory.jvm-metaspace.size": "768m",
     # Enough for the shuffles of Beam's steps, of which some hundred may be open.
     "taskmanager.network.sort-shuffle.min-buffers": "64",
