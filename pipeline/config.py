@@ -204,6 +204,11 @@ class Config(Section):
         return str(Path(self.root) / self.name / "searches")
 
     @property
+    def engine_log(self) -> str:
+        """What an engine said that cannot do the work of a run."""
+        return str(Path(self.root) / self.name / "engine.log")
+
+    @property
     def quarantine_dir(self) -> str:
         """Where the records of a run that stopped at too many bad ones are kept."""
         return str(Path(self.root) / self.name / "quarantine")

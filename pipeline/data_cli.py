@@ -99,7 +99,7 @@ def _synthesise_elsewhere(settings: "Config", plan: "SynthPlan") -> "Span":
 
     engine = settings.beam.of("synth")
     Path(settings.data.root).mkdir(parents=True, exist_ok=True)
-    check_engines([engine], [settings.data.root], Path(settings.root) / settings.name / "engine.log")
+    check_engines([engine], [settings.data.root], Path(settings.engine_log))
     return synthesise(plan, settings.data.root, partial(make_shards, beam_args=engine.beam_args(f"{settings.name}-synth")))
 
 

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 import uuid
 import zipfile
@@ -17,7 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+import apache_beam
+
 from components.errors import CaptchaPipelineError
+from components.files import write_whole
 from pipeline.engine_trial import MARK, expected
 from pipeline.engines import FLINK, LOCAL, PORTABLE, Engine
 
@@ -79,8 +81,6 @@ def _check_port(engine: Engine) -> None:
 
 
 def _check_job_server(engine: Engine) -> None:
-    import apache_beam
-
     if shutil.which("java") is None:
         raise CaptchaPipelineError("Beam's job server for Flink is a Java program, and there is no `java` here: install Java 11 or 17.")
     jar = _option(engine, _JAR_OPTION)
@@ -118,8 +118,7 @@ def _try(engine: Engine, folders: list[str], log: Path) -> None:
         _end(process)
     if problem:
         _cancel(engine, name)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(printed, encoding="utf-8")
+        write_whole(log, printed)
         raise CaptchaPipelineError(f"{engine}: {problem}. All that it said is in {log}.")
 
 

@@ -80,7 +80,7 @@ def _run(
         history.mark_interrupted(config.metadata_path)
         graph = create(config, look_around(config, attempt))
         engines = {step.id: config.beam.of(step.id) for step in graph.components if isinstance(step, BaseBeamComponent)}
-        check_engines(engines.values(), [config.data.root, config.root], folder / "engine.log")
+        check_engines(engines.values(), [config.data.root, config.root], Path(config.engine_log))
         elsewhere = {step: str(engine) for step, engine in engines.items() if engine.runner != LOCAL}
         known = history.run_ids(config.metadata_path)
         graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
