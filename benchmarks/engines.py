@@ -26,7 +26,7 @@ from components.example_proto import Example
 from components.features import LABEL_IDS, PIXELS
 from components.sources.spans import ShardFile, list_spans
 from components.tfrecords import Record, read_records
-from deploy.flink.cluster import REST, Cluster, JobServerOption, ask
+from deploy.flink.cluster import REST, Cluster, JobServerOption, ask, end
 from deploy.flink.job_server import job_server as get_job_server
 from pipeline.worker_pool import PORT
 
@@ -82,7 +82,7 @@ def main(
         try:
             rows, notes = measure(jar, Path(folder))
         finally:
-            cluster.down()
+            end(cluster.folder)
     columns = ["engine", *DATA_STEPS, "together", "pictures a second", "records", "lost", "twice"]
     record("engines", f"The data steps on Flink, on this machine: {TASK.count:,} pictures of 100x30 in colour", columns, rows, notes)
 

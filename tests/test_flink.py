@@ -27,7 +27,7 @@ from components.example_proto import Example
 from components.features import PIXEL_MEAN, PIXEL_STD, SPLITS, SUMMARY_FILE
 from components.sources.spans import list_spans
 from components.tfrecords import Record, read_records
-from deploy.flink.cluster import REST, Cluster, ask
+from deploy.flink.cluster import REST, Cluster, ask, end
 from deploy.flink.job_server import job_server
 from pipeline import history
 from pipeline.config_file import load_config
@@ -56,7 +56,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         cluster.up()
         yield cluster
     finally:
-        cluster.down()
+        end(cluster.folder)
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,8 @@ _SETTINGS: Final = {
     "taskmanager.host": "127.0.0.1",
     "taskmanager.bind-host": "127.0.0.1",
     "taskmanager.numberOfTaskSlots": str(SLOTS),
-    "taskmanager.memory.process.size": "4096m",
+    "taskmanager.memory.process.size": "4608m",
+    "taskmanager.memory.managed.size": "512m",
     # What goes to the Python workers and back passes through here.
     "taskmanager.memory.task.off-heap.size": "1024m",
     "taskmanager.memory.jvm-metaspace.size": "768m",
@@ -121,7 +122,7 @@ class Cluster:
         Raises:
           SystemExit: it is up already, or did not come up in two minutes; the logs are named.
         """
-        if any(self._pids()):
+        if _processes(self.folder):
             raise SystemExit(f"There is a cluster already, in {self.folder}: make flink-down ends it.")
         for name in ("conf", "log", "pids", "tmp"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -157,19 +158,6 @@ class Cluster:
             time.sleep(0.5)
         raise SystemExit(f"The cluster did not come up in {_START_SECONDS} seconds; {self.folder / 'log'} says why.")
 
-    def down(self) -> None:
-        """Ends what was started, and removes temporary files."""
-        for file, pid in self._pids():
-            _end(pid)
-            file.unlink()
-        shutil.rmtree(self.folder / "tmp", ignore_errors=True)
-
-    def _pids(self) -> list[tuple[Path, int]]:
-        """Returns the processes of this cluster that are alive, the TaskManagers first; a number may have gone to another process."""
-        found = [(file, int(file.read_text(encoding="utf-8"))) for file in sorted((self.folder / "pids").glob("*"), reverse=True)]
-        mine = str(self.folder).encode()
-        return [(file, pid) for file, pid in found if mine in _read(f"/proc/{pid}/environ")]
-
     def _start_java(self, name: str, main: str, sizes: str, arguments: list[str]) -> None:
         jars = sorted((self.distribution / "lib").glob("*.jar"))
         path = ":".join(map(str, [*jars, *(self.distribution / "bin").glob("*.jar"), self.folder / _RUNNER_JAR]))
@@ -196,6 +184,21 @@ class Cluster:
         with (self.folder / "log" / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
         (self.folder / "pids" / name).write_text(str(process.pid), encoding="utf-8")
+
+
+def end(folder: Path) -> None:
+    """Ends what the cluster in a folder has started, and removes its temporary files."""
+    for file, pid in _processes(folder):
+        _end(pid)
+        file.unlink()
+    shutil.rmtree(folder / "tmp", ignore_errors=True)
+
+
+def _processes(folder: Path) -> list[tuple[Path, int]]:
+    """Returns the processes of a cluster that are alive, the TaskManagers first; a number may have gone to another process."""
+    found = [(file, int(file.read_text(encoding="utf-8"))) for file in sorted((folder / "pids").glob("*"), reverse=True)]
+    mine = str(folder).encode()
+    return [(file, pid) for file, pid in found if mine in _read(f"/proc/{pid}/environ")]
 
 
 def ask(path: str) -> Any:
@@ -240,7 +243,7 @@ def up(distribution: DistributionArgument, release: ReleaseArgument, folder: Fol
 @app.command()
 def down(folder: FolderArgument) -> None:
     """End the cluster in this folder."""
-    Cluster(folder, folder, folder).down()
+    end(folder)
 
 
 if __name__ == "__main__":
