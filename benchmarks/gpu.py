@@ -1,10 +1,12 @@
 """What a GPU does a second: pictures trained on and read, for each network, in float32 and bfloat16, by the size of the batch.
 
     pip install 'jax[cuda13]' keras==3.12.4 captcha==0.7.0 pillow==12.3.0 pydantic pyyaml typer rich jinja2 google-crc32c protobuf
-    KERAS_BACKEND=jax python -m benchmarks.gpu
+    KERAS_BACKEND=jax python -m benchmarks.gpu --only vgg-slim
+    KERAS_BACKEND=jax XLA_FLAGS=--xla_gpu_enable_triton_gemm=false python -m benchmarks.gpu
 
-Expected: a line a measurement, appended to benchmarks/results/gpu.jsonl, and the table of all lines on record. Each takes some
-twenty-five seconds for `vgg-slim`, nearly all of them XLA's to compile, and minutes for the others; `--only vgg-slim` leaves those out.
+Expected: a line a measurement, appended to benchmarks/results/gpu.jsonl, and the table of all lines on record. What this GPU has on record
+is not measured again. Each takes some thirty seconds for `vgg-slim`, nearly all of them XLA's to compile. It does not compile the larger
+networks in six minutes unless it leaves Triton's products of matrices out, and then within a minute.
 
 What is trained is the Trainer's step, optimizer, shifts and normalisation included, on Keras' JAX backend: the pictures, random ones,
 are on the GPU, and as many steps a dispatch as take some 16,000 of them.
@@ -47,11 +49,13 @@ def main(
     tasks: Annotated[str, typer.Option(help="comma-separated; see benchmarks/tasks.py")] = "alnum,digits-final",
 ) -> None:
     about = {"gpu": gpus(), "machine": machine(), "versions": versions()}
-    for dtype in ("bfloat16", "float32"):
+    here = [row for row in kept("gpu") if row["gpu"] == about["gpu"]]
+    for dtype in sorted({"bfloat16", "float32"} - {row.get("matrix") for row in here}):
         keep("gpu", {"matrix": dtype, "flops_per_s": matrix_rate(dtype), **about})
+    measured = {(row["precision"], row["batch_size"], row["preset"], row["task"]) for row in here if "preset" in row}
     configs = {name: load_config(TASKS[name].options()[1]) for name in tasks.split(",")}
     for (precision, batch_size, network), (name, config) in itertools.product(_MEASUREMENTS, configs.items()):
-        if network in only.split(","):
+        if network in only.split(",") and (precision, batch_size, network, name) not in measured:
             keep("gpu", {"task": name, "preset": network, **rates(config, network, precision, batch_size), **about})
     record("gpu", "Pictures a second on a GPU", *table(kept("gpu")), NOTES, python="KERAS_BACKEND=jax python")
 
@@ -117,6 +121,7 @@ NOTES: Final = [
     f"Medians of {_REPETITIONS} times {_PICTURES:,} pictures. Those that are read are normalised on the way, and not shifted.",
     "MFLOP: of the convolutions and fully connected layers, counted by hand (benchmarks/operations.py); the optimizer's are not in it.",
     f"The share is of what the GPU does in a product of bfloat16 matrices of {_SIDE:,} x {_SIDE:,}; in float32 it computes in TF32.",
+    "vgg-slim as XLA compiles by itself; the others with --xla_gpu_enable_triton_gemm=false, without which six minutes were not enough.",
 ]
 
 
