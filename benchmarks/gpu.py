@@ -5,8 +5,9 @@
     KERAS_BACKEND=jax XLA_FLAGS=--xla_gpu_enable_triton_gemm=false python -m benchmarks.gpu
 
 Expected: a line a measurement, appended to benchmarks/results/gpu.jsonl, and the table of all lines on record. What this GPU has on record
-is not measured again. Each takes some thirty seconds for `vgg-slim`, nearly all of them XLA's to compile. It does not compile the larger
-networks in six minutes unless it leaves Triton's products of matrices out, and then within a minute.
+is not measured again. Each takes some thirty seconds for `vgg-slim`, nearly all of them XLA's to compile. With Triton's products
+of matrices it was not done with the twelve programs of the larger networks, side by side, after six minutes; without, each took less
+than one.
 
 What is trained is the Trainer's step, optimizer, shifts and normalisation included, on Keras' JAX backend: the pictures, random ones,
 are on the GPU, and as many steps a dispatch as take some 16,000 of them.
@@ -121,7 +122,7 @@ NOTES: Final = [
     f"Medians of {_REPETITIONS} times {_PICTURES:,} pictures. Those that are read are normalised on the way, and not shifted.",
     "MFLOP: of the convolutions and fully connected layers, counted by hand (benchmarks/operations.py); the optimizer's are not in it.",
     f"The share is of what the GPU does in a product of bfloat16 matrices of {_SIDE:,} x {_SIDE:,}; in float32 it computes in TF32.",
-    "vgg-slim as XLA compiles by itself; the others with --xla_gpu_enable_triton_gemm=false, without which six minutes were not enough.",
+    "vgg-slim as XLA compiles by itself; the others with --xla_gpu_enable_triton_gemm=false, which takes it a minute, not many.",
 ]
 
 

@@ -3,6 +3,7 @@ import json
 import random
 import subprocess
 import sys
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -75,10 +76,16 @@ def test_beam_makes_the_same_span(tmp_path):
     assert contents(here.path) == contents(there.path)
 
 
-def test_shards_that_a_worker_draws_at_the_same_time_are_the_same(tmp_path):
+def test_what_other_threads_of_a_worker_draw_is_of_no_account(tmp_path):
+    """Neither other shards nor others' use of the one global `random`, such as Beam's when it samples sizes."""
     alone = [synthetic_beam._draw(shard, plan(), str(tmp_path)) for shard in range(3)]
-    with ThreadPoolExecutor(3) as threads:
-        together = list(threads.map(lambda shard: synthetic_beam._draw(shard, plan(), str(tmp_path)), range(3)))
+    done = threading.Event()
+    with ThreadPoolExecutor(4) as threads:
+        threads.submit(lambda: [random.random() for _ in iter(done.is_set, True)])
+        try:
+            together = list(threads.map(lambda shard: synthetic_beam._draw(shard, plan(), str(tmp_path)), range(3)))
+        finally:
+            done.set()
     assert together == alone
 
 

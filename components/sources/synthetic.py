@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -150,20 +150,25 @@ def _example(plan: SynthPlan, captcha: Captcha) -> Any:
 
 
 def in_processes(
-    plan: SynthPlan, root: Path, workers: int = 1, on_pictures: Callable[[int], None] = lambda count: None
+    plan: SynthPlan,
+    root: Path,
+    workers: int = 1,
+    on_pictures: Callable[[int], None] = lambda count: None,
+    shards: Sequence[int] = (),
 ) -> Iterator[list[ShardFile]]:
-    """Writes all shards, with the given number of worker processes.
+    """Writes the shards of these numbers, or all, with the given number of worker processes.
 
     `on_pictures` is called with the number of further pictures, a few times a second.
     """
+    shards = shards or range(plan.shards)
     # Spawned, not forked: the caller may have TensorFlow's threads, and a forked copy of those can hang.
     context = multiprocessing.get_context("spawn")
     counter = context.Value("Q", 0)
-    with ProcessPoolExecutor(min(workers, plan.shards), context, _start_worker, (counter,)) as pool:
+    with ProcessPoolExecutor(min(workers, len(shards)), context, _start_worker, (counter,)) as pool:
         # The workers inherit this: a Ctrl-C while they start waits until they can go without a word (_start_worker).
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            futures = [pool.submit(_work, plan, shard, root) for shard in range(plan.shards)]
+            futures = [pool.submit(_work, plan, shard, root) for shard in shards]
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         try:

@@ -3,7 +3,6 @@
 import json
 import shutil
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -12,11 +11,9 @@ import apache_beam as beam
 
 from components.features import SPLITS
 from components.sources.spans import ShardFile
-from components.sources.synthetic import SynthPlan, make_shard
+from components.sources.synthetic import SynthPlan, in_processes
 
 _MADE: Final = "made.jsonl"
-# A worker may have several shards at a time, each in a thread, and the captcha library draws from the one global `random`.
-_drawing = threading.Lock()
 
 
 def make_shards(plan: SynthPlan, folder: Path, beam_args: Sequence[str]) -> list[list[ShardFile]]:
@@ -50,13 +47,16 @@ def make_shards(plan: SynthPlan, folder: Path, beam_args: Sequence[str]) -> list
 
 
 def _draw(shard: int, plan: SynthPlan, folder: str) -> str:
-    """Draws one shard. A runner may do this twice, even at the same time: a shard's files appear whole, and are the same each time."""
+    """Draws one shard. A runner may do this twice, even at the same time: a shard's files appear whole, and are the same each time.
+
+    A process of its own draws it: the captcha library draws from the one global `random`, as do other threads of a worker, Beam's own
+    among them.
+    """
     for split in SPLITS:
         (Path(folder) / split).mkdir(exist_ok=True)
     attempt = Path(tempfile.mkdtemp(prefix=".attempt-", dir=folder))
     try:
-        with _drawing:
-            files = make_shard(plan, shard, attempt)
+        (files,) = in_processes(plan, attempt, shards=[shard])
         for file in files:
             (attempt / file.path).replace(Path(folder) / file.path)
     finally:
