@@ -112,7 +112,9 @@ def _try(engine: Engine, folders: list[str], log: Path) -> None:
         printed, _ = process.communicate(timeout=_TRIAL_SECONDS)
         problem = "" if process.returncode == 0 else _what_failed(printed, engine)
     except subprocess.TimeoutExpired:
-        problem, printed = f"did not do a trial job within {_TRIAL_SECONDS:.0f} seconds", ""
+        _end(process)
+        printed, _ = process.communicate()
+        problem = f"did not do a trial job within {_TRIAL_SECONDS:.0f} seconds"
     finally:
         # The job server too, which is the trial's child.
         _end(process)

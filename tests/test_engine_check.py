@@ -122,9 +122,14 @@ def test_a_trial_that_fails_leaves_its_words(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_check, "_TRIAL_SECONDS", 0.1)
+    monkeypatch.setattr(engine_check, "_TRIAL_SECONDS", 1.0)
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho waiting for slots\nsleep 60 &\nwait\n", encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
     with pytest.raises(CaptchaPipelineError, match=r"did not do a trial job within"):
         check(Engine(runner="NoRunner"), folder=tmp_path)
+    assert (tmp_path / "engine.log").read_text(encoding="utf-8") == "waiting for slots\n"
 
 
 def test_workers_that_are_as_this_process_have_nothing_to_complain_of(tmp_path: Path) -> None:
