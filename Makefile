@@ -49,7 +49,7 @@ test-image: install
 
 # The Beam steps on a Flink cluster of this machine. Needs Java 11 or 17, and Maven if JOB_SERVER is not set. A quarter of an hour.
 test-flink: install $(FLINK)
-	FLINK=$(FLINK) FLINK_RELEASE=$(FLINK_RELEASE) JOB_SERVER=$(JOB_SERVER) $(RUN) pytest tests/test_flink.py
+	FLINK=$(FLINK) FLINK_RELEASE=$(FLINK_RELEASE) JOB_SERVER=$(JOB_SERVER) $(RUN) pytest tests/test_flink.py tests/test_flink_lacking.py
 
 # Says where the job server is, and gets it first if it is not there.
 job-server: install

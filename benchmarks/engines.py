@@ -26,19 +26,12 @@ from components.example_proto import Example
 from components.features import LABEL_IDS, PIXELS
 from components.sources.spans import ShardFile, list_spans
 from components.tfrecords import Record, read_records
-from deploy.flink.cluster import REST, Cluster, JobServerOption, ask, end
+from deploy.flink.cluster import Cluster, JobServerOption, ask, end
 from deploy.flink.job_server import job_server as get_job_server
-from pipeline.worker_pool import PORT
 
 TASK: Final = Task("engines", "digits", 20_000, "{train: 10, eval: 1, test: 1}", seed=17, changes=("synth.shard_size=1000",))
 PARALLELISM: Final = (1, 2, 4)
 _DRAWN: Final = 100_000
-
-
-def flink(parallelism: int, jar: Path) -> dict[str, Any]:
-    environment = {"type": "EXTERNAL", "config": f"localhost:{PORT}"}
-    args = [f"--flink_job_server_jar={jar}", "--environment_cache_millis=30000"]
-    return {"runner": "FlinkRunner", "endpoint": REST, "environment": environment, "parallelism": parallelism, "args": args}
 
 
 def data_steps(beam: dict[str, Any]) -> tuple[dict[str, float], Counter[str]]:
@@ -80,19 +73,19 @@ def main(
         cluster = Cluster(distribution, jar, Path(folder, "flink"))
         cluster.up()
         try:
-            rows, notes = measure(jar, Path(folder))
+            rows, notes = measure(cluster, Path(folder))
         finally:
             end(cluster.folder)
     columns = ["engine", *DATA_STEPS, "together", "pictures a second", "records", "lost", "twice"]
     record("engines", f"The data steps on Flink, on this machine: {TASK.count:,} pictures of 100x30 in colour", columns, rows, notes)
 
 
-def measure(jar: Path, folder: Path) -> tuple[list[list[str]], list[str]]:
+def measure(cluster: Cluster, folder: Path) -> tuple[list[list[str]], list[str]]:
     """Returns a row an engine, and what there is to say of drawing."""
     rows: list[list[str]] = []
     version = ask("/overview")["flink-version"]
     expected: Counter[str] = Counter()
-    engines = {"in memory": {"runner": "FnApiRunner"}} | {f"Flink {version}, parallelism {n}": flink(n, jar) for n in PARALLELISM}
+    engines = {"in memory": {"runner": "FnApiRunner"}} | {f"Flink {version}, parallelism {n}": cluster.beam(n) for n in PARALLELISM}
     for name, beam in engines.items():
         seconds, came_out = data_steps(beam)
         expected = expected or came_out
@@ -102,7 +95,7 @@ def measure(jar: Path, folder: Path) -> tuple[list[list[str]], list[str]]:
         rows.append([name, *times, f"{total:.1f} s", f"{TASK.count / total:,.0f}", f"{came_out.total():,}", str(lost), str(twice)])
         print(rows[-1], flush=True)
     here, ours = draw(folder / "here")
-    there, theirs = draw(folder / "there", "--set", f"beam={json.dumps(flink(4, jar))}")
+    there, theirs = draw(folder / "there", "--set", f"beam={json.dumps(cluster.beam(4))}")
     assert ours == theirs
     drawing = (
         f"data synth of {_DRAWN:,} pictures: in processes of this machine {_DRAWN / here:,.0f} a second, on Flink with a parallelism of 4 "

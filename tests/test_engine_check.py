@@ -1,4 +1,4 @@
-"""What is said of an engine that cannot do the work; tests/test_flink.py asks a real one."""
+"""What is said of an engine that cannot do the work; tests/test_flink_lacking.py asks a real one."""
 
 import json
 import sys

@@ -1,16 +1,11 @@
 """The Beam steps on a real Flink cluster: record for record what they are on this machine. `make test-flink` runs it."""
 
-import contextlib
 import gzip
 import hashlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
-import venv
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_data_validation as tfdv
-import yaml
 from command import call
+from flink_run import CONFIG, MARKS, Root, profile, running, settings
 from google.protobuf.json_format import MessageToDict
 
 from components.evaluator import load_results
@@ -27,36 +22,20 @@ from components.example_proto import Example
 from components.features import PIXEL_MEAN, PIXEL_STD, SPLITS, SUMMARY_FILE
 from components.sources.spans import list_spans
 from components.tfrecords import Record, read_records
-from deploy.flink.cluster import REST, Cluster, ask, end
-from deploy.flink.job_server import job_server
+from deploy.flink.cluster import REST, Cluster, ask
 from pipeline import history
 from pipeline.config_file import load_config
 from pipeline.retrainings import report_path
-from pipeline.worker_pool import PORT
 
-DISTRIBUTION, RELEASE = os.environ.get("FLINK", ""), os.environ.get("FLINK_RELEASE", "")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DISTRIBUTION, reason="FLINK names no Flink: make test-flink gets one")]
-JOB_SERVER = os.environ.get("JOB_SERVER") or str(job_server(RELEASE) if DISTRIBUTION else "")
-CONFIG = Path(os.environ.get("FLINK_CONFIG") or Path(__file__).parents[1] / "configs" / "tiny.yaml")
+pytestmark = MARKS
 NAME = CONFIG.stem
 STEPS = ("CaptchaExampleGen", "StatisticsGen", "Transform", "CaptchaEvaluator")
-FLINK = {
-    "runner": "FlinkRunner",
-    "endpoint": REST,
-    "environment": {"type": "EXTERNAL", "config": f"localhost:{PORT}"},
-    "parallelism": 4,
-    "args": [f"--flink_job_server_jar={JOB_SERVER}", "--environment_cache_millis=30000"],
-}
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(Path(DISTRIBUTION), Path(JOB_SERVER), tmp_path_factory.mktemp("flink"))
-    try:
-        cluster.up()
+    with running(tmp_path_factory.mktemp("flink")) as cluster:
         yield cluster
-    finally:
-        end(cluster.folder)
 
 
 @pytest.fixture(scope="module")
@@ -74,31 +53,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def settings(*changes: str) -> list[str]:
-    return ["--config", str(CONFIG), *(word for change in changes for word in ("--set", change))]
-
-
-def profile(folder: Path, **changes: Any) -> str:
-    path = folder / "flink.yaml"
-    path.write_text(yaml.safe_dump(FLINK | changes), encoding="utf-8")
-    return str(path)
-
-
-class Root:
-    """What a run has left in a folder."""
-
-    def __init__(self, folder: Path, data: Path):
-        # One epoch: what a model has learned is no matter here, and one that is wrong now and then tells more.
-        quickly = ("trainer.epochs=1", "evaluator.min_sequence_accuracy=0")
-        self.options = settings(f"root={folder}", f"data.root={data}", "data.max_bad_fraction=0.2", *quickly)
-        self.config = load_config(CONFIG, self.options[3::2])
-
-    def uri(self, step: str, output: str) -> Path:
-        run = history.latest_run(self.config.metadata_path)
-        assert run is not None
-        return Path(str(run.artifact_uri(step, output)))
-
-
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Root:
     root = Root(tmp_path_factory.mktemp("here"), data)
@@ -109,7 +63,7 @@ def here(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Root:
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory, data: Path, cluster: Cluster) -> Root:
     root = Root(tmp_path_factory.mktemp("there"), data)
-    call("run", *root.options, "--beam", profile(Path(root.config.root)))
+    call("run", *root.options, "--beam", profile(cluster, Path(root.config.root)))
     return root
 
 
@@ -214,7 +168,8 @@ def test_the_figures_are_the_same(here: Root, cluster: Cluster, tmp_path: Path) 
     there = Root(Path(here.config.root), Path(here.config.data.root))
     ours = load_results(str(here.uri("CaptchaEvaluator", "evaluation")))
     # Another confidence, so that the step is not reused; intervals follow from counts.
-    changed = ["--set", "beam.steps={CaptchaEvaluator: " + json.dumps(FLINK) + "}", "--set", "evaluator.confidence=0.9"]
+    flink = {"CaptchaEvaluator": cluster.beam(parallelism=4)}
+    changed = ["--set", f"beam.steps={json.dumps(flink)}", "--set", "evaluator.confidence=0.9"]
     call("run", *there.options, *changed)
     run = history.latest_run(there.config.metadata_path)
     assert run is not None
@@ -247,7 +202,7 @@ def test_both_task_managers_worked(there: Root) -> None:
 
 def test_a_span_is_drawn_the_same(tmp_path: Path, cluster: Cluster) -> None:
     spans = []
-    for name, beam in (("here", []), ("there", ["--beam", profile(tmp_path)])):
+    for name, beam in (("here", []), ("there", ["--beam", profile(cluster, tmp_path)])):
         options = settings(f"data.root={tmp_path / name}", f"root={tmp_path}", "synth.count=1200", "synth.shard_size=50")
         call("data", "synth", *options, *beam)
         spans += list_spans(tmp_path / name)
@@ -260,7 +215,7 @@ def test_a_span_is_drawn_the_same(tmp_path: Path, cluster: Cluster) -> None:
 def test_a_task_manager_that_dies_in_transform_changes_nothing(here: Root, data: Path, cluster: Cluster, tmp_path: Path) -> None:
     root = Root(tmp_path / "output", data)
     # What one TaskManager can do alone.
-    flink = {"Transform": FLINK | {"parallelism": 2}}
+    flink = {"Transform": cluster.beam(parallelism=2)}
     options = [*root.options, "--set", f"beam.steps={json.dumps(flink)}"]
     known = {job["jid"] for job in ask("/jobs/overview")["jobs"]}
     program = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", *options]
@@ -290,69 +245,3 @@ def wait_for_work(name: str, known: set[str]) -> str:
                     return str(job["jid"])
         time.sleep(0.2)
     raise AssertionError(f"there is no job {name} at work")
-
-
-def fails(root: Root, beam: str) -> str:
-    """Returns what a run says that must end at once, with one sentence, and leave no process behind."""
-    program = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", *root.options, "--beam", beam]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) as process:
-        printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert printed.count("Error:") == 1, printed
-    assert "Traceback" not in printed
-    # Those of this process are its own, from the runs before.
-    left = [path for path in Path("/proc").glob("[0-9]*") if JOB_SERVER in command(path) and parent(path) != os.getpid()]
-    assert not left, [command(path) for path in left]
-    return " ".join(printed.split())
-
-
-def parent(process: Path) -> int:
-    with contextlib.suppress(OSError):
-        return int((process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-    return 0
-
-
-def command(process: Path) -> list[str]:
-    with contextlib.suppress(OSError):
-        return (process / "cmdline").read_text(encoding="utf-8").split("\0")
-    return []
-
-
-def test_no_flink_is_named(here: Root, tmp_path: Path) -> None:
-    said = fails(here, profile(tmp_path, endpoint="127.0.0.1:9"))
-    assert "No Flink answers at 127.0.0.1:9 (" in said
-    assert "--set beam.endpoint" in said
-
-
-def test_too_few_slots_are_named(here: Root, cluster: Cluster, tmp_path: Path) -> None:
-    assert "has 4 slots on 2 TaskManagers, and beam.parallelism is 64" in fails(here, profile(tmp_path, parallelism=64))
-
-
-def test_a_job_server_of_another_beam_is_named(here: Root, cluster: Cluster, tmp_path: Path) -> None:
-    jar = tmp_path / "job-server.jar"
-    with zipfile.ZipFile(jar, "w") as archive:
-        archive.writestr("org/apache/beam/sdk/sdk.properties", "# Beam\nversion=2.10.0\n")
-    said = fails(here, profile(tmp_path, args=[f"--flink_job_server_jar={jar}"]))
-    assert f"{jar} is of Beam 2.10.0, and this environment has Beam" in said
-
-
-def test_workers_without_the_package_are_named(here: Root, cluster: Cluster, tmp_path: Path) -> None:
-    """A pool of Beam's own, in an environment that has all but this project."""
-    bare = tmp_path / "bare"
-    venv.create(bare)
-    (site,) = bare.glob("lib/python*/site-packages")
-    # A folder that a .pth file names is not searched for .pth files, by which this project is installed.
-    (site / "libraries.pth").write_text(str(next(path for path in map(Path, sys.path) if path.name == "site-packages")), encoding="utf-8")
-    environment = os.environ | {"PATH": f"{bare / 'bin'}:{os.environ['PATH']}"}
-    beams_pool = [str(bare / "bin" / "python"), "-m", "apache_beam.runners.worker.worker_pool_main", "--service_port=50009"]
-    with subprocess.Popen(beams_pool, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, start_new_session=True) as pool:
-        try:
-            said = fails(here, profile(tmp_path, environment={"type": "EXTERNAL", "config": "localhost:50009"}))
-        finally:
-            os.killpg(pool.pid, signal.SIGKILL)
-    assert "its workers' Python has no module pipeline; they must have this project installed" in said
-
-
-def test_no_pool_is_named(here: Root, cluster: Cluster, tmp_path: Path) -> None:
-    said = fails(here, profile(tmp_path, environment={"type": "EXTERNAL", "config": "localhost:50008"}))
-    assert "no pool of Python workers answers at localhost:50008" in said

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from deploy.flink.job_server import job_server as get_job_server
+from pipeline.worker_pool import PORT
 
 REST: Final = "127.0.0.1:8081"
 SLOTS: Final = 2  # of a TaskManager
@@ -137,6 +138,16 @@ class Cluster:
         for number in range(1, task_managers + 1):
             self.start_task_manager(number)
         self.wait_for(task_managers)
+
+    def beam(self, parallelism: int) -> dict[str, Any]:
+        """Returns the section `beam` of a configuration for this cluster."""
+        return {
+            "runner": "FlinkRunner",
+            "endpoint": REST,
+            "environment": {"type": "EXTERNAL", "config": f"localhost:{PORT}"},
+            "parallelism": parallelism,
+            "args": [f"--flink_job_server_jar={self.job_server}", "--environment_cache_millis=30000"],
+        }
 
     def start_task_manager(self, number: int) -> None:
         """Starts the TaskManager with this number, from 1."""
