@@ -23,7 +23,6 @@ from typing import Annotated, Any, Final
 import typer
 
 from deploy.flink.job_server import job_server as get_job_server
-from pipeline.worker_pool import PORT
 
 REST: Final = "127.0.0.1:8081"
 SLOTS: Final = 2  # of a TaskManager
@@ -141,6 +140,8 @@ class Cluster:
 
     def beam(self, parallelism: int) -> dict[str, Any]:
         """Returns the section `beam` of a configuration for this cluster."""
+        from pipeline.worker_pool import PORT  # and with it all of Beam, which the commands here do without
+
         return {
             "runner": "FlinkRunner",
             "endpoint": REST,
