@@ -5,10 +5,10 @@ python -m deploy.flink.job_server 1.20
 
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-import apache_beam
 import typer
 
 _CACHE: Final = Path("~/.apache_beam/cache/jars").expanduser()
@@ -24,12 +24,12 @@ def job_server(flink: str) -> Path:
     """
     if shutil.which("java") is None:
         raise SystemExit("Flink needs Java 11 or 17: there is no `java` here.")
-    name = f"beam-runners-flink-{flink}-job-server"
-    jar = _CACHE / f"{name}-{apache_beam.__version__}.jar"
+    beam, name = version("apache-beam"), f"beam-runners-flink-{flink}-job-server"
+    jar = _CACHE / f"{name}-{beam}.jar"
     if not jar.exists():
         if shutil.which("mvn") is None:
             raise SystemExit(f"Beam's job server comes by Maven: there is no `mvn` here. Or put it at {jar}.")
-        artifact = f"org.apache.beam:{name}:{apache_beam.__version__}"
+        artifact = f"org.apache.beam:{name}:{beam}"
         if subprocess.run(
             ["mvn", "--quiet", "--batch-mode", _COPY, f"-Dartifact={artifact}", f"-DoutputDirectory={jar.parent}"]
         ).returncode:
