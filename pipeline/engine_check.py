@@ -29,7 +29,8 @@ _REASON_LENGTH: Final = 300
 # What lacks something lacks it the next time as well.
 _ONCE: Final = {FLINK: ("--number_of_execution_retries=0",)}
 _JAR_OPTION: Final = "--flink_job_server_jar="
-_VERSION_OPTION: Final = "--flink_version="
+# The options that say for which release of Flink the job server is, and where in them.
+_FLINK_NAMED_IN: Final = {"--flink_version=": "^(.+)$", _JAR_OPTION: r"beam-runners-flink-([\d.]+)-job-server[^/]*$"}
 # Where every jar that holds Beam's Java SDK says of which release it is.
 _RELEASE_FILE: Final = "org/apache/beam/sdk/sdk.properties"
 
@@ -59,11 +60,13 @@ def check_engines(engines: Iterable[Engine], folders: list[str], log: Path) -> N
 
 def _check_cluster(engine: Engine) -> None:
     overview = _ask(engine, "/overview")
-    version, wanted = overview["flink-version"], _option(engine, _VERSION_OPTION)
-    if wanted and not f"{version}.".startswith(f"{wanted}."):
-        raise CaptchaPipelineError(
-            f"Flink at {engine.endpoint} is {version}, but beam.args has {_VERSION_OPTION}{wanted}: they must agree."
-        )
+    version = overview["flink-version"]
+    for option, pattern in _FLINK_NAMED_IN.items():
+        named = re.search(pattern, _option(engine, option) or "")
+        if named and not f"{version}.".startswith(f"{named.group(1)}."):
+            raise CaptchaPipelineError(
+                f"Flink at {engine.endpoint} is {version}, but beam.args has {option}{_option(engine, option)}: they must agree."
+            )
     slots = overview["slots-total"]
     if slots < (engine.parallelism or 1):
         raise CaptchaPipelineError(

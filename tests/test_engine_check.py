@@ -80,6 +80,10 @@ def test_each_engine_is_asked_once(no_trial: list[Engine], rest: str, tmp_path: 
     [
         ({"parallelism": 5}, r"has 4 slots on 2 TaskManagers, and beam\.parallelism is 5: start more TaskManagers, or lower it"),
         ({"args": ["--flink_version=1.2"]}, r"is 1\.20\.5, but beam\.args has --flink_version=1\.2: they must agree"),
+        (
+            {"args": ["--flink_job_server_jar=/jars/beam-runners-flink-1.19-job-server-2.74.0.jar"]},
+            r"is 1\.20\.5, but .*1\.19.* must agree",
+        ),
         ({"args": ["--flink_job_server_jar=/none.jar"]}, r"Cannot read the job server /none\.jar: No such file"),
         ({"args": [f"--flink_job_server_jar={__file__}"]}, r"test_engine_check\.py is not a job server of Beam"),
     ],
