@@ -29,6 +29,8 @@ from pipeline.retrainings import report_path
 
 pytestmark = MARKS
 NAME = CONFIG.stem
+# TFDV counts as many values of a string one by one: StatsOptions.num_rank_histogram_buckets.
+SKETCH = 1000
 STEPS = ("CaptchaExampleGen", "StatisticsGen", "Transform", "CaptchaEvaluator")
 
 
@@ -126,6 +128,8 @@ def compare(ours: Any, theirs: Any, where: str) -> None:
         for key in ours:
             if key == "histograms":
                 continue  # of quantiles, and of equal widths that quantiles decide
+            if key in ("topValues", "rankHistogram") and int(ours["unique"]) > SKETCH:
+                continue  # of a sketch then, whose frequencies depend on the order of the values
             compare(ours[key], theirs[key], f"{where}.{key}")
     elif isinstance(ours, list):
         assert len(ours) == len(theirs), where
