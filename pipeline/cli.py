@@ -142,8 +142,10 @@ def tune(
         captcha-pipeline tune --config configs/digits.yaml --trials 20
     """
     from pipeline.config_file import load_config
+    from pipeline.engine_check import check_engines_of
 
     settings = load_config(config, overrides, beam=beam, tuned=False)
+    check_engines_of(settings)
     load_tensorflow()
     from pipeline import local, tables
 
@@ -281,6 +283,9 @@ def show_config(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = No
 
 
 def _run(settings: "Config", trigger: str, attempt: int) -> None:
+    from pipeline.engine_check import check_engines_of
+
+    check_engines_of(settings)
     load_tensorflow()
     from pipeline import local, results, tables
     from pipeline.retrainings import write_trend_page

@@ -9,30 +9,47 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 import urllib.request
 import uuid
 import zipfile
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-import apache_beam
-
+from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from components.files import write_whole
+from pipeline.config import Config
 from pipeline.engine_trial import MARK, expected
-from pipeline.engines import FLINK, LOCAL, PORTABLE, Engine
+from pipeline.engines import FLINK, LOCAL, PORTABLE, Engine, GraphStep
+from pipeline.surroundings import look_around
 
 _ANSWER_SECONDS: Final = 10.0  # for a request to Flink's REST
 _TRIAL_SECONDS: Final = 120.0  # for the trial job, which takes some 15
+_POLL_SECONDS: Final = 1.0
 _REASON_LENGTH: Final = 300
-# What lacks something lacks it the next time as well.
-_ONCE: Final = {FLINK: ("--number_of_execution_retries=0",)}
 _JAR_OPTION: Final = "--flink_job_server_jar="
 # The options that say for which release of Flink the job server is, and where in them.
 _FLINK_NAMED_IN: Final = {"--flink_version=": "^(.+)$", _JAR_OPTION: r"beam-runners-flink-([\d.]+)-job-server[^/]*$"}
 # Where every jar that holds Beam's Java SDK says of which release it is.
 _RELEASE_FILE: Final = "org/apache/beam/sdk/sdk.properties"
+
+
+def check_engines_of(config: Config) -> None:
+    """Checks the engines of a run's steps, without importing TFX, which takes longer than most of what can be said here.
+
+    Raises:
+      CaptchaPipelineError: as `check_engines`, or there is nothing to run on.
+    """
+    engines = [config.beam.of(step) for step in get_args(GraphStep)]
+    if any(engine.runner != LOCAL for engine in engines):
+        look_around(config, 0)
+        with writing_in(config.root):
+            Path(config.root).mkdir(parents=True, exist_ok=True)
+        check_engines(engines, [config.data.root, config.root], Path(config.engine_log))
 
 
 def check_engines(engines: Iterable[Engine], folders: list[str], log: Path) -> None:
@@ -97,33 +114,40 @@ def _check_job_server(engine: Engine) -> None:
     except (zipfile.BadZipFile, KeyError):
         raise CaptchaPipelineError(f"{jar} is not a job server of Beam: it has no {_RELEASE_FILE}.") from None
     found = re.search(r"^version=(\S+)", text, re.MULTILINE)
-    release = found.group(1) if found else "unknown"
-    if release != apache_beam.__version__:
+    release, ours = found.group(1) if found else "unknown", version("apache-beam")
+    if release != ours:
         raise CaptchaPipelineError(
-            f"The job server {jar} is of Beam {release}, and this environment has Beam {apache_beam.__version__}: they must be the same."
+            f"The job server {jar} is of Beam {release}, and this environment has Beam {ours}: they must be the same."
         )
 
 
 def _try(engine: Engine, folders: list[str], log: Path) -> None:
     name = f"captcha-pipeline-trial-{uuid.uuid4().hex[:8]}"
     program = [sys.executable, "-c", "from pipeline.engine_trial import main; main()"]
-    arguments = [json.dumps(expected(folders)), str(engine.parallelism or 1), *engine.beam_args(name), *_ONCE.get(engine.runner, ())]
-    process = subprocess.Popen(  # noqa: S603  # of Beam's options, which whoever starts a run may set anyway
-        [*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
-    )
-    try:
-        printed, _ = process.communicate(timeout=_TRIAL_SECONDS)
-        problem = "" if process.returncode == 0 else _what_failed(printed, engine)
-    except subprocess.TimeoutExpired:
-        _end(process)
-        printed, _ = process.communicate()
-        problem = f"did not do a trial job within {_TRIAL_SECONDS:.0f} seconds"
-    finally:
-        # The job server too, which is the trial's child.
-        _end(process)
+    arguments = [json.dumps(expected(folders)), str(engine.parallelism or 1), *engine.beam_args(name)]
+    problem, failure, limit = "", "", time.monotonic() + _TRIAL_SECONDS
+    with tempfile.TemporaryFile("w+", errors="replace") as printed:
+        process = subprocess.Popen(  # noqa: S603  # of Beam's options, which whoever starts a run may set anyway
+            [*program, *arguments], stdout=printed, stderr=printed, start_new_session=True
+        )
+        try:
+            while process.poll() is None and not problem:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_SECONDS)
+                if failure := _failure(engine, name):
+                    problem = _what_failed(failure, engine)
+                elif time.monotonic() > limit:
+                    problem = f"did not do a trial job within {_TRIAL_SECONDS:.0f} seconds"
+        finally:
+            # The job server too, which is the trial's child.
+            _end(process)
+        printed.seek(0)
+        text = printed.read() + failure
+    if process.returncode and not problem:
+        problem = _what_failed(text, engine)
     if problem:
         _cancel(engine, name)
-        write_whole(log, printed)
+        write_whole(log, text)
         raise CaptchaPipelineError(f"{engine}: {problem}. All that it said is in {log}.")
 
 
@@ -133,7 +157,7 @@ def _what_failed(printed: str, engine: Engine) -> str:
     if found := re.search(r"ModuleNotFoundError: No module named '(\w+)", printed):
         return f"its workers' Python has no module {found.group(1)}; they must have this project installed, as its image has"
     environment = engine.environment
-    if environment and environment.type == "EXTERNAL" and re.search("failed in state.*Connection refused", printed):
+    if environment and environment.type == "EXTERNAL" and "Connection refused" in printed:
         return f"no pool of Python workers answers at {environment.config}, as its workers see it"
     return f"a trial job failed: {reason_of(printed)}"
 
@@ -145,7 +169,16 @@ def reason_of(text: str) -> str:
     return re.sub(r"^Pipeline \S+ failed in state \w+: ", "", str(lines[-1]).strip())[:_REASON_LENGTH].rstrip(".")
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
+def _failure(engine: Engine, name: str) -> str:
+    """Returns why a job failed that its engine may still start again, and again: what lacks something lacks it the next time as well."""
+    if engine.runner != FLINK:
+        return ""
+    jobs = [job["jid"] for job in _ask(engine, "/jobs/overview")["jobs"] if job["name"].startswith(name)]
+    entries = [entry for job in jobs for entry in _ask(engine, f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"]]
+    return "\n".join(entry["stacktrace"] for entry in entries)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

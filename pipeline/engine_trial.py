@@ -8,9 +8,8 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any, Final
-
-import apache_beam as beam
 
 from pipeline.surroundings import source_digests
 
@@ -21,7 +20,12 @@ _ELEMENTS_A_WORKER: Final = 4
 
 def expected(folders: Sequence[str]) -> dict[str, Any]:
     """Returns what a worker should find: as much as this process does, and the folders."""
-    return {"python": platform.python_version_tuple()[:2], "beam": beam.__version__, "code": source_digests(), "folders": list(folders)}
+    return {
+        "python": platform.python_version_tuple()[:2],
+        "beam": version("apache-beam"),
+        "code": source_digests(),
+        "folders": list(folders),
+    }
 
 
 def complaint(wanted: Mapping[str, Any]) -> str:
@@ -46,6 +50,8 @@ def _compare(_: int, wanted: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Runs the job. Arguments: what is expected, in JSON; how many workers there are; Beam's options."""
+    import apache_beam as beam
+
     wanted, workers, *beam_args = sys.argv[1:]
     with beam.Pipeline(argv=beam_args) as pipeline:
         _ = pipeline | beam.Create(range(_ELEMENTS_A_WORKER * int(workers))) | beam.Reshuffle() | beam.Map(_compare, json.loads(wanted))

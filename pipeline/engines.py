@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from pipeline.section import Section
 
 # What may run on an engine of its own: the Beam steps of the graph, by their names there, and `data synth`.
-EngineStep = Literal["synth", "CaptchaExampleGen", "StatisticsGen", "Transform", "CaptchaEvaluator"]
+GraphStep = Literal["CaptchaExampleGen", "StatisticsGen", "Transform", "CaptchaEvaluator"]
+EngineStep = Literal["synth", GraphStep]
 LOCAL: Final = "FnApiRunner"
 FLINK: Final = "FlinkRunner"
 PORTABLE: Final = "PortableRunner"

@@ -19,7 +19,7 @@ from components.errors import CaptchaPipelineError
 from components.files import alone, write_whole
 from pipeline import history
 from pipeline.config import Config, TrainerConfig
-from pipeline.engine_check import check_engines, reason_of
+from pipeline.engine_check import reason_of
 from pipeline.engines import LOCAL
 from pipeline.graph import RunParameters, create_pipeline, create_tuning_pipeline
 from pipeline.quiet import log_to
@@ -41,8 +41,7 @@ def run(config: Config, on_step: OnStep, trigger: str = "by hand", attempt: int 
       What ML Metadata recorded of the run.
 
     Raises:
-      CaptchaPipelineError: another run is under way, an engine cannot do its work, a step found something that the user must mend, or a
-        disk cannot be written.
+      CaptchaPipelineError: another run is under way, a step found something that the user must mend, or a disk cannot be written.
     """
     return _run(config, partial(create_pipeline, parameters=RunParameters.of(config)), on_step, trigger, attempt)
 
@@ -80,7 +79,6 @@ def _run(
         history.mark_interrupted(config.metadata_path)
         graph = create(config, look_around(config, attempt))
         engines = {step.id: config.beam.of(step.id) for step in graph.components if isinstance(step, BaseBeamComponent)}
-        check_engines(engines.values(), [config.data.root, config.root], Path(config.engine_log))
         elsewhere = {step: str(engine) for step, engine in engines.items() if engine.runner != LOCAL}
         known = history.run_ids(config.metadata_path)
         graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
