@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import apache_beam
 import pytest
@@ -18,16 +19,41 @@ from pipeline.engine_check import check_engines, reason_of
 from pipeline.engine_trial import complaint, expected
 from pipeline.engines import Engine
 
+# What Flink's REST says: of itself, and of a trial job that it is about to start again.
+ANSWERS = {
+    "/overview": {"flink-version": "1.20.5", "slots-total": 4, "taskmanagers": 2},
+    "/jobs/overview": {
+        "jobs": [
+            {"jid": "7", "name": "captcha-pipeline-trial-00000000", "state": "RESTARTING"},
+            {"jid": "8", "name": "captcha-pipeline-trial-11111111", "state": "RUNNING"},
+        ]
+    },
+    "/jobs/7/exceptions": {
+        "exceptionHistory": {"entries": [{"stacktrace": "java.lang.Exception: …\nModuleNotFoundError: No module named 'pipeline'\n"}]}
+    },
+}
+
 
 @pytest.fixture
-def rest() -> Iterator[str]:
-    """What Flink's REST says of itself."""
+def changed() -> list[str]:
+    """The paths of REST by which something was changed."""
+    return []
+
+
+@pytest.fixture
+def rest(changed: list[str]) -> Iterator[str]:
+    """The address of a REST that gives the ANSWERS."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"flink-version": "1.20.5", "slots-total": 4, "taskmanagers": 2}).encode())
+            self.wfile.write(json.dumps(ANSWERS[self.path]).encode())
+
+        def do_PATCH(self) -> None:
+            changed.append(self.path)
+            self.send_response(202)
+            self.end_headers()
 
         def log_message(self, *args: Any) -> None:
             pass
@@ -125,15 +151,35 @@ def test_a_trial_that_fails_leaves_its_words(tmp_path: Path) -> None:
     assert "Traceback" in (tmp_path / "new" / "engine.log").read_text(encoding="utf-8")
 
 
-def test_a_trial_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_check, "_TRIAL_SECONDS", 1.0)
+@pytest.fixture
+def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python says something in the trial, and no more."""
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho waiting for slots\nsleep 60 &\nwait\n", encoding="utf-8")
+    python.write_text("#!/bin/sh\necho waiting for slots\nsleep 600 &\nwait\n", encoding="utf-8")
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
+
+
+@pytest.mark.usefixtures("hanging")
+def test_a_trial_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_check, "_TRIAL_SECONDS", 1.0)
     with pytest.raises(CaptchaPipelineError, match=r"did not do a trial job within"):
         check(Engine(runner="NoRunner"), folder=tmp_path)
     assert (tmp_path / "engine.log").read_text(encoding="utf-8") == "waiting for slots\n"
+
+
+@pytest.mark.usefixtures("hanging")
+def test_a_trial_that_flink_would_start_again_is_cancelled(
+    rest: str, changed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uuid.uuid4", lambda: UUID(int=0))
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    with pytest.raises(CaptchaPipelineError, match="its workers' Python has no module pipeline"):
+        check(flink(endpoint=rest), folder=tmp_path)
+    assert changed == ["/jobs/7?mode=cancel"]
+    said = (tmp_path / "engine.log").read_text(encoding="utf-8")
+    assert said.startswith("waiting for slots")
+    assert "ModuleNotFoundError" in said
 
 
 def test_workers_that_are_as_this_process_have_nothing_to_complain_of(tmp_path: Path) -> None:
