@@ -145,11 +145,11 @@ def tune(
     from pipeline.engine_check import check_engines_of
 
     settings = load_config(config, overrides, beam=beam, tuned=False)
-    check_engines_of(settings)
-    load_tensorflow()
-    from pipeline import local, tables
-
     try:
+        check_engines_of(settings)
+        load_tensorflow()
+        from pipeline import local, tables
+
         with tables.StepProgress(console) as progress:
             found = local.tune(settings, trials, epochs, progress.on_step)
     except KeyboardInterrupt:
@@ -285,12 +285,12 @@ def show_config(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = No
 def _run(settings: "Config", trigger: str, attempt: int) -> None:
     from pipeline.engine_check import check_engines_of
 
-    check_engines_of(settings)
-    load_tensorflow()
-    from pipeline import local, results, tables
-    from pipeline.retrainings import write_trend_page
-
     try:
+        check_engines_of(settings)
+        load_tensorflow()
+        from pipeline import local, results, tables
+        from pipeline.retrainings import write_trend_page
+
         with tables.StepProgress(console) as progress:
             record = local.run(settings, progress.on_step, trigger, attempt)
     except KeyboardInterrupt:

@@ -12,9 +12,11 @@ from uuid import UUID
 
 import apache_beam
 import pytest
+from command import call
 
 from components.errors import CaptchaPipelineError
 from pipeline import engine_check
+from pipeline.config import Config
 from pipeline.engine_check import check_engines, reason_of
 from pipeline.engine_trial import complaint, expected
 from pipeline.engines import Engine
@@ -180,6 +182,15 @@ def test_a_trial_that_flink_would_start_again_is_cancelled(
     said = (tmp_path / "engine.log").read_text(encoding="utf-8")
     assert said.startswith("waiting for slots")
     assert "ModuleNotFoundError" in said
+
+
+@pytest.mark.parametrize("command", ["run", "tune"])
+def test_ctrl_c_in_the_check_stops_as_elsewhere(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(config: Config) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine_check, "check_engines_of", stop)
+    assert "Stopped." in call(command, exit_code=130)
 
 
 def test_workers_that_are_as_this_process_have_nothing_to_complain_of(tmp_path: Path) -> None:
