@@ -3,12 +3,16 @@
 Beam's own program for it listens on every interface, and runs what it is sent as code; this one listens on loopback, which is enough
 for an engine on the same machine or in the same pod. Beam's ends a worker by its id, which Flink gives anew in every TaskManager: the
 end of one takes another's. Here a worker ends when the engine closes its control channel.
+
+A worker of Beam's pool is an interpreter of its own, which imports Beam, TFX and TensorFlow before it does anything. Here one process
+has imported them, has no thread yet, and is forked.
 """
 
+import multiprocessing
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from typing import Annotated, Any, Final
 
 import grpc
@@ -19,19 +23,24 @@ from apache_beam.runners.worker.sdk_worker import SdkHarness
 
 PORT: Final = 50_000
 _STATE_CACHE: Final = 100 << 20  # bytes, of what a worker has read of side inputs: Beam's default where it starts workers itself
-_WORKER: Final = "import sys; from pipeline.worker_pool import work; work(*sys.argv[1:])"
+# Beam's worker, and the graph with all its steps.
+_IMPORTED: Final = ["apache_beam.runners.worker.sdk_worker", "pipeline.graph"]
 
 
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     """Beam's service of that name. Each worker is a process."""
 
     def __init__(self) -> None:
-        self._workers: list[subprocess.Popen[bytes]] = []
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(_IMPORTED)
+        forkserver.ensure_running()
+        self._workers: list[BaseProcess] = []
 
     def StartWorker(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Starts a worker."""
-        self._workers = [worker for worker in self._workers if worker.poll() is None]
-        self._workers.append(subprocess.Popen([sys.executable, "-c", _WORKER, request.control_endpoint.url, request.worker_id]))  # noqa: S603
+        worker = self._context.Process(target=work, args=(request.control_endpoint.url, request.worker_id))
+        worker.start()
+        self._workers = [other for other in self._workers if other.is_alive()] + [worker]
         return api.StartWorkerResponse()
 
     def StopWorker(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -43,7 +52,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         for worker in self._workers:
             worker.terminate()
         for worker in self._workers:
-            worker.wait()
+            worker.join()
 
 
 def work(control: str, worker_id: str) -> None:
@@ -54,7 +63,7 @@ def work(control: str, worker_id: str) -> None:
 def main(port: Annotated[int, typer.Argument(min=1, max=65_535)] = PORT) -> None:
     """Start workers until SIGTERM or Ctrl-C, and then end them."""
     pool = WorkerPool()
-    server = grpc.server(ThreadPoolExecutor())
+    server = grpc.server(ThreadPoolExecutor(max_workers=1))
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
     server.add_insecure_port(f"127.0.0.1:{port}")
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from command import call
 from flink_run import JOB_SERVER, MARKS, Root, profile, running, settings
@@ -87,6 +88,7 @@ def test_workers_without_the_package_are_named(root: Root, cluster: Cluster, tmp
     beams_pool = [str(bare / "bin" / "python"), "-m", "apache_beam.runners.worker.worker_pool_main", "--service_port=50009"]
     with subprocess.Popen(beams_pool, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, start_new_session=True) as pool:
         try:
+            grpc.channel_ready_future(grpc.insecure_channel("localhost:50009")).result(timeout=60)
             said = fails(root, profile(cluster, tmp_path, environment={"type": "EXTERNAL", "config": "localhost:50009"}))
         finally:
             os.killpg(pool.pid, signal.SIGKILL)
