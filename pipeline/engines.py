@@ -15,6 +15,9 @@ EngineStep = Literal["synth", GraphStep]
 LOCAL: Final = "FnApiRunner"
 FLINK: Final = "FlinkRunner"
 PORTABLE: Final = "PortableRunner"
+# Of worker_pool.py: where it listens, and what it says when it has imported what its workers need. It answers before.
+POOL_PORT: Final = 50_000
+POOL_READY: Final = "Python workers start at once."
 
 
 class _Options(NamedTuple):

@@ -21,7 +21,8 @@ from apache_beam.portability.api import beam_fn_api_pb2 as api
 from apache_beam.portability.api import beam_fn_api_pb2_grpc
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 
-PORT: Final = 50_000
+from pipeline.engines import POOL_PORT, POOL_READY
+
 _STATE_CACHE: Final = 100 << 20  # bytes, of what a worker has read of side inputs: Beam's default where it starts workers itself
 # Beam's worker, and the graph with all its steps.
 _IMPORTED: Final = ["apache_beam.runners.worker.sdk_worker", "pipeline.graph"]
@@ -47,6 +48,12 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         """Lets the worker end by itself: see the module."""
         return api.StopWorkerResponse()
 
+    def wait(self) -> None:
+        """Waits until what the workers need has been imported."""
+        first = self._context.Process()
+        first.start()
+        first.join()
+
     def end(self) -> None:
         """Ends the workers that are there."""
         for worker in self._workers:
@@ -60,7 +67,7 @@ def work(control: str, worker_id: str) -> None:
     SdkHarness(control, worker_id=worker_id, state_cache_size=_STATE_CACHE).run()
 
 
-def main(port: Annotated[int, typer.Argument(min=1, max=65_535)] = PORT) -> None:
+def main(port: Annotated[int, typer.Argument(min=1, max=65_535)] = POOL_PORT) -> None:
     """Start workers until SIGTERM or Ctrl-C, and then end them."""
     pool = WorkerPool()
     server = grpc.server(ThreadPoolExecutor(max_workers=1))
@@ -69,7 +76,8 @@ def main(port: Annotated[int, typer.Argument(min=1, max=65_535)] = PORT) -> None
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop(0))
     server.start()
-    print(f"Starts workers for who asks at 127.0.0.1:{port}.", flush=True)
+    pool.wait()
+    print(f"{POOL_READY} Ask at 127.0.0.1:{port}.", flush=True)
     server.wait_for_termination()
     pool.end()
 

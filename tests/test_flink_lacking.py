@@ -77,6 +77,11 @@ def test_a_job_server_of_another_beam_is_named(root: Root, cluster: Cluster, tmp
     assert f"{jar} is of Beam 2.10.0, and this environment has Beam" in said
 
 
+def test_no_pool_is_named(root: Root, cluster: Cluster, tmp_path: Path) -> None:
+    said = fails(root, profile(cluster, tmp_path, environment={"type": "EXTERNAL", "config": "localhost:50008"}))
+    assert "no pool of Python workers answers at localhost:50008" in said
+
+
 def test_workers_without_the_package_are_named(root: Root, cluster: Cluster, tmp_path: Path) -> None:
     """A pool of Beam's own, in an environment that has all but this project."""
     bare = tmp_path / "bare"
@@ -93,8 +98,3 @@ def test_workers_without_the_package_are_named(root: Root, cluster: Cluster, tmp
         finally:
             os.killpg(pool.pid, signal.SIGKILL)
     assert "its workers' Python has no module pipeline; they must have this project installed" in said
-
-
-def test_no_pool_is_named(root: Root, cluster: Cluster, tmp_path: Path) -> None:
-    said = fails(root, profile(cluster, tmp_path, environment={"type": "EXTERNAL", "config": "localhost:50008"}))
-    assert "no pool of Python workers answers at localhost:50008" in said

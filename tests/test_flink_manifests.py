@@ -12,8 +12,7 @@ import yaml
 from manifests import KUBERNETES, Document, documents, plant, put
 from strict_schema import closed
 
-from pipeline.engines import BeamConfig
-from pipeline.worker_pool import PORT
+from pipeline.engines import POOL_PORT, BeamConfig
 
 FOLDER = Path(__file__).parents[1] / "deploy" / "flink" / "kubernetes"
 # The schema of v1beta1 in helm/flink-kubernetes-operator/crds/flinkdeployments.flink.apache.org-v1.yml, release 1.15.0.
@@ -65,7 +64,7 @@ def test_the_profile_fits() -> None:
     flink = resources()["FlinkDeployment", "captcha-flink"]["spec"]
     assert profile.endpoint == "captcha-flink-jobs:8099"
     assert profile.environment is not None
-    assert profile.environment.config == f"localhost:{PORT}"
+    assert profile.environment.config == f"localhost:{POOL_PORT}"
     slots = int(flink["flinkConfiguration"]["taskmanager.numberOfTaskSlots"]) * flink["taskManager"]["replicas"]
     assert f"--parallelism={slots}" in profile.args
 

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from deploy.flink.job_server import job_server as get_job_server
+from pipeline.engines import POOL_PORT, POOL_READY
 
 REST: Final = "127.0.0.1:8081"
 SLOTS: Final = 2  # of a TaskManager
@@ -117,13 +118,14 @@ class Cluster:
     folder: Path
 
     def up(self, task_managers: int = 2) -> None:
-        """Starts everything, and waits until the TaskManagers have registered.
+        """Starts everything, and waits until the TaskManagers have registered and workers start at once. The logs are begun anew.
 
         Raises:
           SystemExit: it is up already, or did not come up in two minutes; the logs are named.
         """
         if _processes(self.folder):
             raise SystemExit(f"There is a cluster already, in {self.folder}: make flink-down ends it.")
+        shutil.rmtree(self.folder / "log", ignore_errors=True)
         for name in ("conf", "log", "pids", "tmp"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         settings = _SETTINGS | {"io.tmp.dirs": str(self.folder / "tmp")}
@@ -140,12 +142,10 @@ class Cluster:
 
     def beam(self, parallelism: int) -> dict[str, Any]:
         """Returns the section `beam` of a configuration for this cluster."""
-        from pipeline.worker_pool import PORT  # and with it all of Beam, which the commands here do without
-
         return {
             "runner": "FlinkRunner",
             "endpoint": REST,
-            "environment": {"type": "EXTERNAL", "config": f"localhost:{PORT}"},
+            "environment": {"type": "EXTERNAL", "config": f"localhost:{POOL_PORT}"},
             "parallelism": parallelism,
             "args": [f"--flink_job_server_jar={self.job_server}", "--environment_cache_millis=30000"],
         }
@@ -161,11 +161,12 @@ class Cluster:
         file.unlink()
 
     def wait_for(self, task_managers: int) -> None:
-        """Waits until so many TaskManagers have registered. Raises SystemExit as `up`."""
+        """Waits until so many TaskManagers have registered, and the pool is ready. Raises SystemExit as `up`."""
+        pool = self.folder / "log" / "pool.log"
         limit = time.monotonic() + _START_SECONDS
         while time.monotonic() < limit:
             with contextlib.suppress(OSError):
-                if ask("/overview")["taskmanagers"] == task_managers:
+                if POOL_READY in pool.read_text(errors="replace") and ask("/overview")["taskmanagers"] == task_managers:
                     return
             time.sleep(0.5)
         raise SystemExit(f"The cluster did not come up in {_START_SECONDS} seconds; {self.folder / 'log'} says why.")
