@@ -5,7 +5,7 @@ for an engine on the same machine or in the same pod. Beam's ends a worker by it
 end of one takes another's. Here a worker ends when the engine closes its control channel.
 
 A worker of Beam's pool is an interpreter of its own, which imports Beam, TFX and TensorFlow before it does anything. Here one process
-has imported them, has no thread yet, and is forked.
+imports them, starts no thread in Python, and is forked.
 """
 
 import multiprocessing
