@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
-from pipeline.surroundings import source_digests
-
 # What a worker says follows it, wherever the engine's own words for a failure begin and end.
 MARK: Final = "captcha-pipeline: "
 _ELEMENTS_A_WORKER: Final = 4
-# Two thirds of the time that Beam's import takes are those of the clients of clouds, and of pandas for its data frames.
-_CLOUDS: Final = ("google.cloud", "google.api_core", "boto3", "pandas")
+# Two thirds of the time that Beam's import takes are those of the clients of clouds and databases, and of pandas for its data frames.
+_CLIENTS: Final = ("google.cloud", "google.api_core", "boto3", "pymongo", "pandas")
 
 
 def expected(folders: Sequence[str]) -> dict[str, Any]:
     """Returns what a worker should find: as much as this process does, and the folders."""
+    from pipeline.surroundings import source_digests  # a second, which the process that has only the job to start does not need
+
     return {
         "python": platform.python_version_tuple()[:2],
         "beam": version("apache-beam"),
@@ -54,7 +54,7 @@ def main() -> None:
     """Runs the job. Arguments: what is expected, in JSON; how many workers there are; Beam's options."""
     wanted, workers, *beam_args = sys.argv[1:]
     if "--runner=DataflowRunner" not in beam_args:
-        sys.modules.update(dict.fromkeys(_CLOUDS, None))  # type: ignore[arg-type]  # an import of these fails, which Beam is prepared for
+        sys.modules.update(dict.fromkeys(_CLIENTS, None))  # type: ignore[arg-type]  # an import of these fails, which Beam is prepared for
     import apache_beam as beam
 
     with beam.Pipeline(argv=beam_args) as pipeline:
