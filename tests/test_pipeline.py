@@ -193,6 +193,8 @@ def test_a_new_span_is_learned_from_the_model_in_production_on(first_run: histor
     before = serving_dir.versions(config.serving_dir)[0].version
     call("data", "synth", *options, "--set", "synth.noise_dots=8")
     changes = ["--set", "trainer.warm_start={epochs: 1, learning_rate: 1e-3}", "--set", "data.golden=1", "--set", "drift.sharpness=0"]
+    # After one epoch a few pictures more or less are luck; the verdict has tests of its own.
+    changes += ["--set", "evaluator.confidence=0.999"]
     printed = call("retrain", *options, *changes)
     assert "Retraining: new in the window: span 2" in printed
     assert "are unlike those of the other spans:" in " ".join(printed.split())
