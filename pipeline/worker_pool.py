@@ -70,6 +70,7 @@ def work(control: str, worker_id: str) -> None:
 def main(port: Annotated[int, typer.Argument(min=1, max=65_535)] = POOL_PORT) -> None:
     """Start workers until SIGTERM or Ctrl-C, and then end them."""
     pool = WorkerPool()
+    # One request at a time: the list of workers has no lock, and a fork takes no time.
     server = grpc.server(ThreadPoolExecutor(max_workers=1))
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
     server.add_insecure_port(f"127.0.0.1:{port}")
