@@ -23,6 +23,8 @@ FLINK ?= $(CURDIR)/.tools/flink-$(FLINK_RELEASE).5/pyflink
 JOB_SERVER ?=
 # What builds and runs containers: docker or podman.
 ENGINE ?= docker
+# Every step is a process, and an import of TFX takes twice as long without it.
+unexport PYTHONDONTWRITEBYTECODE
 BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
 .PHONY: run test test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check bench install
