@@ -1,0 +1,35 @@
+"""Our Transform component: TFX's, on an engine that may lose a worker."""
+
+import shutil
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.internal import pickler
+from tensorflow_transform.beam import impl
+from tfx_bsl.coders import example_coder
+from tfx_bsl.tfxio.tf_example_record import TFExampleBeamRecord
+from transform_run import draw, emitted, encoded, transform
+
+from components.captcha import CaptchaSpec
+from components.features import LABEL_IDS
+from components.schema import captcha_schema
+from components.transform_step import OwnGraph
+
+SPEC = CaptchaSpec(width=20, height=10, channels=1, length=2)
+
+
+def test_a_graph_that_was_made_anew_is_taken_by_a_worker_that_has_the_lost_one(tmp_path: Path) -> None:
+    """TFT's step, as two parts of one job have it in one worker, the second of them after another worker has died."""
+    rows = [emitted(encoded(draw(SPEC, label)), label, SPEC) for label in ("01", "23")]
+    transform(SPEC, {"train": rows}, tmp_path)
+    lost = tmp_path / "graph" / "transform_fn"
+    anew = Path(shutil.copytree(lost, tmp_path / "anew"))
+    schema = captcha_schema(SPEC)
+    batch = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString()).DecodeBatch(rows)
+    inputs = TFExampleBeamRecord(physical_format="records", schema=schema).TensorAdapterConfig()
+    step = pickler.dumps(impl._RunMetaGraphDoFn(None, OwnGraph(), (), use_tf_compat_v1=False, input_tensor_adapter_config=inputs))
+    parts: list[beam.DoFn] = [pickler.loads(step) for _ in range(2)]
+    for part, graph in zip(parts, (lost, anew), strict=True):
+        part.setup()
+        (found,) = part.process(batch, str(graph))
+        assert len(found[LABEL_IDS]) == 2
