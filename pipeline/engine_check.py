@@ -28,7 +28,7 @@ from pipeline.engines import FLINK, LOCAL, PORTABLE, Engine, GraphStep
 from pipeline.surroundings import look_around
 
 _ANSWER_SECONDS: Final = 10.0  # for a request to Flink's REST
-_TRIAL_SECONDS: Final = 120.0  # for the trial job, which takes some 15
+_TRIAL_SECONDS: Final = 120.0  # for the trial job, which takes some 20 on two cores
 _POLL_SECONDS: Final = 0.5
 _REASON_LENGTH: Final = 300
 _JAR_OPTION: Final = "--flink_job_server_jar="
