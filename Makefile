@@ -6,6 +6,8 @@ GLIBC := $(shell getconf GNU_LIBC_VERSION | cut -d' ' -f2)
 MODERN := $(shell printf '2.39\n$(GLIBC)\n' | sort -VC && echo yes)
 export UV_PYTHON := $(if $(MODERN),3.11,3.10)
 TRAIN := $(if $(MODERN),TFX 1.21 on Python 3.11,TFX 1.16 on Python 3.10)
+# A run is many processes, each of which would compile all that it imports: the import of TFX takes twice as long then.
+unexport PYTHONDONTWRITEBYTECODE
 
 UV_VERSION := 0.13.9
 UV := $(or $(shell command -v uv),.tools/bin/uv)
@@ -23,8 +25,6 @@ FLINK ?= $(CURDIR)/.tools/flink-$(FLINK_RELEASE).5/pyflink
 JOB_SERVER ?=
 # What builds and runs containers: docker or podman.
 ENGINE ?= docker
-# Every step is a process, and an import of TFX takes twice as long without it.
-unexport PYTHONDONTWRITEBYTECODE
 BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
 .PHONY: run test test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check bench install
