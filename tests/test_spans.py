@@ -1,3 +1,4 @@
+import contextlib
 import json
 import multiprocessing
 import shutil
@@ -111,6 +112,24 @@ def test_processes_that_make_spans_at_once_each_get_their_own(tmp_path):
         assert process.exitcode == 0
     assert [span.number for span in list_spans(tmp_path)] == list(range(1, 10))
     assert len(list(tmp_path.iterdir())) == 9
+
+
+def _begin_many(root):
+    for _ in range(300):
+        with contextlib.suppress(KeyboardInterrupt), new_span(root) as draft:
+            (draft / "record").touch()
+            raise KeyboardInterrupt
+
+
+def test_a_draft_that_was_just_begun_is_not_taken_for_abandoned(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_begin_many, args=(tmp_path,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def numbers(chosen):

@@ -217,14 +217,16 @@ class new_span:
         self._draft = self._root / f"{_DRAFT}{uuid.uuid4().hex}"
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(self._root)
-            self._draft.mkdir()
-            self._lock = os.open(self._draft, os.O_RDONLY)
+            # Between its making and its lock a draft looks abandoned.
+            with _alone_in(self._root):
+                _remove_abandoned(self._root)
+                self._draft.mkdir()
+                self._lock = os.open(self._draft, os.O_RDONLY)
+                _lock(self._lock)
         except OSError as error:
             raise CaptchaPipelineError(
                 f"Cannot write in {self._root}: {error.strerror}. Choose another folder with --set data.root=…"
             ) from None
-        _lock(self._lock)
         return self._draft
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -263,6 +265,18 @@ def _remove_abandoned(root: Path) -> None:
                     shutil.rmtree(draft, ignore_errors=True)
             finally:
                 os.close(handle)
+
+
+@contextlib.contextmanager
+def _alone_in(root: Path) -> Iterator[None]:
+    """Waits until no other process is in such a block for the same folder."""
+    handle = os.open(root, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _lock(handle: int) -> bool:
