@@ -97,19 +97,23 @@ def test_a_draft_without_a_manifest_does_not_become_a_span(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def in_three_processes(work, root):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(root,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+
+
 def _make_three(root):
     for _ in range(3):
         make_span(root)
 
 
 def test_processes_that_make_spans_at_once_each_get_their_own(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_make_three, args=(tmp_path,)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+    in_three_processes(_make_three, tmp_path)
     assert [span.number for span in list_spans(tmp_path)] == list(range(1, 10))
     assert len(list(tmp_path.iterdir())) == 9
 
@@ -122,13 +126,7 @@ def _begin_many(root):
 
 
 def test_a_draft_that_was_just_begun_is_not_taken_for_abandoned(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_begin_many, args=(tmp_path,)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+    in_three_processes(_begin_many, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
