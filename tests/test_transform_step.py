@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 import apache_beam as beam
+import pytest
 from apache_beam.internal import pickler
 from tensorflow_transform.beam import impl
+from tfx.components.transform import executor
 from tfx_bsl.coders import example_coder
 from tfx_bsl.tfxio.tf_example_record import TFExampleBeamRecord
 from transform_run import draw, emitted, encoded, transform
@@ -13,12 +15,12 @@ from transform_run import draw, emitted, encoded, transform
 from components.captcha import CaptchaSpec
 from components.features import LABEL_IDS
 from components.schema import captcha_schema
-from components.transform_step import OwnGraph
+from components.transform_step import Executor
 
 SPEC = CaptchaSpec(width=20, height=10, channels=1, length=2)
 
 
-def test_a_graph_that_was_made_anew_is_taken_by_a_worker_that_has_the_lost_one(tmp_path: Path) -> None:
+def test_a_graph_that_was_made_anew_is_taken_by_a_worker_that_has_the_lost_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TFT's step, as two parts of one job have it in one worker, the second of them after another worker has died."""
     rows = [emitted(encoded(draw(SPEC, label)), label, SPEC) for label in ("01", "23")]
     transform(SPEC, {"train": rows}, tmp_path)
@@ -27,8 +29,16 @@ def test_a_graph_that_was_made_anew_is_taken_by_a_worker_that_has_the_lost_one(t
     schema = captcha_schema(SPEC)
     batch = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString()).DecodeBatch(rows)
     inputs = TFExampleBeamRecord(physical_format="records", schema=schema).TensorAdapterConfig()
-    step = pickler.dumps(impl._RunMetaGraphDoFn(None, OwnGraph(), (), use_tf_compat_v1=False, input_tensor_adapter_config=inputs))
-    parts: list[beam.DoFn] = [pickler.loads(step) for _ in range(2)]
+    steps: list[bytes] = []
+
+    def build(*_: object) -> None:
+        step = impl._RunMetaGraphDoFn(None, impl.shared.Shared(), (), use_tf_compat_v1=False, input_tensor_adapter_config=inputs)
+        steps.append(pickler.dumps(step))
+
+    # What TFX's executor has TFT build while ours runs it.
+    monkeypatch.setattr(executor.Executor, "Do", build)
+    Executor().Do({}, {}, {})
+    parts: list[beam.DoFn] = [pickler.loads(steps[0]) for _ in range(2)]
     for part, graph in zip(parts, (lost, anew), strict=True):
         part.setup()
         (found,) = part.process(batch, str(graph))
