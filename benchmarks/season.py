@@ -32,7 +32,8 @@ from components import serving_dir
 from components.example_proto import Example
 from components.features import HISTORY_FILE, IMAGE, LABEL, SPLITS
 from components.judgement import GOLDEN, NEWEST
-from components.sources.spans import ShardWriter, list_spans, new_span, write_manifest
+from components.sources.span_writer import ShardWriter, new_span, write_manifest
+from components.sources.spans import list_spans
 from components.tfrecords import Record, read_records
 from components.trend import Retraining
 from pipeline import history

@@ -16,7 +16,8 @@ from components.example_gen import Executor, Quarantine
 from components.features import SPLITS
 from components.pictures import PictureRules
 from components.records import canonical_example, encode_png
-from components.sources.spans import Layout, ShardWriter, Span, new_span, write_manifest
+from components.sources.span_writer import ShardWriter, new_span, write_manifest
+from components.sources.spans import Layout, Span
 from pipeline.engines import Engine
 
 SPEC = CaptchaSpec(charset="ABCDEF", length=4, width=24, height=12)

@@ -17,7 +17,8 @@ from components.pictures import PictureRules
 from components.records import DataInfo, book_example, encode_png, to_canonical
 from components.sources import imported
 from components.sources.imported import ImportPlan, import_book, import_folder, import_table
-from components.sources.spans import ShardWriter, list_spans
+from components.sources.span_writer import ShardWriter
+from components.sources.spans import list_spans
 from components.sources.synthetic import SynthPlan, synthesise
 from components.tfrecords import read_records
 from pipeline.data_cli import data_app

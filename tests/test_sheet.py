@@ -7,7 +7,7 @@ from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.records import canonical_example, encode_png
 from components.sources.sheet import contact_sheet, samples, span_statistics
-from components.sources.spans import ShardWriter, new_span, write_manifest
+from components.sources.span_writer import ShardWriter, new_span, write_manifest
 from components.sources.synthetic import SynthPlan, synthesise
 from pipeline.data_cli import data_app
 

@@ -9,17 +9,8 @@ import pytest
 
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
-from components.sources.spans import (
-    ShardWriter,
-    Window,
-    list_spans,
-    new_span,
-    next_number,
-    rename_shards,
-    window,
-    window_as_of,
-    write_manifest,
-)
+from components.sources.span_writer import ShardWriter, new_span, rename_shards, write_manifest
+from components.sources.spans import Window, list_spans, next_number, window, window_as_of
 from components.tfrecords import Record, read_records
 
 
@@ -76,7 +67,7 @@ def test_nothing_is_left_of_a_span_that_failed(tmp_path, error):
 
 def test_a_draft_whose_process_was_killed_is_removed_and_one_at_work_is_not(tmp_path):
     script = (
-        "import os, sys, signal; from components.sources.spans import new_span\n"
+        "import os, sys, signal; from components.sources.span_writer import new_span\n"
         "with new_span(sys.argv[1]) as d: (d / 'x').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)

@@ -36,7 +36,8 @@ from components.records import (
 )
 from components.sources.known import content_digest
 from components.sources.listing import Entry, folder_entries, regular_files, table_entries
-from components.sources.spans import Layout, ShardFile, ShardWriter, Span, new_span, rename_shards, write_manifest
+from components.sources.span_writer import ShardWriter, new_span, rename_shards, write_manifest
+from components.sources.spans import Layout, ShardFile, Span
 from components.tfrecords import Damage, read_records
 
 MAX_FILE_BYTES: Final = 16 * 2**20

@@ -7,23 +7,13 @@ pictures give the same bytes.
 """
 
 import contextlib
-import errno
-import fcntl
-import gzip
 import hashlib
-import io
-import os
 import re
-import shutil
-import struct
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Literal
 
-import google_crc32c
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.captcha import CaptchaSpec
@@ -32,11 +22,7 @@ from components.features import MANIFEST, SPLITS
 
 Layout = Literal["canonical", "book"]
 
-_DRAFT: Final = ".draft-"
 _SPAN: Final = re.compile(r"span-(\d{6,})")
-# Raw pixels shrink to a third. Encoded pictures hardly shrink: level 1 saves 5 % of the bytes and costs 7 % of the time to draw them.
-_GZIP_LEVEL: Final[dict[str, int]] = {"canonical": 0, "book": 6}
-_BUFFER: Final = 2**18  # bytes: GzipFile takes as long for a small piece as for a large one
 
 
 class ShardFile(BaseModel):
@@ -81,18 +67,7 @@ class Span:
 
     def damaged_files(self) -> list[Path]:
         """Returns the files that are not as the manifest says, by size and SHA-256."""
-        return [self.path / file.path for file in self.manifest.files if _describe(self.path, file.path, file.records) != file]
-
-
-def write_manifest(
-    path: Path, *, layout: Layout, spec: CaptchaSpec, seed: int | None, source: str, params: dict[str, Any], files: list[ShardFile]
-) -> Manifest:
-    """Writes the manifest of the span in the folder `path` and returns it."""
-    files = sorted(files, key=lambda file: (SPLITS.index(file.path.partition("/")[0]), file.path))
-    counts = {split: sum(file.records for file in files if file.path.startswith(f"{split}/")) for split in SPLITS}
-    manifest = Manifest(layout=layout, spec=spec, seed=seed, source=source, params=params, counts=counts, files=tuple(files))
-    (path / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return manifest
+        return [self.path / file.path for file in self.manifest.files if describe(self.path, file.path, file.records) != file]
 
 
 def load_span(path: Path) -> Span:
@@ -104,10 +79,11 @@ def load_span(path: Path) -> Span:
     match = _SPAN.fullmatch(path.name)
     if not match:
         raise CaptchaPipelineError(f"{path} is not a span: its name must be like span-000001.")
-    return Span(int(match[1]), path, _read_manifest(path))
+    return Span(int(match[1]), path, read_manifest(path))
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """Reads the manifest in a span's folder. Raises CaptchaPipelineError when it is missing, not right, or names a file outside."""
     remedy = f"Remove {path}, or put its {MANIFEST} back."
     try:
         manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
@@ -201,143 +177,8 @@ def window_as_of(digest: str, root: str | Path, n: int | None, exclude: Iterable
     return there
 
 
-class new_span:
-    """Makes a span in one step: `with new_span(root) as path:` gives a hidden folder to write in.
-
-    On success the folder, which must have a manifest by then, becomes the next span, which `span` then is; on an error or
-    Ctrl-C it is deleted.
-    """
-
-    span: Span
-
-    def __init__(self, root: str | Path):
-        self._root = Path(root)
-
-    def __enter__(self) -> Path:
-        self._draft = self._root / f"{_DRAFT}{uuid.uuid4().hex}"
-        try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            # Between its making and its lock a draft looks abandoned.
-            with _alone_in(self._root):
-                _remove_abandoned(self._root)
-                self._draft.mkdir()
-                self._lock = os.open(self._draft, os.O_RDONLY)
-                _lock(self._lock)
-        except OSError as error:
-            raise CaptchaPipelineError(
-                f"Cannot write in {self._root}: {error.strerror}. Choose another folder with --set data.root=…"
-            ) from None
-        return self._draft
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self.span = self._publish()
-        finally:
-            shutil.rmtree(self._draft, ignore_errors=True)
-            os.close(self._lock)
-
-    def _publish(self) -> Span:
-        manifest = _read_manifest(self._draft)
-        for path in [*self._draft.rglob("*"), self._draft]:
-            _sync(path)
-        while True:
-            number = next_number(self._root)
-            target = self._root / span_name(number)
-            try:
-                self._draft.rename(target)
-                break
-            except OSError as error:
-                # Another process has been first. A folder that is not empty is never replaced, and the next number is free.
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    raise
-        _sync(self._root)
-        return Span(number, target, manifest)
-
-
-def _remove_abandoned(root: Path) -> None:
-    """Removes drafts whose process is gone, after a kill -9: their lock is free."""
-    for draft in root.glob(f"{_DRAFT}*"):
-        with contextlib.suppress(OSError):
-            handle = os.open(draft, os.O_RDONLY)
-            try:
-                if _lock(handle):
-                    shutil.rmtree(draft, ignore_errors=True)
-            finally:
-                os.close(handle)
-
-
-@contextlib.contextmanager
-def _alone_in(root: Path) -> Iterator[None]:
-    """Waits until no other process is in such a block for the same folder."""
-    handle = os.open(root, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held by another process, or a file system without locks
-        return False
-    return True
-
-
-class ShardWriter:
-    """Writes one shard of each split, as gzipped TFRecords that depend on the records alone.
-
-    Args:
-      root: the folder of the span.
-      name: of the shard's file, without its ending.
-      layout: of the records.
-
-    `files`, once it is closed, is what the manifest says of them.
-    """
-
-    files: list[ShardFile]
-
-    def __init__(self, root: Path, name: str, layout: Layout):
-        self._root = root
-        self._name = f"{name}.tfrecord.gz"
-        self._layout = layout
-        self._counts = dict.fromkeys(SPLITS, 0)
-        self._writers: dict[str, io.BufferedWriter] = {}
-        self._open = contextlib.ExitStack()
-
-    def __enter__(self) -> "ShardWriter":
-        for split in SPLITS:
-            (self._root / split).mkdir(exist_ok=True)
-            raw = self._open.enter_context(open(self._root / split / self._name, "xb"))
-            # Neither a time nor a name in gzip's header: they would differ from run to run.
-            zipped = self._open.enter_context(gzip.GzipFile("", "wb", _GZIP_LEVEL[self._layout], raw, mtime=0))
-            self._writers[split] = self._open.enter_context(io.BufferedWriter(zipped, _BUFFER))
-        return self
-
-    def write(self, split: str, record: bytes) -> None:
-        length = struct.pack("<Q", len(record))
-        self._writers[split].write(b"".join((length, _masked_crc(length), record, _masked_crc(record))))
-        self._counts[split] += 1
-
-    def __exit__(self, *error: object) -> None:
-        self._open.close()
-        self.files = [_describe(self._root, f"{split}/{self._name}", count) for split, count in self._counts.items()]
-
-
-def rename_shards(root: Path, files: list[ShardFile], shards: int) -> list[ShardFile]:
-    """Gives the files of `shards` shards, written as `shard-00000` and so on, their full names, `shard-00000-of-00006`."""
-    renamed = []
-    for file in files:
-        path = file.path.replace(".tfrecord.gz", f"-of-{shards:05d}.tfrecord.gz")
-        (root / file.path).rename(root / path)
-        renamed.append(file.model_copy(update={"path": path}))
-    return renamed
-
-
-def _describe(root: Path, path: str, records: int) -> ShardFile:
+def describe(root: Path, path: str, records: int) -> ShardFile:
+    """Returns what the manifest says of the file at `path` in the span's folder `root`, as the file is now; of a missing one, no bytes."""
     digest = hashlib.sha256()
     size = 0
     with contextlib.suppress(OSError), open(root / path, "rb") as file:
@@ -349,18 +190,3 @@ def _describe(root: Path, path: str, records: int) -> ShardFile:
 
 def _blocks(file: Any) -> Iterator[bytes]:
     return iter(lambda: file.read(2**20), b"")
-
-
-def _masked_crc(data: bytes) -> bytes:
-    """TFRecord's checksum: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details."""
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def _sync(path: Path) -> None:
-    """Has a file or a folder reach the disk before a rename makes it visible."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
