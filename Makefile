@@ -62,6 +62,7 @@ flink-up: install $(FLINK)
 
 flink-bench: install $(FLINK)
 	$(RUN) python -m benchmarks.engines $(FLINK) $(FLINK_RELEASE) $(if $(JOB_SERVER),--job-server $(JOB_SERVER))
+	$(RUN) python -m benchmarks.results
 
 flink-down: install
 	$(RUN) python -m deploy.flink.cluster down .tools/flink-cluster

@@ -141,15 +141,21 @@ This page is written by `python -m benchmarks.results` from what they left in `b
 """
 
 
-def main() -> None:
+def page() -> str:
+    """Returns docs/benchmarks.md as the figures that are kept make it."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))]
-    page = jinja2.Template(_TEMPLATE, keep_trailing_newline=True).render(results=results)
-    PAGE.write_text(page, encoding="utf-8")
-    print(f"{PAGE}: {len(results)} tables")
-    rows = kept("recipe")
-    prose = RECIPE.read_text(encoding="utf-8").partition(_TRIALS_BEGIN)[0]
-    RECIPE.write_text(prose + _TRIALS_BEGIN + _trials(rows), encoding="utf-8")
-    print(f"{RECIPE}: {len(rows)} trials")
+    return jinja2.Template(_TEMPLATE, keep_trailing_newline=True).render(results=results)
+
+
+def recipe() -> str:
+    """Returns docs/recipe.md, its tables of trials as the figures that are kept make them."""
+    return RECIPE.read_text(encoding="utf-8").partition(_TRIALS_BEGIN)[0] + _TRIALS_BEGIN + _trials(kept("recipe"))
+
+
+def main() -> None:
+    for path, text in ((PAGE, page()), (RECIPE, recipe())):
+        path.write_text(text, encoding="utf-8")
+        print(path)
 
 
 def _trials(rows: list[dict[str, Any]]) -> str:
