@@ -140,3 +140,6 @@ def value(example: tf.train.Example, name: str) -> Any:
     feature = example.features.feature[name]
     (found,) = getattr(feature, feature.WhichOneof("kind")).value
     return found
+
+
+GOOD = {split: [record(i + offset) for i in range(count)] for split, count, offset in (("train", 6, 0), ("eval", 2, 90), ("test", 2, 99))}
