@@ -8,6 +8,7 @@ A worker of Beam's pool is an interpreter of its own, which imports Beam, TFX an
 imports them, starts no thread in Python, and is forked.
 """
 
+import importlib
 import multiprocessing
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -49,10 +50,13 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return api.StopWorkerResponse()
 
     def wait(self) -> None:
-        """Waits until what the workers need has been imported."""
-        first = self._context.Process()
+        """Waits until what the workers need has been imported. Raises SystemExit if it cannot be; the forked process has said why."""
+        # The process that forks says nothing of what it cannot import.
+        first = self._context.Process(target=import_all, args=(_IMPORTED,))
         first.start()
         first.join()
+        if first.exitcode:
+            raise SystemExit("No worker could do anything: what all of them need cannot be imported.")
 
     def end(self) -> None:
         """Ends the workers that are there."""
@@ -60,6 +64,15 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             worker.terminate()
         for worker in self._workers:
             worker.join()
+
+
+def import_all(modules: list[str]) -> None:
+    """Imports modules by their names. Raises SystemExit for the first that cannot be."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever a module does when it is imported
+            raise SystemExit(f"Cannot import {module}: {type(error).__name__}: {error}") from None
 
 
 def work(control: str, worker_id: str) -> None:

@@ -20,12 +20,17 @@ from apache_beam.transforms.environments import ExternalEnvironment
 pytestmark = pytest.mark.slow
 
 
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        port: int = taken.getsockname()[1]
+    return port
+
+
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
     """A pool, and its port."""
-    with socket.socket() as taken:
-        taken.bind(("localhost", 0))
-        port = taken.getsockname()[1]
+    port = free_port()
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "pipeline.worker_pool", str(port)], stdout=log, stderr=log)
     try:
@@ -68,3 +73,15 @@ def test_workers_are_processes_of_one_that_has_imported_all_they_need(pool, tmp_
     while is_alive(parent):  # it sees that the pool has gone
         assert time.monotonic() < limit
         time.sleep(0.1)
+
+
+def test_a_pool_whose_workers_could_do_nothing_ends(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name", encoding="utf-8")
+    # As where TensorFlow does not load: the pool itself does not need it.
+    start = f"from pipeline import worker_pool; worker_pool._IMPORTED.append('broken'); worker_pool.main({free_port()})"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", start], env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "Cannot import broken: ModuleNotFoundError: No module named 'nothing_of_this_name'" in ended.stderr
+    assert "what all of them need cannot be imported" in ended.stderr
+    assert "Traceback" not in ended.stderr
