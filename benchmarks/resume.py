@@ -38,8 +38,8 @@ class Fit:
 
     @property
     def accuracy(self) -> float:
-        """The best full-sequence accuracy on the eval split, which is that of the exported weights."""
-        return max(row["val_sequence_accuracy"] for row in self.history)
+        """The full-sequence accuracy on the eval split of the exported weights, those of the epoch with the lowest loss there."""
+        return min(self.history, key=lambda row: row["val_loss"])["val_sequence_accuracy"]
 
 
 def start(config: Config, data: "Prepared", folder: Path) -> subprocess.Popen[str]:

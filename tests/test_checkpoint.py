@@ -1,5 +1,6 @@
 """A fit that is killed and run again, on a model of one layer."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,23 +85,23 @@ def test_a_kill_while_saving_keeps_the_epoch_before(tmp_path: Path) -> None:
     assert checkpoint.epoch == 2
 
 
-def epochs(checkpoint: Checkpoint, accuracies: Sequence[float]) -> keras.Model:
-    """Goes through epochs with these accuracies; the weights after epoch N are all N."""
+def epochs(checkpoint: Checkpoint, losses: Sequence[float]) -> keras.Model:
+    """Goes through epochs with these losses on the eval split; the weights after epoch N are all N."""
     model = checkpoint.restore(build)
     checkpoint.set_model(model)
-    for epoch, accuracy in enumerate(accuracies, start=checkpoint.epoch):
+    for epoch, loss in enumerate(losses, start=checkpoint.epoch):
         assert not model.stop_training
         model.set_weights([np.full_like(weight, epoch + 1) for weight in model.get_weights()])
         checkpoint.on_epoch_begin(epoch)
-        checkpoint.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 1.0, "val_sequence_accuracy": accuracy})
+        checkpoint.on_epoch_end(epoch, {"loss": 1.0, "val_loss": loss, "val_sequence_accuracy": 1.0})
     return model
 
 
 def test_stopping_early_and_the_best_weights_outlive_a_kill(tmp_path: Path) -> None:
-    epochs(Checkpoint(tmp_path, 9, patience=3), [0.1, 0.5, 0.4, 0.5])
+    epochs(Checkpoint(tmp_path, 9, patience=3), [0.9, 0.5, 0.6, 0.5])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-000002", "epoch-000004"]
     resumed = Checkpoint(tmp_path, 9, patience=3)
-    model = epochs(resumed, [0.3])
+    model = epochs(resumed, [math.nan])
     assert model.stop_training
     assert (resumed.epoch, resumed.best_epoch, resumed.finished) == (5, 2, True)
     resumed.restore_best(model)
@@ -112,7 +113,7 @@ def test_stopping_early_and_the_best_weights_outlive_a_kill(tmp_path: Path) -> N
 
 
 def test_without_the_best_weights_it_goes_on_from_what_is_left(tmp_path: Path) -> None:
-    epochs(Checkpoint(tmp_path, 9, patience=9), [0.1, 0.5, 0.4])
+    epochs(Checkpoint(tmp_path, 9, patience=9), [0.9, 0.5, 0.6])
     (tmp_path / "epoch-000002" / WEIGHTS_FILE).unlink()
     checkpoint = Checkpoint(tmp_path, 9, patience=9)
     checkpoint.restore(build)
@@ -120,10 +121,10 @@ def test_without_the_best_weights_it_goes_on_from_what_is_left(tmp_path: Path) -
 
 
 def test_a_worker_that_does_not_write_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    epochs(Checkpoint(tmp_path, 9, patience=9), [0.1, 0.5])
+    epochs(Checkpoint(tmp_path, 9, patience=9), [0.9, 0.5])
     capsys.readouterr()
     reader = Checkpoint(tmp_path, 9, patience=9, writes=False)
-    epochs(reader, [0.6])
+    epochs(reader, [0.4])
     assert reader.epoch == 3
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-000002"]
     (tmp_path / "epoch-000002" / WEIGHTS_FILE).write_bytes(b"")
