@@ -38,8 +38,10 @@ class Fit:
 
     @property
     def accuracy(self) -> float:
-        """The full-sequence accuracy on the eval split of the exported weights, those of the epoch with the lowest loss there."""
-        return min(self.history, key=lambda row: row["val_loss"])["val_sequence_accuracy"]
+        """The full-sequence accuracy on the eval split of the exported weights."""
+        from components.checkpoint import best_epoch
+
+        return self.history[best_epoch(self.history) - 1]["val_sequence_accuracy"]
 
 
 def start(config: Config, data: "Prepared", folder: Path) -> subprocess.Popen[str]:

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -53,8 +53,7 @@ class Checkpoint(keras.callbacks.Callback):
     @property
     def best_epoch(self) -> int:
         """The first of the epochs with the lowest loss on the eval split, from 1; 0 before there is any."""
-        losses = [math.inf if math.isnan(row[_JUDGED_BY]) else row[_JUDGED_BY] for row in self.history]
-        return 1 + losses.index(min(losses)) if losses else 0
+        return best_epoch(self.history)
 
     @property
     def finished(self) -> bool:
@@ -125,6 +124,12 @@ class Checkpoint(keras.callbacks.Callback):
     def _say(self, line: str) -> None:
         if self._writes:
             print(line, flush=True)
+
+
+def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
+    """Returns which epoch of a fit's history is exported: see `Checkpoint.best_epoch`."""
+    losses = [math.inf if math.isnan(row[_JUDGED_BY]) else row[_JUDGED_BY] for row in history]
+    return 1 + losses.index(min(losses)) if losses else 0
 
 
 def save_weights(model: keras.Model, path: Path) -> None:
