@@ -1,11 +1,12 @@
 """Files that are there whole or not at all, and files that are locks."""
 
 import contextlib
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from components.disk import writing_in
 from components.errors import CaptchaPipelineError
@@ -34,24 +35,25 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def alone(lock: Path, busy: str) -> Iterator[None]:
-    """Holds a lock file, in which this process leaves its number. The kernel lets go of it when the process ends, however it ends.
+def locked(lock: Path, busy: str | None = None) -> Iterator[None]:
+    """Holds a lock file, which holds the number of this process. The kernel releases it when the process ends, however it ends.
 
     Args:
-      lock: the file; made if it is not there, with its folder.
-      busy: what to say if another process holds it, with {} for that one's number.
+      lock: the file; created with its folder if it is missing, and left in place.
+      busy: the message if another process holds the lock, with {} for its number. None waits until the lock is free.
 
     Raises:
-      CaptchaPipelineError: another process holds it.
+      CaptchaPipelineError: another process holds it, and `busy` is given.
+      OSError: the file cannot be written.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise CaptchaPipelineError(busy.replace("{}", file.read().strip() or "unknown")) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    file = FileLock(lock)
+    try:
+        file.acquire(timeout=-1 if busy is None else 0)
+    except Timeout:
+        raise CaptchaPipelineError((busy or "").replace("{}", lock.read_text(encoding="utf-8").strip() or "unknown")) from None
+    try:
+        lock.write_text(str(os.getpid()), encoding="utf-8")
         yield
+    finally:
+        file.release()

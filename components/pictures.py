@@ -87,20 +87,31 @@ def inspect_picture(data: bytes, spec: CaptchaSpec, rules: PictureRules) -> Pict
       PictureError: it is empty, too large, not decodable, animated, of a mode that has no safe conversion, or of a wrong size
         where that is refused.
     """
-    if not data:
-        raise PictureError("image_empty", "the picture has no bytes")
-    image = _open(data, rules.max_pixels)
-    width, height = image.size
-    if getattr(image, "is_animated", False):
-        raise PictureError("image_animated", f"the {image.format} is animated; a picture must have one frame")
+    converted = visible_picture(data, rules)
+    width, height = converted.size
     if rules.wrong_size == "refuse" and (width, height) != (spec.width, spec.height):
         raise PictureError("image_size", f"the picture is {width}x{height} pixels, not {spec.width}x{spec.height}")
-    _decode(image, data)
-    converted = image if _is_plain(image, data) else _convert(image, rules.background)
-    encoded = data if converted is image else _png(converted)
+    encoded = data if converted.format else _png(converted)
     mode = "RGB" if spec.channels == 3 else "L"
     brightness, contrast, sharpness = _measure(np.asarray(converted if converted.mode == mode else converted.convert(mode)))
     return Picture(encoded, width, height, brightness, contrast, sharpness)
+
+
+def visible_picture(data: bytes, rules: PictureRules) -> Image.Image:
+    """Returns the pixels that the model gets, before they are resized: a decoded picture of mode L or RGB.
+
+    Its `format` is set where Transform reads these pixels from `data` itself, and None where it was converted.
+
+    Raises:
+      PictureError: the picture is empty, too large, not decodable, animated, or of a mode that has no safe conversion.
+    """
+    if not data:
+        raise PictureError("image_empty", "the picture has no bytes")
+    image = _open(data, rules.max_pixels)
+    if getattr(image, "is_animated", False):
+        raise PictureError("image_animated", f"the {image.format} is animated; a picture must have one frame")
+    _decode(image, data)
+    return image if _is_plain(image, data) else _convert(image, rules.background)
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

@@ -5,7 +5,6 @@ Kept apart from the TFX components, so that looking at it does not import Tensor
 
 import contextlib
 import dataclasses
-import fcntl
 import filecmp
 import json
 import shutil
@@ -20,7 +19,7 @@ from components.captcha import CaptchaSpec
 from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from components.features import SPEC_FILE
-from components.files import write_whole
+from components.files import locked, write_whole
 
 SAVED_MODEL: Final = "saved_model.pb"
 
@@ -165,7 +164,7 @@ def _writing(serving_dir: str | Path) -> Iterator[Path]:
     try:
         with writing_in(target):
             target.mkdir(parents=True, exist_ok=True)
-            with _locked(target / _LOCK):
+            with locked(target / _LOCK):
                 if (target / _UNFINISHED).exists():
                     shutil.rmtree(target / _UNFINISHED)
                 yield target
@@ -210,14 +209,6 @@ def _about(version: Path) -> dict[str, Any]:
         if isinstance(about, dict):
             return about
     return {}
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock; the kernel lets go of it when the process ends, however it ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _same_tree(left: Path, right: Path) -> bool:

@@ -16,7 +16,7 @@ from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
 from components.disk import writing_in
 from components.errors import CaptchaPipelineError
-from components.files import alone, write_whole
+from components.files import locked, write_whole
 from pipeline import history
 from pipeline.config import Config, TrainerConfig
 from pipeline.engine_check import reason_of
@@ -75,7 +75,7 @@ def _run(
 ) -> history.RunRecord:
     folder = Path(config.metadata_path).parent
     busy = f"Another run (process {{}}) is at work in {folder}. Wait for it, or give this one another folder with --set root=…"
-    with writing_in(config.root, config.serving_dir), alone(folder / "run.lock", busy):
+    with writing_in(config.root, config.serving_dir), locked(folder / "run.lock", busy):
         history.mark_interrupted(config.metadata_path)
         graph = create(config, look_around(config, attempt))
         engines = {step.id: config.beam.of(step.id) for step in graph.components if isinstance(step, BaseBeamComponent)}

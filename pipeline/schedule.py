@@ -21,7 +21,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from components.disk import writing_in
 from components.errors import CaptchaPipelineError
-from components.files import alone, write_whole
+from components.files import locked, write_whole
 from pipeline.config import Config
 
 _LOOK_AGAIN: Final = 60.0  # seconds
@@ -70,7 +70,7 @@ class Scheduler:
         """
         logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # what it would tell of is said below
         lock, busy = self._folder / "schedule.lock", f"Another scheduler (process {{}}) works on {self._folder}."
-        with writing_in(self._folder), alone(lock, busy):
+        with writing_in(self._folder), locked(lock, busy):
             scheduler = BackgroundScheduler(timezone=self._trigger.timezone)
             now = datetime.now(timezone.utc)
             first = now if self.missed(now) else self._trigger.get_next_fire_time(None, now)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from components.errors import CaptchaPipelineError
-from components.files import alone
+from components.files import locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from components.files import alone
-with alone(Path(sys.argv[1]), "busy"):
+from components.files import locked
+with locked(Path(sys.argv[1]), "busy"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -24,8 +24,8 @@ def test_one_process_holds_a_lock_until_it_ends_however_it_ends(tmp_path: Path) 
     with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(CaptchaPipelineError, match=f"process {holder.pid} has it"), alone(lock, "process {} has it"):
+        with pytest.raises(CaptchaPipelineError, match=f"process {holder.pid} has it"), locked(lock, "process {} has it"):
             pass
         holder.kill()
-    with alone(lock, "busy"):
+    with locked(lock, "busy"):
         assert lock.read_text() != str(holder.pid)

@@ -1,15 +1,12 @@
 """Making a span: the shards and the manifest, in a hidden folder that becomes the span in one step."""
 
 import contextlib
-import errno
-import fcntl
 import gzip
 import io
 import os
 import shutil
 import struct
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -19,9 +16,11 @@ import google_crc32c
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.features import MANIFEST, SPLITS
+from components.files import locked
 from components.sources.spans import Layout, Manifest, ShardFile, Span, describe, next_number, read_manifest, span_name
 
 _DRAFT: Final = ".draft-"
+_LOCK: Final = ".lock"
 # Raw pixels shrink to a third. Encoded pictures hardly shrink: level 1 saves 5 % of the bytes and costs 7 % of the time to draw them.
 _GZIP_LEVEL: Final[dict[str, int]] = {"canonical": 0, "book": 6}
 _BUFFER: Final = 2**18  # bytes: GzipFile takes as long for a small piece as for a large one
@@ -31,86 +30,47 @@ class new_span:
     """Makes a span in one step: `with new_span(root) as path:` gives a hidden folder to write in.
 
     On success the folder, which must have a manifest by then, becomes the next span, which `span` then is; on an error or
-    Ctrl-C it is deleted.
+    Ctrl-C it is deleted. One process at a time makes a span in a data folder; others wait.
     """
 
     span: Span
 
     def __init__(self, root: str | Path):
         self._root = Path(root)
+        self._resources = contextlib.ExitStack()
 
     def __enter__(self) -> Path:
         self._draft = self._root / f"{_DRAFT}{uuid.uuid4().hex}"
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            # Between its making and its lock a draft looks abandoned.
-            with _alone_in(self._root):
-                _remove_abandoned(self._root)
-                self._draft.mkdir()
-                self._lock = os.open(self._draft, os.O_RDONLY)
-                _lock(self._lock)
+            self._resources.enter_context(locked(self._root / _LOCK))
+            # Whoever made a draft held the lock: a kill has left these.
+            for abandoned in self._root.glob(f"{_DRAFT}*"):
+                shutil.rmtree(abandoned, ignore_errors=True)
+            self._draft.mkdir()
         except OSError as error:
+            self._resources.close()
             raise CaptchaPipelineError(
                 f"Cannot write in {self._root}: {error.strerror}. Choose another folder with --set data.root=…"
             ) from None
         return self._draft
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self.span = self._publish()
-        finally:
-            shutil.rmtree(self._draft, ignore_errors=True)
-            os.close(self._lock)
+        with self._resources:
+            try:
+                if kind is None:
+                    self.span = self._publish()
+            finally:
+                shutil.rmtree(self._draft, ignore_errors=True)
 
     def _publish(self) -> Span:
         manifest = read_manifest(self._draft)
         for path in [*self._draft.rglob("*"), self._draft]:
             _sync(path)
-        while True:
-            number = next_number(self._root)
-            target = self._root / span_name(number)
-            try:
-                self._draft.rename(target)
-                break
-            except OSError as error:
-                # Another process has been first. A folder that is not empty is never replaced, and the next number is free.
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    raise
+        number = next_number(self._root)
+        target = self._root / span_name(number)
+        self._draft.rename(target)
         _sync(self._root)
         return Span(number, target, manifest)
-
-
-def _remove_abandoned(root: Path) -> None:
-    """Removes drafts whose process is gone, after a kill -9: their lock is free."""
-    for draft in root.glob(f"{_DRAFT}*"):
-        with contextlib.suppress(OSError):
-            handle = os.open(draft, os.O_RDONLY)
-            try:
-                if _lock(handle):
-                    shutil.rmtree(draft, ignore_errors=True)
-            finally:
-                os.close(handle)
-
-
-@contextlib.contextmanager
-def _alone_in(root: Path) -> Iterator[None]:
-    """Waits until no other process is in such a block for the same folder."""
-    handle = os.open(root, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held by another process, or a file system without locks
-        return False
-    return True
 
 
 def _sync(path: Path) -> None:
