@@ -13,6 +13,7 @@ from typing import Final
 import keras
 
 from components.features import WEIGHTS_FILE
+from components.files import publish
 
 _LOG: Final = logging.getLogger(__name__)
 _STATE: Final = "state.json"
@@ -112,7 +113,7 @@ class Checkpoint(keras.callbacks.Callback):
         save_weights(self.model, half / WEIGHTS_FILE)
         state = {"history": self.history, "random": [variable.numpy().tolist() for variable in _random_states(self.model)]}
         (half / _STATE).write_text(json.dumps(state), encoding="utf-8")
-        os.rename(half, self._folder(self.epoch))
+        publish(half, self._folder(self.epoch))
         for folder in self._directory.glob("epoch-*"):
             if folder not in (self._folder(self.epoch), self._folder(self.best_epoch)):
                 shutil.rmtree(folder)

@@ -1,10 +1,12 @@
-"""Files that are there whole or not at all, and files that are locks."""
+"""Files and folders that are there whole or not at all, even after a power failure, and files that are locks."""
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -13,7 +15,7 @@ from components.errors import CaptchaPipelineError
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file readable by all, in UTF-8, in place of one that may be there: a kill leaves the old one or the new one.
+    """Writes a file readable by all, in UTF-8, in place of one that may be there: a kill or a power failure leaves the old or the new one.
 
     Folders are made. File names in a text may hold bytes that are no UTF-8: they are written escaped.
 
@@ -28,10 +30,51 @@ def write_whole(path: Path, text: str) -> None:
                 file.write(text)
                 file.flush()
                 half.chmod(0o644)
+                sync(half)
                 half.replace(path)
+                sync(path.parent)
             except OSError:
-                half.unlink()
+                half.unlink(missing_ok=True)
                 raise
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Renames a folder to a name that readers look for, once all that it holds is on the disk: they find it whole or not at all.
+
+    Args:
+      folder: in the same file system as `target`.
+      target: must not exist, or be an empty folder.
+    """
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+    folder.rename(target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until the content of a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Returns what a JSON file holds.
+
+    Args:
+      path: of the file.
+      remedy: what to do about a file that cannot be read, as a sentence; part of the message.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      CaptchaPipelineError: the file is not JSON, as after a power failure that an earlier release did not survive.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # UnicodeDecodeError is one
+        raise CaptchaPipelineError(f"{path} is damaged: it is not JSON. {remedy}") from None
 
 
 @contextlib.contextmanager

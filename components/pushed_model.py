@@ -12,7 +12,7 @@ from tfx.types.standard_artifacts import Model
 from tfx.utils import path_utils
 
 from components.captcha import CaptchaSpec
-from components.serving_dir import latest_pushed, versions
+from components.serving_dir import check, latest_pushed, versions
 
 HAS_MODEL: Final = "has_model"  # 1 or 0
 VERSION: Final = "version"  # of the model, where there is one
@@ -33,8 +33,12 @@ def LatestPushedModel(
       spec: the CaptchaSpec, as JSON. A version that reads something else is taken if there is no other: a trunk to go on from.
       as_of: names the model that was found when the run began. TFX cannot see what has been pushed: this tells it whether an earlier
         answer still holds.
+
+    Raises:
+      CaptchaPipelineError: the Pusher could not write to the folder, or a version in it is damaged.
     """
     del as_of
+    check(serving_dir)  # on Kubeflow this step is the first to see the folder, hours before the Pusher
     pushed = latest_pushed(serving_dir, fingerprint, CaptchaSpec.model_validate_json(spec))
     model.set_int_custom_property(HAS_MODEL, int(pushed is not None))
     if pushed:

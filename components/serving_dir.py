@@ -19,7 +19,7 @@ from components.captcha import CaptchaSpec
 from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from components.features import SPEC_FILE
-from components.files import locked, write_whole
+from components.files import locked, publish, read_json, sync, write_whole
 
 SAVED_MODEL: Final = "saved_model.pb"
 
@@ -66,12 +66,20 @@ class Pushed:
 
 
 def versions(serving_dir: str | Path) -> list[Pushed]:
-    """Returns the versions that hold a SavedModel, newest first; none where the folder does not exist."""
-    return [
-        Pushed(version, path, _about(path))
-        for version, path in sorted(_numbered(Path(serving_dir)), reverse=True)
-        if (path / SAVED_MODEL).is_file()
-    ]
+    """Returns the versions that hold a SavedModel, newest first; none where the folder does not exist.
+
+    Raises:
+      CaptchaPipelineError: a version is damaged, or the folder is a file.
+    """
+    found = [(version, path) for version, path in sorted(_numbered(Path(serving_dir)), reverse=True) if (path / SAVED_MODEL).is_file()]
+    for _, path in found:
+        for file in (path / SAVED_MODEL, path / "assets.extra" / SPEC_FILE):
+            # So a power failure leaves a file that was not synced, as by earlier releases.
+            if file.is_file() and not file.stat().st_size:
+                raise CaptchaPipelineError(
+                    f"{file} is damaged: it is empty. Remove the folder {path}: the newest of the others is then in production."
+                )
+    return [Pushed(version, path, _about(path)) for version, path in found]
 
 
 def latest_pushed(serving_dir: str | Path, fingerprint: str, spec: CaptchaSpec) -> Pushed | None:
@@ -110,9 +118,21 @@ def push(model_dir: str | Path, serving_dir: str | Path, keep: int) -> Pushed:
             return newest
         pushed = _publish(_copy(model_dir, target))
         for old in [version for version in versions(target) if version.fingerprint][keep:]:
-            old.path.rename(target / _UNFINISHED)
-            shutil.rmtree(target / _UNFINISHED)
+            _remove(old.path)
     return pushed
+
+
+def check(serving_dir: str | Path) -> None:
+    """Checks that `push` can write in the serving folder, and read what is there: before a fit of hours, not after it.
+
+    Raises:
+      CaptchaPipelineError: it cannot, and the message says why.
+    """
+    with _writing(serving_dir) as target:
+        versions(target)
+        withdrawn(target)
+        (target / _UNFINISHED).mkdir()
+        (target / _UNFINISHED).rmdir()
 
 
 def original(serving_dir: str | Path, version: str) -> str:
@@ -122,9 +142,14 @@ def original(serving_dir: str | Path, version: str) -> str:
 
 
 def withdrawn(serving_dir: str | Path) -> set[str]:
-    """Returns the fingerprints of the models that a rollback has taken out of production."""
+    """Returns the fingerprints of the models that a rollback has taken out of production.
+
+    Raises:
+      CaptchaPipelineError: the file that lists them is damaged.
+    """
     with contextlib.suppress(FileNotFoundError):
-        return set(json.loads((Path(serving_dir) / _WITHDRAWN).read_text(encoding="utf-8")))
+        remedy = "Remove it; to withdraw again what a rollback had withdrawn, roll back once more."
+        return set(read_json(Path(serving_dir) / _WITHDRAWN, remedy))
     return set()
 
 
@@ -165,8 +190,7 @@ def _writing(serving_dir: str | Path) -> Iterator[Path]:
         with writing_in(target):
             target.mkdir(parents=True, exist_ok=True)
             with locked(target / _LOCK):
-                if (target / _UNFINISHED).exists():
-                    shutil.rmtree(target / _UNFINISHED)
+                shutil.rmtree(target / _UNFINISHED, ignore_errors=True)
                 yield target
     except OSError as error:
         raise CaptchaPipelineError(
@@ -187,8 +211,18 @@ def _copy(model_dir: Path, target: Path) -> Path:
 def _publish(unfinished: Path) -> Pushed:
     target = unfinished.parent
     version = max([int(time.time()), *(number + 1 for number, _ in _numbered(target))])
-    unfinished.rename(target / str(version))
+    publish(unfinished, target / str(version))
     return Pushed(version, target / str(version), _about(target / str(version)))
+
+
+def _remove(version: Path) -> None:
+    if version.is_symlink():
+        version.unlink()
+        return
+    unfinished = version.with_name(_UNFINISHED)
+    version.rename(unfinished)
+    sync(version.parent)  # or a power failure could leave the name of the version and a part of its files
+    shutil.rmtree(unfinished)
 
 
 def _numbered(serving_dir: Path) -> Iterator[tuple[int, Path]]:

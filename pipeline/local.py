@@ -14,6 +14,7 @@ from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
 from tfx.orchestration import metadata, pipeline
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
+from components import serving_dir
 from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from components.files import locked, write_whole
@@ -43,6 +44,7 @@ def run(config: Config, on_step: OnStep, trigger: str = "by hand", attempt: int 
     Raises:
       CaptchaPipelineError: another run is under way, a step found something that the user must mend, or a disk cannot be written.
     """
+    serving_dir.check(config.serving_dir)
     return _run(config, partial(create_pipeline, parameters=RunParameters.of(config)), on_step, trigger, attempt)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from components.drift import Profile, complain, describe
 from components.example_gen import shards_of
 from components.features import PROFILES_FILE, SPLITS
-from components.files import write_whole
+from components.files import read_json, write_whole
 from components.record_check import PROFILE, CheckShard
 from components.serving_dir import versions
 from components.sources.spans import Span
@@ -34,7 +34,7 @@ def what_is_unlike(config: Config, last: RunRecord, new: Sequence[int]) -> str:
     production = next(iter(versions(config.serving_dir)), None)
     asked = [window.digest, production and production.version, config.drift.model_dump(), config.retraining.model_dump()]
     kept = Path(config.root) / config.name / "looked.json"
-    if kept.exists() and (answer := json.loads(kept.read_text(encoding="utf-8")))["asked"] == asked:
+    if kept.exists() and (answer := read_json(kept, "Remove it: the new spans are then looked at again."))["asked"] == asked:
         return str(answer["words"])
     words = "; ".join(filter(None, (_look(config, last, span, production is not None) for span in window.spans if span.number in new)))
     write_whole(kept, json.dumps({"asked": asked, "words": words}))

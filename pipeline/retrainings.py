@@ -1,13 +1,13 @@
 """What each run came to, from the records that its steps left. No TensorFlow: `retrain`, `runs` and the trend page look here."""
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.features import DRIFT_FILE, JUDGEMENT_FILE, SUMMARY_FILE
+from components.files import read_json
 from components.judgement import ALL, NEWEST, SetResult
 from components.serving_dir import withdrawn
 from components.trend import Decision, Retraining, write_trend
@@ -115,5 +115,5 @@ def _left(run: RunRecord, node: str, key: str, name: str) -> Any:
     """What a step has left in a JSON file of an output; None where it did not finish, or the file is gone."""
     uri = run.artifact_uri(node, key)
     with contextlib.suppress(FileNotFoundError):
-        return json.loads(Path(uri, name).read_text(encoding="utf-8")) if uri else None
+        return read_json(Path(uri, name), "Remove it: the history then lacks its figures.") if uri else None
     return None

@@ -15,7 +15,7 @@ from command import call
 
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
-from components.serving_dir import Withdrawn, latest_pushed, original, roll_back, versions
+from components.serving_dir import Withdrawn, check, latest_pushed, original, roll_back, versions
 from components.serving_dir import push as push_keeping
 
 SPEC = CaptchaSpec()
@@ -162,7 +162,7 @@ def test_versions_of_others_are_overlooked(tmp_path, serving):
     for number, about in enumerate([b"not JSON", b"[]", b'{"spec": {"charset": "x"}}', b"\xff"], start=ours.version + 1):
         extra = serving / str(number) / "assets.extra"
         extra.mkdir(parents=True)
-        (serving / str(number) / "saved_model.pb").touch()
+        (serving / str(number) / "saved_model.pb").write_bytes(b"another's")
         (extra / "captcha.json").write_bytes(about)
     (serving / str(ours.version + 10)).mkdir()  # no model in it
     (serving / "²").mkdir()  # a digit to Python, not to TensorFlow Serving
@@ -299,3 +299,37 @@ def test_a_reader_that_loads_all_the_time_during_pushes_and_rollbacks(tmp_path, 
     assert numbers == sorted(numbers)
     fingerprints = {version: fingerprint for version, fingerprint, _ in seen}
     assert fingerprints == {str(pushed.version): pushed.fingerprint for pushed in expected}
+
+
+def test_a_pruned_version_that_is_a_link_loses_the_link_alone(tmp_path, serving):
+    elsewhere = make_model(tmp_path / "elsewhere", fingerprint="old")
+    serving.mkdir(parents=True)
+    (serving / "1").symlink_to(elsewhere)
+    for name in ("b", "c"):
+        push_keeping(make_model(tmp_path / name, fingerprint=name), serving, keep=2)
+    assert [pushed.fingerprint for pushed in versions(serving)] == ["c", "b"]
+    assert (elsewhere / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize("file", [".withdrawn.json", "{newest}/assets.extra/captcha.json", "{newest}/saved_model.pb"])
+def test_a_file_that_a_power_failure_has_emptied_is_named_with_the_remedy(tmp_path, serving, file):
+    models = [make_model(tmp_path / name, fingerprint=name) for name in ("a", "b")]
+    oldest, newest = (push(model, serving).version for model in models)
+    damaged = serving / file.format(newest=newest)
+    damaged.write_bytes(b"")
+    for use in (lambda: check(serving), lambda: push(models[0], serving), lambda: roll_back(serving, oldest)):
+        with pytest.raises(CaptchaPipelineError, match=f"{damaged} is damaged.* Remove"):
+            use()
+    damaged.unlink()
+    shutil.rmtree(serving / str(newest))
+    check(serving)
+    assert versions(serving)
+
+
+@pytest.mark.parametrize("obstacle", ["file", "s3"])
+def test_a_serving_folder_that_cannot_be_written_ends_a_run_before_it_reads_data(tmp_path, obstacle):
+    (tmp_path / "file").write_text("")
+    folder = {"file": str(tmp_path / "file"), "s3": "s3://bucket/models"}[obstacle]
+    keys = {"root": tmp_path, "pusher.serving_dir": folder, "data.root": tmp_path / "no-data"}
+    with pytest.raises(CaptchaPipelineError, match=folder):
+        call("run", "--config", "configs/tiny.yaml", *(f"--set={key}={value}" for key, value in keys.items()))

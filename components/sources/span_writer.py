@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import io
-import os
 import shutil
 import struct
 import uuid
@@ -16,7 +15,7 @@ import google_crc32c
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.features import MANIFEST, SPLITS
-from components.files import locked
+from components.files import locked, publish
 from components.sources.spans import Layout, Manifest, ShardFile, Span, describe, next_number, read_manifest, span_name
 
 _DRAFT: Final = ".draft-"
@@ -64,22 +63,10 @@ class new_span:
 
     def _publish(self) -> Span:
         manifest = read_manifest(self._draft)
-        for path in [*self._draft.rglob("*"), self._draft]:
-            _sync(path)
         number = next_number(self._root)
         target = self._root / span_name(number)
-        self._draft.rename(target)
-        _sync(self._root)
+        publish(self._draft, target)
         return Span(number, target, manifest)
-
-
-def _sync(path: Path) -> None:
-    """Has a file or a folder reach the disk before a rename makes it visible."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class ShardWriter:
