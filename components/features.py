@@ -41,4 +41,5 @@ PROFILES_FILE: Final = "profiles.json"  # of the spans that were read: component
 DRIFT_FILE: Final = "drift.json"  # how far the newest span is from the others
 JUDGEMENT_FILE: Final = "judgement.json"  # of a model, beside its blessing
 SPEC_FILE: Final = "captcha.json"  # in a SavedModel's assets.extra: what the model reads, and what it was made from
+SERVABLE: Final = "servable"  # in SPEC_FILE: true; missing in models of earlier releases, which no server but Python's can use
 WEIGHTS_FILE: Final = "model.weights.h5"  # in a SavedModel's assets.extra: for a warm start

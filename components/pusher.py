@@ -1,19 +1,26 @@
-"""The Pusher whose versions only grow, and of which no reader sees half a one."""
+"""The Pusher whose versions only grow, of which no reader sees half a one, and each of which servers can load."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, Final
 
 from absl import logging
 from tfx import types
-from tfx.components.pusher import component, executor
-from tfx.dsl.components.base import executor_spec
-from tfx.proto import pusher_pb2
-from tfx.types import artifact_utils
+from tfx.components.pusher import executor
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import artifact_utils, component_spec, standard_artifacts
 from tfx.types import standard_component_specs as specs
-from tfx.utils import io_utils, json_utils, proto_utils
+from tfx.utils import io_utils
 
+from components.errors import CaptchaPipelineError
+from components.features import SPLITS
 from components.serving_dir import Withdrawn, push
 
-KEEP: Final = "keep"
+# Loading takes some seconds, and some minutes for the largest model on a busy machine.
+_TRIAL_SECONDS: Final = 600
+_LAST_LINES: Final = 10
 
 
 class AtomicPusherExecutor(executor.Executor):
@@ -25,19 +32,17 @@ class AtomicPusherExecutor(executor.Executor):
         """Pushes the model if it is blessed, and no rollback has withdrawn it.
 
         Raises:
-          CaptchaPipelineError: the serving folder cannot be written.
+          CaptchaPipelineError: servers could not use the model, or the serving folder cannot be written.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         artifact = artifact_utils.get_single_instance(output_dict[specs.PUSHED_MODEL_KEY])
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(artifact)
             return
-        destination = pusher_pb2.PushDestination()
-        proto_utils.json_to_proto(exec_properties[specs.PUSH_DESTINATION_KEY], destination)
         model_dir = self.GetModelPath(input_dict)
-        keep = json_utils.loads(exec_properties[specs.CUSTOM_CONFIG_KEY])[KEEP]
+        check_servable(model_dir, artifact_utils.get_split_uri(input_dict[specs.EXAMPLES_KEY], SPLITS[-1]))
         try:
-            pushed = push(model_dir, destination.filesystem.base_directory, keep)
+            pushed = push(model_dir, exec_properties["serving_dir"], exec_properties["keep"])
         except Withdrawn as reason:
             logging.warning("%s", reason)
             self._MarkNotPushed(artifact)
@@ -47,15 +52,78 @@ class AtomicPusherExecutor(executor.Executor):
         logging.info("Version %d is in %s", pushed.version, pushed.path.parent)
 
 
-class AtomicPusher(component.Pusher):
-    """Pushes `model` to the folder `serving_dir` if `model_blessing` blesses it; `keep` versions stay there."""
+def check_servable(model_dir: str, records: str, seconds: float = _TRIAL_SECONDS) -> None:
+    """Has components/server_trial.py use a model as a server would, in a process of its own.
 
+    Args:
+      model_dir: of the SavedModel.
+      records: the folder of a split of good pictures.
+      seconds: how long it may take.
+
+    Raises:
+      CaptchaPipelineError: the model cannot be loaded that way, does not answer, or not as it should.
+    """
+    program = [sys.executable, "-W", "ignore", "-m", "components.server_trial", os.path.abspath(model_dir), os.path.abspath(records)]
+    # On the CPU: the memory of a GPU may be another process's.
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    try:
+        done = subprocess.run(  # noqa: S603  # this very program
+            program,
+            # Else `-m` would look for modules in the folder that the command was given in.
+            cwd=Path(__file__).parents[1],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+        )
+        how, said = f"failed (exit code {done.returncode})", done.stdout or done.stderr
+        if done.returncode == 0:
+            return
+    except subprocess.TimeoutExpired as expired:
+        how, said = f"did not answer within {seconds:g} seconds", expired.stderr or b""
+    lines = [line for line in said.decode(errors="replace").splitlines() if line.strip()][-_LAST_LINES:]
+    raise CaptchaPipelineError(
+        f"The model was not pushed: loaded as TensorFlow Serving loads it, it {how}. What was served before still is.\n"
+        + "".join(f"  {line}\n" for line in lines)
+        + "If memory or time was short, run again: it takes up at this step. If not, the export is at fault: a change of "
+        "components/signatures.py, or of the release of TensorFlow or Keras."
+    )
+
+
+class AtomicPusherSpec(component_spec.ComponentSpec):
+    PARAMETERS = {  # noqa: RUF012
+        "serving_dir": component_spec.ExecutionParameter(type=str),
+        "keep": component_spec.ExecutionParameter(type=int),
+    }
+    INPUTS = {  # noqa: RUF012
+        specs.EXAMPLES_KEY: component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        specs.MODEL_KEY: component_spec.ChannelParameter(type=standard_artifacts.Model),
+        specs.MODEL_BLESSING_KEY: component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+    }
+    OUTPUTS = {specs.PUSHED_MODEL_KEY: component_spec.ChannelParameter(type=standard_artifacts.PushedModel)}  # noqa: RUF012
+    TYPE_ANNOTATION = specs.PusherSpec.TYPE_ANNOTATION
+
+
+class AtomicPusher(base_component.BaseComponent):
+    """Pushes `model` to the folder `serving_dir` if `model_blessing` blesses it; `keep` versions stay there.
+
+    A model that cannot read some of the test split of `examples` as a server would is not pushed: the step fails.
+    """
+
+    SPEC_CLASS = AtomicPusherSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(AtomicPusherExecutor)
 
-    def __init__(self, model: types.BaseChannel, model_blessing: types.BaseChannel, serving_dir: str, keep: int):
+    def __init__(
+        self, examples: types.BaseChannel, model: types.BaseChannel, model_blessing: types.BaseChannel, serving_dir: str, keep: int
+    ):
         super().__init__(
-            model=model,
-            model_blessing=model_blessing,
-            custom_config={KEEP: keep},
-            push_destination=pusher_pb2.PushDestination(filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=serving_dir)),
+            AtomicPusherSpec(
+                examples=examples,
+                model=model,
+                model_blessing=model_blessing,
+                serving_dir=serving_dir,
+                keep=keep,
+                pushed_model=types.Channel(type=standard_artifacts.PushedModel),
+            )
         )

@@ -1,5 +1,6 @@
 """What the SavedModel answers to: pictures, tf.Examples, and TFMA's question for the labels."""
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import tensorflow_transform as tft
 
 from components.captcha import CaptchaSpec
 from components.checkpoint import save_weights
-from components.features import CONFIDENCE, IMAGE, LABEL_IDS, PROBABILITIES, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE
+from components.features import CONFIDENCE, IMAGE, LABEL_IDS, PROBABILITIES, SERVABLE, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE
 from components.training_input import model_inputs
 from components.transform import decode_picture
 
@@ -28,7 +29,10 @@ class CaptchaServer(tf.Module):
 
     def __init__(self, model: keras.Model, tft_output: tft.TFTransformOutput, spec: CaptchaSpec, max_pixels: int):
         super().__init__()
-        self._model = model
+        # A function, which is not saved: a Keras model is saved with a second copy of each variable, and servers, which restore by name,
+        # fill the copies that the graph does not read. The graph reads the TensorFlow variables that Keras wraps: these alone are saved.
+        self._logits = functools.partial(model, training=False)
+        self._variables = [variable.value for variable in model.variables]
         self._spec = spec
         self._max_pixels = max_pixels
         self._raw_features = tft_output.raw_feature_spec()
@@ -62,7 +66,7 @@ class CaptchaServer(tf.Module):
         # TensorFlow's convolution on the CPU fails on a batch of no pictures.
         filler = tf.fill([tf.maximum(1 - count, 0)], self._blank)
         readable = tf.concat([tf.where(valid, images, self._blank), filler], axis=0)
-        logits = self._model(model_inputs(self._transform.call({IMAGE: readable}), self._spec), training=False)[:count]
+        logits = self._logits(model_inputs(self._transform.call({IMAGE: readable}), self._spec))[:count]
         probabilities = tf.nn.softmax(logits) * tf.cast(valid, tf.float32)[:, tf.newaxis, tf.newaxis]
         text = tf.strings.reduce_join(tf.gather(self._characters, tf.argmax(logits, axis=-1)), axis=-1)
         return {
@@ -128,5 +132,5 @@ def export_model(
     extra = Path(directory) / "assets.extra"
     extra.mkdir(exist_ok=True)
     save_weights(model, extra / WEIGHTS_FILE)
-    content = json.dumps({"spec": spec.model_dump(mode="json"), **about}, ensure_ascii=False, indent=2)
+    content = json.dumps({"spec": spec.model_dump(mode="json"), SERVABLE: True, **about}, ensure_ascii=False, indent=2)
     (extra / SPEC_FILE).write_text(content + "\n", encoding="utf-8")

@@ -15,6 +15,8 @@ from typing import IO, Final
 
 import google_crc32c
 
+from components.errors import CaptchaPipelineError
+
 MAX_RECORD_BYTES: Final = 64 * 2**20
 _HEADER_BYTES: Final = 12
 _FOOTER_BYTES: Final = 4
@@ -61,6 +63,19 @@ def read_records(path: str | Path) -> Iterator[Record | Damage]:
                 yield from _read(stream)
         else:
             yield from _read(raw)
+
+
+def whole_records(folder: Path) -> Iterator[bytes]:
+    """Yields the records of the files that Beam has written into a folder, in the order of their names.
+
+    Raises:
+      CaptchaPipelineError: one is broken.
+    """
+    for path in sorted(folder.glob("*-of-*")):
+        for item in read_records(path):
+            if not isinstance(item, Record):
+                raise CaptchaPipelineError(f"{path} is broken: {item.detail}. Remove the run's artifacts, or run with another root.")
+            yield item.data
 
 
 def _read(stream: IO[bytes] | gzip.GzipFile) -> Iterator[Record | Damage]:

@@ -96,6 +96,7 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
         confidence=config.evaluator.confidence,
     )
     pusher = AtomicPusher(
+        examples=data.example_gen.outputs["examples"],
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         serving_dir=config.serving_dir,

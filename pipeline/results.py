@@ -21,7 +21,7 @@ from components.evaluator import Evaluation, load_results
 from components.example_proto import Example
 from components.judgement import SetResult
 from components.records import IMAGE_RAW
-from components.tfrecords import Record, read_records
+from components.tfrecords import whole_records
 from pipeline.config import Config
 from pipeline.history import RunRecord
 from pipeline.retrainings import drift, judgement, report_path
@@ -212,8 +212,4 @@ def _statistics(folder: Path, split: str, characters: str) -> report.SplitStatis
 
 
 def _examples(folder: Path) -> Iterator[Example]:
-    for path in sorted(folder.glob("*-of-*")):
-        for item in read_records(str(path)):
-            if not isinstance(item, Record):
-                raise CaptchaPipelineError(f"{path} is broken: {item.detail}. Remove the run's artifacts, or run with another root.")
-            yield Example.FromString(item.data)
+    return map(Example.FromString, whole_records(folder))

@@ -1,8 +1,10 @@
+import json
+import shutil
 from pathlib import Path
 
+import exported_model
 import pytest
 from test_serving_dir import contents, make_model
-from tfx.components.pusher.component import Pusher
 from tfx.types import channel_utils, standard_artifacts
 from tfx.utils import path_utils
 
@@ -16,23 +18,45 @@ def serving(tmp_path: Path) -> Path:
     return tmp_path / "serving"
 
 
-def run(tmp_path: Path, serving: Path, blessed: bool = True):
-    """Runs the component's executor as TFX does; returns the model's folder and the output artifact."""
-    model, blessing, pushed = standard_artifacts.Model(), standard_artifacts.ModelBlessing(), standard_artifacts.PushedModel()
-    model.uri, blessing.uri, pushed.uri = (str(tmp_path / name) for name in ("model", "blessing", "pushed"))
-    blessing.set_int_custom_property("blessed", int(blessed))
-    component = AtomicPusher(channel_utils.as_channel([model]), channel_utils.as_channel([blessing]), str(serving), keep=5)
-    assert isinstance(component, Pusher)
-    folder = Path(path_utils.serving_model_path(model.uri))
-    if not folder.exists():
-        make_model(folder)
-    executor = component.executor_spec.executor_class()
-    executor.Do({"model": [model], "model_blessing": [blessing]}, {"pushed_model": [pushed]}, component.exec_properties)
-    return folder, pushed
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """A real model, and the test split that it is tried on."""
+    folder = tmp_path_factory.mktemp("store")
+    graph = exported_model.transform_graph(folder / "graph")
+    exported_model.export(folder / "model", exported_model.random_model(), graph)
+    exported_model.write_test_split(folder / "examples")
+    return folder
 
 
-def test_blessed_model_is_pushed(tmp_path, serving):
-    model, artifact = run(tmp_path, serving)
+@pytest.fixture
+def run(store, tmp_path, serving):
+    def run(blessed: bool = True, into: Path = serving):
+        """Runs the component's executor as TFX does; returns the model's folder and the output artifact."""
+        model, blessing, pushed = standard_artifacts.Model(), standard_artifacts.ModelBlessing(), standard_artifacts.PushedModel()
+        model.uri, blessing.uri, pushed.uri = (str(tmp_path / name) for name in ("model", "blessing", "pushed"))
+        blessing.set_int_custom_property("blessed", int(blessed))
+        examples = standard_artifacts.Examples()
+        examples.uri, examples.split_names = str(store / "examples"), json.dumps(["train", "eval", "test"])
+        inputs = {"examples": [examples], "model": [model], "model_blessing": [blessing]}
+        channels = {name: channel_utils.as_channel(artifacts) for name, artifacts in inputs.items()}
+        component = AtomicPusher(**channels, serving_dir=str(into), keep=5)
+        folder = Path(path_utils.serving_model_path(model.uri))
+        if not folder.exists():
+            shutil.copytree(store / "model", folder)
+        component.executor_spec.executor_class().Do(inputs, {"pushed_model": [pushed]}, component.exec_properties)
+        return folder, pushed
+
+    return run
+
+
+@pytest.fixture
+def untried(monkeypatch):
+    """Leaves out the trial, which takes seconds and has tests of its own."""
+    monkeypatch.setattr("components.pusher.check_servable", lambda *_: None)
+
+
+def test_blessed_model_is_pushed(run, serving):
+    model, artifact = run()
     (version,) = versions(serving)
     assert artifact.get_int_custom_property("pushed") == 1
     assert artifact.get_string_custom_property("pushed_version") == str(version.version)
@@ -40,29 +64,40 @@ def test_blessed_model_is_pushed(tmp_path, serving):
     assert contents(version.path) == contents(model) == contents(Path(artifact.uri))
 
 
-def test_model_that_is_not_blessed_is_not_pushed(tmp_path, serving):
-    _, artifact = run(tmp_path, serving, blessed=False)
+def test_model_that_is_not_blessed_is_not_pushed(run, serving):
+    _, artifact = run(blessed=False)
     assert artifact.get_int_custom_property("pushed") == 0
     assert not serving.exists()
 
 
-def test_push_that_was_not_noted_down_is_found_again(tmp_path, serving):
-    _, first = run(tmp_path, serving)
-    _, second = run(tmp_path, serving)
+def test_push_that_was_not_noted_down_is_found_again(run, untried, serving):
+    _, first = run()
+    _, second = run()
     assert len(versions(serving)) == 1
     assert first.get_string_custom_property("pushed_version") == second.get_string_custom_property("pushed_version")
 
 
-def test_a_withdrawn_model_is_not_pushed_again(tmp_path, serving):
+def test_a_withdrawn_model_is_not_pushed_again(run, untried, tmp_path, serving):
     good = push(make_model(tmp_path / "good", "good"), serving, keep=5)
-    run(tmp_path, serving)
+    run()
     back = roll_back(serving, good.version)
-    _, artifact = run(tmp_path, serving)
+    _, artifact = run()
     assert artifact.get_int_custom_property("pushed") == 0
     assert versions(serving)[0] == back
 
 
-def test_unwritable_folder(tmp_path):
+def test_unwritable_folder(run, untried, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CaptchaPipelineError, match=r"set pusher\.serving_dir"):
-        run(tmp_path, tmp_path / "file" / "serving")
+        run(into=tmp_path / "file" / "serving")
+
+
+def test_a_model_that_servers_cannot_load_is_not_pushed(run, store, tmp_path, serving):
+    broken = shutil.copytree(store / "model", Path(path_utils.serving_model_path(str(tmp_path / "model"))))
+    (broken / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
+    with pytest.raises(CaptchaPipelineError, match=r"was not pushed: loaded as TensorFlow Serving loads it, it failed"):
+        run()
+    assert not serving.exists()
+    shutil.rmtree(broken)
+    run()
+    assert len(versions(serving)) == 1
