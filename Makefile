@@ -27,7 +27,7 @@ JOB_SERVER ?=
 ENGINE ?= docker
 BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
-.PHONY: run test test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check bench install
+.PHONY: run test test-java test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check bench install
 
 run: $(DATA)/span-000001/manifest.json
 	$(RUN) captcha-pipeline run --config $(CONFIG)
@@ -35,6 +35,10 @@ run: $(DATA)/span-000001/manifest.json
 # Two files of tests at a time: each takes up to 3 GB.
 test: install
 	$(RUN) pytest -n 2 --dist loadfile
+
+# TensorFlow for Java reads with an exported model. Needs a JDK, 11 or newer, and Maven; gets 170 MB the first time.
+test-java: install .tools/java/classpath
+	JAVA_READER=$(CURDIR)/.tools/java $(RUN) pytest tests/test_java.py
 
 # Kubeflow Pipelines' own code judges what is compiled for it, and runs it. Needs Go and git; some minutes the first time.
 test-kfp: install .tools/acceptance
@@ -94,6 +98,9 @@ install: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 
 $(FLINK): | install
 	$(UV) pip install --quiet --no-deps --target $(@D) apache-flink-libraries==$(patsubst flink-%,%,$(notdir $(@D)))
+
+.tools/java/classpath: tests/java/pom.xml tests/java/Reader.java
+	mvn --quiet --batch-mode --file tests/java/pom.xml compile
 
 .tools/bin/kustomize:
 	GOBIN=$(CURDIR)/.tools/bin go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
