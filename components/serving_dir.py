@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from components.captcha import CaptchaSpec
 from components.disk import writing_in
 from components.errors import CaptchaPipelineError
-from components.features import SPEC_FILE
+from components.features import SERVABLE, SPEC_FILE
 from components.files import locked, publish, read_json, sync, write_whole
 
 SAVED_MODEL: Final = "saved_model.pb"
@@ -58,6 +58,11 @@ class Pushed:
             return None
 
     @property
+    def servable(self) -> bool:
+        """Whether TensorFlow Serving can use it, which holds for all but what earlier releases of this project exported."""
+        return self.fingerprint is None or SERVABLE in self.about
+
+    @property
     def copy_of(self) -> int | None:
         """The version that a rollback made this one from."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -90,6 +95,18 @@ def latest_pushed(serving_dir: str | Path, fingerprint: str, spec: CaptchaSpec) 
     """
     others = [pushed for pushed in versions(serving_dir) if pushed.spec and pushed.fingerprint != fingerprint]
     return next((pushed for pushed in others if pushed.spec == spec), next(iter(others), None))
+
+
+def complaint(serving_dir: str | Path) -> str:
+    """Returns what is wrong with the version in production, and the remedy; "" for nothing, and where there is none."""
+    newest = next(iter(versions(serving_dir)), None)
+    if newest is None or newest.servable:
+        return ""
+    return (
+        f"An earlier release exported version {newest.version}, which is in production: TensorFlow Serving and other servers cannot use "
+        "it, only Python can. The next run trains a model that they can use, and pushes it if it is good enough. Where that run finds "
+        "nothing to do, `captcha-pipeline retrain --force` trains another."
+    )
 
 
 def push(model_dir: str | Path, serving_dir: str | Path, keep: int) -> Pushed:
@@ -160,7 +177,7 @@ def roll_back(serving_dir: str | Path, version: int) -> Pushed:
     code has made another model, or a rollback has put them back.
 
     Raises:
-      CaptchaPipelineError: there is no such version, it is the newest already, or the folder cannot be written.
+      CaptchaPipelineError: there is no such version, it is the newest already, servers cannot use it, or the folder cannot be written.
     """
     with _writing(serving_dir) as target:
         there = versions(target)
@@ -170,6 +187,13 @@ def roll_back(serving_dir: str | Path, version: int) -> Pushed:
             raise CaptchaPipelineError(f"There is no version {version} in {serving_dir}; there are: {known}.")
         if chosen == there[0]:
             raise CaptchaPipelineError(f"{version} is the newest version in {serving_dir}: it is in production already.")
+        if not chosen.servable:
+            others = ", ".join(str(pushed.version) for pushed in there if pushed.servable) or "none"
+            raise CaptchaPipelineError(
+                f"An earlier release exported version {version}: TensorFlow Serving and other servers cannot use it, and every request to "
+                f"them would fail. Roll back to one that they can use ({others}), or `captcha-pipeline retrain --force`. "
+                f"To read with this one, give `predict` --model {chosen.path}."
+            )
         newer = {pushed.fingerprint for pushed in there if pushed.version > version and pushed.fingerprint}
         taken_out = (withdrawn(target) | newer) - {chosen.fingerprint}
         unfinished = _copy(chosen.path, target)

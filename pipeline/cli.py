@@ -100,6 +100,7 @@ def retrain(
     settings = load_config(config, overrides, beam=beam)
     reason = reason_to_retrain(settings, force=force)
     if reason is None:
+        _name_what_servers_cannot_use(settings)
         console.print("Nothing to do: there is no reason to train anew.")
         return
     console.print(f"Retraining: {reason.words}", highlight=False, soft_wrap=True)
@@ -231,6 +232,7 @@ def runs(
         tables.print_lineage(console, lineage(settings.metadata_path, original(settings.serving_dir, version)))
     else:
         tables.print_retrainings(console, retrainings(settings))
+        _name_what_servers_cannot_use(settings)
 
 
 @app.command()
@@ -282,9 +284,17 @@ def show_config(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = No
     print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")
 
 
+def _name_what_servers_cannot_use(settings: "Config") -> None:
+    from components.serving_dir import complaint
+
+    if found := complaint(settings.serving_dir):
+        console.print(f"[bold yellow]Not servable[/]: {escape(found)}", highlight=False, soft_wrap=True)
+
+
 def _run(settings: "Config", trigger: str, attempt: int) -> None:
     from pipeline.engine_check import check_engines_of
 
+    _name_what_servers_cannot_use(settings)
     try:
         check_engines_of(settings)
         load_tensorflow()

@@ -15,7 +15,7 @@ from command import call
 
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
-from components.serving_dir import Withdrawn, check, latest_pushed, original, roll_back, versions
+from components.serving_dir import Withdrawn, check, complaint, latest_pushed, original, roll_back, versions
 from components.serving_dir import push as push_keeping
 
 SPEC = CaptchaSpec()
@@ -26,7 +26,7 @@ def make_model(path: Path, fingerprint: str = "a", spec: CaptchaSpec = SPEC, fil
     (path / "variables").mkdir(parents=True)
     (path / "assets.extra").mkdir()
     (path / "assets.extra" / "captcha.json").write_text(
-        json.dumps({"spec": json.loads(spec.model_dump_json()), "fingerprint": fingerprint})
+        json.dumps({"spec": json.loads(spec.model_dump_json()), "fingerprint": fingerprint, "servable": True})
     )
     (path / "saved_model.pb").write_bytes(b"graph of " + fingerprint.encode())
     for i in range(files):
@@ -230,6 +230,29 @@ def test_a_rollback_to_nowhere_changes_nothing(tmp_path, serving):
     assert versions(serving) == [b, a]
 
 
+def make_former(path: Path, fingerprint: str) -> Path:
+    """A model as earlier releases exported it, which servers cannot use."""
+    about = make_model(path, fingerprint) / "assets.extra" / "captcha.json"
+    about.write_text(json.dumps({"spec": SPEC.model_dump(mode="json"), "fingerprint": fingerprint}))
+    return path
+
+
+def test_what_servers_cannot_use_is_named_in_production_and_not_put_back(tmp_path, serving):
+    assert complaint(serving) == ""
+    foreign = make_model(serving / "18")
+    (foreign / "assets.extra" / "captcha.json").unlink()
+    assert complaint(serving) == "", "it is not known of what others put there"
+    former = push(make_former(tmp_path / "former", "f"), serving)
+    assert f"version {former.version}, which is in production: TensorFlow Serving and other servers cannot use it" in complaint(serving)
+    assert "`captcha-pipeline retrain --force`" in complaint(serving)
+    a, b = [push(make_model(tmp_path / name, name), serving) for name in "ab"]
+    assert complaint(serving) == ""
+    with pytest.raises(CaptchaPipelineError, match=rf"cannot use it(.|\n)*one that they can use \({b.version}, {a.version}, 18\)"):
+        roll_back(serving, former.version)
+    assert versions(serving)[:2] == [b, a]
+    assert roll_back(serving, a.version).servable
+
+
 def test_a_killed_rollback_is_whole_or_not_there(tmp_path, serving):
     a, b = [push(make_model(tmp_path / name, name, files=200), serving) for name in "ab"]
     code = "import sys; from components.serving_dir import roll_back; print('begun', flush=True); roll_back(sys.argv[1], int(sys.argv[2]))"
@@ -273,7 +296,7 @@ def test_a_reader_that_loads_all_the_time_during_pushes_and_rollbacks(tmp_path, 
     def model(name: str) -> Path:
         path = shutil.copytree(saved, tmp_path / name)
         (path / "assets.extra").mkdir()
-        (path / "assets.extra" / "captcha.json").write_text(json.dumps({"fingerprint": name}))
+        (path / "assets.extra" / "captcha.json").write_text(json.dumps({"fingerprint": name, "servable": True}))
         return path
 
     saved = tmp_path / "saved"
