@@ -33,7 +33,7 @@ STEPS = (
     "AtomicPusher",
 )
 # Seconds after the step has begun. The others are over in less.
-DELAYS = {"CaptchaExampleGen": 1.0, "StatisticsGen": 1.5, "Transform": 2.0, "CaptchaEvaluator": 2.0}
+DELAYS = {"CaptchaExampleGen": 1.0, "StatisticsGen": 1.5, "Transform": 2.0, "CaptchaEvaluator": 2.0, "AtomicPusher": 2.0}
 
 
 def command(root: str, *words: str) -> list[str]:

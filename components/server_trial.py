@@ -20,6 +20,8 @@ from components.features import CONFIDENCE, IMAGE, LABEL_IDS, PROBABILITIES, SPE
 from components.tfrecords import whole_records
 
 PICTURES: Final = 8
+# By output: its type and its shape.
+_Forms = Mapping[str, tuple[Any, tuple[int, ...]]]
 _LONGEST_REASON: Final = 2_000  # characters; TensorFlow's errors may hold a traceback for each node
 
 
@@ -70,17 +72,14 @@ def complaint(directory: Path, records: Path) -> str:
     pictures = [Example.FromString(example).features.feature[IMAGE].bytes_list.value[0] for example in examples]
     found = answers(directory, {"serving_default": pictures, "serving_examples": examples, "transform_features": examples})
     count = len(examples)
-    reading: dict[str, tuple[Any, tuple[int, ...]]] = {
+    labels: _Forms = {LABEL_IDS: (np.int64, (count, spec.max_length))}
+    readings: _Forms = {
         TEXT: (object, (count,)),
         PROBABILITIES: (np.float32, (count, spec.max_length, spec.num_classes)),
         CONFIDENCE: (np.float32, (count,)),
         VALID: (np.bool_, (count,)),
     }
-    forms = {
-        "serving_default": reading,
-        "serving_examples": reading,
-        "transform_features": {LABEL_IDS: (np.int64, (count, spec.max_length))},
-    }
+    forms = {"serving_default": readings, "serving_examples": readings, "transform_features": labels}
     for signature, outputs in forms.items():
         for name, (dtype, shape) in outputs.items():
             answer = found[signature].get(name)

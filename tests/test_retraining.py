@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from command import call
+from test_serving_dir import make_former
 
 from components.errors import CaptchaPipelineError
+from components.serving_dir import push
 from pipeline import history, looking
 from pipeline.config import Config
 from pipeline.config_file import load_config
@@ -55,6 +58,25 @@ def remember(config: Config, monkeypatch: pytest.MonkeyPatch) -> Remember:
 
 def test_the_first_run(config: Config) -> None:
     assert reason_to_retrain(config) == Reason("there has been no run yet")
+
+
+def test_what_servers_cannot_use_in_production_is_named(config: Config, remember: Remember, tmp_path: Path, monkeypatch: Any) -> None:
+    options = ["--config", str(TINY), "--set", f"root={config.root}", "--set", f"data.root={config.data.root}", "--set", "synth.count=30"]
+    options += ["--set", "synth.shard_size=30"]
+    remember({})
+    assert "Not servable" not in call("runs", *options)
+    former = push(make_former(tmp_path / "former", "f"), config.serving_dir, keep=5)
+    named = f"Not servable: An earlier release exported version {former.version}, which is in production"
+    assert named in call("runs", *options)
+    nothing = call("retrain", *options)
+    assert "Nothing to do" in nothing
+    assert named in nothing
+
+    def stop(_: Config) -> None:
+        raise typer.Exit(5)
+
+    monkeypatch.setattr("pipeline.engine_check.check_engines_of", stop)
+    assert named in call("run", *options, exit_code=5)
 
 
 def test_nothing_has_changed(config: Config, remember: Remember) -> None:

@@ -7,12 +7,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from exported_model import answers_in_python
 from transform_run import draw, emitted, encoded, trainer_arguments, transform
 
 from components.captcha import CaptchaSpec
 from components.checkpoint import Checkpoint
 from components.errors import CaptchaPipelineError
 from components.features import HISTORY_FILE, PROBABILITIES, SPEC_FILE, TEXT
+from components.server_trial import answers
 from components.trainer import check_batch_size, run_fn
 from pipeline.config import TrainerConfig
 
@@ -93,6 +95,9 @@ def test_a_warm_start_goes_on_where_the_model_in_production_was(fit: Fit, tmp_pa
     (epoch,) = _history(warm)
     assert epoch["val_sequence_accuracy"] >= _history(tmp_path / "production")[-1]["val_sequence_accuracy"] - 0.05
     assert json.loads((warm / "model" / "assets.extra" / SPEC_FILE).read_text())["warm_start"] is True
+    requests = {"serving_default": [encoded(draw(SPEC, label, 99)) for label in LABELS]}
+    in_session, in_python = (read(warm / "model", requests)["serving_default"] for read in (answers, answers_in_python))
+    np.testing.assert_allclose(in_session[PROBABILITIES], in_python[PROBABILITIES], atol=1e-5)
     (tmp_path / "nothing").mkdir()
     cold = fit("cold", tmp_path / "nothing", **gentle)
     assert len(_history(cold)) == EPOCHS, "nothing is in production: as if there were no warm start"
