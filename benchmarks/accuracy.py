@@ -49,7 +49,7 @@ def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
     from pipeline.results import outcome
 
     finished = history.latest_complete_run(config.metadata_path)
-    results = outcome(config, finished).evaluation.overall.challenger
+    results = outcome(config, finished).evaluation.results
     fit = json.loads((Path(finished.artifact_uri("Trainer", "model_run") or "") / HISTORY_FILE).read_text(encoding="utf-8"))
     (span,) = list_spans(config.data.root)
     return {

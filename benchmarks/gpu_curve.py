@@ -136,14 +136,15 @@ def judge(spec: CaptchaSpec, labels: npt.NDArray[np.integer], probabilities: npt
     counts = ReadingCounts(spec.max_length, spec.num_classes)
     counts.add(labels, probabilities)
     alike = [spec.characters.find(character) for character in "0O"]
-    swapped = counts.confusion[alike, alike[::-1]].sum() if -1 not in alike else 0
+    confusion = counts.confusion.toarray()
+    swapped = confusion[alike, alike[::-1]].sum() if -1 not in alike else 0
     folded, read = (np.where(ids == alike[1], alike[0], ids) for ids in (labels, probabilities.argmax(-1)))
     return {
         "pictures": counts.examples,
         "read": counts.sequences_right,
         "read_with_0_for_o": int((folded == read).all(axis=1).sum()),
         "position_accuracy": round(float(counts.positions_right.mean() / counts.examples), 6),
-        "misread": int(counts.confusion.sum() - np.trace(counts.confusion)),
+        "misread": int(confusion.sum() - np.trace(confusion)),
         "misread_0_o": int(swapped),
     }
 

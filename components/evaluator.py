@@ -20,9 +20,12 @@ from tfx.types import artifact_utils
 from tfx.types import standard_component_specs as specs
 from tfx.utils import io_utils, path_utils
 
-from components import features, tfma_metrics
-from components.features import JUDGEMENT_FILE
-from components.judgement import ALL, GOLDEN, NEWEST, Comparison, Rules, judge
+from components import features, golden, tfma_metrics
+from components.errors import CaptchaPipelineError
+from components.features import GOLDEN_FILE, JUDGEMENT_FILE
+from components.golden import Best, GoldenReading
+from components.judgement import ALL, BEST, GOLDEN, NEWEST, BestSoFar, Comparison, Rules, judge
+from components.metrics import Results
 from components.sources.spans import span_name
 
 SPLIT: Final = "test"  # neither trained on nor used to stop training
@@ -30,24 +33,26 @@ SPLIT: Final = "test"  # neither trained on nor used to stop training
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The figures of a model, and of the one in production where there was one, on the whole test split and by slice.
+    """The figures of a model on the whole test split, and how it and the one in production, where there was one, read it and its slices.
 
-    `slices[feature][value]` are those of the examples where `feature` (characters, source, difficulty or span) has that value. An example
-    is in the slice of every character that its text holds.
+    `slices[feature][value]` is of the examples where `feature` (characters, source, difficulty or span) has that value. An example is in
+    the slice of every character that its text holds. `golden` is None where no golden set was named or it has no example.
     """
 
+    results: Results
     overall: Comparison
     slices: dict[str, dict[str, Comparison]]
+    golden: GoldenReading | None
 
-    def sets(self, newest: str, golden: str) -> dict[str, Comparison]:
+    def sets(self, newest: str, golden_span: str) -> dict[str, Comparison]:
         """Returns the sets that a model is judged by: all, and where they are something else, the newest span and the golden set.
 
         Args:
           newest: the name of the span.
-          golden: likewise; "" for none.
+          golden_span: likewise; "" for none.
         """
         spans = self.slices[features.SPAN]
-        parts = {NEWEST: spans.get(newest), GOLDEN: spans.get(golden)} if len(spans) > 1 else {}
+        parts = {NEWEST: spans.get(newest), GOLDEN: spans.get(golden_span)} if len(spans) > 1 else {}
         return {ALL: self.overall} | {name: part for name, part in parts.items() if part}
 
 
@@ -59,43 +64,63 @@ class CaptchaEvaluatorExecutor(executor.Executor):
     ) -> None:
         """Evaluates the model, and the baseline where there is one, and writes the figures and the blessing."""
         model = artifact_utils.get_single_instance(input_dict[specs.MODEL_KEY])
-        input_dict = dict(input_dict)
-        baseline = input_dict.pop(specs.BASELINE_MODEL_KEY, [])
-        if baseline and _spec(baseline[0]) == _spec(model):
-            input_dict[specs.BASELINE_MODEL_KEY] = baseline
-        loader = f"{eval_shared_model.__module__}.{eval_shared_model.__name__}"
-        super().Do(input_dict, output_dict, exec_properties | {"custom_eval_shared_model": loader})
+        production = artifact_utils.get_single_instance(input_dict[specs.BASELINE_MODEL_KEY])
+        has_baseline = _about(production).get("spec") == _about(model)["spec"]
+        if not has_baseline:
+            input_dict = {key: artifacts for key, artifacts in input_dict.items() if key != specs.BASELINE_MODEL_KEY}
+        hooks = {"custom_eval_shared_model": eval_shared_model, "custom_extractors": tfma_metrics.extractors}
+        names = {key: f"{function.__module__}.{function.__name__}" for key, function in hooks.items()}
+        super().Do(input_dict, output_dict, exec_properties | names)
 
         evaluation_uri = artifact_utils.get_single_uri(output_dict[specs.EVALUATION_KEY])
         examples = artifact_utils.get_single_instance(input_dict[specs.EXAMPLES_KEY])
         try:
             evaluation = load_results(evaluation_uri)
         except ValueError:
-            judgement = {"failures": [f"there is nothing to judge the model by: the {SPLIT} split has no examples"], "sets": {}}
+            failure = f"there is nothing to judge the model by: the {SPLIT} split has no examples"
+            judgement = {"failures": [failure], "warnings": [], "sets": {}}
         else:
-            judgement = _judgement(evaluation, span_name(examples.span), exec_properties)
+            best = _best(evaluation.golden, production)
+            if best and has_baseline and best.fingerprint == _about(production).get("fingerprint"):
+                best = None  # the two are compared anyway
+            judgement = _judgement(evaluation, best, span_name(examples.span), exec_properties)
+            if evaluation.golden:
+                blessing_uri = artifact_utils.get_single_uri(output_dict[specs.BLESSING_KEY])
+                io_utils.write_string_file(os.path.join(blessing_uri, GOLDEN_FILE), evaluation.golden.model_dump_json())
         with fileio.open(os.path.join(evaluation_uri, JUDGEMENT_FILE), "w") as file:
             file.write(json.dumps(judgement, indent=1))
         _bless(artifact_utils.get_single_instance(output_dict[specs.BLESSING_KEY]), model, blessed=not judgement["failures"])
         logging.info("%s", "Not blessed: " + "; ".join(judgement["failures"]) if judgement["failures"] else "Blessed.")
 
 
-def _spec(model: types.Artifact) -> Any:
-    """What the model in an artifact reads; None where there is no model in it, as where nothing is in production."""
+def _about(model: types.Artifact) -> dict[str, Any]:
+    """What a model says of itself; {} where there is no model in the artifact, as where nothing is in production."""
     path = os.path.join(path_utils.serving_model_path(model.uri), "assets.extra", features.SPEC_FILE)
     if not fileio.exists(path):
+        return {}
+    with fileio.open(path) as file:
+        about: dict[str, Any] = json.loads(file.read())
+    return about
+
+
+def _best(mine: GoldenReading | None, production: types.Artifact) -> Best | None:
+    """The pushed model that has read the golden set best, as LatestPushedModel has left it beside that in production; None for none."""
+    path = os.path.join(production.uri, GOLDEN_FILE)
+    if mine is None or not fileio.exists(path):
         return None
     with fileio.open(path) as file:
-        return json.loads(file.read())["spec"]
+        return next((best for best in golden.from_json(file.read()) if best.content == mine.content), None)
 
 
-def _judgement(evaluation: Evaluation, newest: str, properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `{"failures": [sentence], "sets": {name: SetResult}}`, in JSON types."""
-    golden = span_name(properties["golden"]) if properties["golden"] else ""
-    sets = evaluation.sets(newest, golden)
-    slices = {f"slice {value} of {kind}": part for kind, by_value in evaluation.slices.items() for value, part in by_value.items()}
+def _judgement(evaluation: Evaluation, best: Best | None, newest: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `{"failures": [sentence], "warnings": [sentence], "sets": {name: SetResult}}`, in JSON types."""
     rules = Rules(**{field.name: properties[field.name] for field in dataclasses.fields(Rules)})
-    return {"failures": judge(sets, slices, rules), "sets": {name: dataclasses.asdict(part.summary) for name, part in sets.items()}}
+    sets = evaluation.sets(newest, span_name(properties["golden"]) if properties["golden"] else "")
+    slices = {f"slice {value} of {kind}": part for kind, by_value in evaluation.slices.items() for value, part in by_value.items()}
+    so_far: BestSoFar | None = golden.compare(evaluation.golden, best, rules.confidence) if evaluation.golden and best else None
+    verdict = judge(sets, slices, rules, so_far)
+    shown = sets | ({BEST: so_far.comparison} if so_far else {})
+    return dataclasses.asdict(verdict) | {"sets": {name: dataclasses.asdict(part.summary) for name, part in shown.items()}}
 
 
 def _bless(blessing: types.Artifact, model: types.Artifact, *, blessed: bool) -> None:
@@ -116,7 +141,7 @@ class CaptchaEvaluator(component.Evaluator):
 
     Args:
       golden: the number of the span whose test split is the golden set; 0 for none.
-      min_sequence_accuracy, max_regression, max_slice_regression, confidence: see `components.judgement.Rules`.
+      min_sequence_accuracy, max_regression, max_slice_regression, confidence, min_pictures: see `components.judgement.Rules`.
     """
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(CaptchaEvaluatorExecutor)
@@ -132,6 +157,7 @@ class CaptchaEvaluator(component.Evaluator):
         max_regression: float | RuntimeParameter,
         max_slice_regression: float,
         confidence: float,
+        min_pictures: int,
     ):
         super().__init__(examples=examples, model=model, baseline_model=baseline_model, eval_config=eval_config, example_splits=[SPLIT])
         # As TFX itself adds what a constructor of its own does not know.
@@ -141,6 +167,7 @@ class CaptchaEvaluator(component.Evaluator):
             max_regression=max_regression,
             max_slice_regression=max_slice_regression,
             confidence=confidence,
+            min_pictures=min_pictures,
         )
 
 
@@ -185,29 +212,45 @@ def load_results(evaluation_uri: str) -> Evaluation:
 
     Raises:
       ValueError: there are none, as after an evaluation of no examples.
+      CaptchaPipelineError: another release of this project has written them.
     """
+    try:
+        return _load_results(evaluation_uri)
+    except KeyError as error:
+        raise CaptchaPipelineError(
+            f"{evaluation_uri} holds figures of another release of this project, without {error}. `captcha-pipeline run` measures again."
+        ) from None
+
+
+def _load_results(evaluation_uri: str) -> Evaluation:
+    results: Results | None = None
     overall: Comparison | None = None
+    reading: GoldenReading | None = None
     slices: dict[str, dict[str, Comparison]] = {key: {} for key in tfma_metrics.SLICES}
     for item in tfma.load_metrics(evaluation_uri):
         by_model: dict[bool, dict[str, Any]] = {False: {}, True: {}}
         for pair in item.metric_keys_and_values:
             if not pair.key.is_diff:
                 by_model[pair.key.model_name == tfma.BASELINE_KEY][pair.key.name] = _value(pair.value)
-        if not by_model[False]:
+        candidate, baseline = by_model[False], by_model[True]
+        if not candidate:
             continue
         comparison = Comparison(
-            tfma_metrics.from_metrics(by_model[False]),
-            tfma_metrics.from_metrics(by_model[True]) if by_model[True] else None,
-            *(int(by_model[False].get(name, 0)) for name in (tfma_metrics.ONLY_CHALLENGER, tfma_metrics.ONLY_CHAMPION)),
+            int(candidate[tfma_metrics.EXAMPLE_COUNT]),
+            tfma_metrics.rate_from(candidate, tfma_metrics.SEQUENCE_ACCURACY),
+            tfma_metrics.rate_from(baseline, tfma_metrics.SEQUENCE_ACCURACY) if baseline else None,
+            *(int(candidate.get(name, 0)) for name in (tfma_metrics.ONLY_CHALLENGER, tfma_metrics.ONLY_CHAMPION)),
         )
         if not item.slice_key.single_slice_keys:
-            overall = comparison
+            overall, results = comparison, tfma_metrics.from_metrics(candidate)
+            if (pictures := candidate.get(tfma_metrics.GOLDEN_READINGS)) is not None:
+                reading = golden.reading(pictures[:, 0].tolist(), pictures[:, 1].astype(bool).tolist())
         else:
             (key,) = item.slice_key.single_slice_keys
             slices[key.column][key.bytes_value.decode()] = comparison
-    if overall is None:
+    if overall is None or results is None:
         raise ValueError(f"{evaluation_uri} holds no figures")
-    return Evaluation(overall, {key: dict(sorted(by_value.items())) for key, by_value in slices.items()})
+    return Evaluation(results, overall, {key: dict(sorted(by_value.items())) for key, by_value in slices.items()}, reading)
 
 
 def _value(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -39,7 +40,7 @@ class Results:
     position_accuracy: tuple[Rate, ...]  # [max_length]
     character_precision: Floats  # [num_classes]
     character_recall: Floats  # [num_classes]
-    confusion_matrix: Ints  # [num_classes, num_classes] characters; rows are the truth, columns what was read
+    confusion_matrix: csr_array  # int64 [num_classes, num_classes] characters; rows are the truth, columns what was read
     expected_calibration_error: float
     calibration_count: Ints  # [CALIBRATION_BINS] examples in each bin of confidence
     calibration_confidence: Floats  # [CALIBRATION_BINS] their mean confidence, NaN for an empty bin
@@ -70,7 +71,7 @@ class ReadingCounts:
       examples: their number.
       sequences_right: the number of examples read right at every position.
       positions_right: int64 [num_positions].
-      confusion: int64 [num_classes, num_classes]; rows are the truth, columns what was read.
+      confusion: int64 [num_classes, num_classes], sparse; rows are the truth, columns what was read.
       bin_examples, bin_right: int64 [CALIBRATION_BINS], the examples by their confidence, and those of them read right.
       bin_confidence: float64 [CALIBRATION_BINS], the sum of the confidences.
     """
@@ -79,7 +80,7 @@ class ReadingCounts:
         self.examples = 0
         self.sequences_right = 0
         self.positions_right: Ints = np.zeros(num_positions, np.int64)
-        self.confusion: Ints = np.zeros((num_classes, num_classes), np.int64)
+        self.confusion = csr_array((num_classes, num_classes), dtype=np.int64)
         self.bin_examples: Ints = np.zeros(CALIBRATION_BINS, np.int64)
         self.bin_right: Ints = np.zeros(CALIBRATION_BINS, np.int64)
         self.bin_confidence: Floats = np.zeros(CALIBRATION_BINS, np.float64)
@@ -95,7 +96,7 @@ class ReadingCounts:
           ValueError: the shapes do not fit each other or this object.
         """
         probabilities = np.asarray(probabilities)
-        expected = (len(label_ids), len(self.positions_right), len(self.confusion))
+        expected = (len(label_ids), len(self.positions_right), self.confusion.shape[0])
         if probabilities.shape != expected:
             raise ValueError(f"probabilities have shape {probabilities.shape}, not {expected}")
         self.add_readings(label_ids, *read(probabilities))
@@ -112,18 +113,18 @@ class ReadingCounts:
           ValueError: the shapes do not fit each other or this object.
         """
         label_ids, predicted_ids = np.asarray(label_ids), np.asarray(predicted_ids)
-        num_classes, expected = len(self.confusion), (len(confidence), len(self.positions_right))
+        expected = (len(confidence), len(self.positions_right))
         if not label_ids.shape == predicted_ids.shape == expected:
             raise ValueError(f"labels have shape {label_ids.shape} and readings {predicted_ids.shape}, not {expected}")
         right = label_ids == predicted_ids
         sequence_right = right.all(axis=1)
         # Bin m holds confidences in (m / bins, (m + 1) / bins]; 0 itself goes to the first.
         bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
-        cells = label_ids.astype(np.int64) * num_classes + predicted_ids
         self.examples += len(label_ids)
         self.sequences_right += int(sequence_right.sum())
         self.positions_right += right.sum(axis=0)
-        self.confusion += np.bincount(cells.ravel(), minlength=num_classes**2).reshape(num_classes, num_classes)
+        cells = (label_ids.ravel(), predicted_ids.ravel())
+        self.confusion += csr_array((np.ones(right.size, np.int64), cells), shape=self.confusion.shape)
         self.bin_examples += np.bincount(bins, minlength=CALIBRATION_BINS)
         self.bin_right += np.bincount(bins[sequence_right], minlength=CALIBRATION_BINS)
         self.bin_confidence += np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS)
@@ -144,7 +145,7 @@ class ReadingCounts:
         The expected calibration error is the mean over the examples of the distance between a bin's accuracy and its mean
         confidence (Guo et al. 2017, equation 5), where a reading is right if the whole sequence is.
         """
-        diagonal = np.diagonal(self.confusion)
+        diagonal = self.confusion.diagonal()
         accuracy, mean_confidence = _divide(self.bin_right, self.bin_examples), _divide(self.bin_confidence, self.bin_examples)
         gap = np.nansum(np.abs(accuracy - mean_confidence) * self.bin_examples)
         return Results(

@@ -10,12 +10,14 @@ from absl import logging
 from tfx import types
 from tfx.components.pusher import executor
 from tfx.dsl.components.base import base_component, executor_spec
+from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, component_spec, standard_artifacts
 from tfx.types import standard_component_specs as specs
 from tfx.utils import io_utils
 
 from components.errors import CaptchaPipelineError
-from components.features import SPLITS
+from components.features import GOLDEN_FILE, SPLITS
+from components.golden import GoldenReading
 from components.serving_dir import Withdrawn, push
 
 # Loading takes some seconds, and some minutes for the largest model on a busy machine.
@@ -42,7 +44,7 @@ class AtomicPusherExecutor(executor.Executor):
         model_dir = self.GetModelPath(input_dict)
         check_servable(model_dir, artifact_utils.get_split_uri(input_dict[specs.EXAMPLES_KEY], SPLITS[-1]))
         try:
-            pushed = push(model_dir, exec_properties["serving_dir"], exec_properties["keep"])
+            pushed = push(model_dir, exec_properties["serving_dir"], exec_properties["keep"], _golden_reading(input_dict))
         except Withdrawn as reason:
             logging.warning("%s", reason)
             self._MarkNotPushed(artifact)
@@ -50,6 +52,15 @@ class AtomicPusherExecutor(executor.Executor):
         io_utils.copy_dir(model_dir, artifact.uri)
         self._MarkPushed(artifact, pushed_destination=str(pushed.path), pushed_version=str(pushed.version))
         logging.info("Version %d is in %s", pushed.version, pushed.path.parent)
+
+
+def _golden_reading(input_dict: dict[str, list[types.Artifact]]) -> GoldenReading | None:
+    """How the model reads the golden set, as the Evaluator has left it with its blessing; None where there is no golden set."""
+    path = os.path.join(artifact_utils.get_single_uri(input_dict[specs.MODEL_BLESSING_KEY]), GOLDEN_FILE)
+    if not fileio.exists(path):
+        return None
+    with fileio.open(path) as file:
+        return GoldenReading.model_validate_json(file.read())
 
 
 def check_servable(model_dir: str, records: str, seconds: float = _TRIAL_SECONDS) -> None:

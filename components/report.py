@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from components import report_filters as filters
 from components.files import write_whole
-from components.judgement import SetResult
+from components.judgement import BEST, SetResult
 from components.metrics import Rate, Results
 
 MAX_MISREAD: Final = 48  # pictures in the gallery
@@ -55,7 +56,8 @@ class Evaluation:
     """What the Evaluator found on the test split.
 
     `classes` names the model's classes in order; "" is the blank, "no character here". `baseline` is the full-sequence accuracy
-    of the model in production on the same pictures. `sets` are those that the model was judged by, such as "golden set".
+    of the model in production on the same pictures. `sets` are those that the model was judged by, such as "golden set"; on the one named
+    BEST it is compared with another model than that in production.
     `confidence` is that of all intervals.
     """
 
@@ -137,7 +139,7 @@ class ReportInputs:
     """All that the report shows. What is empty or None is said to be missing.
 
     `history` has one mapping an epoch: loss, val_loss, sequence_accuracy, val_sequence_accuracy, seconds; each may be missing.
-    `failures` says in words what kept the model from being blessed, or the run from finishing.
+    `failures` says in words what kept the model from being blessed, or the run from finishing; `warnings` what else to know of the figures.
     """
 
     title: str
@@ -145,6 +147,7 @@ class ReportInputs:
     started: datetime
     blessed: bool | None
     failures: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     pushed_version: str | None = None
     steps: Sequence[Step] = ()
     evaluation: Evaluation | None = None
@@ -172,6 +175,7 @@ def write_report(inputs: ReportInputs, path: Path) -> None:
         scale=_error_scale(evaluation) if evaluation else 1.0,
         reliability=_reliability(evaluation.results) if evaluation else [],
         distribution=_distribution(inputs.splits),
+        BEST=BEST,
         MAX_QUARANTINED=MAX_QUARANTINED,
         MAX_CLASSES=MAX_CLASSES,
     )
@@ -195,18 +199,18 @@ def _error_scale(evaluation: Evaluation) -> float:
 def _confusion_map(evaluation: Evaluation) -> dict[str, object]:
     """The classes to draw, in order, and the cells that are not zero, with each cell's share of its row's truths."""
     matrix = evaluation.results.confusion_matrix
-    wrong = _off_diagonal(matrix)
-    shown = np.arange(len(matrix))
-    if len(shown) > MAX_CLASSES:
-        involved = wrong.sum(axis=0) + wrong.sum(axis=1)
+    count = matrix.shape[0]
+    shown = np.arange(count)
+    if count > MAX_CLASSES:
+        truths, readings, times = _mistakes(matrix)
+        involved = sum(np.bincount(ends, weights=times, minlength=count) for ends in (truths, readings))
         shown = np.sort(np.argsort(-involved, kind="stable")[:MAX_CLASSES])
-    part = np.ix_(shown, shown)
-    counts = matrix[part]
+    counts = matrix[shown][:, shown].toarray()
     shares = counts / np.maximum(matrix.sum(axis=1)[shown, None], 1)
     return {
         "classes": [evaluation.classes[i] for i in shown.tolist()],
-        "hidden": len(matrix) - len(shown),
-        "largest": float(_off_diagonal(shares).max()),
+        "hidden": count - len(shown),
+        "largest": float(np.where(np.eye(len(shown), dtype=bool), 0, shares).max()),
         "cells": [(i, j, int(counts[i, j]), float(shares[i, j])) for i, j in np.argwhere(counts).tolist()],
     }
 
@@ -214,17 +218,21 @@ def _confusion_map(evaluation: Evaluation) -> dict[str, object]:
 def _confused_pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
     """The commonest mistakes: truth, reading, count, share of the truth's occurrences."""
     matrix, classes = evaluation.results.confusion_matrix, evaluation.classes
-    wrong = _off_diagonal(matrix)
-    commonest = np.argsort(-wrong, axis=None, kind="stable")[:MAX_PAIRS]
+    truths, readings, times = _mistakes(matrix)
+    support = matrix.sum(axis=1)
+    commonest = np.argsort(-times, kind="stable")[:MAX_PAIRS]
     return [
-        (classes[i], classes[j], int(matrix[i, j]), float(matrix[i, j] / matrix[i].sum()))
-        for i, j in zip(*np.unravel_index(commonest, wrong.shape), strict=True)
-        if wrong[i, j]
+        (classes[i], classes[j], int(count), float(count / support[i]))
+        for i, j, count in zip(truths[commonest], readings[commonest], times[commonest], strict=True)
     ]
 
 
-def _off_diagonal(matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
+def _mistakes(matrix: csr_array) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """The cells off the diagonal that are not zero, row by row: truth, reading and how often, each int [cells]."""
+    cells = matrix.tocoo()
+    wrong = np.flatnonzero((cells.row != cells.col) & (cells.data != 0))
+    wrong = wrong[np.lexsort((cells.col[wrong], cells.row[wrong]))]
+    return cells.row[wrong], cells.col[wrong], cells.data[wrong]
 
 
 def _scores(evaluation: Evaluation) -> list[tuple[str, int, float, float]]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from components import golden
 from components.captcha import CaptchaSpec
 from components.disk import writing_in
 from components.errors import CaptchaPipelineError
@@ -109,7 +110,18 @@ def complaint(serving_dir: str | Path) -> str:
     )
 
 
-def push(model_dir: str | Path, serving_dir: str | Path, keep: int) -> Pushed:
+def best_on_golden_sets(serving_dir: str | Path, fingerprint: str) -> tuple[golden.Best, ...]:
+    """Returns, of each golden set, how the pushed model reads it that reads it best, for a model with this fingerprint to compare with.
+
+    As with `latest_pushed`, a model is never compared with itself. One that a rollback has taken out of production does not count.
+
+    Raises:
+      CaptchaPipelineError: the record of it cannot be read.
+    """
+    return golden.best_readings(serving_dir, {fingerprint} | withdrawn(serving_dir))
+
+
+def push(model_dir: str | Path, serving_dir: str | Path, keep: int, reading: golden.GoldenReading | None = None) -> Pushed:
     """Copies a SavedModel to the serving folder as its newest version, and removes the oldest above `keep`.
 
     A reader sees the whole version or none of it: the copy is made under a name that readers overlook, and renamed. What a killed
@@ -121,6 +133,7 @@ def push(model_dir: str | Path, serving_dir: str | Path, keep: int) -> Pushed:
       model_dir: of the SavedModel.
       serving_dir: TensorFlow Serving's base path.
       keep: how many versions stay, at least 2. What is no version of this project's is neither counted nor removed.
+      reading: how the model reads the golden set, to be noted for `best_on_golden_sets`; None where there is no golden set.
 
     Raises:
       Withdrawn: `roll_back` has taken this model out of production.
@@ -132,10 +145,14 @@ def push(model_dir: str | Path, serving_dir: str | Path, keep: int) -> Pushed:
             raise Withdrawn("A rollback has taken this model out of production: it is not pushed again.")
         newest = next(iter(versions(target)), None)
         if newest and _same_tree(model_dir, newest.path):
-            return newest
-        pushed = _publish(_copy(model_dir, target))
-        for old in [version for version in versions(target) if version.fingerprint][keep:]:
-            _remove(old.path)
+            pushed = newest
+        else:
+            pushed = _publish(_copy(model_dir, target))
+            for old in [version for version in versions(target) if version.fingerprint][keep:]:
+                _remove(old.path)
+        if reading and pushed.fingerprint:
+            there = {version.fingerprint for version in versions(target) if version.fingerprint}
+            golden.note(target, reading, pushed.version, pushed.fingerprint, there, withdrawn(target))
     return pushed
 
 

@@ -32,7 +32,8 @@ class Retraining:
     `trigger` says why it was started, "" where that is not on record. `pictures` are those to train on, None where their number
     is not known. `drift` has the distance of each measure, such as "brightness", and its threshold; it is empty where there was
     nothing to compare. `sets` may have "all", "newest span" and "golden set". `why` says what kept the model from being pushed,
-    one sentence each. `report` is where the run's report lies, relative to the trend's folder.
+    and `warnings` what else to know of its figures, one sentence each. `report` is where the run's report lies, relative to the
+    trend's folder.
     """
 
     run_id: str
@@ -47,6 +48,7 @@ class Retraining:
     why: tuple[str, ...]
     version: str | None
     report: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def drifted(self) -> list[str]:

@@ -86,10 +86,11 @@ class TrainerConfig(Section):
 
 
 class EvaluatorConfig(Section):
-    min_sequence_accuracy: Fraction = Field(0.98, description="the floor under which no model is blessed")
-    max_regression: Fraction = Field(0.005, description="how far below the model in production a new one may be")
-    max_slice_regression: Fraction = Field(0.05, description="likewise, in any one slice, where it is not by chance")
-    confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals")
+    min_sequence_accuracy: Fraction = Field(0.98, description="the floor: no model is blessed whose whole interval is under it")
+    max_regression: Fraction = Field(0.005, description="how far a new model may be below the one in production, but for chance")
+    max_slice_regression: Fraction = Field(0.05, description="likewise, in any one slice")
+    confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals, and above which a difference is not by chance")
+    min_pictures: int = Field(50, ge=1, description="a newest span or golden set of fewer test pictures warns, and does not judge")
 
 
 class PusherConfig(Section):

@@ -19,6 +19,7 @@ from components.example_gen import CaptchaExampleGen
 from components.pushed_model import LatestPushedModel
 from components.pusher import AtomicPusher
 from components.schema import CaptchaSchema, SchemaGate
+from components.sources.spans import span_name
 from components.tfma_metrics import eval_config
 from components.trainer_step import Trainer
 from components.transform_step import Transform
@@ -82,18 +83,23 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
             "source_digest": around.digests["components.trainer"],
         },
     )
+    golden = config.data.golden or 0
     evaluator = CaptchaEvaluator(
         examples=data.example_gen.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=production.outputs["model"],
         eval_config=eval_config(
-            config.captcha, confidence=config.evaluator.confidence, source_digest=around.digests["components.evaluator"]
+            config.captcha,
+            confidence=config.evaluator.confidence,
+            source_digest=around.digests["components.evaluator"],
+            golden_span=span_name(golden) if golden else "",
         ),
-        golden=config.data.golden or 0,
+        golden=golden,
         min_sequence_accuracy=parameters.min_sequence_accuracy,
         max_regression=parameters.max_regression,
         max_slice_regression=config.evaluator.max_slice_regression,
         confidence=config.evaluator.confidence,
+        min_pictures=config.evaluator.min_pictures,
     )
     pusher = AtomicPusher(
         examples=data.example_gen.outputs["examples"],

@@ -45,8 +45,8 @@ _NUMBERS: Final = (features.BRIGHTNESS, features.CONTRAST, features.SHARPNESS, f
 class Outcome:
     """What a complete run came to.
 
-    `sets` are those that the model was judged by; `drift` is what DriftGate found. `changed` is false where every step was cached.
-    `report` is where the report of this evaluation belongs.
+    `sets` are those that the model was judged by; `warnings` are what a reader of its figures should know; `drift` is what DriftGate
+    found. `changed` is false where every step was cached. `report` is where the report of this evaluation belongs.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Outcome:
     drift: dict[str, Any]
     blessed: bool
     failures: tuple[str, ...]
+    warnings: tuple[str, ...]
     serving_dir: str
     report: Path
     changed: bool
@@ -83,6 +84,7 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
         drift=found,
         blessed=not judged.failures,
         failures=judged.failures,
+        warnings=judged.warnings,
         serving_dir=config.serving_dir,
         report=where,
         changed=any(step.state != "cached" for step in run.steps),
@@ -95,7 +97,7 @@ def write_report(config: Config, outcome: Outcome) -> None:
     overall = outcome.evaluation.overall
     blank = [""] if config.captcha.blank_id is not None else []
     slices = [
-        report.Slice(group, name, part.challenger.example_count, part.challenger.sequence_accuracy)
+        report.Slice(group, name, part.count, part.challenger)
         for group, by_name in outcome.evaluation.slices.items()
         for name, part in by_name.items()
     ]
@@ -105,13 +107,14 @@ def write_report(config: Config, outcome: Outcome) -> None:
         started=run.started,
         blessed=outcome.blessed,
         failures=outcome.failures,
+        warnings=outcome.warnings,
         pushed_version=run.pushed_version,
         steps=[report.Step(step.node, step.state, step.seconds, step.engine) for step in run.steps],
         evaluation=report.Evaluation(
-            results=overall.challenger,
+            results=outcome.evaluation.results,
             classes=[*config.captcha.characters, *blank],
             slices=slices,
-            baseline=overall.champion.sequence_accuracy if overall.champion else None,
+            baseline=overall.champion,
             sets=outcome.sets,
             confidence=config.evaluator.confidence,
         ),

@@ -18,16 +18,20 @@ from pipeline.history import RunRecord
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the Evaluator made of a run's model: what kept it from being pushed, a sentence each, and how the sets were read."""
+    """What the Evaluator made of a run's model: what kept it from being pushed, what else to know, and how the sets were read."""
 
     failures: tuple[str, ...]
+    warnings: tuple[str, ...]
     sets: Mapping[str, SetResult]
 
 
 def judgement(run: RunRecord) -> Judgement | None:
     """Returns what the Evaluator made of a run's model; None where that is not on record."""
     found = _left(run, "CaptchaEvaluator", "evaluation", JUDGEMENT_FILE)
-    return found and Judgement(tuple(found["failures"]), {name: SetResult.from_json(entry) for name, entry in found["sets"].items()})
+    if found is None:
+        return None
+    sets = {name: SetResult.from_json(entry) for name, entry in found["sets"].items()}
+    return Judgement(tuple(found["failures"]), tuple(found.get("warnings", ())), sets)  # earlier releases warned of nothing
 
 
 def drift(run: RunRecord) -> dict[str, Any] | None:
@@ -74,7 +78,7 @@ def report_path(config: Config, run: RunRecord) -> Path | None:
 
 
 def _retraining(config: Config, run: RunRecord, *, withdrawn: bool) -> Retraining:
-    judged = judgement(run) or Judgement((), {})
+    judged = judgement(run) or Judgement((), (), {})
     distances = (drift(run) or {"distances": {}})["distances"]
     summary = _left(run, "CaptchaExampleGen", "quarantine", SUMMARY_FILE)
     report = report_path(config, run)
@@ -89,6 +93,7 @@ def _retraining(config: Config, run: RunRecord, *, withdrawn: bool) -> Retrainin
         sets=_with_newest(judged.sets),
         decision=_decision(run, withdrawn=withdrawn),
         why=judged.failures or tuple(_stopped(run)),
+        warnings=judged.warnings,
         version=run.pushed_version,
         report=str(report.relative_to(config.report_dir)) if report and report.exists() else None,
     )

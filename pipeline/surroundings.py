@@ -5,7 +5,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from components.serving_dir import latest_pushed
+from components import golden
+from components.serving_dir import best_on_golden_sets, latest_pushed
 from components.source_digest import source_digest
 from pipeline.config import Config
 
@@ -20,7 +21,7 @@ class Surroundings:
 
     Attributes:
       spans: names the content of the window of spans.
-      production: names the pushed model that a new one is compared with, and goes on from.
+      production: names the pushed models that a new one is compared with, and goes on from.
       attempt: how often the same has been fitted before: 0 but where that is asked for.
       digests: by module, a hash of the source of a step.
       fingerprint: names this combination of configuration, data and code; a model carries it.
@@ -58,4 +59,6 @@ def look_around(config: Config, attempt: int = 0) -> Surroundings:
     pushed = latest_pushed(config.serving_dir, fingerprint, config.captcha)
     # By what it was made from: a rollback puts the same model there again, as another version.
     production = (pushed.fingerprint or str(pushed.version)) if pushed else "none"
+    if bests := best_on_golden_sets(config.serving_dir, fingerprint):
+        production += " " + hashlib.sha256(golden.to_json(bests).encode()).hexdigest()[:16]
     return Surroundings(spans=window, production=production, attempt=attempt, digests=digests, fingerprint=fingerprint)

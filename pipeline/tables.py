@@ -13,7 +13,7 @@ from rich.status import Status
 from rich.table import Table
 
 from components.drift import complain
-from components.judgement import GOLDEN, NEWEST, SetResult
+from components.judgement import BEST, GOLDEN, NEWEST, SetResult
 from components.metrics import Rate, Results
 from components.report_filters import ranges
 from components.sources.spans import span_name
@@ -50,9 +50,11 @@ class StepProgress:
 def print_outcome(console: Console, outcome: "Outcome") -> None:
     """Prints the table of a run: time a step, accuracy with intervals, verdict."""
     _print_steps(console, outcome.run.steps)
-    print_accuracy(console, outcome.evaluation.overall.challenger, f"{outcome.name} on the test split")
+    print_accuracy(console, outcome.evaluation.results, f"{outcome.name} on the test split")
     if len(outcome.sets) > 1 or outcome.evaluation.overall.champion:
         _print_sets(console, outcome.sets)
+    for warning in outcome.warnings:
+        console.print(f"[bold yellow]Warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
     if complaint := complain(outcome.drift):
         console.print(f"[bold yellow]Drift[/]: {escape(complaint)}", highlight=False)
     version = outcome.run.pushed_version
@@ -122,7 +124,7 @@ def print_retrainings(console: Console, retrainings: "Sequence[Retraining]") -> 
         right = column in ("newest %", "golden %", "seconds")
         table.add_column(column, justify="right" if right else "left", overflow="fold", no_wrap=column == "run")
     for it in retrainings:
-        decision = f"pushed as {it.version}" if it.decision == "pushed" else "; ".join((it.decision, *it.why))
+        decision = "; ".join((f"pushed as {it.version}" if it.decision == "pushed" else it.decision, *it.why, *it.warnings))
         table.add_row(
             it.run_id[:16].replace("T", " "),
             escape(it.trigger),
@@ -170,8 +172,9 @@ def print_lineage(console: Console, lineage: Lineage) -> None:
 
 
 def _print_sets(console: Console, sets: Mapping[str, SetResult]) -> None:
-    table = Table(title="full sequence, against the model in production", title_justify="left")
-    for column in ("pictures of", "number", "this model %", "in production %", "p"):
+    title = f"full sequence, against the model in production{' and the best so far' if BEST in sets else ''}"
+    table = Table(title=title, title_justify="left")
+    for column in ("pictures of", "number", "this model %", "that model %", "p"):
         table.add_column(column, justify="left" if column == "pictures of" else "right")
     for name, part in sets.items():
         rates = [_percent(rate).removesuffix(" %") if rate else "-" for rate in (part.challenger, part.champion)]

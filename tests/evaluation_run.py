@@ -9,6 +9,7 @@ from tfx.utils import proto_utils
 from components import tfma_metrics
 from components.captcha import CaptchaSpec
 from components.evaluator import CaptchaEvaluatorExecutor
+from components.sources.spans import span_name
 from pipeline.engines import Engine
 
 
@@ -22,6 +23,7 @@ def evaluate(
     regression: float = 0.005,
     slice_regression: float = 1.0,
     golden: int = 0,
+    min_pictures: int = 1,
     examples="examples",
     engine: Engine = Engine(),
 ):
@@ -37,7 +39,7 @@ def evaluate(
         inputs[key] = [artifact]
     evaluation, blessing = standard_artifacts.ModelEvaluation(), standard_artifacts.ModelBlessing()
     evaluation.uri, blessing.uri = str(out / "evaluation"), str(out / "blessing")
-    config = tfma_metrics.eval_config(spec, confidence=0.95, source_digest="0")
+    config = tfma_metrics.eval_config(spec, confidence=0.95, source_digest="0", golden_span=span_name(golden) if golden else "")
     context = CaptchaEvaluatorExecutor.Context(beam_pipeline_args=engine.beam_args(), tmp_dir=str(out / "tmp"), unique_id="1")
     CaptchaEvaluatorExecutor(context).Do(
         inputs,
@@ -50,6 +52,7 @@ def evaluate(
             "max_slice_regression": slice_regression,
             "confidence": 0.95,
             "golden": golden,
+            "min_pictures": min_pictures,
         },
     )
     return evaluation.uri, blessing

@@ -65,7 +65,7 @@ def test_the_books_records_train(tmp_path: Path, layout: str) -> None:
     config = load_config(TINY, options[3::2])
     run = history.latest_run(config.metadata_path)
     assert run is not None
-    figures = results.outcome(config, run).evaluation.overall.challenger
+    figures = results.outcome(config, run).evaluation.results
     assert figures.example_count == manifest["counts"]["test"]
     assert figures.sequence_accuracy.lower > 1 / len(CHARSET) ** LENGTH
     assert len(serving_dir.versions(config.serving_dir)) == 1

@@ -185,8 +185,10 @@ def test_the_figures_are_the_same(here: Root, cluster: Cluster, tmp_path: Path) 
         assert parts.keys() == theirs.slices[group].keys()
         pairs += [(part, theirs.slices[group][name]) for name, part in parts.items()]
     for one, other in pairs:
-        assert one.challenger.example_count == other.challenger.example_count
-        np.testing.assert_allclose(figures(one.challenger), figures(other.challenger), atol=1e-6)
+        assert (one.count, one.only_challenger, one.only_champion) == (other.count, other.only_challenger, other.only_champion)
+        assert one.challenger.value == other.challenger.value
+    np.testing.assert_allclose(figures(ours.results), figures(theirs.results), atol=1e-6)
+    np.testing.assert_array_equal(ours.results.confusion_matrix.toarray(), theirs.results.confusion_matrix.toarray())
 
 
 def figures(results: Any) -> list[float]:

@@ -9,11 +9,17 @@ import pytest
 import yaml
 from command import call
 
+from components import golden
 from components.errors import CaptchaPipelineError
 from components.evaluator import load_results
-from components.serving_dir import versions
+from components.example_gen import shards_of
+from components.features import IMAGE, LABEL
+from components.record_check import check_record
+from components.serving_dir import best_on_golden_sets, versions
+from components.tfrecords import read_records
 from kubeflow.rehearse import Rehearsal
 from pipeline import history
+from pipeline.config import Config
 from pipeline.config_file import load_config
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
@@ -181,10 +187,25 @@ def test_what_kubeflow_would_act_upon_and_a_rehearsal_does_not_is_refused(
         Rehearsal(path, tmp_path / "cluster", {})
 
 
+def perfect_reading(config: Config) -> golden.GoldenReading:
+    """How a model reads the golden set that misreads none of it."""
+    span = config.data.read_window().golden
+    assert span
+    digests = []
+    for shard in shards_of(span):
+        if shard.split == "test":
+            for record in read_records(shard.path):
+                feature = check_record(record.data, shard, config.captcha, config.data.picture_rules).features.feature
+                picture, label = (feature[name].bytes_list.value[0] for name in (IMAGE, LABEL))
+                digests.append(golden.digest(picture, label.decode()))
+    return golden.reading(digests, [True] * len(digests))
+
+
 @pytest.mark.slow
 def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
     volume, pipeline, cluster = tmp_path / "volume", tmp_path / "pipeline.yaml", tmp_path / "cluster"
     options = ["--config", str(TINY), "--set", f"root={volume / 'output'}", "--set", f"data.root={volume / 'data'}"]
+    options += ["--set", "data.golden=1"]
     call("data", "synth", *options)
     claim = ["--set", f"kubeflow.volumes={{{volume}: captcha}}", "--image", "captcha:1", "--root", "minio://bucket/captcha"]
     call("kubeflow", "compile", "-o", str(pipeline), *options, *claim)
@@ -195,8 +216,11 @@ def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
     serving.touch()
     with pytest.raises(CaptchaPipelineError, match=r"LatestPushedModel ended with exit code 1(.|\n)*LatestPushedModel failed: ") as failure:
         call(*rehearse)
-    assert str(failure.value).endswith("a file is in its way. Remove the file.")
+    assert str(failure.value).endswith("Make the folder writable, or set pusher.serving_dir.")
     serving.unlink()
+    perfect = perfect_reading(load_config(TINY, options[3::2]))
+    (serving / "tiny").mkdir(parents=True)
+    golden.note(serving / "tiny", perfect, 1, "another", (), ())
     table = call(*rehearse)
     assert table.count("kept") == 1
     assert table.count("succeeded") == 9
@@ -208,11 +232,15 @@ def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
     evaluation = history.latest_complete_run(config.metadata_path).artifact_uri("CaptchaEvaluator", "evaluation")
     (ours,) = cluster.glob("store/minio/bucket/captcha/tiny/*/CaptchaEvaluator/*/evaluation")
     rehearsed, run = load_results(str(ours)), load_results(str(evaluation))
-    theirs, mine = rehearsed.overall.challenger, run.overall.challenger
+    theirs, mine = rehearsed.results, run.results
     assert theirs.example_count == mine.example_count
     assert theirs.sequence_accuracy.value == pytest.approx(mine.sequence_accuracy.value, abs=0.05)
     (blessing,) = cluster.glob("store/minio/bucket/captcha/tiny/*/CaptchaEvaluator/*/blessing")
-    assert [file.name for file in blessing.iterdir()] == ["BLESSED"]
+    assert {file.name for file in blessing.iterdir()} == {"BLESSED", "golden.json"}
+    kept = json.loads((ours / "judgement.json").read_text(encoding="utf-8"))["sets"]["golden set, best so far"]
+    assert (kept["champion"]["value"], kept["count"]) == (1.0, perfect.pictures), "what a push noted reaches the Evaluator"
+    (best,) = best_on_golden_sets(serving / "tiny", "another")
+    assert (best.version, best.content) == (pushed.version, perfect.content), "and what it found reaches the push"
     given = {path.name.split(".")[0]: json.loads(path.read_text()) for path in cluster.glob("runs/*/*.input.json")}
     assert {name: shape(value) for name, value in given.items()} == json.loads(SHAPES.read_text(encoding="utf-8"))
     (outputs,) = cluster.glob("runs/*/AtomicPusher.json")

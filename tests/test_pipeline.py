@@ -19,6 +19,7 @@ from pipeline.cli import NOT_PUSHED
 from pipeline.config import Config
 from pipeline.config_file import load_config
 from pipeline.retraining import reason_to_retrain
+from pipeline.retrainings import retrainings
 from pipeline.served_model import ServedModel
 
 pytestmark = pytest.mark.slow
@@ -92,13 +93,13 @@ def test_the_evaluators_figures_are_those_of_plain_numpy(first_run: history.RunR
     truth = np.array([spec.encode(value(example, LABEL).decode()) for example in test])
     readings = list(served(config).read([value(example, IMAGE) for example in test]))
     read = np.stack([reading.probabilities for reading in readings]).argmax(axis=-1)
-    figures = results.outcome(config, first_run).evaluation.overall.challenger
+    figures = results.outcome(config, first_run).evaluation.results
     assert figures.example_count == len(test)
     assert figures.sequence_accuracy.value == pytest.approx((read == truth).all(axis=1).mean())
     assert [rate.value for rate in figures.position_accuracy] == pytest.approx((read == truth).mean(axis=0).tolist())
     confusion = np.zeros((spec.num_classes, spec.num_classes), int)
     np.add.at(confusion, (truth.ravel(), read.ravel()), 1)
-    assert figures.confusion_matrix.tolist() == confusion.tolist()
+    assert figures.confusion_matrix.toarray().tolist() == confusion.tolist()
     assert [reading.text for reading in readings] == [spec.decode(list(ids)) for ids in read]
 
 
@@ -130,7 +131,7 @@ def test_the_report_and_the_history_tell_of_the_run(first_run: history.RunRecord
 
 def test_evaluate_agrees_with_the_evaluator(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     measured = json.loads(call("evaluate", "--json", *options))
-    figures = results.outcome(config, first_run).evaluation.overall.challenger
+    figures = results.outcome(config, first_run).evaluation.results
     assert measured["example_count"] == figures.example_count
     assert measured["sequence_accuracy"]["value"] == pytest.approx(figures.sequence_accuracy.value)
 
@@ -169,11 +170,16 @@ def test_without_a_reason_nothing_is_retrained(first_run: history.RunRecord, opt
 
 
 def test_a_floor_that_is_missed_is_a_result(first_run: history.RunRecord, options: list[str], config: Config) -> None:
-    figures = results.outcome(config, first_run).evaluation.overall.challenger
+    figures = results.outcome(config, first_run).evaluation.results
     if figures.sequence_accuracy.value == 1:
         pytest.fail("the tiny model must not be perfect, or no floor is above it")
-    output = call("run", *options, "--set", "evaluator.min_sequence_accuracy=1", exit_code=NOT_PUSHED)
+    changes = ["--set", "evaluator.min_sequence_accuracy=1", "--set", "evaluator.min_pictures=500"]
+    output = call("run", *options, *changes, exit_code=NOT_PUSHED)
     assert "under the floor of 100.00%" in output
+    warning = f"there are only {figures.example_count} test pictures, fewer than evaluator.min_pictures (500)"
+    assert f"Warning: {warning}" in output
+    assert [kept.startswith(warning) for kept in retrainings(config)[-1].warnings] == [True]
+    assert warning in results.outcome(config, history.latest_complete_run(config.metadata_path)).report.read_text(encoding="utf-8")
     run = history.latest_run(config.metadata_path)
     assert run is not None
     assert {step.node for step in run.steps if step.state == "done"} == {"CaptchaEvaluator", "AtomicPusher"}
@@ -216,7 +222,9 @@ def test_a_new_span_is_learned_from_the_model_in_production_on(first_run: histor
     assert f"Its fit went on from version {before}." in lineage
     for span in list_spans(config.data.root):
         assert span.checksum in lineage
+    assert [best.fingerprint for best in serving_dir.best_on_golden_sets(config.serving_dir, "another")] == [run.fingerprint]
     assert "Nothing to do" in call("retrain", *options, *changes)
+    assert "every step was cached" in call("run", *options, *changes), "what a push notes makes no work for the same combination"
     forced = call("retrain", "--force", *options, *changes)
     assert "Retraining: asked for" in forced
     again = history.latest_run(config.metadata_path)

@@ -5,9 +5,11 @@ from test_serving_dir import contents, make_model
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
+from components import golden
 from components.captcha import CaptchaSpec
+from components.golden import GoldenReading
 from components.pushed_model import LatestPushedModel
-from components.serving_dir import latest_pushed, push
+from components.serving_dir import latest_pushed, push, versions
 
 SPEC = CaptchaSpec()
 
@@ -43,6 +45,18 @@ def test_the_model_in_production(tmp_path, serving):
     assert artifact.get_int_custom_property("has_model") == 1
     assert artifact.get_int_custom_property("version") == pushed.version
     assert contents(Path(path_utils.serving_model_path(artifact.uri))) == contents(model)
+
+
+def test_the_best_on_the_golden_set_goes_along(tmp_path, serving):
+    """Though another model is in production; and without one too, where what was pushed reads something else or is the same."""
+    for name, wrong in {"best": ("00",), "newest": ("00", "01")}.items():
+        push(make_model(tmp_path / name, name), serving, 5, GoldenReading(content="c", pictures=3, misread=wrong))
+    artifact = run(serving, tmp_path / "out")
+    assert artifact.get_int_custom_property("version") == versions(serving)[0].version
+    (best,) = golden.from_json((tmp_path / "out" / "golden.json").read_text())
+    assert (best.fingerprint, best.misread, best.models) == ("best", ("00",), 2)
+    run(serving, tmp_path / "own", fingerprint="best")
+    assert [best.fingerprint for best in golden.from_json((tmp_path / "own" / "golden.json").read_text())] == ["newest"]
 
 
 def test_own_version_is_no_baseline(tmp_path, serving):

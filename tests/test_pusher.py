@@ -9,8 +9,9 @@ from tfx.types import channel_utils, standard_artifacts
 from tfx.utils import path_utils
 
 from components.errors import CaptchaPipelineError
+from components.golden import GoldenReading
 from components.pusher import AtomicPusher
-from components.serving_dir import push, roll_back, versions
+from components.serving_dir import best_on_golden_sets, push, roll_back, versions
 
 
 @pytest.fixture
@@ -30,8 +31,11 @@ def store(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(store, tmp_path, serving):
-    def run(blessed: bool = True, into: Path = serving):
-        """Runs the component's executor as TFX does; returns the model's folder and the output artifact."""
+    def run(blessed: bool = True, into: Path = serving, reading: GoldenReading | None = None):
+        """Runs the component's executor as TFX does; returns the model's folder and the output artifact.
+
+        `reading` is what the Evaluator has left with its blessing.
+        """
         model, blessing, pushed = standard_artifacts.Model(), standard_artifacts.ModelBlessing(), standard_artifacts.PushedModel()
         model.uri, blessing.uri, pushed.uri = (str(tmp_path / name) for name in ("model", "blessing", "pushed"))
         blessing.set_int_custom_property("blessed", int(blessed))
@@ -43,6 +47,9 @@ def run(store, tmp_path, serving):
         folder = Path(path_utils.serving_model_path(model.uri))
         if not folder.exists():
             shutil.copytree(store / "model", folder)
+        if reading:
+            Path(blessing.uri).mkdir(exist_ok=True)
+            (Path(blessing.uri) / "golden.json").write_text(reading.model_dump_json())
         component.executor_spec.executor_class().Do(inputs, {"pushed_model": [pushed]}, component.exec_properties)
         return folder, pushed
 
@@ -68,6 +75,16 @@ def test_model_that_is_not_blessed_is_not_pushed(run, serving):
     _, artifact = run(blessed=False)
     assert artifact.get_int_custom_property("pushed") == 0
     assert not serving.exists()
+
+
+def test_how_it_reads_the_golden_set_is_noted_with_a_push(run, untried, serving):
+    reading = GoldenReading(content="c", pictures=3, misread=("00",))
+    run(blessed=False, reading=reading)
+    assert best_on_golden_sets(serving, "another") == (), "it is not pushed"
+    run(reading=reading)
+    (best,) = best_on_golden_sets(serving, "another")
+    (pushed,) = versions(serving)
+    assert (best.version, best.fingerprint, best.misread) == (pushed.version, pushed.fingerprint, ("00",))
 
 
 def test_push_that_was_not_noted_down_is_found_again(run, untried, serving):

@@ -163,9 +163,15 @@ def test_a_run_that_found_nothing_to_complain_about(digits: report.ReportInputs,
 
 
 def test_a_model_that_was_not_blessed(digits: report.ReportInputs, tmp_path: Path) -> None:
-    failure = "full-sequence accuracy 0.9100 is below the floor of 0.9800 by 0.0700"
+    failure = "the full-sequence accuracy is 91.00% (89.10% to 92.50%), under the floor of 98.00%"
     page = render(dataclasses.replace(digits, blessed=False, pushed_version=None, failures=(failure,)), tmp_path)
     assert f"Not blessed: nothing was pushed {failure}" in page.text
+
+
+def test_what_to_know_of_the_figures_stands_with_the_verdict(digits: report.ReportInputs, tmp_path: Path) -> None:
+    warning = "the golden set has only 12 test pictures, fewer than evaluator.min_pictures (50): it does not judge"
+    page = render(dataclasses.replace(digits, warnings=(warning,)), tmp_path)
+    assert f"Blessed, and pushed as version 7 Warning: {warning}" in page.text
 
 
 def test_a_run_that_stopped_early_has_a_report(tmp_path: Path) -> None:
@@ -195,7 +201,7 @@ def test_a_large_charset_stays_legible(digits: report.ReportInputs, tmp_path: Pa
     assert "By character: the 40 with the lowest recall" in page.text
     assert "20 between them left out" in page.text
     # The commonest mistake of all is in the table of pairs, whatever the map shows.
-    wrong = large.results.confusion_matrix.copy()
+    wrong = large.results.confusion_matrix.toarray()
     np.fill_diagonal(wrong, 0)
     truth, reading = np.unravel_index(wrong.argmax(), wrong.shape)
     assert f"{CJK[truth]} {CJK[reading]} {wrong.max()} " in page.text
@@ -243,6 +249,11 @@ def test_the_model_against_the_one_in_production(digits: report.ReportInputs, tm
     page = render(dataclasses.replace(digits, evaluation=dataclasses.replace(digits.evaluation, sets=sets)), tmp_path)
     assert "golden set 1,000 99.10 % 98.50 % +0.60 0.031" in page.text
     assert "newest span" not in page.text, "there was nothing to compare with"
+    assert "best so far" not in page.text
+    sets["golden set, best so far"] = SetResult(ours, wilson_interval(997, 1000, 0.95), 0.11, 1000)
+    page = render(dataclasses.replace(digits, evaluation=dataclasses.replace(digits.evaluation, sets=sets)), tmp_path)
+    assert "Against the model in production and the best so far" in page.text
+    assert "golden set, best so far 1,000 99.10 % 99.70 % -0.60 0.11" in page.text
     alone = dataclasses.replace(digits.evaluation, sets={"all": sets["newest span"]})
     assert "Against the model in production" not in render(dataclasses.replace(digits, evaluation=alone), tmp_path).text
 

@@ -38,12 +38,13 @@ def step(node: str, folder: Path, state: history.State = "done", **left: dict[st
 
 def run(folder: Path, **changes: Any) -> RunRecord:
     """A run that pushed its model."""
+    more = changes.pop("more", {})
     sets = {name: {"challenger": RATE, "champion": WORSE, "p_value": 0.001, "count": 100} for name in ("all", "golden set")}
     distances = {"brightness": {"value": 0.4, "threshold": 0.2}, "size": {"value": 0.3, "threshold": None}}
     steps = (
         step("CaptchaExampleGen", folder, quarantine__summary={"good": {"train": 1000, "test": 9}}),
         step("DriftGate", folder, anomalies__drift={"distances": distances}),
-        step("CaptchaEvaluator", folder, evaluation__judgement={"failures": changes.pop("failures", []), "sets": sets}),
+        step("CaptchaEvaluator", folder, evaluation__judgement={"failures": changes.pop("failures", []), "sets": sets} | more),
         StepRecord("AtomicPusher", "done", 1.0, 2, {"pushed_model": ("uri",)}),
     )
     values: dict[str, Any] = {
@@ -111,12 +112,18 @@ def test_runs_that_did_nothing_and_searches_are_left_out(config: Config, tmp_pat
 
 
 def test_the_table_and_the_page(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    remember(monkeypatch, run(tmp_path / "a"), run(tmp_path / "b", failures=["[bold]bad[/]"], blessed=False, pushed_version=None))
-    with (console := Console(width=200)).capture() as capture:
+    warned = "the newest span has only 3 test pictures"
+    remember(
+        monkeypatch,
+        run(tmp_path / "a", more={"warnings": [warned]}),  # a judgement of an earlier release has none
+        run(tmp_path / "b", failures=["[bold]bad[/]"], blessed=False, pushed_version=None),
+    )
+    with (console := Console(width=250)).capture() as capture:
         tables.print_retrainings(console, retrainings(config))
     first, second = [line for line in capture.get().splitlines() if line.startswith("2026-03-01 03:00")]
-    assert all(text in first for text in ("new in the window: span 3", "1–3", "brightness", "90.00 (60.00)", "pushed as 17"))
+    assert all(text in first for text in ("new in the window: span 3", "1–3", "brightness", "90.00 (60.00)", f"pushed as 17; {warned}"))
     assert "not blessed; [bold]bad[/]" in second
     page = write_trend_page(config)
     assert page == Path(config.report_dir) / "trend.html"
     assert "[bold]bad[/]" in page.read_text(encoding="utf-8")
+    assert f"Warning: {warned}" in page.read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ import pytest
 import reader_model
 import tensorflow_model_analysis as tfma
 from evaluation_run import evaluate
+from scipy.sparse import csr_array
 from tensorflow_model_analysis.proto import config_pb2
 from tfx.utils import proto_utils
 
@@ -28,7 +29,7 @@ def evaluated(tmp_path_factory):
     reader_model.save_reader(root / "candidate" / "Format-Serving", SPEC)
     reader_model.save_reader(root / "baseline" / "Format-Serving", SPEC, bias=2.0)
     uri, _ = evaluate(root, root / "run", SPEC, "candidate", "baseline", floor=0.5)
-    return load_results(uri), labels, logits.astype(np.float64)
+    return load_results(uri), labels, logits.astype(np.float64), uri
 
 
 def softmax(logits):
@@ -49,8 +50,8 @@ def accuracy(truth, read):
 
 
 def test_overall_figures(evaluated):
-    results, labels, logits = evaluated
-    truth, read, overall = padded(labels), texts(logits), results.overall.challenger
+    results, labels, logits, _ = evaluated
+    truth, read, overall = padded(labels), texts(logits), results.results
     assert overall.example_count == COUNT
     assert overall.sequence_accuracy.value == pytest.approx(accuracy(truth, read))
     assert 0.5 < overall.sequence_accuracy.lower < overall.sequence_accuracy.value < overall.sequence_accuracy.upper < 1
@@ -60,35 +61,35 @@ def test_overall_figures(evaluated):
     classes = SPEC.characters + "_"
     pairs = list(zip("".join(truth), "".join(read), strict=True))
     matrix = np.array([[pairs.count((t, r)) for r in classes] for t in classes])
-    np.testing.assert_array_equal(overall.confusion_matrix, matrix)
+    np.testing.assert_array_equal(overall.confusion_matrix.toarray(), matrix)
     np.testing.assert_allclose(overall.character_precision, matrix.diagonal() / matrix.sum(0))
     np.testing.assert_allclose(overall.character_recall, matrix.diagonal() / matrix.sum(1))
 
 
 def test_calibration(evaluated):
-    results, labels, logits = evaluated
+    results, labels, logits, _ = evaluated
     confidence = softmax(logits).max(-1).prod(-1)
     right = np.array([t == r for t, r in zip(padded(labels), texts(logits), strict=True)])
     edges = np.linspace(0, 1, 16)
     error = 0.0
-    for low, high, number in zip(edges[:-1], edges[1:], results.overall.challenger.calibration_count, strict=True):
+    for low, high, number in zip(edges[:-1], edges[1:], results.results.calibration_count, strict=True):
         inside = (low < confidence) & (confidence <= high)
         assert number == inside.sum()
         error += abs(right[inside].sum() - confidence[inside].sum()) / COUNT
-    assert results.overall.challenger.expected_calibration_error == pytest.approx(error, abs=1e-5)
+    assert results.results.expected_calibration_error == pytest.approx(error, abs=1e-5)
 
 
 def test_baseline(evaluated):
-    results, labels, logits = evaluated
+    results, labels, logits, _ = evaluated
     biased = logits.copy()
     biased[:, :, 0] += 2.0
     assert results.overall.champion is not None
-    assert results.overall.champion.sequence_accuracy.value == pytest.approx(accuracy(padded(labels), texts(biased)))
+    assert results.overall.champion.value == pytest.approx(accuracy(padded(labels), texts(biased)))
     assert results.overall.gain > 0
 
 
 def test_slices(evaluated):
-    results, labels, logits = evaluated
+    results, labels, logits, _ = evaluated
     truth, read = padded(labels), texts(logits)
     expected = {
         "characters": {c: [i for i, label in enumerate(labels) if c in label] for c in SPEC.characters},
@@ -102,9 +103,22 @@ def test_slices(evaluated):
     assert {key: list(by_value) for key, by_value in results.slices.items()} == {key: list(value) for key, value in expected.items()}
     for key, by_value in expected.items():
         for value, members in by_value.items():
-            part = results.slices[key][value].challenger
-            assert part.example_count == len(members)
-            assert part.sequence_accuracy.value == pytest.approx(accuracy([truth[i] for i in members], [read[i] for i in members]))
+            part = results.slices[key][value]
+            assert part.count == len(members)
+            assert part.challenger.value == pytest.approx(accuracy([truth[i] for i in members], [read[i] for i in members]))
+
+
+def test_what_a_slice_is_judged_by_is_all_that_it_carries(evaluated):
+    """Not a confusion matrix, of which there would be one for every character."""
+    names = {}
+    for item in tfma.load_metrics(evaluated[-1]):
+        key = item.slice_key.single_slice_keys
+        names[key[0].bytes_value.decode() if key else ""] = {pair.key.name for pair in item.metric_keys_and_values}
+    assert {"confusion", "character_recall", "calibration_count", "position_accuracy_1"} <= names.pop("")
+    assert len(names) == len(SPEC.characters) + 7
+    rates = {"sequence_accuracy", "sequence_accuracy_lower", "sequence_accuracy_upper"}
+    expected = {"example_count", "only_challenger_right", "only_champion_right", *rates}
+    assert {name: kept ^ expected for name, kept in names.items() if kept != expected} == {}
 
 
 def test_names_and_values_come_back():
@@ -113,17 +127,18 @@ def test_names_and_values_come_back():
     results = counts.results(0.9)
     back = tfma_metrics.from_metrics(tfma_metrics.to_metrics(results))
     for name, value in vars(results).items():
-        np.testing.assert_equal(getattr(back, name), value)
+        found = getattr(back, name)
+        np.testing.assert_equal(*(item.toarray() if isinstance(item, csr_array) else item for item in (found, value)))
 
 
 def config(**changes: Any) -> config_pb2.EvalConfig:
-    settings: dict[str, Any] = {"confidence": 0.95, "source_digest": "1"} | changes
+    settings: dict[str, Any] = {"confidence": 0.95, "source_digest": "1", "golden_span": ""} | changes
     return tfma_metrics.eval_config(SPEC, **settings)
 
 
 def test_config_sees_every_change_and_nothing_else():
     assert proto_utils.proto_to_json(config()) == proto_utils.proto_to_json(config())
-    changes: list[dict[str, Any]] = [{"confidence": 0.9}, {"source_digest": "2"}]
+    changes: list[dict[str, Any]] = [{"confidence": 0.9}, {"source_digest": "2"}, {"golden_span": "span-000001"}]
     for change in changes:
         assert proto_utils.proto_to_json(config(**change)) != proto_utils.proto_to_json(config()), change
 
@@ -135,6 +150,11 @@ def test_metric_is_made_from_its_configuration():
     made = getattr(tfma_metrics, metric.class_name).from_config(json.loads(metric.config))
     assert isinstance(made, tfma.metrics.Metric)
     names = [[key.name for key in computation.keys] for computation in made.computations(model_names=["candidate", "baseline"])]
-    assert len(names) == 3
-    assert names[2] == ["only_challenger_right", "only_champion_right"]
-    assert {"sequence_accuracy", "sequence_accuracy_lower", "position_accuracy_3_upper", "confusion_matrix"} <= set(names[0])
+    of_slices, of_all = names
+    # Of the second model too, by the same names.
+    assert set(of_slices) == {
+        *("example_count", "only_challenger_right", "only_champion_right"),
+        *("sequence_accuracy", "sequence_accuracy_lower", "sequence_accuracy_upper"),
+    }
+    assert {"position_accuracy_3_upper", "confusion", "calibration_count"} <= set(of_all)
+    assert not set(of_slices) & set(of_all)
