@@ -5,6 +5,7 @@ writes is limited by environment variables, which it reads when it is first load
 """
 
 import logging
+import logging.handlers
 import os
 import re
 import sys
@@ -22,6 +23,8 @@ _CHATTER: Final = re.compile(
 )
 _NO_GPU: Final = re.compile(rb".*failed call to cuInit")
 _GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/dxg")
+_LOG_SIZE: Final = 10_000_000  # bytes
+_OLD_LOGS: Final = 3
 
 
 def silence() -> None:
@@ -64,7 +67,7 @@ def load_tensorflow(*, with_keras: bool = True) -> None:
 
 
 def log_to(path: Path) -> None:
-    """Sends every log record from INFO up to a file, and none to the terminal.
+    """Sends every log record from INFO up to a file, and none to the terminal. A full file is renamed, see `rotate`.
 
     A record that cannot be written, on a full disk, is left out: Python would print a traceback for each.
     """
@@ -73,12 +76,25 @@ def log_to(path: Path) -> None:
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        filename=path,
-        filemode="a",
-        encoding="utf-8",
+        handlers=[_rotating(path)],
         force=True,
     )
     # TensorFlow's logger has a handler of its own; absl sets its logger's level anew from its flag, later.
     logging.getLogger("tensorflow").handlers.clear()
     logging.getLogger("tensorflow").propagate = True
     absl.logging.set_verbosity(absl.logging.INFO)
+
+
+def rotate(path: Path) -> None:
+    """Renames a log file of more than 10 MB to PATH.1, what has that name to PATH.2, and so on; PATH.3 is the last. None need be there.
+
+    Call it while nobody writes to the file.
+    """
+    if path.is_file() and path.stat().st_size > _LOG_SIZE:
+        handler = _rotating(path)
+        handler.doRollover()
+        handler.close()
+
+
+def _rotating(path: Path) -> logging.handlers.RotatingFileHandler:
+    return logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_SIZE, backupCount=_OLD_LOGS, encoding="utf-8", delay=True)

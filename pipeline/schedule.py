@@ -23,6 +23,7 @@ from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from components.files import locked, write_whole
 from pipeline.config import Config
+from pipeline.quiet import rotate
 
 _LOOK_AGAIN: Final = 60.0  # seconds
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -107,7 +108,9 @@ class Scheduler:
         note: dict[str, Any] = {"cron": self._cron, "at": begun.isoformat()}
         write_whole(self._folder / "schedule.json", json.dumps(note))
         _say("run", command=self._command)
-        with (self._folder / "retrain.log").open("ab") as log:
+        log_path = self._folder / "retrain.log"
+        rotate(log_path)
+        with log_path.open("ab") as log:
             # In a group of its own: Ctrl-C reaches the run through this process, once.
             self._process = subprocess.Popen(  # noqa: S603
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -118,7 +121,7 @@ class Scheduler:
             self._process = None
         seconds = round((datetime.now(timezone.utc) - begun).total_seconds(), 1)
         write_whole(self._folder / "schedule.json", json.dumps(note | {"exit_code": code, "seconds": seconds}))
-        _say("ended", exit_code=code, seconds=seconds, log=str(self._folder / "retrain.log"))
+        _say("ended", exit_code=code, seconds=seconds, log=str(log_path))
 
     def _interrupt(self) -> None:
         if process := self._process:

@@ -138,6 +138,17 @@ def test_a_run_at_work_is_stopped_and_waited_for(tmp_path: Path, start: Start, n
     assert status(tmp_path / "tiny")["exit_code"] == 130
 
 
+def test_a_log_of_runs_that_is_full_is_put_aside_before_the_next(tmp_path: Path, start: Start) -> None:
+    log = tmp_path / "tiny" / "retrain.log"
+    note(tmp_path, datetime.now(timezone.utc) - timedelta(days=9))
+    log.write_text("what runs have printed " * 500_000)
+    process = start()
+    wait_for(lambda: "exit_code" in status(tmp_path / "tiny"))
+    stop(process)
+    assert log.read_text() == ""
+    assert log.with_name("retrain.log.1").read_text().endswith("have printed ")
+
+
 def test_one_run_at_a_time(tmp_path: Path, start: Start) -> None:
     process = start(2.5, "* * * * *")
     wait_for(lambda: worked(tmp_path).count("done") == 2)
