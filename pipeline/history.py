@@ -82,6 +82,10 @@ class RunRecord:
         """Whether every step finished, the Pusher included, whether or not the model was blessed."""
         return all(step.state in ("done", "cached") for step in self.steps) and any("pushed_model" in step.outputs for step in self.steps)
 
+    def state_of(self, node: str) -> State | None:
+        """Returns how far step `node` has come; None if it did not begin."""
+        return next((step.state for step in self.steps if step.node == node), None)
+
     def artifact_uri(self, node: str, key: str) -> str | None:
         """Returns where the output `key` of step `node` lies; None if the step did not run, did not finish, or has no such output."""
         uris = next((step.outputs.get(key, ()) for step in self.steps if step.node == node), ())

@@ -66,8 +66,9 @@ def _what_has_changed(config: Config, last: RunRecord) -> str:
 
 def _what_is_wanted(config: Config, last: RunRecord, runs: list[RunRecord]) -> str:
     wanted = config.retraining
-    # The first run of a combination has fitted it: later ones have that fit cached.
-    trained = next(run.started for run in runs if run.fingerprint == last.fingerprint and run.is_complete)
+    # The run that has fitted it: later ones have that fit cached, and what an earlier fit left may have been removed.
+    fitted = (run for run in reversed(runs) if run.fingerprint == last.fingerprint and run.state_of("Trainer") == "done")
+    trained = next(fitted, last).started
     age = (datetime.now(timezone.utc) - trained).total_seconds() / 86400
     if wanted.max_age is not None and age > wanted.max_age:
         return f"the last model was trained {age:.1f} days ago; retraining.max_age is {wanted.max_age:g}"

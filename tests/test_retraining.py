@@ -23,6 +23,7 @@ from pipeline.retraining import Reason, reason_to_retrain
 from pipeline.surroundings import look_around
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+FITTED = history.StepRecord("Trainer", "done", 1.0, 8, {"model": ("uri",)})
 DONE = history.StepRecord("AtomicPusher", "done", 1.0, 9, {"pushed_model": ("uri",)})
 
 Remember = Callable[..., None]
@@ -50,7 +51,7 @@ def remember(config: Config, monkeypatch: pytest.MonkeyPatch) -> Remember:
     """Puts runs on record: complete ones of the configuration and the data as they are now, but for what is given."""
 
     def put(*changes: dict[str, Any]) -> None:
-        now = history.RunRecord("1", datetime.now(timezone.utc), (DONE,), "1", True, look_around(config).fingerprint, (1,))
+        now = history.RunRecord("1", datetime.now(timezone.utc), (FITTED, DONE), "1", True, look_around(config).fingerprint, (1,))
         monkeypatch.setattr(history, "runs", lambda _: [dataclasses.replace(now, **change) for change in changes])
 
     return put
@@ -135,8 +136,14 @@ def test_an_old_model(config: Config, remember: Remember) -> None:
     week = datetime.now(timezone.utc) - timedelta(days=8)
     remember({})
     assert reason_to_retrain(aged) is None
-    remember({"started": week}, {})
-    assert reason_to_retrain(aged) == Reason("the last model was trained 8.0 days ago; retraining.max_age is 7", attempt=1), "cached since"
+    reason = Reason("the last model was trained 8.0 days ago; retraining.max_age is 7", attempt=1)
+    cached = {"steps": (dataclasses.replace(FITTED, state="cached"), DONE)}
+    remember({"started": week}, cached)
+    assert reason_to_retrain(aged) == reason, "cached since"
+    remember({"started": week, "steps": (FITTED,)}, cached)
+    assert reason_to_retrain(aged) == reason, "a run that was cut short has fitted it"
+    remember({"started": week}, {}, cached)
+    assert reason_to_retrain(aged) is None, "what the first fit had left was removed, and it has been fitted again"
     remember({"started": week, "fingerprint": "other"}, {})
     assert reason_to_retrain(aged) is None
     assert reason_to_retrain(config) is None
