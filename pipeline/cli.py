@@ -156,6 +156,7 @@ def tune(
     except KeyboardInterrupt:
         console.print("Stopped. The same command takes up after the last complete trial.")
         raise typer.Exit(STOPPED) from None
+    _clean_up(settings)
     tables.print_trials(console, found)
     console.print(f"Written to {settings.tuned_path}: runs use it. Remove it to have the defaults back.", highlight=False, soft_wrap=True)
 
@@ -273,6 +274,25 @@ def trend(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) ->
     console.print(f"Trend: {page}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def gc(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, and how much room that frees; remove nothing.")] = False,
+) -> None:
+    """Remove what old runs have left: artifacts, logs, searches, checkpoints and reports that no kept run needs.
+
+    Kept are the newest `gc.keep_runs` runs, and those whose version is in the serving folder. The history stays whole. Example:
+
+        captcha-pipeline gc --dry-run --set gc.keep_runs=2
+    """
+    from pipeline import tables
+    from pipeline.config_file import load_config
+    from pipeline.garbage import collect
+
+    tables.print_garbage(console, collect(load_config(config, overrides), dry_run=dry_run), dry_run=dry_run)
+
+
 @app.command("config")
 def show_config(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
     """Print the effective configuration, every default included, as YAML."""
@@ -311,6 +331,23 @@ def _run(settings: "Config", trigger: str, attempt: int) -> None:
     if outcome.changed or not outcome.report.exists():
         with console.status("Writing the report"):
             results.write_report(settings, outcome)
+    _clean_up(settings)
     console.print(f"Report: {outcome.report}\nTrend: {write_trend_page(settings)}", highlight=False, soft_wrap=True)
     if outcome.run.pushed_version is None:
         raise typer.Exit(NOT_PUSHED)
+
+
+def _clean_up(settings: "Config") -> None:
+    """Removes what old runs have left, if the configuration says so. The run is complete whatever becomes of that."""
+    from pipeline import tables
+    from pipeline.garbage import collect
+
+    if not settings.gc.after_run:
+        return
+    try:
+        garbage = collect(settings)
+    except CaptchaPipelineError as error:
+        console.print(f"[bold yellow]Old runs stay[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
+    else:
+        if garbage.leftovers:
+            console.print(f"Removed what old runs had left: {tables.room(garbage.size)}", highlight=False)

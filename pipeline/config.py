@@ -124,6 +124,13 @@ class RetrainingConfig(Section):
     max_age: float | None = Field(None, gt=0, description="days since a model was last trained")
 
 
+class GcConfig(Section):
+    """What stays of old runs, besides what the versions in the serving folder were made from. See docs/retraining.md."""
+
+    keep_runs: int = Field(5, ge=1, description="the newest runs whose artifacts, logs and reports stay")
+    after_run: bool = Field(True, description="remove the rest at the end of each run; else `captcha-pipeline gc` alone does")
+
+
 class Toleration(Section):
     """As in a Kubernetes pod."""
 
@@ -166,6 +173,7 @@ class Config(Section):
     evaluator: EvaluatorConfig = EvaluatorConfig()
     pusher: PusherConfig = PusherConfig()
     retraining: RetrainingConfig = RetrainingConfig()
+    gc: GcConfig = GcConfig()
     beam: BeamConfig = BeamConfig()
     kubeflow: KubeflowConfig = KubeflowConfig()
 
@@ -183,6 +191,11 @@ class Config(Section):
     def metadata_path(self) -> str:
         """The SQLite file of ML Metadata."""
         return str(Path(self.root) / self.name / "metadata.sqlite")
+
+    @property
+    def run_lock(self) -> str:
+        """Held by the one process that may change what is in the pipeline's folder."""
+        return str(Path(self.root) / self.name / "run.lock")
 
     @property
     def checkpoint_dir(self) -> str:

@@ -35,6 +35,7 @@ class LineageStep:
     finished: datetime
     properties: Mapping[str, Property]
     outputs: Mapping[str, tuple[str, ...]]
+    removed: bool  # the outputs, by `pipeline.garbage.collect`
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ def lineage(metadata_path: str | Path, version: str) -> Lineage:
                 if not key.startswith("__")
             },
             outputs=output_uris(execution.id, events, artifacts),
+            removed=any(
+                artifacts[event.artifact_id].state == pb.Artifact.DELETED
+                for event in events
+                if event.execution_id == execution.id and is_output(event)
+            ),
         )
         for execution in executions
     )

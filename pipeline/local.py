@@ -77,7 +77,7 @@ def _run(
 ) -> history.RunRecord:
     folder = Path(config.metadata_path).parent
     busy = f"Another run (process {{}}) is at work in {folder}. Wait for it, or give this one another folder with --set root=…"
-    with writing_in(config.root, config.serving_dir), locked(folder / "run.lock", busy):
+    with writing_in(config.root, config.serving_dir), locked(Path(config.run_lock), busy):
         history.mark_interrupted(config.metadata_path)
         graph = create(config, look_around(config, attempt))
         engines = {step.id: config.beam.of(step.id) for step in graph.components if isinstance(step, BaseBeamComponent)}

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from components.features import DRIFT_FILE, JUDGEMENT_FILE, SUMMARY_FILE
 from components.files import read_json
@@ -14,6 +14,8 @@ from components.trend import Decision, Retraining, write_trend
 from pipeline import history
 from pipeline.config import Config
 from pipeline.history import RunRecord
+
+FIGURES: Final = frozenset({SUMMARY_FILE, DRIFT_FILE, JUDGEMENT_FILE})  # what is read here of the artifacts of old runs
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,14 @@ def retrainings(config: Config) -> list[Retraining]:
     ]
 
 
+def trend_page(config: Config) -> Path:
+    """Returns where the page over all runs lies: beside their reports."""
+    return Path(config.report_dir) / "trend.html"
+
+
 def write_trend_page(config: Config) -> Path:
-    """Writes the page over all runs beside their reports, and returns where it is. Raises CaptchaPipelineError as `retrainings`."""
-    path = Path(config.report_dir) / "trend.html"
+    """Writes the page over all runs, and returns where it is. Raises CaptchaPipelineError as `retrainings`."""
+    path = trend_page(config)
     write_trend(config.name, retrainings(config), path)
     return path
 

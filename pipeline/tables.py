@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import rich.filesize
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
@@ -20,8 +21,9 @@ from components.sources.spans import span_name
 from pipeline.history import StepRecord
 from pipeline.lineage import Lineage
 
-if TYPE_CHECKING:  # Both import TensorFlow, which the list of runs does without.
+if TYPE_CHECKING:  # Some import TensorFlow, which the list of runs does without.
     from components.trend import Retraining
+    from pipeline.garbage import Garbage
     from pipeline.prediction import Answer
     from pipeline.results import Outcome
 
@@ -155,6 +157,30 @@ def print_trials(console: Console, trials: Sequence[Mapping[str, float]]) -> Non
     console.print(table)
 
 
+def print_garbage(console: Console, garbage: "Garbage", *, dry_run: bool) -> None:
+    """Prints what old runs have left, or had, how much room it takes, and what is not touched."""
+    if garbage.leftovers:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("would be removed" if dry_run else "removed", overflow="fold")
+        table.add_column("size", justify="right")
+        for leftover in garbage.leftovers:
+            table.add_row(escape(leftover.name), room(leftover.size))
+        table.add_section()
+        table.add_row("all", room(garbage.size))
+        console.print(table)
+    else:
+        console.print("There is nothing to remove: kept runs need all that is on record.", highlight=False)
+    if garbage.unknown:
+        console.print("Left alone, as no run on record has made it:", highlight=False)
+        for path in garbage.unknown:
+            console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def room(size: int) -> str:
+    """Returns a number of bytes in decimal units, such as "1.2 GB"."""
+    return rich.filesize.decimal(size)
+
+
 def print_lineage(console: Console, lineage: Lineage) -> None:
     """Prints which spans and which executions made a version."""
     console.print(f"Version {lineage.version} was made from these spans, by the SHA-256 of their manifest.json:", highlight=False)
@@ -167,7 +193,8 @@ def print_lineage(console: Console, lineage: Lineage) -> None:
         table.add_column(column, overflow="fold")
     for step in lineage.steps:
         outputs = [uri for uris in step.outputs.values() for uri in uris]
-        table.add_row(step.node, step.run_id, f"{step.finished:%Y-%m-%d %H:%M:%S}", "\n".join(outputs))
+        where = "removed by gc" if step.removed else "\n".join(outputs)
+        table.add_row(step.node, step.run_id, f"{step.finished:%Y-%m-%d %H:%M:%S}", where)
     console.print(table)
 
 
