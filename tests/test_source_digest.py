@@ -42,16 +42,47 @@ USED = [
 
 @pytest.mark.parametrize("name", USED)
 def test_changes_with_what_is_imported_at_any_depth(root: Path, name: str) -> None:
-    before = source_digest("package.step", root)
+    before = source_digest("package.step", root=root)
     path = root / "package" / f"{name}.py"
-    path.write_text(path.read_text() + "# changed\n")
-    assert source_digest("package.step", root) != before
+    path.write_text(path.read_text() + "changed = 1\n")
+    assert source_digest("package.step", root=root) != before
 
 
 def test_does_not_change_with_the_rest(root: Path) -> None:
-    before = source_digest("package.step", root)
+    before = source_digest("package.step", root=root)
     (root / "package" / "other.py").write_text("y = 2\n")
-    assert source_digest("package.step", root) == before
+    assert source_digest("package.step", root=root) == before
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "# A comment\nA = 1  # another\n",
+        '"""A docstring."""\nA = 1\n',
+        "A   =   (\n    1\n)\n",
+    ],
+)
+def test_does_not_change_with_how_the_code_is_written(root: Path, written: str) -> None:
+    before = source_digest("package.step", root=root)
+    (root / "package" / "names.py").write_text(written)
+    assert source_digest("package.step", root=root) == before
+
+
+def test_docstrings_of_functions_and_classes_do_not_count_but_other_strings_do(root: Path) -> None:
+    path = root / "package" / "names.py"
+    code = "class C:\n    {}\n    async def f(self):\n        {}\n        return {}\n"
+    digests = {}
+    for name, parts in {"bare": ("", "", "'x'"), "told": ("'of C'", "'of f'", "'x'"), "other": ("'of C'", "'of f'", "'y'")}.items():
+        path.write_text(code.format(*parts))
+        digests[name] = source_digest("package.step", root=root)
+    assert digests["bare"] == digests["told"] != digests["other"]
+
+
+def test_of_several_modules(root: Path) -> None:
+    before = source_digest("package.step", "package.other", root=root)
+    assert before == source_digest("package.other", "package.step", root=root) != source_digest("package.step", root=root)
+    (root / "package" / "other.py").write_text("y = 2\n")
+    assert source_digest("package.step", "package.other", root=root) != before
 
 
 def test_of_this_project() -> None:
