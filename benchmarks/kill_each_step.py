@@ -23,8 +23,8 @@ TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 STEPS = (
     "CaptchaExampleGen",
     "CaptchaSchema",
-    "LatestPushedModel",
     "DriftGate",
+    "LatestPushedModel",
     "StatisticsGen",
     "SchemaGate",
     "Transform",

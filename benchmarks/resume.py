@@ -63,7 +63,7 @@ def start(config: Config, data: "Prepared", folder: Path) -> subprocess.Popen[st
             "max_pixels": config.data.max_pixels,
             "checkpoint_dir": str(folder / "checkpoints"),
             "log_dir": str(folder / "tensorboard"),
-            "fingerprint": "resume",
+            "recipe": "resume",
         },
     )
     write_fn_args(arguments, folder / "fn_args.json")
@@ -113,7 +113,7 @@ def main(config: ConfigOption, overrides: SetOption = None) -> None:
         for epoch in (1, (epochs + 1) // 2, epochs):
             folder = Path(root, f"killed-{epoch}")
             kill(start(settings, data, folder), epoch, whole)
-            done = max((int(path.name.split("-")[1]) for path in folder.glob("checkpoints/resume/epoch-*")), default=0)
+            done = max((int(path.name.split("-")[1]) for path in folder.glob("checkpoints/*/epoch-*")), default=0)
             if done != epoch - 1:
                 raise SystemExit(
                     f"The kill was to be in epoch {epoch} and came after epoch {done}: epochs are too short, or the machine is too busy."

@@ -26,6 +26,7 @@ from components.features import GOLDEN_FILE, JUDGEMENT_FILE
 from components.golden import Best, GoldenReading
 from components.judgement import ALL, BEST, GOLDEN, NEWEST, BestSoFar, Comparison, Rules, judge
 from components.metrics import Results
+from components.serving_dir import recipe_of
 from components.sources.spans import span_name
 
 SPLIT: Final = "test"  # neither trained on nor used to stop training
@@ -81,7 +82,7 @@ class CaptchaEvaluatorExecutor(executor.Executor):
             judgement = {"failures": [failure], "warnings": [], "sets": {}}
         else:
             best = _best(evaluation.golden, production)
-            if best and has_baseline and best.fingerprint == _about(production).get("fingerprint"):
+            if best and has_baseline and best.recipe == recipe_of(_about(production)):
                 best = None  # the two are compared anyway
             judgement = _judgement(evaluation, best, span_name(examples.span), exec_properties)
             if evaluation.golden:

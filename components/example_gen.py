@@ -79,6 +79,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples.span = spans[-1].number
         examples.set_string_custom_property(SPANS, json.dumps([span.number for span in spans]))
         examples.set_string_custom_property(CHECKSUMS, json.dumps([span.checksum for span in spans]))
+        examples.set_string_custom_property(features.WINDOW, chosen.digest)
         examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
 
         with _naming_what_has_gone(chosen), self._make_beam_pipeline() as pipeline:

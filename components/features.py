@@ -20,6 +20,13 @@ SHARPNESS: Final = "sharpness"  # float32[1]: mean absolute difference of neighb
 DIFFICULTY: Final = "difficulty"  # bytes[1]: "low contrast", "medium contrast" or "high contrast"
 SPAN: Final = "span"  # bytes[1]: the span that it comes from, such as "span-000001"
 
+# Custom properties of artifacts.
+WINDOW: Final = "window"  # of examples, raw and transformed: the digest of the window of spans that they come from
+RECIPE: Final = "recipe"  # of a fitted model, and of the baseline that was found for it: see components/recipe.py
+FINGERPRINT: Final = "fingerprint"  # of a fitted model, and of the model in production: likewise
+WARM_START: Final = "warm_start"  # of a fitted model: whether its fit went on from the model in production
+BASE_PROBLEM: Final = "base_problem"  # of a fitted model: why it could not, or only in part; "" for no reason
+
 # What Transform emits.
 PIXELS: Final = "pixels"  # bytes[1]: height x width x channels uint8, row-major
 PIXEL_MEAN: Final = "pixel_mean"  # float32[1]: of the training split, the same for every example

@@ -38,7 +38,7 @@ class Best(GoldenReading):
     """The reading of the model that was the best of `models` that have been pushed."""
 
     version: int
-    fingerprint: str
+    recipe: str
     models: int
 
 
@@ -48,7 +48,7 @@ class _Pushed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int
-    fingerprint: str
+    recipe: str
     misread: tuple[str, ...] | None
 
 
@@ -97,27 +97,27 @@ def best_readings(serving_dir: str | Path, without: Collection[str]) -> tuple[Be
 
     Args:
       serving_dir: TensorFlow Serving's base path.
-      without: fingerprints of models that do not count: those withdrawn, and the one that is to be compared.
+      without: recipes of models that do not count: those withdrawn, and the one that is to be compared.
 
     Raises:
       CaptchaPipelineError: the record cannot be read.
     """
     bests = []
     for content, golden in _read(serving_dir).items():
-        models = [model for model in golden.models if model.fingerprint not in without]
+        models = [model for model in golden.models if model.recipe not in without]
         if ranked := _ranked(models):
             fields = ranked[0].model_dump() | {"content": content, "pictures": golden.pictures, "models": len(models)}
             bests.append(Best.model_validate(fields))
     return tuple(bests)
 
 
-def note(serving_dir: Path, mine: GoldenReading, version: int, fingerprint: str, there: Collection[str], without: Collection[str]) -> None:
+def note(serving_dir: Path, mine: GoldenReading, version: int, recipe: str, there: Collection[str], without: Collection[str]) -> None:
     """Puts the reading of a model that has been pushed on record. Only the push that holds the folder's lock may call it.
 
     Pictures are kept of the models that are in the folder, as a rollback may put one back, and of the best ones.
 
     Args:
-      there: fingerprints of the models in the folder.
+      there: recipes of the models in the folder.
       without: of those withdrawn.
 
     Raises:
@@ -125,12 +125,12 @@ def note(serving_dir: Path, mine: GoldenReading, version: int, fingerprint: str,
     """
     record = _read(serving_dir)
     before = record[mine.content].models if mine.content in record else ()
-    pushed = _Pushed(version=version, fingerprint=fingerprint, misread=mine.misread)
+    pushed = _Pushed(version=version, recipe=recipe, misread=mine.misread)
     # A model that is pushed once more keeps its place.
-    models = [pushed if model.fingerprint == fingerprint else model for model in before]
+    models = [pushed if model.recipe == recipe else model for model in before]
     models += [] if pushed in models else [pushed]
-    kept = {*there, *(model.fingerprint for model in _ranked([it for it in models if it.fingerprint not in without])[:_BEST_KEPT])}
-    thinned = tuple(model if model.fingerprint in kept else model.model_copy(update={"misread": None}) for model in models)
+    kept = {*there, *(model.recipe for model in _ranked([it for it in models if it.recipe not in without])[:_BEST_KEPT])}
+    thinned = tuple(model if model.recipe in kept else model.model_copy(update={"misread": None}) for model in models)
     changed = record | {mine.content: _GoldenSet(pictures=mine.pictures, models=thinned)}
     if changed != record:
         write_whole(serving_dir / RECORD, _RECORD.dump_json(changed, indent=1).decode())

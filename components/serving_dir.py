@@ -9,7 +9,7 @@ import filecmp
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ SAVED_MODEL: Final = "saved_model.pb"
 # TensorFlow Serving, and `versions`, overlook names that are not numbers.
 _UNFINISHED: Final = ".unfinished-push"
 _LOCK: Final = ".push-lock"
-# The fingerprints of models that a rollback took out of production.
+# The recipes of models that a rollback took out of production.
 _WITHDRAWN: Final = ".withdrawn.json"
 # In assets.extra of a version that a rollback made: of which version it is a copy.
 _ROLLBACK_FILE: Final = "rollback.json"
@@ -46,8 +46,13 @@ class Pushed:
     about: dict[str, Any]
 
     @property
+    def recipe(self) -> str | None:
+        """The combination of configuration, data and code that it was made from; see components/recipe.py."""
+        return recipe_of(self.about)
+
+    @property
     def fingerprint(self) -> str | None:
-        """The combination of configuration, data and code that it was made from."""
+        """The recipe and the model that its fit went on from; likewise."""
         return self.about.get("fingerprint")
 
     @property
@@ -88,13 +93,13 @@ def versions(serving_dir: str | Path) -> list[Pushed]:
     return [Pushed(version, path, _about(path)) for version, path in found]
 
 
-def latest_pushed(serving_dir: str | Path, fingerprint: str, spec: CaptchaSpec) -> Pushed | None:
-    """Returns the newest version that was not made from this very combination: one that reads this kind of captcha, or else another.
+def latest_pushed(serving_dir: str | Path, recipe: str, spec: CaptchaSpec) -> Pushed | None:
+    """Returns the newest version that was not made by this very recipe: one that reads this kind of captcha, or else another.
 
-    The former is the baseline of a model with this fingerprint, and either is what its fit can go on from. A model is never compared
-    with itself, and after it has been pushed a rerun of the same combination finds what the first run found.
+    The former is the baseline of a model of this recipe, and either is what its fit can go on from. A model is never compared
+    with itself, and after it has been pushed a rerun of the same recipe finds what the first run found.
     """
-    others = [pushed for pushed in versions(serving_dir) if pushed.spec and pushed.fingerprint != fingerprint]
+    others = [pushed for pushed in versions(serving_dir) if pushed.spec and pushed.recipe != recipe]
     return next((pushed for pushed in others if pushed.spec == spec), next(iter(others), None))
 
 
@@ -110,15 +115,15 @@ def complaint(serving_dir: str | Path) -> str:
     )
 
 
-def best_on_golden_sets(serving_dir: str | Path, fingerprint: str) -> tuple[golden.Best, ...]:
-    """Returns, of each golden set, how the pushed model reads it that reads it best, for a model with this fingerprint to compare with.
+def best_on_golden_sets(serving_dir: str | Path, recipe: str) -> tuple[golden.Best, ...]:
+    """Returns, of each golden set, how the pushed model reads it that reads it best, for a model of this recipe to compare with.
 
     As with `latest_pushed`, a model is never compared with itself. One that a rollback has taken out of production does not count.
 
     Raises:
       CaptchaPipelineError: the record of it cannot be read.
     """
-    return golden.best_readings(serving_dir, {fingerprint} | withdrawn(serving_dir))
+    return golden.best_readings(serving_dir, {recipe} | withdrawn(serving_dir))
 
 
 def push(model_dir: str | Path, serving_dir: str | Path, keep: int, reading: golden.GoldenReading | None = None) -> Pushed:
@@ -141,7 +146,7 @@ def push(model_dir: str | Path, serving_dir: str | Path, keep: int, reading: gol
     """
     model_dir = Path(model_dir)
     with _writing(serving_dir) as target:
-        if _about(model_dir).get("fingerprint") in withdrawn(target):
+        if recipe_of(_about(model_dir)) in withdrawn(target):
             raise Withdrawn("A rollback has taken this model out of production: it is not pushed again.")
         newest = next(iter(versions(target)), None)
         if newest and _same_tree(model_dir, newest.path):
@@ -150,9 +155,9 @@ def push(model_dir: str | Path, serving_dir: str | Path, keep: int, reading: gol
             pushed = _publish(_copy(model_dir, target))
             for old in [version for version in versions(target) if version.fingerprint][keep:]:
                 _remove(old.path)
-        if reading and pushed.fingerprint:
-            there = {version.fingerprint for version in versions(target) if version.fingerprint}
-            golden.note(target, reading, pushed.version, pushed.fingerprint, there, withdrawn(target))
+        if reading and pushed.recipe:
+            there = {version.recipe for version in versions(target) if version.recipe}
+            golden.note(target, reading, pushed.version, pushed.recipe, there, withdrawn(target))
     return pushed
 
 
@@ -162,8 +167,8 @@ def check(serving_dir: str | Path) -> None:
     Raises:
       CaptchaPipelineError: it cannot, and the message says why.
     """
+    versions(serving_dir)  # says which file is in the way of the folder, if one is
     with _writing(serving_dir) as target:
-        versions(target)
         withdrawn(target)
         (target / _UNFINISHED).mkdir()
         (target / _UNFINISHED).rmdir()
@@ -176,7 +181,9 @@ def original(serving_dir: str | Path, version: str) -> str:
 
 
 def withdrawn(serving_dir: str | Path) -> set[str]:
-    """Returns the fingerprints of the models that a rollback has taken out of production.
+    """Returns the recipes of the models that a rollback has taken out of production.
+
+    Not the fingerprints: a fit by the same recipe that goes on from an older model would undo the rollback.
 
     Raises:
       CaptchaPipelineError: the file that lists them is damaged.
@@ -211,8 +218,8 @@ def roll_back(serving_dir: str | Path, version: int) -> Pushed:
                 f"them would fail. Roll back to one that they can use ({others}), or `captcha-pipeline retrain --force`. "
                 f"To read with this one, give `predict` --model {chosen.path}."
             )
-        newer = {pushed.fingerprint for pushed in there if pushed.version > version and pushed.fingerprint}
-        taken_out = (withdrawn(target) | newer) - {chosen.fingerprint}
+        newer = {pushed.recipe for pushed in there if pushed.version > version and pushed.recipe}
+        taken_out = (withdrawn(target) | newer) - {chosen.recipe}
         unfinished = _copy(chosen.path, target)
         write_whole(unfinished / "assets.extra" / _ROLLBACK_FILE, json.dumps({"version": chosen.copy_of or version}))
         # Before the version is there, or a kill in between would let the next run push what has just been taken out of production; and
@@ -284,6 +291,12 @@ def _about(version: Path) -> dict[str, Any]:
         if isinstance(about, dict):
             return about
     return {}
+
+
+def recipe_of(about: Mapping[str, Any]) -> str | None:
+    """Returns the recipe that a model's captcha.json, `about`, names; None for a model of another project."""
+    # Earlier releases had one name for the recipe and the fingerprint.
+    return about.get("recipe", about.get("fingerprint"))
 
 
 def _same_tree(left: Path, right: Path) -> bool:

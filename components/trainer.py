@@ -18,13 +18,14 @@ from components.captcha import CaptchaSpec
 from components.checkpoint import Checkpoint
 from components.devices import choose_strategy, fit, is_chief, synchronise_batch_norm, training_dtype
 from components.errors import CaptchaPipelineError
-from components.features import HISTORY_FILE
+from components.features import BASE_PROBLEM, FINGERPRINT, HISTORY_FILE, RECIPE, WARM_START
 from components.hyperparameters import Hyperparameters, learning_rate_schedule
 from components.model import PRESETS, build_model, captcha_loss, captcha_metrics
 from components.optimizer import Muon
+from components.recipe import fingerprint
 from components.signatures import export_model
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
-from components.warm_start import Base, load_base, take_over
+from components.warm_start import Base, find_base, take_over
 
 _LOG: Final = logging.getLogger(__name__)
 EVALUATION_BATCH: Final = 256
@@ -42,10 +43,10 @@ class Examples:
 def run_fn(fn_args: FnArgs) -> None:
     """Trains and exports. TFX calls it.
 
-    `fn_args.custom_config` holds: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `fingerprint`, which
-    names this combination of config, data and code; `checkpoint_dir`, where a fit leaves what it needs to go on after a kill;
-    `log_dir`, where TensorBoard finds a folder for each fingerprint, while it is fitted; and `max_pixels`, above which the served
-    model refuses a picture. `fn_args.base_model` is the folder of a SavedModel to go on from, if there is one in it.
+    `fn_args.custom_config` holds: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `recipe`, which
+    names this combination of config, data and code (components/recipe.py); `checkpoint_dir`, where a fit leaves what it needs to go on
+    after a kill; `log_dir`, where TensorBoard finds a folder for each fingerprint, while it is fitted; and `max_pixels`, above which the
+    served model refuses a picture. `fn_args.base_model` is the folder of a SavedModel to go on from, if there is one in it.
 
     Raises:
       CaptchaPipelineError: a split is empty, the strategy asks for what is not there, or its replicas cannot share a batch evenly.
@@ -53,22 +54,24 @@ def run_fn(fn_args: FnArgs) -> None:
     config = fn_args.custom_config
     spec = CaptchaSpec.model_validate_json(config["spec"])
     parameters = Hyperparameters(**config["trainer"])
-    base = load_base(fn_args.base_model)
+    strategy = choose_strategy(parameters.strategy)  # before all else: with several workers TensorFlow insists
+    base, problem = find_base(fn_args.base_model, spec, parameters.preset)
+    if problem:
+        _LOG.warning("%s", problem)
     if base:
         parameters = parameters.warm
-    strategy = choose_strategy(parameters.strategy)
+    name = fingerprint(config["recipe"], base.fingerprint if base else None)
     # On a CPU that is enough for the same weights twice: TensorFlow's kernels for it add up in a fixed order.
     keras.utils.set_random_seed(parameters.seed)
     examples = find_examples(fn_args)
     check_batch_size(parameters.batch_size, strategy.num_replicas_in_sync, examples.count)
     chief = is_chief(strategy)
-    checkpoint_dir = Path(config["checkpoint_dir"]) / config["fingerprint"]
-    checkpoint = Checkpoint(checkpoint_dir, parameters.epochs, parameters.patience, writes=chief)
+    checkpoint = Checkpoint(Path(config["checkpoint_dir"]) / name, parameters.epochs, parameters.patience, writes=chief)
     with strategy.scope():
         model = checkpoint.restore(lambda: compiled_model(spec, parameters, examples.count, base))
     if not checkpoint.finished:
         # Not in fn_args.model_run_dir: on Kubeflow that is copied out of the pod only at the end, and a fit taken up again has another.
-        log_dir = Path(config["log_dir"]) / config["fingerprint"]
+        log_dir = Path(config["log_dir"]) / name
         shown = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if chief else []
         fit_to(examples, model, spec, parameters, strategy, checkpoint.epoch, [*shown, checkpoint])
     if not chief:
@@ -78,7 +81,13 @@ def run_fn(fn_args: FnArgs) -> None:
     exported = build_model(spec, PRESETS[parameters.preset])
     exported.set_weights(model.get_weights())
     calibrate(exported, evaluation_batches(examples.eval, spec, EVALUATION_BATCH))
-    about = {"fingerprint": config["fingerprint"], "preset": parameters.preset, "warm_start": base is not None}
+    about = {
+        RECIPE: config["recipe"],
+        FINGERPRINT: name,
+        "preset": parameters.preset,
+        WARM_START: base is not None,
+        BASE_PROBLEM: problem,
+    }
     export_model(exported, tft.TFTransformOutput(fn_args.transform_output), spec, config["max_pixels"], about, fn_args.serving_model_dir)
     (Path(fn_args.model_run_dir) / HISTORY_FILE).write_text(json.dumps(checkpoint.history, indent=1) + "\n", encoding="utf-8")
     checkpoint.delete()
@@ -143,8 +152,8 @@ def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, count: int, b
     With a `base` it has the weights of that one, where they fit.
     """
     model = build_model(spec, PRESETS[parameters.preset], training_dtype(parameters.precision, parameters.strategy != "cpu"))
-    if base and (anew := take_over(model, spec, base)):
-        _LOG.warning("These layers are not those of the model in production, and start anew: %s", ", ".join(anew))
+    if base:
+        take_over(model, spec, base)
     synchronise_batch_norm(model)
     optimizer = Muon(learning_rate_schedule(parameters, count))
     model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics())

@@ -32,7 +32,8 @@ class Retraining:
     `trigger` says why it was started, "" where that is not on record. `pictures` are those to train on, None where their number
     is not known. `drift` has the distance of each measure, such as "brightness", and its threshold; it is empty where there was
     nothing to compare. `sets` may have "all", "newest span" and "golden set". `why` says what kept the model from being pushed,
-    and `warnings` what else to know of its figures, one sentence each. `report` is where the run's report lies, relative to the
+    and `warnings` what else to know of its figures, one sentence each. `fingerprint` is that of the model, `baseline` that of the model in
+    production that it was compared with, None where it is not known. `report` is where the run's report lies, relative to the
     trend's folder.
     """
 
@@ -47,6 +48,8 @@ class Retraining:
     decision: Decision
     why: tuple[str, ...]
     version: str | None
+    fingerprint: str | None = None
+    baseline: str | None = None
     report: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -54,6 +57,25 @@ class Retraining:
     def drifted(self) -> list[str]:
         """The measures whose distance is above the threshold."""
         return [measure for measure, (distance, threshold) in self.drift.items() if distance > threshold]
+
+
+@dataclass(frozen=True)
+class Production:
+    """The model in production: the newest version in the serving folder.
+
+    `original` is the version that a run pushed: `version` itself, or the one that a rollback has made a copy of. `fingerprint` is that of
+    the model, None where someone else has put it there.
+    """
+
+    version: str
+    original: str
+    fingerprint: str | None
+
+    def rate(self, comparison: SetResult, fingerprint: str | None, baseline: str | None) -> Rate | None:
+        """Returns this model's rate in a comparison of the models with these two fingerprints; None if it is neither of them."""
+        if self.fingerprint is None:
+            return None
+        return {baseline: comparison.champion, fingerprint: comparison.challenger}.get(self.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -70,27 +92,23 @@ class _Reading:
         return [rate for rate in (self.challenger, self.champion) if rate]
 
 
-def write_trend(title: str, retrainings: Sequence[Retraining], path: Path) -> None:
+def write_trend(title: str, retrainings: Sequence[Retraining], path: Path, production: Production | None) -> None:
     """Writes the page to `path` as UTF-8, whole or not at all, and makes the folder if need be.
 
     Args:
       title: of what is retrained, such as the name of the configuration.
       retrainings: in the order in which they began.
+      path: of the page.
+      production: the model in production now; None for none.
     """
     sets = [name for name in SETS if any(_readings(name, retrainings))] or ["all"]
     readings = {name: found for name in sets if (found := _readings(name, retrainings))}
-    pushed = [place for place, retraining in enumerate(retrainings) if retraining.decision == "pushed"]
-    since = pushed[-1] if pushed else 0
     html = filters.template("trend.html.j2").render(
         title=title,
         retrainings=retrainings,
-        in_production=retrainings[since] if pushed else None,
-        # A figure from before the last push is another model's.
-        production_rates={
-            name: next(((reading.production, reading.place) for reading in reversed(found) if reading.production), None)
-            for name in readings
-            if (found := [reading for reading in readings[name] if reading.place >= since])
-        },
+        production=production,
+        pushed_by=retraining_of(production, retrainings),
+        production_rates={name: _rate_in_production(name, retrainings, production) for name in readings},
         sets=sets,
         readings=readings,
         error_scales={name: _error_scale(found) for name, found in readings.items()},
@@ -98,6 +116,19 @@ def write_trend(title: str, retrainings: Sequence[Retraining], path: Path) -> No
         ticks=_ticks,
     )
     write_whole(path, html)
+
+
+def retraining_of(production: Production | None, retrainings: Sequence[Retraining]) -> Retraining | None:
+    """Returns the retraining that pushed the model in production; None if it is none of these."""
+    return next((it for it in reversed(retrainings) if production and it.version == production.original), None)
+
+
+def _rate_in_production(name: str, retrainings: Sequence[Retraining], production: Production | None) -> tuple[Rate, int] | None:
+    """The newest rate on a set that the model in production had, and the place of the retraining that measured it."""
+    for place, it in reversed(list(enumerate(retrainings))):
+        if production and name in it.sets and (rate := _known(production.rate(it.sets[name], it.fingerprint, it.baseline))):
+            return rate, place
+    return None
 
 
 def _readings(name: str, retrainings: Sequence[Retraining]) -> list[_Reading]:

@@ -16,7 +16,7 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 from components.errors import CaptchaPipelineError
 from components.trainer import run_fn
 
-_FIELDS: Final = ("train_files", "eval_files", "transform_output", "serving_model_dir", "model_run_dir", "custom_config")
+_FIELDS: Final = ("train_files", "eval_files", "transform_output", "serving_model_dir", "model_run_dir", "base_model", "custom_config")
 
 
 def write_fn_args(fn_args: FnArgs, path: str | Path) -> None:

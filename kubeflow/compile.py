@@ -14,11 +14,11 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRu
 
 from components.errors import CaptchaPipelineError
 from components.example_gen import Quarantine
-from kubeflow.compiled import RUN_ID
+from components.recipe import code_digests
 from pipeline.config import Config, PodConfig
 from pipeline.engines import LOCAL, EngineStep
 from pipeline.graph import RunParameters, create_pipeline
-from pipeline.surroundings import Surroundings, source_digests
+from pipeline.surroundings import Surroundings
 
 COMMAND: Final = ("python", "-m", "kubeflow.entrypoint")
 # These look at folders that the cache's key does not cover.
@@ -29,14 +29,13 @@ _BACKOFF: Final = {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDu
 def compile_pipeline(config: Config) -> str:
     """Returns the YAML: the PipelineSpec of schema 2.1.0 and, as a second document, its PlatformSpec for Kubernetes.
 
-    The same configuration and code give the same text.
+    The same configuration, code and libraries give the same text.
 
     Raises:
       CaptchaPipelineError: `kubeflow.image` or `kubeflow.root` is not set, or data or output would be left in a pod.
     """
     _check(config)
-    # Checkpoints of a run are found again by a retry of its Trainer, and by no other run.
-    around = Surroundings(spans="", production="", attempt=0, digests=source_digests(), fingerprint=RUN_ID)
+    around = Surroundings(spans="", production="", attempt=0, digests=code_digests(), recipe="")
     defaults = vars(RunParameters.of(config))
     spec = _tfx_spec(config, around, defaults)
     quarantine = spec["components"]["CaptchaExampleGen"]["outputDefinitions"]["artifacts"]["quarantine"]["artifactType"]

@@ -4,14 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
 
 from components.errors import CaptchaPipelineError
-
-# The driver puts the run's ID in its place.
-RUN_ID: Final = "{{$.pipeline_job_uuid}}"
 
 
 @dataclasses.dataclass(frozen=True)

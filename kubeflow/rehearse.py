@@ -26,7 +26,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.errors import CaptchaPipelineError
 from components.files import write_whole
-from kubeflow.compiled import RUN_ID, Compiled
+from kubeflow.compiled import Compiled
 from kubeflow.entrypoint import EXECUTOR_LOGS, artifacts_of
 
 _WHOLE_INPUT: Final = "{{$}}"
@@ -104,7 +104,7 @@ class Rehearsal:
         container = self._compiled.container(name)
         constants = [source.get("runtimeValue", {}).get("constant") for source in task.get("inputs", {}).get("parameters", {}).values()]
         words = {word for word in [*container["command"], *container.get("args", []), *constants] if isinstance(word, str)}
-        return ", ".join(sorted(word for word in words - {_WHOLE_INPUT, RUN_ID} if "{{$" in word))
+        return ", ".join(sorted(word for word in words - {_WHOLE_INPUT} if "{{$" in word))
 
     @property
     def _run_folder(self) -> Path:
@@ -162,8 +162,7 @@ class Rehearsal:
     def _parameter(self, source: dict[str, Any]) -> Any:
         if "componentInputParameter" in source:
             return self._parameters[source["componentInputParameter"]]
-        constant = source["runtimeValue"]["constant"]
-        return self._run_id if constant == RUN_ID else constant
+        return source["runtimeValue"]["constant"]
 
     def _pod(self, name: str) -> Path:
         return self._run_folder / "pods" / name

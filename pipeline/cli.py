@@ -1,6 +1,6 @@
 """The command line. Heavy modules are imported where they are used, so that help comes at once.
 
-Exit codes: 0 done (a model was pushed, or nothing had changed); 1 it failed, and the message says why; 2 wrong usage;
+Exit codes: 0 done (the model of the run is in production); 1 it failed, and the message says why; 2 wrong usage;
 3 the run is complete but the model was not blessed, or is withdrawn, so nothing was pushed; 130 stopped by Ctrl-C.
 """
 
@@ -78,9 +78,12 @@ def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None, beam
 
         captcha-pipeline run --config configs/digits.yaml --set trainer.epochs=3
     """
+    from pipeline import history
     from pipeline.config_file import load_config
+    from pipeline.retraining import current_attempt
 
-    _run(load_config(config, overrides, beam=beam), "by hand", 0)
+    settings = load_config(config, overrides, beam=beam)
+    _run(settings, "by hand", current_attempt(settings, history.runs(settings.metadata_path)))
 
 
 @app.command()
@@ -227,12 +230,12 @@ def runs(
     from components.serving_dir import original
     from pipeline import tables
     from pipeline.lineage import lineage
-    from pipeline.retrainings import retrainings
+    from pipeline.retrainings import production, retrainings
 
     if version:
         tables.print_lineage(console, lineage(settings.metadata_path, original(settings.serving_dir, version)))
     else:
-        tables.print_retrainings(console, retrainings(settings))
+        tables.print_retrainings(console, retrainings(settings), production(settings))
         _name_what_servers_cannot_use(settings)
 
 
@@ -333,7 +336,7 @@ def _run(settings: "Config", trigger: str, attempt: int) -> None:
             results.write_report(settings, outcome)
     _clean_up(settings)
     console.print(f"Report: {outcome.report}\nTrend: {write_trend_page(settings)}", highlight=False, soft_wrap=True)
-    if outcome.run.pushed_version is None:
+    if not outcome.in_production:
         raise typer.Exit(NOT_PUSHED)
 
 

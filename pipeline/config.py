@@ -204,7 +204,7 @@ class Config(Section):
 
     @property
     def log_dir(self) -> str:
-        """TensorBoard's `--logdir`: a folder for each combination of configuration, data and code, or on Kubeflow for each run."""
+        """TensorBoard's `--logdir`: a folder for each model that is fitted, by its fingerprint."""
         return str(Path(self.root) / self.name / "logs")
 
     @property

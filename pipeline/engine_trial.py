@@ -20,12 +20,12 @@ _CLIENTS: Final = ("google.cloud", "google.api_core", "boto3", "pymongo", "panda
 
 def expected(folders: Sequence[str]) -> dict[str, Any]:
     """Returns what a worker should find: as much as this process does, and the folders."""
-    from pipeline.surroundings import source_digests  # a second, which the process that has only the job to start does not need
+    from components.recipe import code_digest  # half a second, which the process that has only the job to start does not need
 
     return {
         "python": platform.python_version_tuple()[:2],
         "beam": version("apache-beam"),
-        "code": source_digests(),
+        "code": code_digest(),
         "folders": list(folders),
     }
 

@@ -20,6 +20,7 @@ from ml_metadata.proto import metadata_store_pb2 as pb
 
 from components.disk import writing_in
 from components.files import locked, sync
+from components.recipe import fingerprint
 from components.serving_dir import versions
 from pipeline import history
 from pipeline.config import Config
@@ -156,7 +157,11 @@ class _Work(NamedTuple):
 
 def _fits(run: RunRecord) -> list[_Work]:
     state = run.state_of("Trainer")
-    return [_Work(run.fingerprint, run.run_id, state)] if state and run.fingerprint else []
+    if state is None or run.recipe is None:
+        return []
+    # A Trainer that did not finish has not said what its fit went on from.
+    names = {run.fingerprint} if run.fingerprint else {fingerprint(run.recipe, base) for base in (run.baseline, None)}
+    return [_Work(name, run.run_id, state) for name in sorted(names)]
 
 
 def _searches(runs: Sequence[RunRecord], store: metadata_store.MetadataStore) -> list[_Work]:

@@ -24,7 +24,7 @@ from components.tfma_metrics import eval_config
 from components.trainer_step import Trainer
 from components.transform_step import Transform
 from pipeline.config import Config
-from pipeline.surroundings import Surroundings
+from pipeline.surroundings import Surroundings, model_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +65,19 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
     """Returns the whole pipeline, from spans of records to a pushed model. The runner adds where metadata is kept."""
     spec_json = config.captcha.model_dump_json()
     data = _data_steps(config, around, parameters)
-    production = LatestPushedModel(serving_dir=config.serving_dir, fingerprint=around.fingerprint, spec=spec_json, as_of=around.production)
+    # Of what the recipe is made: on Kubeflow no more is known before the run.
+    made_from: dict[str, Any] = {"settings": model_settings(config), "epochs": parameters.epochs, "attempt": around.attempt}
+    production = LatestPushedModel(
+        examples=data.example_gen.outputs["examples"],
+        serving_dir=config.serving_dir,
+        spec=spec_json,
+        **made_from,
+        as_of=around.production,
+        source_digest=around.digests["LatestPushedModel"],
+    )
     trainer = Trainer(
         run_fn="components.trainer.run_fn",
-        epochs=parameters.epochs,
-        fingerprint=around.fingerprint,
-        attempt=around.attempt,
+        **made_from,
         # Without it as an input, what is in production does not have a fit run anew.
         base_model=production.outputs["model"] if config.trainer.warm_start else None,
         **_to_fit_to(data.transform),
@@ -80,7 +87,7 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
             "max_pixels": config.data.max_pixels,
             "checkpoint_dir": config.checkpoint_dir,
             "log_dir": config.log_dir,
-            "source_digest": around.digests["components.trainer"],
+            "source_digest": around.digests["Trainer"],
         },
     )
     golden = config.data.golden or 0
@@ -91,7 +98,7 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
         eval_config=eval_config(
             config.captcha,
             confidence=config.evaluator.confidence,
-            source_digest=around.digests["components.evaluator"],
+            source_digest=around.digests["CaptchaEvaluator"],
             golden_span=span_name(golden) if golden else "",
         ),
         golden=golden,
@@ -123,8 +130,8 @@ def create_tuning_pipeline(config: Config, around: Surroundings, trials: int, ep
             "fixed": sorted(config.trainer.model_fields_set),
             "trials": trials,
             "epochs": epochs,
-            "search_dir": f"{config.search_dir}/{around.fingerprint}-{trials}x{epochs}",
-            "source_digest": around.digests["components.tuner"],
+            "search_dir": f"{config.search_dir}/{around.recipe}-{trials}x{epochs}",
+            "source_digest": around.digests["Tuner"],
         },
     )
     return _pipeline(config, [*data, tuner])
@@ -144,9 +151,9 @@ def _data_steps(config: Config, around: Surroundings, parameters: RunParameters)
         max_bad_fraction=config.data.max_bad_fraction,
         quarantine_dir=config.quarantine_dir,
         as_of=around.spans,
-        source_digest=digests["components.example_gen"],
+        source_digest=digests["CaptchaExampleGen"],
     )
-    schema = CaptchaSchema(spec=spec_json, source_digest=digests["components.schema"])
+    schema = CaptchaSchema(spec=spec_json, source_digest=digests["CaptchaSchema"])
     statistics = StatisticsGen(
         examples=example_gen.outputs["examples"],
         schema=schema.outputs["schema"],
@@ -159,7 +166,7 @@ def _data_steps(config: Config, around: Surroundings, parameters: RunParameters)
         profiles=example_gen.outputs["profiles"],
         thresholds=json.dumps(config.drift.thresholds),
         action=config.drift.action,
-        source_digest=digests["components.drift_gate"],
+        source_digest=digests["DriftGate"],
     )
     transform = Transform(
         examples=example_gen.outputs["examples"],
@@ -168,7 +175,7 @@ def _data_steps(config: Config, around: Surroundings, parameters: RunParameters)
         # The test split stays as it came: the Evaluator reads it through the served graph.
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         disable_statistics=True,
-        custom_config={"spec": spec_json, "background": config.data.background, "source_digest": digests["components.transform"]},
+        custom_config={"spec": spec_json, "background": config.data.background, "source_digest": digests["Transform"]},
     )
     transform.add_upstream_nodes([gate, drift])
     return _DataSteps(example_gen, schema, statistics, gate, drift, transform)

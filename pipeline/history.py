@@ -11,6 +11,7 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as pb
 
 from components.errors import CaptchaPipelineError
+from components.features import BASE_PROBLEM, FINGERPRINT, RECIPE
 from pipeline.metadata import (
     artifacts_of,
     events_of,
@@ -62,9 +63,11 @@ class RunRecord:
     """One run of the pipeline, its steps in the order in which they ran.
 
     `pushed_version` is the version that the run's Pusher stands for: where that step was cached, the one pushed before. None
-    where nothing was pushed. `blessed` is None where no Evaluator finished. `fingerprint` is that of the model, None where no Trainer
-    began; `spans` are those that ExampleGen read. `trigger` says why the run was started, "" where that is not on record; `attempt` is
-    how often the same had been fitted before.
+    where nothing was pushed. `blessed` is None where no Evaluator finished. `recipe` is that of the model, None where the run did not come
+    as far as the search for a baseline; `fingerprint` is the model's, None where no Trainer finished; `baseline` is the fingerprint of the
+    model in production that it was compared with, None for none (components/recipe.py says what these are). `spans` are those that
+    ExampleGen read. `trigger` says why the run was started, "" where that is not on record; `attempt` is how often the same had been
+    fitted before. `base_problem` says why the fit could not go on from the model in production, or only in part, "" for no reason.
     """
 
     run_id: str
@@ -72,10 +75,13 @@ class RunRecord:
     steps: tuple[StepRecord, ...]
     pushed_version: str | None
     blessed: bool | None
+    recipe: str | None
     fingerprint: str | None
     spans: tuple[int, ...]
+    baseline: str | None = None
     trigger: str = ""
     attempt: int = 0
+    base_problem: str = ""
 
     @property
     def is_complete(self) -> bool:
@@ -174,7 +180,12 @@ def _run(store: metadata_store.MetadataStore, context: pb.Context, nodes: Mappin
     artifacts = artifacts_of(store, [event for event in events if is_output(event)])
     versions = [version for artifact in artifacts.values() if (version := pushed_version(artifact))]
     engines = json.loads(context.custom_properties[_ENGINES].string_value) if _ENGINES in context.custom_properties else {}
-    trainer: Mapping[str, pb.Value] = next((it.custom_properties for it in executions if nodes.get(it.id) == "Trainer"), {})
+    given: dict[str, Mapping[str, pb.Value]] = {nodes.get(it.id, it.type): it.custom_properties for it in executions}
+    left = {
+        nodes.get(event.execution_id, ""): artifacts[event.artifact_id].custom_properties
+        for event in events
+        if is_output(event) and event.path.steps[0].key == "model"
+    }
     blessings = [
         bool(value_of(artifact.custom_properties["blessed"]))
         for artifact in artifacts.values()
@@ -196,11 +207,20 @@ def _run(store: metadata_store.MetadataStore, context: pb.Context, nodes: Mappin
         ),
         pushed_version=versions[-1] if versions else None,
         blessed=all(blessings) if blessings else None,
-        fingerprint=str(value_of(trainer["fingerprint"])) if "fingerprint" in trainer else None,
+        # Earlier releases had one name for recipe and fingerprint, and gave it to the Trainer.
+        recipe=_text(left, "LatestPushedModel", RECIPE) or _text(given, "Trainer", FINGERPRINT),
+        fingerprint=_text(left, "Trainer", FINGERPRINT) or _text(given, "Trainer", FINGERPRINT),
+        baseline=_text(left, "LatestPushedModel", FINGERPRINT),
         spans=tuple(sorted({number for artifact in artifacts.values() for number in spans_of(artifact)})),
         trigger=context.custom_properties[_TRIGGER].string_value if _TRIGGER in context.custom_properties else "",
-        attempt=int(value_of(trainer["attempt"])) if "attempt" in trainer else 0,
+        attempt=int(_text(given, "LatestPushedModel", "attempt") or _text(given, "Trainer", "attempt") or 0),
+        base_problem=_text(left, "Trainer", BASE_PROBLEM) or "",
     )
+
+
+def _text(properties: Mapping[str, Mapping[str, pb.Value]], node: str, name: str) -> str | None:
+    found = properties.get(node, {})
+    return str(value_of(found[name])) or None if name in found else None
 
 
 def _state(execution: pb.Execution) -> State:

@@ -9,6 +9,7 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as pb
 
 from components.errors import CaptchaPipelineError
+from components.features import BASE_PROBLEM, WARM_START
 from pipeline.metadata import (
     Property,
     artifacts_of,
@@ -43,13 +44,14 @@ class Lineage:
     """From which spans, and by which executions, a pushed version came to be. `steps` follow the data, the Pusher last.
 
     `spans` holds, by number, the checksum of each span's manifest. `base` is the version that its fit went on from, None where it started
-    from nothing.
+    from nothing. `base_problem` says why it could not go on from the model in production, or only in part; "" for no reason.
     """
 
     version: str
     spans: Mapping[int, str]
     steps: tuple[LineageStep, ...]
     base: str | None
+    base_problem: str
 
 
 def lineage(metadata_path: str | Path, version: str) -> Lineage:
@@ -94,8 +96,16 @@ def lineage(metadata_path: str | Path, version: str) -> Lineage:
         for event in events
         if not is_output(event) and event.path.steps[0].key == "base_model"
     ]
-    # What LatestPushedModel had for the fit may have been no model.
-    return Lineage(version, dict(sorted(spans.items())), steps, next(filter(None, bases), None))
+    # None for a fit of an earlier release: that went on from what it was given, if it could.
+    fitted = next((it.custom_properties for it in artifacts.values() if WARM_START in it.custom_properties), None)
+    return Lineage(
+        version=version,
+        spans=dict(sorted(spans.items())),
+        steps=steps,
+        # What LatestPushedModel had for the fit may have been no model.
+        base=next(filter(None, bases), None) if fitted is None or value_of(fitted[WARM_START]) else None,
+        base_problem=str(value_of(fitted[BASE_PROBLEM])) if fitted is not None else "",
+    )
 
 
 def _ancestors(store: metadata_store.MetadataStore, artifact: pb.Artifact) -> list[pb.Execution]:

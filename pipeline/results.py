@@ -5,7 +5,6 @@ import heapq
 import importlib.metadata
 import itertools
 import json
-import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,24 +19,18 @@ from components.errors import CaptchaPipelineError
 from components.evaluator import Evaluation, load_results
 from components.example_proto import Example
 from components.judgement import SetResult
+from components.recipe import libraries
 from components.records import IMAGE_RAW
+from components.serving_dir import withdrawn
 from components.tfrecords import whole_records
+from components.trend import Production
 from pipeline.config import Config
 from pipeline.history import RunRecord
-from pipeline.retrainings import drift, judgement, report_path
+from pipeline.retrainings import drift, judgement, production, report_path
 from pipeline.served_model import BATCH_SIZE, ServedModel
 
-_PACKAGES: Final = (
-    "captcha-pipeline",
-    "tfx",
-    "tensorflow",
-    "keras",
-    "apache-beam",
-    "tensorflow-model-analysis",
-    "captcha",
-    "pillow",
-    "numpy",
-)
+# Besides those that the recipe of a model holds.
+_PACKAGES: Final = ("captcha-pipeline", "captcha")
 _NUMBERS: Final = (features.BRIGHTNESS, features.CONTRAST, features.SHARPNESS, features.WIDTH, features.HEIGHT)
 
 
@@ -46,7 +39,8 @@ class Outcome:
     """What a complete run came to.
 
     `sets` are those that the model was judged by; `warnings` are what a reader of its figures should know; `drift` is what DriftGate
-    found. `changed` is false where every step was cached. `report` is where the report of this evaluation belongs.
+    found. `changed` is false where every step was cached. `report` is where the report of this evaluation belongs. `production` is the
+    model in production afterwards, None for none, and `withdrawn` says whether a rollback has taken the run's own model out of production.
     """
 
     name: str
@@ -60,6 +54,14 @@ class Outcome:
     serving_dir: str
     report: Path
     changed: bool
+    production: Production | None
+    withdrawn: bool
+
+    @property
+    def in_production(self) -> bool:
+        """Whether the run's model is blessed and in production, pushed by this run or by an earlier one."""
+        run, now = self.run, self.production
+        return self.blessed and now is not None and run.pushed_version is not None and run.fingerprint == now.fingerprint
 
 
 def outcome(config: Config, run: RunRecord) -> Outcome:
@@ -88,6 +90,8 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
         serving_dir=config.serving_dir,
         report=where,
         changed=any(step.state != "cached" for step in run.steps),
+        production=production(config),
+        withdrawn=run.recipe in withdrawn(config.serving_dir),
     )
 
 
@@ -109,6 +113,7 @@ def write_report(config: Config, outcome: Outcome) -> None:
         failures=outcome.failures,
         warnings=outcome.warnings,
         pushed_version=run.pushed_version,
+        base_problem=run.base_problem,
         steps=[report.Step(step.node, step.state, step.seconds, step.engine) for step in run.steps],
         evaluation=report.Evaluation(
             results=outcome.evaluation.results,
@@ -124,7 +129,7 @@ def write_report(config: Config, outcome: Outcome) -> None:
         splits=[_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split, config.captcha.characters) for split in features.SPLITS],
         drift=_drift(outcome.drift),
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-        versions={"python": platform.python_version()} | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        versions={package: importlib.metadata.version(package) for package in _PACKAGES} | libraries(),
     )
     report.write_report(inputs, outcome.report)
 

@@ -1,12 +1,13 @@
 """Whether there is a reason to train anew. Looking takes a second, and does not import TensorFlow unless a new span has to be read."""
 
 import dataclasses
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from pipeline import history
 from pipeline.config import Config
 from pipeline.history import RunRecord
-from pipeline.retrainings import in_production
+from pipeline.retrainings import accuracy_in_production
 from pipeline.surroundings import look_around
 
 
@@ -36,24 +37,44 @@ def reason_to_retrain(config: Config, *, force: bool = False) -> Reason | None:
         look_around(config)  # says what is wrong with the data
         return Reason("there has been no run yet")
     last = runs[-1]
+    attempt = current_attempt(config, runs)
     if not last.is_complete:
-        return Reason(f"the last run, {last.run_id}, did not come to its end", last.attempt)
+        return Reason(f"the last run, {last.run_id}, did not come to its end", attempt)
     if words := _what_has_changed(config, last):
-        return Reason(words)
+        return Reason(words, attempt)
     if words := "asked for" if force else _what_is_wanted(config, last, runs):
-        return Reason(words, last.attempt + 1)
+        return Reason(words, attempt + 1)
     return None
 
 
+def current_attempt(config: Config, runs: Sequence[RunRecord]) -> int:
+    """Returns the attempt of the newest run that was made from the same configuration, data and code as a run would be now; 0 for none.
+
+    A run with it repeats that one: after a model has been asked for again, the one before it is not made once more.
+
+    Args:
+      config: of the pipeline.
+      runs: those on record, oldest first.
+
+    Raises:
+      CaptchaPipelineError: there is no span to train on, or one is not whole.
+    """
+    now: dict[int, str] = {}
+    for run in reversed(runs):
+        if run.recipe and run.recipe == (now.get(run.attempt) or now.setdefault(run.attempt, look_around(config, run.attempt).recipe)):
+            return run.attempt
+    return 0
+
+
 def _what_has_changed(config: Config, last: RunRecord) -> str:
-    if last.fingerprint == look_around(config, last.attempt).fingerprint:
+    if last.recipe == look_around(config, last.attempt).recipe:
         return ""
     there = {span.number for span in config.data.read_window().spans}
     new = sorted(there - set(last.spans))
     if new and not config.retraining.every_span:
         without_new = config.data.model_copy(update={"exclude": (*config.data.exclude, *new)})
         before = config.model_copy(update={"data": without_new})
-        if last.spans and look_around(before, last.attempt).fingerprint == last.fingerprint:
+        if last.spans and look_around(before, last.attempt).recipe == last.recipe:
             from pipeline.looking import what_is_unlike
 
             return what_is_unlike(config, last, new)
@@ -61,20 +82,20 @@ def _what_has_changed(config: Config, last: RunRecord) -> str:
         return f"new in the window: span {', '.join(map(str, new))}"
     if gone := sorted(set(last.spans) - there):
         return f"no longer in the window: span {', '.join(map(str, gone))}"
-    return "the configuration, the code of a step or the content of a span is another"
+    return "the configuration, the code of a step, a library or the content of a span differs"
 
 
 def _what_is_wanted(config: Config, last: RunRecord, runs: list[RunRecord]) -> str:
     wanted = config.retraining
     # The run that has fitted it: later ones have that fit cached, and what an earlier fit left may have been removed.
-    fitted = (run for run in reversed(runs) if run.fingerprint == last.fingerprint and run.state_of("Trainer") == "done")
+    fitted = (run for run in reversed(runs) if run.recipe == last.recipe and run.state_of("Trainer") == "done")
     trained = next(fitted, last).started
     age = (datetime.now(timezone.utc) - trained).total_seconds() / 86400
     if wanted.max_age is not None and age > wanted.max_age:
         return f"the last model was trained {age:.1f} days ago; retraining.max_age is {wanted.max_age:g}"
     floor = wanted.min_sequence_accuracy
     if floor is not None and last.attempt == 0:  # once: what two fits cannot read, a third one will not either
-        accuracy = in_production(last)
+        accuracy = accuracy_in_production(config, last)
         if accuracy is not None and accuracy < floor:
             return f"of the newest span {accuracy:.2%} are read whole; retraining.min_sequence_accuracy is {floor:.2%}"
     return ""

@@ -9,8 +9,8 @@ from typing import Any, Final
 from components.features import DRIFT_FILE, JUDGEMENT_FILE, SUMMARY_FILE
 from components.files import read_json
 from components.judgement import ALL, NEWEST, SetResult
-from components.serving_dir import withdrawn
-from components.trend import Decision, Retraining, write_trend
+from components.serving_dir import versions, withdrawn
+from components.trend import Decision, Production, Retraining, write_trend
 from pipeline import history
 from pipeline.config import Config
 from pipeline.history import RunRecord
@@ -50,7 +50,7 @@ def retrainings(config: Config) -> list[Retraining]:
     """
     out_of_service = withdrawn(config.serving_dir)
     return [
-        _retraining(config, run, withdrawn=run.fingerprint in out_of_service)
+        _retraining(config, run, withdrawn=run.recipe in out_of_service)
         for run in history.runs(config.metadata_path)
         if any(step.state != "cached" for step in run.steps) and all(step.node != "Tuner" for step in run.steps)
     ]
@@ -64,14 +64,21 @@ def trend_page(config: Config) -> Path:
 def write_trend_page(config: Config) -> Path:
     """Writes the page over all runs, and returns where it is. Raises CaptchaPipelineError as `retrainings`."""
     path = trend_page(config)
-    write_trend(config.name, retrainings(config), path)
+    write_trend(config.name, retrainings(config), path, production(config))
     return path
 
 
-def in_production(run: RunRecord) -> float | None:
-    """Returns the full-sequence accuracy on the newest span of the model that was in production after a run; None if it is not known."""
+def production(config: Config) -> Production | None:
+    """Returns which model is in production: the newest version in the serving folder, whoever has put it there; None for none."""
+    newest = next(iter(versions(config.serving_dir)), None)
+    return Production(str(newest.version), str(newest.copy_of or newest.version), newest.fingerprint) if newest else None
+
+
+def accuracy_in_production(config: Config, run: RunRecord) -> float | None:
+    """Returns the full-sequence accuracy on the newest span of the model that is in production; None where a run did not measure it."""
     newest = _with_newest(judged.sets).get(NEWEST) if (judged := judgement(run)) else None
-    rate = (newest.challenger if run.pushed_version else newest.champion) if newest else None
+    now = production(config)
+    rate = now.rate(newest, run.fingerprint, run.baseline) if now and newest else None
     return rate.value if rate else None
 
 
@@ -102,6 +109,8 @@ def _retraining(config: Config, run: RunRecord, *, withdrawn: bool) -> Retrainin
         why=judged.failures or tuple(_stopped(run)),
         warnings=judged.warnings,
         version=run.pushed_version,
+        fingerprint=run.fingerprint,
+        baseline=run.baseline,
         report=str(report.relative_to(config.report_dir)) if report and report.exists() else None,
     )
 

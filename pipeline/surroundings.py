@@ -6,13 +6,9 @@ import json
 from collections.abc import Mapping
 
 from components import golden
+from components.recipe import code_digests, recipe
 from components.serving_dir import best_on_golden_sets, latest_pushed
-from components.source_digest import source_digest
 from pipeline.config import Config
-
-# The modules whose code decides what the data and the model are, and those that judge the model or look for a better one.
-_MODEL_CODE = ("components.example_gen", "components.schema", "components.transform", "components.trainer")
-_OTHER_CODE = ("components.drift_gate", "components.evaluator", "components.tuner")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,20 +19,15 @@ class Surroundings:
       spans: names the content of the window of spans.
       production: names the pushed models that a new one is compared with, and goes on from.
       attempt: how often the same has been fitted before: 0 but where that is asked for.
-      digests: by module, a hash of the source of a step.
-      fingerprint: names this combination of configuration, data and code; a model carries it.
+      digests: by step, a hash of its code and of the libraries.
+      recipe: of the model, see `components.recipe`; "" where the pipeline is compiled, and a step works it out.
     """
 
     spans: str
     production: str
     attempt: int
     digests: Mapping[str, str]
-    fingerprint: str
-
-
-def source_digests() -> dict[str, str]:
-    """Returns, by module, a hash of the code of each step."""
-    return {module: source_digest(module) for module in (*_MODEL_CODE, *_OTHER_CODE)}
+    recipe: str
 
 
 def look_around(config: Config, attempt: int = 0) -> Surroundings:
@@ -45,20 +36,25 @@ def look_around(config: Config, attempt: int = 0) -> Surroundings:
     Raises:
       CaptchaPipelineError: there is no span to train on, or one is not whole.
     """
-    digests = source_digests()
     window = config.data.read_window().digest
-    made_from = {
-        "captcha": config.captcha.model_dump(mode="json"),
-        "data": config.data.model_dump(mode="json", exclude={"window", "exclude", "golden"}),  # which spans, says "spans"
-        "trainer": config.trainer.model_dump(mode="json"),
-        "spans": window,
-        "code": [digests[module] for module in _MODEL_CODE],
-        "attempt": attempt,
-    }
-    fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-    pushed = latest_pushed(config.serving_dir, fingerprint, config.captcha)
+    made_by = recipe(model_settings(config), window, config.trainer.epochs, attempt)
+    pushed = latest_pushed(config.serving_dir, made_by, config.captcha)
     # By what it was made from: a rollback puts the same model there again, as another version.
     production = (pushed.fingerprint or str(pushed.version)) if pushed else "none"
-    if bests := best_on_golden_sets(config.serving_dir, fingerprint):
+    if bests := best_on_golden_sets(config.serving_dir, made_by):
         production += " " + hashlib.sha256(golden.to_json(bests).encode()).hexdigest()[:16]
-    return Surroundings(spans=window, production=production, attempt=attempt, digests=digests, fingerprint=fingerprint)
+    return Surroundings(spans=window, production=production, attempt=attempt, digests=code_digests(), recipe=made_by)
+
+
+def model_settings(config: Config) -> str:
+    """Returns the parts of a configuration that decide what the model is, as JSON, for `components.recipe.recipe`.
+
+    Which spans are read, and where they lie, is not among them, as their content is what counts; nor are the epochs, which a run of a
+    compiled pipeline may set.
+    """
+    parts = {
+        "captcha": config.captcha.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json", exclude={"root", "window", "exclude", "golden"}),
+        "trainer": config.trainer.model_dump(mode="json", exclude={"epochs"}),
+    }
+    return json.dumps(parts, sort_keys=True, ensure_ascii=False)

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from pipeline.history import StepRecord
 from pipeline.lineage import Lineage
 
 if TYPE_CHECKING:  # Some import TensorFlow, which the list of runs does without.
-    from components.trend import Retraining
+    from components.trend import Production, Retraining
     from pipeline.garbage import Garbage
     from pipeline.prediction import Answer
     from pipeline.results import Outcome
@@ -59,23 +58,31 @@ def print_outcome(console: Console, outcome: "Outcome") -> None:
         console.print(f"[bold yellow]Warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
     if complaint := complain(outcome.drift):
         console.print(f"[bold yellow]Drift[/]: {escape(complaint)}", highlight=False)
-    version = outcome.run.pushed_version
-    if outcome.blessed and version is None:
-        console.print("[bold yellow]Withdrawn[/] by a rollback, and not pushed again: new data make a new model.", highlight=False)
-    elif outcome.blessed:
-        # A cached push copies nothing: TFX cannot see that the folder has been emptied.
-        removed = "" if Path(outcome.serving_dir, str(version)).is_dir() else "; that version has been removed since"
-        console.print(
-            f"[bold green]Blessed[/], pushed as version {version} to {outcome.serving_dir}{removed}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    else:
-        console.print("[bold yellow]Not blessed[/], nothing was pushed:", highlight=False)
-        for failure in outcome.failures:
-            console.print(f"  {failure}", highlight=False, markup=False, soft_wrap=True)
+    _print_verdict(console, outcome)
     if not outcome.changed:
         console.print("Nothing has changed since an earlier run: every step was cached.", highlight=False)
+
+
+def _print_verdict(console: Console, outcome: "Outcome") -> None:
+    now, version, folder = outcome.production, outcome.run.pushed_version, outcome.serving_dir
+    newest = f"In production is version {now.version}." if now else f"{folder} holds no version: nothing is in production."
+    if not outcome.blessed:
+        lines = ["[bold yellow]Not blessed[/], nothing was pushed:", *(f"  {escape(failure)}" for failure in outcome.failures)]
+    elif outcome.in_production and now:
+        pushed = any(step.node == "AtomicPusher" and step.state == "done" for step in outcome.run.steps)
+        where = f"pushed as version {now.version} to" if pushed else f"in production as version {now.version} in"
+        lines = [f"[bold green]Blessed[/], {where} {escape(folder)}"]
+    elif outcome.withdrawn:
+        lines = [f"[bold yellow]Withdrawn[/] by a rollback, and not pushed again: new data make a new model. {newest}"]
+    elif version:
+        # A cached push copies nothing: TFX cannot see what has been done in the folder since.
+        gone = "and it has been removed since, or another put above it"
+        again = "`captcha-pipeline retrain --force` makes another model."
+        lines = [f"[bold yellow]Nothing was pushed[/]: an earlier run pushed this model as version {version}, {gone}. {newest} {again}"]
+    else:
+        lines = [f"[bold yellow]Blessed, but not pushed[/]: run.log says why. {newest}"]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def print_accuracy(console: Console, results: Results, title: str) -> None:
@@ -116,8 +123,8 @@ def print_answers(console: Console, answers: "Sequence[Answer]") -> None:
     console.print(table)
 
 
-def print_retrainings(console: Console, retrainings: "Sequence[Retraining]") -> None:
-    """Prints a line a run, the newest last."""
+def print_retrainings(console: Console, retrainings: "Sequence[Retraining]", production: "Production | None") -> None:
+    """Prints a line a run, the newest last, and which model is in production."""
     if not retrainings:
         console.print("There are no runs yet. Start one with `captcha-pipeline run`.", highlight=False)
         return
@@ -128,7 +135,7 @@ def print_retrainings(console: Console, retrainings: "Sequence[Retraining]") -> 
     for it in retrainings:
         decision = "; ".join((f"pushed as {it.version}" if it.decision == "pushed" else it.decision, *it.why, *it.warnings))
         table.add_row(
-            it.run_id[:16].replace("T", " "),
+            _time(it),
             escape(it.trigger),
             ranges(it.spans) or "-",
             ", ".join(it.drifted) or "-",
@@ -137,6 +144,21 @@ def print_retrainings(console: Console, retrainings: "Sequence[Retraining]") -> 
             f"{it.seconds:.0f}",
         )
     console.print(table)
+    console.print(f"In production: {_in_production(retrainings, production)}", highlight=False, soft_wrap=True)
+
+
+def _in_production(retrainings: "Sequence[Retraining]", production: "Production | None") -> str:
+    from components.trend import retraining_of
+
+    if production is None:
+        return "nothing, there is no version in the serving folder"
+    copy = f", a copy of {production.original} that a rollback has made" if production.original != production.version else ""
+    pushed_by = retraining_of(production, retrainings)
+    return f"version {production.version}{copy}, from " + (f"the run of {_time(pushed_by)}" if pushed_by else "none of these runs")
+
+
+def _time(retraining: "Retraining") -> str:
+    return retraining.run_id[:16].replace("T", " ")
 
 
 def _against(comparison: SetResult | None) -> str:
@@ -188,6 +210,8 @@ def print_lineage(console: Console, lineage: Lineage) -> None:
         console.print(f"  {span_name(number)} {checksum}", highlight=False, soft_wrap=True)
     if lineage.base:
         console.print(f"Its fit went on from version {lineage.base}.", highlight=False)
+    if lineage.base_problem:
+        console.print(lineage.base_problem, highlight=False, markup=False, soft_wrap=True)
     table = Table()
     for column in ("step", "run", "finished", "output"):
         table.add_column(column, overflow="fold")

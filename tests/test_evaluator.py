@@ -15,6 +15,7 @@ from components import golden, tfma_metrics
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.evaluator import CaptchaEvaluator, CaptchaEvaluatorExecutor, eval_shared_model, load_results
+from components.features import WINDOW
 from components.golden import Best, GoldenReading
 from components.pushed_model import LatestPushedModel
 from components.pusher import AtomicPusher
@@ -141,7 +142,7 @@ def test_the_best_so_far_is_compared_with_where_production_is_another(store, tmp
         (tmp_path / "store" / name).symlink_to(store / name)
     shutil.copytree(store / "worse", tmp_path / "store" / "production")
 
-    best = Best(**perfect.model_dump(), version=17, fingerprint="old", models=2)
+    best = Best(**perfect.model_dump(), version=17, recipe="old", models=2)
     of_another_set = best.model_copy(update={"content": "other", "version": 16})
     (tmp_path / "store" / "production" / "golden.json").write_text(golden.to_json((of_another_set, best)))
     uri, blessing = evaluate(tmp_path / "store", tmp_path / "run", SPEC, "worse", "production", floor=0.0, golden=1)
@@ -166,8 +167,11 @@ def test_a_row_of_models_each_a_little_worse_is_stopped(tmp_path, monkeypatch):
         production = standard_artifacts.Model()
         production.uri = str(store / f"production before {name}")
         Path(production.uri).mkdir()
-        properties = {"serving_dir": str(serving), "fingerprint": name, "spec": SPEC.model_dump_json(), "as_of": ""}
-        LatestPushedModel(**properties).executor_spec.executor_class().Do({}, {"model": [production]}, properties)
+        strings = {"serving_dir": str(serving), "spec": SPEC.model_dump_json(), "settings": "{}", "as_of": "", "source_digest": ""}
+        found = standard_artifacts.Examples()
+        found.set_string_custom_property(WINDOW, name)
+        latest = LatestPushedModel(examples=channel_utils.as_channel([found]), epochs=1, attempt=0, **strings)
+        latest.executor_spec.executor_class().Do({"examples": [found]}, {"model": [production]}, latest.exec_properties)
         uri, blessing = evaluate(store, run, SPEC, name, f"production before {name}", floor=0.8, regression=0.01, golden=1)
         examples, model, pushed = standard_artifacts.Examples(), standard_artifacts.Model(), standard_artifacts.PushedModel()
         examples.uri, model.uri, pushed.uri = str(store / "examples"), str(store / name), str(run / "pushed")

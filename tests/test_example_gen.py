@@ -39,6 +39,7 @@ def test_what_comes_out(tmp_path: Path) -> None:
     assert json.loads(outcome.examples.split_names) == list(SPLITS)
     assert outcome.examples.span == 1
     assert outcome.examples.get_string_custom_property("spans") == "[1]"
+    assert outcome.examples.get_string_custom_property("window") == window(tmp_path / "data", None).digest
 
 
 def test_the_same_data_give_the_same_bytes(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_comparison_is_picture_by_picture(rows: list[tuple[int, bool, bool]]
     rows = [(number, *first.setdefault(number, (ours, theirs))) for number, ours, theirs in rows]
     numbers = [number for number, _, _ in rows]
     mine, other = reading(numbers, [ours for _, ours, _ in rows]), reading(numbers, [theirs for _, _, theirs in rows])
-    best = Best(**other.model_dump(), version=17, fingerprint="f", models=3)
+    best = Best(**other.model_dump(), version=17, recipe="f", models=3)
     found = compare(mine, best, 0.95)
     assert (found.version, found.models) == (17, 3)
     assert found.comparison == Comparison(
@@ -89,7 +89,7 @@ def test_before_the_first_push_there_is_no_best(serving: Path, deployment: Deplo
     assert best_on_golden_sets(serving, "a") == ()
     pushed = deployment.push("a", misreading(1, 2))
     best = deployment.best()
-    assert best == Best(**misreading(1, 2).model_dump(), version=pushed.version, fingerprint="a", models=1)
+    assert best == Best(**misreading(1, 2).model_dump(), version=pushed.version, recipe="a", models=1)
     assert deployment.best("a") is None, "a model is not compared with itself"
     assert golden.from_json(golden.to_json((best,))) == (best,)
 
@@ -99,7 +99,7 @@ def test_the_best_of_all_counts_and_of_equals_the_earliest(deployment: Deploymen
         deployment.push(name, misreading(*wrong))
     best = deployment.best()
     assert best
-    assert (best.fingerprint, best.models) == ("b", 4)
+    assert (best.recipe, best.models) == ("b", 4)
 
 
 def test_a_push_without_a_golden_set_notes_nothing(tmp_path: Path, serving: Path) -> None:
@@ -133,7 +133,7 @@ def test_the_best_stays_the_bar_when_its_version_has_been_removed(deployment: De
     assert not first.path.exists()
     best = deployment.best()
     assert best
-    assert (best.fingerprint, best.misread, best.models) == ("a", misreading(1).misread, 6)
+    assert (best.recipe, best.misread, best.models) == ("a", misreading(1).misread, 6)
     (kept,) = json.loads((deployment.serving / golden.RECORD).read_text()).values()
     assert [model["misread"] is not None for model in kept["models"]] == [True, True, False, False, True, True], (
         "pictures are kept of the two best, and of what is in the folder"
@@ -147,7 +147,7 @@ def test_a_row_of_models_each_a_little_worse_is_stopped(deployment: Deployment) 
         mine, production = misreading(*range(2 * i)), misreading(*range(2 * (i - 1)))
         best = deployment.best(f"model {i}")
         assert best
-        against = compare(mine, Best(**production.model_dump(), version=1, fingerprint="production", models=1), 0.95).comparison
+        against = compare(mine, Best(**production.model_dump(), version=1, recipe="production", models=1), 0.95).comparison
         assert judge({ALL: against}, {}, RULES).failures == [], "by the model in production alone it would go on for ever"
         verdict = judge({ALL: against}, {}, RULES, compare(mine, best, 0.95))
         if verdict.failures:
@@ -180,21 +180,21 @@ def test_a_model_that_was_rolled_back_is_no_bar_until_it_is_put_back(deployment:
     back = roll_back(deployment.serving, a.version)
     best = deployment.best()
     assert best
-    assert (best.fingerprint, best.version, best.models) == ("a", a.version, 1)
+    assert (best.recipe, best.version, best.models) == ("a", a.version, 1)
     found = latest_pushed(deployment.serving, "d", SPEC)
     assert found == back
     roll_back(deployment.serving, b.version)
     best = deployment.best()
     assert best
-    assert best.fingerprint == "b"
+    assert best.recipe == "b"
 
 
 def test_another_golden_set_begins_anew_and_the_first_goes_on_where_it_was(deployment: Deployment) -> None:
     deployment.push("a", misreading())
     deployment.push("b", misreading(*range(90), first=5000))
     bests = {best.content: best for best in best_on_golden_sets(deployment.serving, "next")}
-    assert bests[misreading().content].fingerprint == "a"
-    assert bests[misreading(first=5000).content].fingerprint == "b"
+    assert bests[misreading().content].recipe == "a"
+    assert bests[misreading(first=5000).content].recipe == "b"
     assert len(bests) == 2
 
 

@@ -3,10 +3,12 @@ import json
 import sqlite3
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as pb
+from rich.console import Console
 from tfx import v1 as tfx
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
@@ -16,6 +18,7 @@ from tfx.types.experimental.simple_artifacts import Metrics
 from components.errors import CaptchaPipelineError
 from pipeline import history
 from pipeline.lineage import lineage
+from pipeline.tables import print_lineage
 
 
 @component
@@ -56,17 +59,53 @@ def Publisher(
         pushed_model.set_string_custom_property("pushed_version", version)
 
 
+@component
+def LatestPushedModel(attempt: Parameter[int], model: OutputArtifact[standard_artifacts.Model]) -> None:
+    model.set_string_custom_property("recipe", f"attempt {attempt}")
+    model.set_string_custom_property("fingerprint", "of production")
+    model.set_int_custom_property("version", 17)
+
+
+@component
+def Trainer(
+    examples: InputArtifact[standard_artifacts.Examples],
+    base_model: InputArtifact[standard_artifacts.Model],
+    warm_start: Parameter[int],
+    base_problem: Parameter[str],
+    model: OutputArtifact[standard_artifacts.Model],
+) -> None:
+    model.set_string_custom_property("fingerprint", "of this")
+    model.set_string_custom_property("base_problem", base_problem)
+    model.set_int_custom_property("warm_start", warm_start)
+    if base_problem == "killed":
+        raise ValueError("killed")
+
+
+def run_warm(folder: Path, warm_start: int, base_problem: str = "") -> Path:
+    """A run whose fit was to go on from version 17; it pushed version 18."""
+    reader, production = Reader(spans="[1]"), LatestPushedModel(attempt=2)
+    examples, base = reader.outputs["examples"], production.outputs["model"]
+    trainer = Trainer(examples=examples, base_model=base, warm_start=warm_start, base_problem=base_problem)
+    judge = Judge(model=trainer.outputs["model"], examples=examples, blessed=1)
+    publisher = Publisher(model=trainer.outputs["model"], blessing=judge.outputs["blessing"], version="18")
+    return run_pipeline(folder, [reader, production, trainer, judge, publisher])
+
+
 def run(folder: Path, epochs: int = 1, version: str = "1", spans: str = "[1, 2]", blessed: int = 1) -> Path:
     reader = Reader(spans=spans)
     fitter = Fitter(examples=reader.outputs["examples"], epochs=epochs)
     judge = Judge(model=fitter.outputs["model"], examples=reader.outputs["examples"], blessed=blessed)
     publisher = Publisher(model=fitter.outputs["model"], blessing=judge.outputs["blessing"], version=version)
+    return run_pipeline(folder, [reader, fitter, judge, publisher])
+
+
+def run_pipeline(folder: Path, components: list[Any]) -> Path:
     metadata_path = folder / "metadata.sqlite"
     tfx.orchestration.LocalDagRunner().run(
         tfx.dsl.Pipeline(
             pipeline_name="tiny-pipeline",
             pipeline_root=str(folder / "artifacts"),
-            components=[reader, fitter, judge, publisher],
+            components=components,
             enable_cache=True,
             metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(metadata_path)),
         )
@@ -176,6 +215,35 @@ def test_lineage_without_recorded_spans_is_still_a_lineage(tmp_path: Path) -> No
     found = lineage(run(tmp_path, spans=""), "1")
     assert found.spans == {}
     assert [step.node for step in found.steps] == ["Reader", "Fitter", "Judge", "Publisher"]
+
+
+@pytest.mark.parametrize(
+    ("warm_start", "problem", "told"),
+    [
+        (1, "", ["Its fit went on from version 17."]),
+        (1, "These layers start from nothing: head.", ["Its fit went on from version 17.", "These layers start from nothing: head."]),
+        (0, "It cannot be read.", ["It cannot be read."]),
+    ],
+)
+def test_lineage_says_what_the_fit_really_went_on_from(tmp_path: Path, warm_start: int, problem: str, told: list[str]) -> None:
+    path = run_warm(tmp_path, warm_start, problem)
+    found = lineage(path, "18")
+    assert (found.base, found.base_problem) == ("17" if warm_start else None, problem)
+    with (console := Console(width=200)).capture() as capture:
+        print_lineage(console, found)
+    assert capture.get().partition("┏")[0].splitlines()[2:] == told, "after the spans, before the table of steps"
+    last = history.latest_run(path)
+    assert last is not None
+    assert (last.recipe, last.fingerprint, last.baseline) == ("attempt 2", "of this", "of production")
+    assert (last.attempt, last.base_problem) == (2, problem)
+
+
+def test_a_run_that_fails_in_its_fit_has_a_recipe_and_no_fingerprint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="killed"):
+        run_warm(tmp_path, 1, "killed")
+    last = history.latest_run(tmp_path / "metadata.sqlite")
+    assert last is not None
+    assert (last.recipe, last.fingerprint, last.attempt) == ("attempt 2", None, 2)
 
 
 def test_what_a_killed_process_left_is_marked_once(tmp_path: Path) -> None:

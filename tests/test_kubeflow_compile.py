@@ -64,16 +64,17 @@ def test_what_a_run_may_change_reaches_its_step() -> None:
     assert defaults == {"window": 3, "epochs": 2, "min_sequence_accuracy": 0.5, "max_regression": 0.1}
     assert all(it["isOptional"] for it in spec["root"]["inputDefinitions"]["parameters"].values())
     uses = {
-        source["componentInputParameter"]: (step, name)
+        (source["componentInputParameter"], step, name)
         for step, task in spec["root"]["dag"]["tasks"].items()
         for name, source in task.get("inputs", {}).get("parameters", {}).items()
         if "componentInputParameter" in source
     }
     assert uses == {
-        "window": ("CaptchaExampleGen", "window"),
-        "epochs": ("Trainer", "epochs"),
-        "min_sequence_accuracy": ("CaptchaEvaluator", "min_sequence_accuracy"),
-        "max_regression": ("CaptchaEvaluator", "max_regression"),
+        ("window", "CaptchaExampleGen", "window"),
+        ("epochs", "Trainer", "epochs"),
+        ("epochs", "LatestPushedModel", "epochs"),  # a part of the recipe
+        ("min_sequence_accuracy", "CaptchaEvaluator", "min_sequence_accuracy"),
+        ("max_regression", "CaptchaEvaluator", "max_regression"),
     }
 
 

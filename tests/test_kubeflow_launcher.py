@@ -14,10 +14,10 @@ import pytest
 import yaml
 from command import call
 from test_kubeflow_acceptance import ACCEPTANCE
-from test_kubeflow_rehearse import SHAPES, shape
+from test_kubeflow_rehearse import SHAPES, older_than, shape
 
 from benchmarks.kill_each_step import STEPS
-from components.serving_dir import versions
+from components.serving_dir import roll_back, versions
 from kubeflow.compile import _NEVER_CACHED
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
@@ -108,3 +108,11 @@ def test_driver_and_launcher_run_every_step(tmp_path: Path, bucket: str) -> None
         serving.unlink()
         serving.with_name("aside").rename(serving)
         assert versions(serving) == [pushed]
+
+        # A rollback holds in the next run: the same data, configuration and code make the same model, whatever the run is called.
+        back = roll_back(serving, older_than(pushed).version)
+        done, steps = run("third")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert {steps[name]["State"] for name in ("Trainer", "AtomicPusher")} == {"succeeded"}
+        assert versions(serving)[0] == back
+        assert "A rollback has taken this model out of production: it is not pushed again." in done.stderr

@@ -1,6 +1,12 @@
 """The rehearsal: its rules on steps of a line of Python, and the whole graph against a local run."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +21,7 @@ from components.evaluator import load_results
 from components.example_gen import shards_of
 from components.features import IMAGE, LABEL
 from components.record_check import check_record
-from components.serving_dir import best_on_golden_sets, versions
+from components.serving_dir import Pushed, best_on_golden_sets, roll_back, versions
 from components.tfrecords import read_records
 from kubeflow.rehearse import Rehearsal
 from pipeline import history
@@ -61,15 +67,12 @@ def step(name: str, log: Path, parameter: dict[str, Any], after: tuple[str, ...]
 def write_pipeline(folder: Path) -> Path:
     """`b` needs `a`, `c` needs both, and the run's parameter goes to `b`.
 
-    `a` is never cached if there is a file `fresh`; if there is one `run-id`, it has the run's ID for a parameter.
+    `a` is never cached if there is a file `fresh`.
     """
-    constant = (
-        {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}} if (folder / "run-id").exists() else {"runtimeValue": {"constant": "1"}}
-    )
     steps = {
         "c": step("c", folder, {"runtimeValue": {"constant": "3"}}, ("a", "b")),
         "b": step("b", folder, {"componentInputParameter": "size"}, ("a",)),
-        "a": step("a", folder, constant, cached=not (folder / "fresh").exists()),
+        "a": step("a", folder, {"runtimeValue": {"constant": "1"}}, cached=not (folder / "fresh").exists()),
     }
     spec = {
         "pipelineInfo": {"name": "letters"},
@@ -124,7 +127,7 @@ def test_what_is_never_cached_runs_and_so_does_what_reads_it(tmp_path: Path) -> 
 
 
 def test_failed_step_stops_the_rest_and_the_next_takes_up_there(tmp_path: Path) -> None:
-    (tmp_path / "run-id").touch()
+    (tmp_path / "fresh").touch()
     (tmp_path / "break-b").touch()
     outcomes = list(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {}).run())
     assert [outcome.state for outcome in outcomes] == ["succeeded", "failed", "not run"]
@@ -133,7 +136,7 @@ def test_failed_step_stops_the_rest_and_the_next_takes_up_there(tmp_path: Path) 
     (tmp_path / "break-b").unlink()
     assert states(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {})) == {"a": "kept", "b": "succeeded", "c": "succeeded"}
     assert times_run(tmp_path) == {"a": 1, "b": 2, "c": 1}
-    # With another run another ID, and so another key.
+    # After a run that came to its end there is another one, in which nothing is kept.
     assert states(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {})) == dict.fromkeys("abc", "succeeded")
 
 
@@ -245,3 +248,30 @@ def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
     assert {name: shape(value) for name, value in given.items()} == json.loads(SHAPES.read_text(encoding="utf-8"))
     (outputs,) = cluster.glob("runs/*/AtomicPusher.json")
     assert json.loads(outputs.read_text())["pushed_model"]["metadata"]["pushed_destination"] == str(pushed.path)
+
+    # The data, the configuration, the code and so the model are the same wherever and whenever it is fitted.
+    assert pushed.recipe == versions(config.serving_dir)[0].recipe
+    assert pushed.fingerprint == versions(config.serving_dir)[0].fingerprint
+    # Another run is killed in its fit, and a retry takes up there; a rollback holds in it.
+    back = roll_back(serving / "tiny", older_than(pushed).version)
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *rehearse]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        while not list((volume / "output" / "tiny" / "checkpoints").glob("*/epoch-000002")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    table = call(*rehearse)
+    assert table.count("kept") == 7
+    logs = cluster.glob("store/minio/bucket/captcha/tiny/*/Trainer/*/executor-logs-0")
+    assert sum("going on after epoch " in log.read_text(encoding="utf-8", errors="replace") for log in logs) == 1
+    assert versions(serving / "tiny")[0] == back
+    newest = max(cluster.glob("runs/*/AtomicPusher.json"), key=os.path.getmtime)
+    assert json.loads(newest.read_text())["pushed_model"]["metadata"]["pushed"] == 0
+
+
+def older_than(pushed: Pushed) -> Pushed:
+    """Puts another model into the serving folder, as if it had been pushed before; it differs in its name alone."""
+    path = shutil.copytree(pushed.path, pushed.path.with_name(str(pushed.version - 1)))
+    about = path / "assets.extra" / "captcha.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"recipe": "older", "fingerprint": "older"}))
+    return versions(path.parent)[1]

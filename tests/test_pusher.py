@@ -84,7 +84,7 @@ def test_how_it_reads_the_golden_set_is_noted_with_a_push(run, untried, serving)
     run(reading=reading)
     (best,) = best_on_golden_sets(serving, "another")
     (pushed,) = versions(serving)
-    assert (best.version, best.fingerprint, best.misread) == (pushed.version, pushed.fingerprint, ("00",))
+    assert (best.version, best.recipe, best.misread) == (pushed.version, pushed.recipe, ("00",))
 
 
 def test_push_that_was_not_noted_down_is_found_again(run, untried, serving):

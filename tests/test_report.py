@@ -258,6 +258,12 @@ def test_the_model_against_the_one_in_production(digits: report.ReportInputs, tm
     assert "Against the model in production" not in render(dataclasses.replace(digits, evaluation=alone), tmp_path).text
 
 
+def test_what_kept_a_fit_from_going_on_from_the_model_in_production(digits: report.ReportInputs, tmp_path: Path) -> None:
+    problem = "The model in production cannot be read (<no> weights): the fit starts from nothing."
+    assert problem not in render(digits, tmp_path).text
+    assert problem in render(dataclasses.replace(digits, base_problem=problem), tmp_path).text
+
+
 def test_drift_is_drawn_and_what_has_drifted_is_marked(digits: report.ReportInputs, tmp_path: Path) -> None:
     newest, others = ([0.0] * start + [0.25] * 4 + [0.0] * (252 - start) for start in (100, 98))
     distances = {"brightness": (0.5, 0.05), "contrast": (0.05, 0.05), "size": (0.9, None)}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,14 +13,14 @@ from typing import Any
 import pytest
 import typer
 from command import call
-from test_serving_dir import make_former
+from test_serving_dir import make_former, make_model
 
 from components.errors import CaptchaPipelineError
-from components.serving_dir import push
+from components.serving_dir import push, versions
 from pipeline import history, looking
 from pipeline.config import Config
 from pipeline.config_file import load_config
-from pipeline.retraining import Reason, reason_to_retrain
+from pipeline.retraining import Reason, current_attempt, reason_to_retrain
 from pipeline.surroundings import look_around
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
@@ -51,7 +52,9 @@ def remember(config: Config, monkeypatch: pytest.MonkeyPatch) -> Remember:
     """Puts runs on record: complete ones of the configuration and the data as they are now, but for what is given."""
 
     def put(*changes: dict[str, Any]) -> None:
-        now = history.RunRecord("1", datetime.now(timezone.utc), (FITTED, DONE), "1", True, look_around(config).fingerprint, (1,))
+        now = history.RunRecord(
+            "1", datetime.now(timezone.utc), (FITTED, DONE), "1", True, look_around(config).recipe, "this", (1,), "before"
+        )
         monkeypatch.setattr(history, "runs", lambda _: [dataclasses.replace(now, **change) for change in changes])
 
     return put
@@ -93,7 +96,7 @@ def test_a_run_that_was_cut_short(config: Config, remember: Remember) -> None:
 
 
 def test_a_search_for_hyperparameters_is_no_run(config: Config, remember: Remember) -> None:
-    remember({}, {"steps": (history.StepRecord("Tuner", "done", 1.0, 10, {}),), "fingerprint": None})
+    remember({}, {"steps": (history.StepRecord("Tuner", "done", 1.0, 10, {}),), "recipe": None})
     assert reason_to_retrain(config) is None
 
 
@@ -105,11 +108,9 @@ def test_spans_that_have_come_and_gone(config: Config, remember: Remember) -> No
     assert reason_to_retrain(changed(config, data={"window": 1})) == Reason("no longer in the window: span 1")
 
 
-def test_another_fingerprint(config: Config, remember: Remember) -> None:
-    remember({"fingerprint": "other"})
-    reason = reason_to_retrain(config)
-    assert reason
-    assert reason.words.startswith("the configuration, the code of a step or the content of a span")
+def test_another_recipe(config: Config, remember: Remember) -> None:
+    remember({"recipe": "other"})
+    assert reason_to_retrain(config) == Reason("the configuration, the code of a step, a library or the content of a span differs")
 
 
 def test_spans_that_are_left_out_without_need_change_nothing(config: Config, remember: Remember) -> None:
@@ -117,18 +118,43 @@ def test_spans_that_are_left_out_without_need_change_nothing(config: Config, rem
     assert reason_to_retrain(changed(config, data={"exclude": (7,), "window": 5})) is None
 
 
+def made(config: Config, attempt: int) -> dict[str, Any]:
+    """What is on record of a run of this configuration, as it is now."""
+    return {"attempt": attempt, "recipe": look_around(config, attempt).recipe}
+
+
 def test_forced(config: Config, remember: Remember) -> None:
     remember({})
     assert reason_to_retrain(config, force=True) == Reason("asked for", attempt=1)
-    remember({}, {"attempt": 3, "fingerprint": look_around(config, 3).fingerprint})
+    remember({}, made(config, 3))
     assert reason_to_retrain(config) is None, "the model that was asked for is there"
     assert reason_to_retrain(config, force=True) == Reason("asked for", attempt=4)
-    remember({"fingerprint": "other"})
+    remember({"recipe": "other"})
     reason = reason_to_retrain(config, force=True)
     assert reason
     assert reason.attempt == 0, "it is another model in any case"
-    remember({}, {"run_id": "2", "attempt": 2, "steps": (dataclasses.replace(DONE, state="interrupted", outputs={}),)})
+    remember({}, {"run_id": "2", "steps": (dataclasses.replace(DONE, state="interrupted", outputs={}),)} | made(config, 2))
     assert reason_to_retrain(config) == Reason("the last run, 2, did not come to its end", attempt=2)
+
+
+def test_a_run_repeats_the_newest_attempt_at_the_same_model(config: Config, remember: Remember) -> None:
+    def attempt() -> int:
+        return current_attempt(config, history.runs(""))
+
+    remember()
+    assert attempt() == 0
+    remember({}, made(config, 1))
+    assert attempt() == 1
+    remember({}, made(config, 2), made(config, 1), {"recipe": None})
+    assert attempt() == 1, "a run that did not come so far as to know its recipe says nothing"
+    longer = changed(config, trainer={"epochs": 9})
+    remember({}, made(config, 1), made(longer, 0))
+    assert attempt() == 1
+    reason = reason_to_retrain(config)
+    assert reason
+    assert reason.attempt == 1, "back to the configuration before: its newest model is wanted, not its first"
+    remember(made(longer, 4))
+    assert attempt() == 0, "another configuration has attempts of its own"
 
 
 def test_an_old_model(config: Config, remember: Remember) -> None:
@@ -144,7 +170,7 @@ def test_an_old_model(config: Config, remember: Remember) -> None:
     assert reason_to_retrain(aged) == reason, "a run that was cut short has fitted it"
     remember({"started": week}, {}, cached)
     assert reason_to_retrain(aged) is None, "what the first fit had left was removed, and it has been fitted again"
-    remember({"started": week, "fingerprint": "other"}, {})
+    remember({"started": week, "recipe": "other"}, {})
     assert reason_to_retrain(aged) is None
     assert reason_to_retrain(config) is None
 
@@ -160,15 +186,17 @@ def judged(folder: Path, challenger: float, champion: float) -> history.StepReco
 
 def test_a_model_that_reads_the_newest_span_badly(config: Config, remember: Remember, tmp_path: Path) -> None:
     strict = changed(config, retraining={"min_sequence_accuracy": 0.9})
+    push(make_model(tmp_path / "before", "before"), config.serving_dir, keep=9)
+    push(make_model(tmp_path / "this", "this"), config.serving_dir, keep=9)
     step = judged(tmp_path / "judged", 0.95, 0.6)
     remember({"steps": (step, DONE)})
     assert reason_to_retrain(strict) is None
+    shutil.rmtree(versions(config.serving_dir)[0].path)
     remember({"steps": (step, DONE), "blessed": False, "pushed_version": None})
     reason = Reason("of the newest span 60.00% are read whole; retraining.min_sequence_accuracy is 90.00%", attempt=1)
     assert reason_to_retrain(strict) == reason
     assert reason_to_retrain(config) is None
-    once_more = {"attempt": 1, "fingerprint": look_around(config, 1).fingerprint}
-    remember({"steps": (step, DONE), "blessed": False, "pushed_version": None} | once_more)
+    remember({"steps": (step, DONE), "blessed": False, "pushed_version": None} | made(config, 1))
     assert reason_to_retrain(strict) is None, "it has been tried"
 
 
@@ -181,7 +209,7 @@ def test_a_new_span_alone_need_not_be_a_reason(config: Config, remember: Remembe
     steps = (history.StepRecord("CaptchaExampleGen", "done", 1.0, 1, {"profiles": (str(tmp_path / "profiles"),)}), DONE)
     remember({"steps": steps})
     add_span(config)
-    before = look_around(config).fingerprint
+    before = look_around(config).recipe
     lenient = changed(settings, drift=dict.fromkeys(settings.drift.thresholds))
     assert reason_to_retrain(lenient) is None
     kept = (Path(config.root) / config.name / "looked.json").stat().st_mtime_ns
@@ -192,7 +220,7 @@ def test_a_new_span_alone_need_not_be_a_reason(config: Config, remember: Remembe
     assert reason.words.startswith("The pictures or labels of span-000002 are unlike those of the other spans: characters: ")
     reason = reason_to_retrain(changed(lenient, trainer={"epochs": 9}))
     assert reason == Reason("new in the window: span 2"), "another configuration is a reason, whatever the span is like"
-    assert look_around(config).fingerprint == before
+    assert look_around(config).recipe == before
 
 
 def test_no_span_is_an_error(config: Config) -> None:

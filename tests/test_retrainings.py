@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from test_serving_dir import make_model
 
+from components.serving_dir import Pushed, push, roll_back
 from pipeline import history, tables
 from pipeline.config import Config
 from pipeline.config_file import load_config
 from pipeline.history import RunRecord, StepRecord
-from pipeline.retrainings import in_production, retrainings, write_trend_page
+from pipeline.retrainings import accuracy_in_production, production, retrainings, write_trend_page
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 RATE = {"value": 0.9, "lower": 0.8, "upper": 0.95}
@@ -53,11 +55,18 @@ def run(folder: Path, **changes: Any) -> RunRecord:
         "steps": steps,
         "pushed_version": "17",
         "blessed": True,
+        "recipe": "r",
         "fingerprint": "f",
+        "baseline": "e",
         "spans": (1, 2, 3),
         "trigger": "new in the window: span 3",
     }
     return RunRecord(**values | changes)
+
+
+def serve(config: Config, folder: Path, *fingerprints: str) -> list[Pushed]:
+    """Pushes a model with each of these fingerprints, which are their recipes as well."""
+    return [push(make_model(folder / "models" / name, name), config.serving_dir, keep=9) for name in fingerprints]
 
 
 def remember(monkeypatch: pytest.MonkeyPatch, *runs: RunRecord) -> None:
@@ -84,8 +93,11 @@ def test_what_kept_a_model_from_being_pushed(config: Config, tmp_path: Path, mon
     remember(monkeypatch, unblessed)
     (told,) = retrainings(config)
     assert (told.decision, told.why, told.version) == ("not blessed", ("it is bad",), None)
-    assert in_production(unblessed) == 0.6, "that is still the other one"
-    assert in_production(run(tmp_path / "b")) == 0.9
+    assert accuracy_in_production(config, unblessed) is None, "nothing is in production"
+    serve(config, tmp_path, "e")
+    assert accuracy_in_production(config, unblessed) == 0.6, "that is still the other one"
+    serve(config, tmp_path, "f")
+    assert accuracy_in_production(config, run(tmp_path / "b")) == 0.9
 
 
 def test_a_run_that_stopped(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -94,14 +106,37 @@ def test_a_run_that_stopped(config: Config, monkeypatch: pytest.MonkeyPatch, tmp
     remember(monkeypatch, stopped)
     (told,) = retrainings(config)
     assert (told.decision, told.why, told.pictures, told.sets, told.drift) == ("stopped", ("CaptchaExampleGen failed",), None, {}, {})
-    assert in_production(stopped) is None
+    assert accuracy_in_production(config, stopped) is None
 
 
 def test_a_model_that_a_rollback_took_out(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    remember(monkeypatch, run(tmp_path / "a"), run(tmp_path / "b", fingerprint="g"))
-    Path(config.serving_dir).mkdir(parents=True)
-    Path(config.serving_dir, ".withdrawn.json").write_text('["g"]')
+    first, second = serve(config, tmp_path, "e", "f")
+    before = run(tmp_path / "a", recipe="e", fingerprint="e", baseline=None, pushed_version=str(first.version))
+    last = run(tmp_path / "b", recipe="f", fingerprint="f", pushed_version=str(second.version), run_id="2026-03-02T03:00:00.123")
+    remember(monkeypatch, before, last)
+    assert accuracy_in_production(config, last) == 0.9
+    assert shown(config) == f"In production: version {second.version}, from the run of 2026-03-02 03:00"
+    back = roll_back(config.serving_dir, first.version)
     assert [told.decision for told in retrainings(config)] == ["pushed", "withdrawn"]
+    assert accuracy_in_production(config, last) == 0.6, "the last run has measured what is in production again"
+    copy = f"version {back.version}, a copy of {first.version} that a rollback has made"
+    assert shown(config) == f"In production: {copy}, from the run of 2026-03-01 03:00"
+    page = write_trend_page(config).read_text(encoding="utf-8")
+    assert f"version <bdi>{back.version}</bdi>, a copy of <bdi>{first.version}</bdi>" in page
+    serve(config, tmp_path, "of someone else")
+    assert shown(config).endswith(", from none of these runs")
+
+
+def shown(config: Config) -> str:
+    """The last line that `runs` prints."""
+    with (console := Console(width=200)).capture() as capture:
+        tables.print_retrainings(console, retrainings(config), production(config))
+    return capture.get().splitlines()[-1]
+
+
+def test_nothing_in_production(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remember(monkeypatch, run(tmp_path / "a"))
+    assert shown(config) == "In production: nothing, there is no version in the serving folder"
 
 
 def test_runs_that_did_nothing_and_searches_are_left_out(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +154,7 @@ def test_the_table_and_the_page(config: Config, tmp_path: Path, monkeypatch: pyt
         run(tmp_path / "b", failures=["[bold]bad[/]"], blessed=False, pushed_version=None),
     )
     with (console := Console(width=250)).capture() as capture:
-        tables.print_retrainings(console, retrainings(config))
+        tables.print_retrainings(console, retrainings(config), None)
     first, second = [line for line in capture.get().splitlines() if line.startswith("2026-03-01 03:00")]
     assert all(text in first for text in ("new in the window: span 3", "1–3", "brightness", "90.00 (60.00)", f"pushed as 17; {warned}"))
     assert "not blessed; [bold]bad[/]" in second

@@ -22,12 +22,12 @@ SPEC = CaptchaSpec()
 push = partial(push_keeping, keep=20)
 
 
-def make_model(path: Path, fingerprint: str = "a", spec: CaptchaSpec = SPEC, files: int = 3) -> Path:
+def make_model(path: Path, fingerprint: str = "a", spec: CaptchaSpec = SPEC, files: int = 3, recipe: str = "") -> Path:
+    """A model with a fingerprint, and by a recipe of that name if no other is given."""
     (path / "variables").mkdir(parents=True)
     (path / "assets.extra").mkdir()
-    (path / "assets.extra" / "captcha.json").write_text(
-        json.dumps({"spec": json.loads(spec.model_dump_json()), "fingerprint": fingerprint, "servable": True})
-    )
+    about = {"spec": json.loads(spec.model_dump_json()), "fingerprint": fingerprint, "recipe": recipe or fingerprint, "servable": True}
+    (path / "assets.extra" / "captcha.json").write_text(json.dumps(about))
     (path / "saved_model.pb").write_bytes(b"graph of " + fingerprint.encode())
     for i in range(files):
         (path / "variables" / f"part-{i}").write_bytes(os.urandom(1000))
@@ -209,6 +209,29 @@ def test_a_rollback_puts_a_version_back_and_withdraws_what_came_after(tmp_path, 
     assert push(models["b"], serving).version > forward.version, "it is no longer withdrawn"
     with pytest.raises(Withdrawn):
         push(models["c"], serving)
+
+
+def test_what_is_withdrawn_is_withdrawn_whatever_it_goes_on_from(tmp_path, serving):
+    """A fit by the same recipe that goes on from another model would undo the rollback, with nothing new to learn from."""
+    a, _ = [push(make_model(tmp_path / name, name), serving) for name in "ab"]
+    push(make_model(tmp_path / "from-b", "from b", recipe="c"), serving)
+    back = roll_back(serving, a.version)
+    with pytest.raises(Withdrawn):
+        push(make_model(tmp_path / "from-a", "from a", recipe="c"), serving)
+    assert latest_pushed(serving, "c", SPEC) == back
+    push(make_model(tmp_path / "other", "of other data, from b", recipe="d"), serving)
+    assert versions(serving)[0].recipe == "d"
+
+
+def test_a_version_of_an_earlier_release_has_its_fingerprint_for_a_recipe(tmp_path, serving):
+    old = make_model(tmp_path / "old", "old")
+    about = old / "assets.extra" / "captcha.json"
+    about.write_text(json.dumps({name: value for name, value in json.loads(about.read_text()).items() if name != "recipe"}))
+    a, _ = push(make_model(tmp_path / "a", "a"), serving), push(old, serving)
+    assert versions(serving)[0].recipe == "old"
+    roll_back(serving, a.version)
+    with pytest.raises(Withdrawn):
+        push(old, serving)
 
 
 def test_the_command(tmp_path, serving):

@@ -13,7 +13,8 @@ from transform_run import draw, emitted, encoded, trainer_arguments, transform
 from components.captcha import CaptchaSpec
 from components.checkpoint import Checkpoint
 from components.errors import CaptchaPipelineError
-from components.features import HISTORY_FILE, PROBABILITIES, SPEC_FILE, TEXT
+from components.features import HISTORY_FILE, PROBABILITIES, SPEC_FILE, TEXT, WEIGHTS_FILE
+from components.recipe import fingerprint
 from components.server_trial import answers
 from components.trainer import check_batch_size, run_fn
 from pipeline.config import TrainerConfig
@@ -54,6 +55,15 @@ def _weights(folder: Path) -> list[np.ndarray]:
     return [answer[PROBABILITIES].numpy()]
 
 
+def _about(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "model" / "assets.extra" / SPEC_FILE).read_text())
+
+
+def _rename(model: Path, fingerprint: str) -> None:
+    about = model / "assets.extra" / SPEC_FILE
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"fingerprint": fingerprint}))
+
+
 def _history(folder: Path) -> list[dict[str, float]]:
     return json.loads((folder / "logs" / HISTORY_FILE).read_text())
 
@@ -64,9 +74,10 @@ def test_it_learns_and_another_seed_gives_another_model(fit: Fit, tmp_path: Path
     assert [set(epoch) for epoch in history] == [KEYS] * EPOCHS
     assert history[-1]["val_sequence_accuracy"] > 0.9
     assert f"epoch {EPOCHS}/{EPOCHS}: loss" in capsys.readouterr().out
-    assert list((first / "tensorboard" / "abc").rglob("events.out.tfevents*"))
-    assert json.loads((first / "model" / "assets.extra" / SPEC_FILE).read_text())["fingerprint"] == "abc"
-    assert not (tmp_path / "checkpoints" / "abc").exists()
+    assert list((first / "tensorboard" / fingerprint("abc", None)).rglob("events.out.tfevents*"))
+    about = _about(first)
+    assert (about["recipe"], about["fingerprint"]) == ("abc", fingerprint("abc", None))
+    assert not list((tmp_path / "checkpoints").glob("*"))
 
     answer = tf.saved_model.load(str(first / "model")).signatures["serving_default"](
         image=tf.constant([encoded(draw(SPEC, label, 99)) for label in LABELS])
@@ -94,14 +105,49 @@ def test_a_warm_start_goes_on_where_the_model_in_production_was(fit: Fit, tmp_pa
     warm = fit("warm", production, **gentle)
     (epoch,) = _history(warm)
     assert epoch["val_sequence_accuracy"] >= _history(tmp_path / "production")[-1]["val_sequence_accuracy"] - 0.05
-    assert json.loads((warm / "model" / "assets.extra" / SPEC_FILE).read_text())["warm_start"] is True
+    assert _about(warm)["warm_start"] is True
+    assert _about(warm)["fingerprint"] == fingerprint("abc", fingerprint("abc", None))
     requests = {"serving_default": [encoded(draw(SPEC, label, 99)) for label in LABELS]}
     in_session, in_python = (read(warm / "model", requests)["serving_default"] for read in (answers, answers_in_python))
     np.testing.assert_allclose(in_session[PROBABILITIES], in_python[PROBABILITIES], atol=1e-5)
     (tmp_path / "nothing").mkdir()
     cold = fit("cold", tmp_path / "nothing", **gentle)
     assert len(_history(cold)) == EPOCHS, "nothing is in production: as if there were no warm start"
-    assert json.loads((cold / "model" / "assets.extra" / SPEC_FILE).read_text())["warm_start"] is False
+    assert _about(cold)["warm_start"] is False
+    assert _about(cold)["base_problem"] == ""
+
+
+def test_a_warm_fit_is_not_resumed_from_what_another_model_has_become(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed, then a rollback puts another model into production: of the withdrawn one nothing is left in what comes of it."""
+    withdrawn, production = fit("withdrawn", epochs=1) / "model", fit("production", seed=2, epochs=1) / "model"
+    _rename(withdrawn, "withdrawn")
+    _rename(production, "production")
+    warm = {"warm_start": {"epochs": 2}}
+    whole = fit("whole", production, **warm)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "on_epoch_begin", lambda self, epoch, logs=None: _kill() if epoch == 1 else None)
+        with pytest.raises(SystemExit):
+            fit("killed", withdrawn, **warm)
+    capsys.readouterr()
+    again = fit("again", production, **warm)
+    assert "going on after" not in capsys.readouterr().out
+    np.testing.assert_array_equal(_weights(whole), _weights(again))
+    # The same model again takes up where it was.
+    fit("resumed", withdrawn, **warm)
+    assert "going on after epoch 1 of 2" in capsys.readouterr().out
+
+
+def test_a_base_that_cannot_be_read_is_told_of(fit: Fit, caplog: pytest.LogCaptureFixture) -> None:
+    base = fit("production", epochs=1) / "model"
+    (base / "assets.extra" / WEIGHTS_FILE).write_bytes(b"no weights")
+    cold = fit("cold", base, epochs=2, warm_start={"epochs": 1})
+    assert len(_history(cold)) == 2, "it is not a warm fit"
+    about = _about(cold)
+    assert (about["warm_start"], about["fingerprint"]) == (False, fingerprint("abc", None))
+    assert about["base_problem"].startswith("The model in production cannot be read (OSError")
+    assert about["base_problem"] in caplog.text
 
 
 def test_bfloat16_is_exported_in_float32_and_leaves_no_global_policy(fit: Fit) -> None:

@@ -8,12 +8,13 @@ import pytest
 from apache_beam.internal import pickler
 from tensorflow_transform.beam import impl
 from tfx.components.transform import executor
+from tfx.types import standard_artifacts
 from tfx_bsl.coders import example_coder
 from tfx_bsl.tfxio.tf_example_record import TFExampleBeamRecord
 from transform_run import draw, emitted, encoded, transform
 
 from components.captcha import CaptchaSpec
-from components.features import LABEL_IDS
+from components.features import LABEL_IDS, WINDOW
 from components.schema import captcha_schema
 from components.transform_step import Executor
 
@@ -37,7 +38,11 @@ def test_a_graph_that_was_made_anew_is_taken_by_a_worker_that_has_the_lost_one(t
 
     # What TFX's executor has TFT build while ours runs it.
     monkeypatch.setattr(executor.Executor, "Do", build)
-    Executor().Do({}, {}, {})
+    examples, transformed = standard_artifacts.Examples(), standard_artifacts.Examples()
+    transformed.uri = str(tmp_path / "transformed")
+    examples.set_string_custom_property(WINDOW, "of which spans")
+    Executor().Do({"examples": [examples]}, {"transformed_examples": [transformed]}, {})
+    assert transformed.get_string_custom_property(WINDOW) == "of which spans", "the Trainer names its model after them"
     parts: list[beam.DoFn] = [pickler.loads(steps[0]) for _ in range(2)]
     for part, graph in zip(parts, (lost, anew), strict=True):
         part.setup()

@@ -11,7 +11,7 @@ from html_page import Page, read_page
 from components.judgement import SetResult
 from components.metrics import Rate, wilson_interval
 from components.report_filters import p_value, ranges
-from components.trend import Decision, Retraining, write_trend
+from components.trend import Decision, Production, Retraining, write_trend
 
 NOTHING = Rate(math.nan, math.nan, math.nan)
 BEGAN = datetime(2025, 5, 4, 3, 10, tzinfo=timezone.utc)
@@ -37,6 +37,8 @@ def pushed(i: int, challenger: float = 0.99, champion: float | None = 0.98) -> R
         decision="pushed",
         why=(),
         version=str(i + 1),
+        fingerprint=f"model {i}",
+        baseline=f"model {i - 1}",
     )
 
 
@@ -50,9 +52,16 @@ def stopped(i: int) -> Retraining:
     return dataclasses.replace(otherwise(i, "stopped", "SchemaGate failed"), pictures=None, drift={}, sets={}, trigger="")
 
 
-def render(retrainings: list[Retraining], folder: Path, title: str = "digits") -> Page:
+def serving(retraining: Retraining, copy: str = "") -> Production:
+    """The model of a retraining, in production as the version that was pushed, or as a copy of it."""
+    return Production(copy or str(retraining.version), str(retraining.version), retraining.fingerprint)
+
+
+def render(retrainings: list[Retraining], folder: Path, title: str = "digits", production: Production | None = None) -> Page:
+    """The page; in production is what was pushed last, if nothing else is given."""
     path = folder / "reports" / "trend.html"
-    write_trend(title, retrainings, path)
+    last = [retraining for retraining in retrainings if retraining.decision == "pushed"][-1:]
+    write_trend(title, retrainings, path, production or next(map(serving, last), None))
     assert [file.name for file in path.parent.iterdir()] == ["trend.html"]
     return read_page(path)
 
@@ -113,12 +122,23 @@ def test_the_newest_comes_first_in_the_table_and_last_in_the_figures(tmp_path: P
     assert left == sorted(left)
 
 
-def test_what_is_withdrawn_is_not_in_production(tmp_path: Path) -> None:
-    page = render([pushed(0, 0.98, None), otherwise(1, "withdrawn", "it did not answer", 0.995)], tmp_path)
-    assert "In production: version 1" in page.text
-    assert "98.00 % of the golden set read right in production" in page.text
+def test_what_is_in_production_is_what_the_serving_folder_says(tmp_path: Path) -> None:
+    """Three were pushed, and a rollback has put the first back: the third was compared with the second, not with that one."""
+    first = pushed(0, 0.98, None)
+    withdrawn = [otherwise(1, "withdrawn", "", 0.995), otherwise(2, "withdrawn", "", 0.97)]
+    page = render([first, *withdrawn], tmp_path, production=serving(first, copy="4"))
+    assert "In production: version 4, a copy of 1" in page.text
+    assert "From the retraining of 2025-05-04; a rollback put it back." in page.text
+    assert "98.00 % of the golden set read right in production interval 96.93 % to 98.70 %, measured 2025-05-05" in page.text
+
+
+def test_what_no_retraining_has_pushed_can_be_in_production(tmp_path: Path) -> None:
+    page = render([pushed(0)], tmp_path, production=Production("17", "17", None))
+    assert "In production: version 17" in page.text
+    assert "None of these retrainings pushed it." in page.text
+    assert "of the golden set read right in production" not in page.text
     page = render([otherwise(0, "withdrawn", "it did not answer")], tmp_path)
-    assert "In production: none of these retrainings" in page.text
+    assert "In production: nothing" in page.text
 
 
 def test_figures_from_before_the_last_push_are_another_models(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import tensorflow as tf
 from transform_run import draw, emitted, encoded, trainer_arguments, transform
 
 from components.captcha import CaptchaSpec
-from components.features import HISTORY_FILE, PROBABILITIES
+from components.features import HISTORY_FILE, PROBABILITIES, SPEC_FILE
 from components.worker import read_fn_args, write_fn_args
-from pipeline.config import TrainerConfig
+from pipeline.config import TrainerConfig, WarmStart
 
 pytestmark = pytest.mark.slow
 
@@ -39,12 +39,14 @@ def transformed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fn_args(transformed: Path, folder: Path, strategy: str) -> Path:
-    """Writes the arguments of a fit that leaves everything in `folder`."""
-    trainer = TrainerConfig(epochs=EPOCHS, batch_size=16, learning_rate=1e-3, warmup=1 / 6, precision="float32").model_dump()
+def fn_args(transformed: Path, folder: Path, strategy: str, base: Path | None = None) -> Path:
+    """Writes the arguments of a fit that leaves everything in `folder`; with a `base` it goes on from that model, for one epoch."""
+    trainer = TrainerConfig(
+        epochs=EPOCHS, batch_size=16, learning_rate=1e-3, warmup=1 / 6, precision="float32", warm_start=WarmStart(epochs=1)
+    ).model_dump()
     path = folder / "fn_args.json"
     # No shift: each worker draws its own.
-    arguments = trainer_arguments(transformed, folder, folder / "checkpoints", SPEC, trainer | {"strategy": strategy, "shift": 0})
+    arguments = trainer_arguments(transformed, folder, folder / "checkpoints", SPEC, trainer | {"strategy": strategy, "shift": 0}, base)
     write_fn_args(arguments, path)
     assert read_fn_args(path) == arguments
     return path
@@ -98,9 +100,9 @@ def alone(transformed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def assert_same(folder: Path, alone: Path) -> None:
+def assert_same(folder: Path, alone: Path, epochs: int = EPOCHS) -> None:
     ours, theirs = history(folder), history(alone)
-    assert len(ours) == len(theirs) == EPOCHS
+    assert len(ours) == len(theirs) == epochs
     for row, expected in zip(ours, theirs, strict=True):
         assert row == pytest.approx(expected, rel=2e-3)  # rounding grows with each step
     np.testing.assert_allclose(probabilities(folder), probabilities(alone), atol=0.02)  # the temperature sharpens what differs
@@ -120,8 +122,22 @@ def test_two_workers_train_as_one_device(transformed: Path, tmp_path: Path, alon
     assert_same(folder, alone)
     assert f"epoch {EPOCHS}/{EPOCHS}: loss" in chief
     assert "epoch" not in worker
-    assert len(list((folder / "tensorboard" / "abc").rglob("events.out.tfevents*"))) == 2  # the chief's, of train and of eval
-    assert not (folder / "checkpoints" / "abc").exists()
+    assert len(list((folder / "tensorboard").rglob("events.out.tfevents*"))) == 2  # the chief's, of train and of eval
+    assert not list((folder / "checkpoints").glob("*"))
+
+
+def test_two_workers_go_on_from_the_model_in_production_as_one_device_does(
+    transformed: Path, tmp_path: Path, alone: Path, ended: list[subprocess.Popen[str]]
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(start(fn_args(transformed, one, "auto", alone / "model")))
+    ended += start_cluster(fn_args(transformed, two, "multi_worker", alone / "model"))
+    for process in ended:
+        finish(process)
+    assert_same(two, one, epochs=1)
+    about = [json.loads((folder / "model" / "assets.extra" / SPEC_FILE).read_text()) for folder in (one, two)]
+    assert about[0] == about[1]
+    assert about[0]["warm_start"] is True
 
 
 def test_two_devices_of_a_machine_train_as_one(transformed: Path, tmp_path: Path, alone: Path, ended: list[subprocess.Popen[str]]) -> None:

@@ -74,7 +74,7 @@ def trainer_arguments(
         custom_config={
             "spec": spec.model_dump_json(),
             "trainer": dict(trainer),
-            "fingerprint": "abc",
+            "recipe": "abc",
             "checkpoint_dir": str(checkpoints),
             "log_dir": str(folder / "tensorboard"),
             "max_pixels": 1000,
