@@ -17,8 +17,8 @@ from keras import ops
 
 from components.captcha import CaptchaSpec
 from components.features import SPLITS
-from components.records import split_key, split_of
 from components.sources.synthetic import CaptchaPainter, SynthPlan
+from components.splits import split_key, split_of
 from pipeline.config import Config
 
 _PART: Final = 1_000  # pictures that a process draws before it hands them over

@@ -111,7 +111,7 @@ def visible_picture(data: bytes, rules: PictureRules) -> Image.Image:
     if getattr(image, "is_animated", False):
         raise PictureError("image_animated", f"the {image.format} is animated; a picture must have one frame")
     _decode(image, data)
-    return image if _is_plain(image, data) else _convert(image, rules.background)
+    return image if _is_plain(image, data) else visible_pixels(image, rules.background)
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
@@ -171,8 +171,12 @@ def _is_plain(image: Image.Image, data: bytes) -> bool:
     return image.format == "PNG" and data[24] == 8 and data[25] in (0, 2) and not image.has_transparency_data
 
 
-def _convert(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Returns a picture of mode L or RGB."""
+def visible_pixels(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Returns what the model gets of a decoded picture: one of mode L or RGB. `background` is what shows through transparent pixels.
+
+    Raises:
+      PictureError: `image_mode`.
+    """
     if image.mode.startswith("I;16"):
         if "transparency" in image.info:
             raise PictureError("image_mode", "the picture is 16-bit grey with transparency, which has no safe conversion")

@@ -6,12 +6,11 @@ TensorFlow; functions that take an example take tf.train.Example as well as comp
 """
 
 import csv
-import hashlib
 import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +22,6 @@ from components import features
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.example_proto import Example, bytes_example
-from components.pictures import ALLOWED_FORMATS
 
 IMAGE_RAW: Final = "image_raw"
 LABEL_RAW: Final = "label_raw"
@@ -261,40 +259,3 @@ def encode_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_type=_PNG_STRATEGY)
     return buffer.getvalue()
-
-
-def split_key(image: Image.Image) -> bytes:
-    """Returns what `split_of` hashes for a picture: its size and its pixels in RGB.
-
-    A picture is in the same split in either layout, however it is encoded, and in whatever span it comes again.
-    """
-    return b"%dx%d" % image.size + image.convert("RGB").tobytes()
-
-
-def encoded_split_key(data: bytes, max_pixels: int) -> bytes:
-    """Returns the `split_key` of an encoded picture, or `data` where it has more than `max_pixels` or cannot be decoded."""
-    try:
-        with Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS) as image:
-            return split_key(image) if image.width * image.height <= max_pixels else data
-    # Pillow's decoders raise nearly anything on broken input.
-    except Exception:
-        return data
-
-
-def split_of(key: bytes, weights: Mapping[str, int]) -> str:
-    """Returns the split of a picture, decided by the SHA-256 of its key alone.
-
-    Args:
-      key: from `split_key`.
-      weights: the relative size of each of `features.SPLITS`.
-    """
-    point = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") % sum(weights[split] for split in features.SPLITS)
-    return _at(point, ((split, weights[split]) for split in features.SPLITS))
-
-
-def _at(point: int, sizes: Iterable[tuple[str, int]]) -> str:
-    for split, size in sizes:
-        if point < size:
-            return split
-        point -= size
-    raise AssertionError("a point lies beyond the last split")

@@ -20,6 +20,7 @@ from components.sources.imported import ImportPlan, import_book, import_folder, 
 from components.sources.span_writer import ShardWriter
 from components.sources.spans import list_spans
 from components.sources.synthetic import SynthPlan, synthesise
+from components.splits import SPLIT_RULE
 from components.tfrecords import read_records
 from pipeline.data_cli import data_app
 
@@ -97,6 +98,55 @@ def test_the_same_folder_gives_the_same_bytes_and_each_picture_its_split_again(t
             image.save(path, "BMP")
     later = import_folder(folder, "{label}_*", plan(tmp_path / "data")).span
     assert later.manifest.counts == first.manifest.counts
+
+
+def shades(mode, seed):
+    """A picture whose text is in what older releases ignored: in its alpha channel, or in pixels above 255."""
+    marks = np.random.default_rng(seed).random((10, 20)) < 0.5
+    if mode == "I;16":
+        return Image.fromarray(np.where(marks, 10_000, 60_000).astype(np.uint16))
+    black = Image.new(mode, (20, 10))
+    black.putalpha(Image.fromarray(np.where(marks, 255, 0).astype(np.uint8)))
+    return black
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
+def test_pictures_that_look_different_are_spread_over_the_splits(tmp_path, mode):
+    for number in range(100):
+        path = tmp_path / "in" / f"{number:04d}.png"
+        path.parent.mkdir(exist_ok=True)
+        shades(mode, number).save(path)
+    span = import_folder(tmp_path / "in", "{label}.*", plan(tmp_path / "data", splits={"train": 2, "eval": 1, "test": 1})).span
+    assert all(count >= 10 for count in span.manifest.counts.values()), span.manifest.counts
+
+
+def test_every_kind_of_import_records_how_it_split(tmp_path, folder, book):
+    (folder / "labels.csv").write_text("path,label\n0001_a.png,0042\n")
+    target = plan(tmp_path / "data")
+    made = [import_folder(folder, "{label}_*", target), import_table(folder / "labels.csv", target), import_book(book[0], target)]
+    for result in made:
+        assert (result.span.manifest.split_rule, result.span.manifest.params["splits"]) == (SPLIT_RULE, WEIGHTS)
+
+
+def test_transparent_book_pictures_are_in_the_split_of_what_is_seen(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "book"
+    folder.mkdir()
+    raw = [np.dstack([np.zeros((10, 20, 3), np.uint8), rng.integers(0, 256, (10, 20), np.uint8)]) for _ in range(40)]
+    label = np.array([0, 0, 0, 0], "<i8").tobytes()
+    with ShardWriter(folder, "all", "canonical") as writer:
+        for pixels in raw:
+            writer.write("train", bytes_example({"image_raw": pixels.tobytes(), "label_raw": label}).SerializeToString())
+    (folder / "data_info.csv").write_text(
+        'name,type,shape,isbyte,length_type,default\nimage_raw,uint8,"[10,20,4]",True,fixed,\nlabel_raw,int64,4,True,fixed,\n'
+    )
+    converted = import_book(folder, plan(tmp_path / "data", splits={"train": 2, "eval": 1, "test": 1})).span
+    (tmp_path / "pictures").mkdir()
+    for number, pixels in enumerate(raw):
+        Image.fromarray(pixels, "RGBA").save(tmp_path / "pictures" / f"{number:04d}.png")
+    same = import_folder(tmp_path / "pictures", "{label}.*", plan(tmp_path / "data", splits={"train": 2, "eval": 1, "test": 1})).span
+    assert converted.manifest.counts == same.manifest.counts
+    assert all(converted.manifest.counts.values())
 
 
 @pytest.mark.parametrize(

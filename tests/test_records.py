@@ -15,14 +15,9 @@ from components.records import (
     RecordError,
     book_example,
     canonical_example,
-    encode_png,
-    encoded_split_key,
-    split_key,
-    split_of,
     to_canonical,
 )
 
-WEIGHTS = {"train": 10, "eval": 1, "test": 1}
 HEADER = "name,type,shape,isbyte,length_type,default\n"
 SPECS = st.builds(
     CaptchaSpec,
@@ -211,29 +206,3 @@ def test_params_keep_other_alphabets_readable():
     example = canonical_example(b"", "1", "s", {"file": "ж.png"})
     assert json.loads(value(example, "params")) == {"file": "ж.png"}
     assert "ж" in value(example, "params").decode()
-
-
-def test_splits_have_about_their_sizes_and_depend_on_the_key_alone():
-    splits = [split_of(b"%d" % i, WEIGHTS) for i in range(6000)]
-    assert splits == [split_of(b"%d" % i, WEIGHTS) for i in range(6000)]
-    assert splits.count("train") == pytest.approx(5000, abs=150)
-    assert splits.count("eval") == pytest.approx(500, abs=100)
-
-
-def test_a_picture_has_one_split_however_it_is_encoded():
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 8), np.uint8))
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "BMP")
-    keys = {split_key(image), encoded_split_key(encode_png(image), 100), encoded_split_key(buffer.getvalue(), 100)}
-    assert len(keys) == 1
-
-
-@pytest.mark.parametrize("data", [b"", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
-def test_what_is_no_picture_is_its_own_key(data):
-    assert encoded_split_key(data, 100) == data
-
-
-def test_a_picture_over_the_limit_is_not_decoded():
-    data = encode_png(Image.new("L", (11, 10)))
-    assert encoded_split_key(data, 109) == data
-    assert encoded_split_key(data, 110) != data

@@ -11,6 +11,7 @@ from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.sources.span_writer import ShardWriter, new_span, rename_shards, write_manifest
 from components.sources.spans import Window, list_spans, next_number, window, window_as_of
+from components.splits import SPLIT_RULE
 from components.tfrecords import Record, read_records
 
 
@@ -45,6 +46,15 @@ def test_a_span_gets_the_next_number_and_says_what_it_holds(tmp_path):
     assert list(read_records(first.files("train")[0])) == [Record(0, b"one"), Record(1, b"two")]
     assert list(read_records(first.files("test")[0])) == []
     assert what_lies_in(root) == ["span-000001", "span-000002"]
+
+
+def test_a_manifest_of_an_earlier_release_has_the_first_split_rule(tmp_path):
+    span = make_span(tmp_path)
+    path = span.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest.pop("split_rule") == SPLIT_RULE > 1
+    path.write_text(json.dumps(manifest))
+    assert list_spans(tmp_path)[0].manifest.split_rule == 1
 
 
 def test_tensorflow_reads_the_shards(tmp_path):

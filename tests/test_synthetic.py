@@ -19,10 +19,12 @@ from typer.testing import CliRunner
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.example_proto import Example
-from components.records import DataInfo, encoded_split_key, split_of, to_canonical
+from components.pictures import PictureRules
+from components.records import DataInfo, to_canonical
 from components.sources import synthetic_beam
 from components.sources.sheet import samples
 from components.sources.synthetic import CaptchaPainter, SynthPlan, check_fonts, in_processes, make_shard, synthesise
+from components.splits import SPLIT_RULE, encoded_split_key, split_of
 from components.tfrecords import read_records
 from pipeline.data_cli import data_app
 
@@ -130,11 +132,12 @@ def test_every_record_is_right_and_in_the_split_of_its_pixels(tmp_path):
         assert json.loads(values["params"])["font_sizes"] == [45, 53, 60]
         with Image.open(io.BytesIO(values["image"])) as image:
             assert (image.format, image.mode, image.size) == ("PNG", "L", (128, 64))
-        assert split == split_of(encoded_split_key(values["image"], 10_000), WEIGHTS)
+        assert split == split_of(encoded_split_key(values["image"], PictureRules(10_000, (0, 0, 0), "refuse")), WEIGHTS)
     assert set(lengths) == {3, 4, 5, 6}
     assert lengths.total() == sum(span.manifest.counts.values()) == 60
     assert span.manifest.spec == spec
     assert span.manifest.seed == 1
+    assert (span.manifest.split_rule, span.manifest.params["splits"]) == (SPLIT_RULE, WEIGHTS)
 
 
 def test_the_layouts_hold_the_same_pictures_in_the_same_splits(tmp_path):

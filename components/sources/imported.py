@@ -22,22 +22,20 @@ from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from components.example_proto import Example
 from components.features import DATA_INFO
-from components.pictures import PictureError, PictureRules, inspect_picture
+from components.pictures import PictureError, PictureRules, inspect_picture, visible_pixels
 from components.records import (
     DataInfo,
     RecordError,
     book_example,
     book_picture,
     canonical_example,
-    encoded_split_key,
-    split_key,
-    split_of,
     to_canonical,
 )
 from components.sources.known import content_digest
 from components.sources.listing import Entry, folder_entries, regular_files, table_entries
 from components.sources.span_writer import ShardWriter, new_span, rename_shards, write_manifest
 from components.sources.spans import Layout, ShardFile, Span
+from components.splits import bytes_key, encoded_split_key, split_key, split_of
 from components.tfrecords import Damage, read_records
 
 MAX_FILE_BYTES: Final = 16 * 2**20
@@ -173,10 +171,10 @@ def _book_records(
             if isinstance(item, Damage):
                 result.leave_out(item.reason, f"{name}, record {item.index} ({item.detail})")
                 continue
-            key = item.data
+            key = bytes_key(item.data)
             try:
                 example = Example.FromString(item.data)
-                key = split_key(book_picture(example, info))
+                key = split_key(visible_pixels(book_picture(example, info), plan.rules.background))
                 if plan.layout == "canonical":
                     yield key, to_canonical(example, info, plan.spec, plan.source).SerializeToString(deterministic=True)
                     continue
@@ -217,7 +215,7 @@ def _picture_records(
         if known and content_digest(entry.label.encode(), data) in known:
             result.known += 1
             continue
-        key = encoded_split_key(data, plan.rules.max_pixels)
+        key = encoded_split_key(data, plan.rules)
         if plan.layout == "canonical":
             record = canonical_example(data, entry.label, plan.source, {"file": entry.name})
         else:
@@ -269,7 +267,7 @@ def _write(records: Iterable[tuple[bytes, bytes]], plan: ImportPlan, result: Imp
             raise CaptchaPipelineError(f"Nothing could be imported.\n{result.describe()}".rstrip())
         if plan.layout == "book":
             (info or DataInfo.for_spec(plan.spec)).save(draft / DATA_INFO)
-        params = {"splits": plan.splits, "shard_size": plan.shard_size}
+        params = {"splits": plan.splits, "shard_size": plan.shard_size, "background": plan.rules.background}
         write_manifest(draft, layout=plan.layout, spec=plan.spec, seed=None, source=plan.source, params=params, files=files)
     result.span = making.span
     return result

@@ -17,6 +17,7 @@ from components.errors import CaptchaPipelineError
 from components.features import MANIFEST, SPLITS
 from components.files import locked, publish
 from components.sources.spans import Layout, Manifest, ShardFile, Span, describe, next_number, read_manifest, span_name
+from components.splits import SPLIT_RULE
 
 _DRAFT: Final = ".draft-"
 _LOCK: Final = ".lock"
@@ -131,6 +132,15 @@ def write_manifest(
     """Writes the manifest of the span in the folder `path` and returns it."""
     files = sorted(files, key=lambda file: (SPLITS.index(file.path.partition("/")[0]), file.path))
     counts = {split: sum(file.records for file in files if file.path.startswith(f"{split}/")) for split in SPLITS}
-    manifest = Manifest(layout=layout, spec=spec, seed=seed, source=source, params=params, counts=counts, files=tuple(files))
+    manifest = Manifest(
+        layout=layout,
+        spec=spec,
+        seed=seed,
+        source=source,
+        split_rule=SPLIT_RULE,
+        params=params,
+        counts=counts,
+        files=tuple(files),
+    )
     (path / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest

@@ -37,7 +37,11 @@ class ShardFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a span holds and how it was made. `counts` gives the records of each split."""
+    """What a span holds and how it was made.
+
+    `counts` gives the records of each split, `params["splits"]` the shares of the splits, and `split_rule` the rule by which pictures were
+    put into them: the number of one in components/splits.py.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,6 +49,7 @@ class Manifest(BaseModel):
     spec: CaptchaSpec
     seed: int | None
     source: str
+    split_rule: int = 1
     params: dict[str, Any]
     counts: dict[str, int]
     files: tuple[ShardFile, ...]

@@ -26,9 +26,10 @@ from components.captcha import CaptchaSpec
 from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from components.features import DATA_INFO
-from components.records import DataInfo, book_example, canonical_example, encode_png, split_key, split_of
+from components.records import DataInfo, book_example, canonical_example, encode_png
 from components.sources.span_writer import ShardWriter, new_span, write_manifest
 from components.sources.spans import Layout, ShardFile, Span
+from components.splits import split_key, split_of
 
 SOURCE: Final = "synthetic"
 # The library's defaults are for pictures of 160 x 60 pixels: fonts of 42, 50 and 56 points, and 30 dots.
