@@ -91,13 +91,13 @@ def floor(task: Task) -> str:
     config, records = task.config(), task.records("train", _SAMPLE)
     pictures = [picture.encoded for picture in task.pictures("train", _SAMPLE)]
     spec, rules = config.captcha, config.data.picture_rules
-    shard = Shard("train", "", "", len(records), "", None)
+    shard = Shard("train", "", "", len(records), "", "", None)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def decode(images: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(lambda image: decode_picture(image, spec.height, spec.width, spec.channels), images, fn_output_signature=tf.uint8)
 
-    check = _micros(lambda: [check_record(data, shard, spec, rules).SerializeToString() for data in records], len(records))
+    check = _micros(lambda: [check_record(data, shard, spec, rules).example.SerializeToString() for data in records], len(records))
     pillow = _micros(lambda: [Image.open(io.BytesIO(data)).load() for data in pictures], len(pictures))
     transform = _micros(lambda: decode(tf.constant(pictures)), len(pictures))
     return (

@@ -1,5 +1,9 @@
 """CaptchaExampleGen: reads a window of spans, checks every record, puts bad ones in quarantine, and counts what the good ones are like.
 
+The test split, that of the golden span included, is read first, then eval, then train: a picture that is in the test split is left out of
+eval and train, and one that is in eval is left out of train, because eval decides which epoch of a fit is exported. Spans that were split
+by other shares or by an earlier rule, or imported twice, would else have a model judged by what it was trained on.
+
 Unlike TFX's own ExampleGen it has no driver, which open-source Kubeflow Pipelines would not run. TFX cannot see that the
 content of a folder has changed: the property `as_of` names that content.
 """
@@ -26,15 +30,17 @@ from components.captcha import CaptchaSpec
 from components.drift import Profile
 from components.errors import CaptchaPipelineError
 from components.pictures import PictureRules
-from components.record_check import BAD, PROFILE, SUMMARY, CheckShard, Shard, Tally
+from components.record_check import BAD, KEYS, PROFILE, SUMMARY, CheckShard, Shard
 from components.records import DataInfo
 from components.sources.spans import Span, Window, window_as_of
+from components.splits import merge_keys
+from components.tally import complaint, summarise
 
 # Custom properties of the examples: JSON, the numbers of the spans that they come from, and the checksums of their manifests.
 SPANS: Final = "spans"
 CHECKSUMS: Final = "span_checksums"
 _RECORDS_PREFIX: Final = "records"
-_REASONS_IN_MESSAGE: Final = 3
+_ORDER: Final = ("test", "eval", "train")
 
 
 class Quarantine(artifact.Artifact):
@@ -42,8 +48,11 @@ class Quarantine(artifact.Artifact):
 
     An example holds `reason`, `detail`, `source_file` (relative to the data folder), `index` (of the record in that file) and
     `record` (what could be read of it). The summary is
-    `{"total": n, "bad": n, "good": {split: n}, "reasons": {reason: {"count": n, "examples": [{"file", "index", "detail"}]}}}`,
-    where records that a broken file has lost count as bad, as far as the manifest says how many there were.
+    `{"total": n, "bad": n, "good": {split: n}, "reasons": {reason: {"count": n, "examples": [{"file", "index", "detail"}]}},
+    "overlap": {reason: …}, "spans": {span: {"total", "bad", "good", "reasons", "overlap"}}, "changed": [sentence]}`.
+    `reasons` are those of bad records; records that a broken file has lost count as bad, as far as the manifest says how many there were.
+    `overlap` are good records that are left out of train and eval, because the test or eval split has the same picture: `also_in_test` and
+    `also_in_eval`. `changed` names the shards that are not as their manifest says.
     """
 
     TYPE_NAME = "captcha.Quarantine"
@@ -56,8 +65,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Writes the examples and the quarantine.
 
         Raises:
-          CaptchaPipelineError: there are no spans, one has gone since the run began, a shard is missing, a split has no good record,
-            or more than `max_bad_fraction` of the records are bad; their quarantine is then copied to `quarantine_dir`.
+          CaptchaPipelineError: there are no spans, one has gone or changed since the run began, a shard is missing or not as its manifest
+            says, more than `max_bad_fraction` of the records of a span are bad, or there is no good record in a split, in the newest
+            span, or in the test split of the golden one. If there are bad records, their quarantine is then copied to
+            `quarantine_dir`.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
@@ -83,25 +94,24 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
 
         with _naming_what_has_gone(chosen), self._make_beam_pipeline() as pipeline:
-            outputs = (
-                pipeline
-                | "Shards" >> beam.Create(shards)
-                | "Distribute" >> beam.Reshuffle()
-                | "Check" >> beam.ParDo(check).with_outputs(*features.SPLITS, BAD, SUMMARY, PROFILE)
-            )
-            for split in features.SPLITS:
+            outputs = list(_checked(pipeline, shards, check))
+            for split, output in zip(_ORDER, outputs, strict=True):
                 prefix = os.path.join(artifact_utils.get_split_uri([examples], split), "data_tfrecord")
                 # Not gzipped: the pictures are compressed already, and every later step would unpack them again.
-                _ = outputs[split] | f"Write[{split}]" >> beam.io.WriteToTFRecord(prefix)
-            _ = outputs[BAD] | "WriteBad" >> beam.io.WriteToTFRecord(os.path.join(quarantine.uri, _RECORDS_PREFIX), file_name_suffix=".gz")
+                _ = output[split] | f"Write[{split}]" >> beam.io.WriteToTFRecord(prefix)
+
+            def all_of(tag: str) -> Any:
+                return tuple(output[tag] for output in outputs) | f"All[{tag}]" >> beam.Flatten()
+
+            _ = all_of(BAD) | "WriteBad" >> beam.io.WriteToTFRecord(os.path.join(quarantine.uri, _RECORDS_PREFIX), file_name_suffix=".gz")
             names = [span.path.name for span in spans]
             merged = {
-                SUMMARY: (Tally.merge, os.path.join(quarantine.uri, features.SUMMARY_FILE)),
+                SUMMARY: (summarise, os.path.join(quarantine.uri, features.SUMMARY_FILE)),
                 PROFILE: (partial(_merge_profiles, spans=names), os.path.join(profiles, features.PROFILES_FILE)),
             }
             for tag, (merge, path) in merged.items():
                 _ = (
-                    outputs[tag]
+                    all_of(tag)
                     | f"Gather[{tag}]" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
                     | f"Merge[{tag}]" >> beam.Map(merge).with_output_types(bytes)
                     | f"Write[{tag}]" >> beam.io.WriteToText(path, num_shards=1, shard_name_template="", coder=beam.coders.BytesCoder())
@@ -110,11 +120,33 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         remove_abandoned(output_dict)
         with fileio.open(os.path.join(quarantine.uri, features.SUMMARY_FILE)) as file:
             summary = json.loads(file.read())
-        if complaint := _complaint(summary, exec_properties["max_bad_fraction"]):
-            # TFX deletes the outputs of a failed step.
-            _replace_folder(quarantine.uri, exec_properties["quarantine_dir"])
-            where = f"The bad records, each with its reason, are in {exec_properties['quarantine_dir']}."
-            raise CaptchaPipelineError(f"{complaint}\n{where} Put them right in a new span, and leave out the old one with data.exclude.")
+        golden = chosen.golden.path.name if chosen.golden else None
+        if message := complaint(summary, spans[-1].path.name, golden, exec_properties["max_bad_fraction"]):
+            if summary["bad"] and not summary["changed"]:
+                # TFX deletes the outputs of a failed step.
+                _replace_folder(quarantine.uri, exec_properties["quarantine_dir"])
+                where = f"The bad records, each with its reason, are in {exec_properties['quarantine_dir']}."
+                message += f"\n{where} Put them right in a new span, and leave out the old one with data.exclude."
+            raise CaptchaPipelineError(message)
+
+
+def _checked(pipeline: beam.Pipeline, shards: Sequence[Shard], check: CheckShard) -> Iterator[Any]:
+    """Yields what comes out of the check of each split in _ORDER: each waits for the keys of those before, and no picture is read twice."""
+    merged: list[Any] = []
+    for split in _ORDER:
+        output = (
+            pipeline
+            | f"Shards[{split}]" >> beam.Create([shard for shard in shards if shard.split == split])
+            | f"Distribute[{split}]" >> beam.Reshuffle()
+            | f"Check[{split}]"
+            >> beam.ParDo(check, *map(beam.pvalue.AsSingleton, merged)).with_outputs(*features.SPLITS, BAD, SUMMARY, PROFILE, KEYS)
+        )
+        merged.append(
+            output[KEYS]
+            | f"GatherKeys[{split}]" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+            | f"MergeKeys[{split}]" >> beam.Map(merge_keys).with_output_types(bytes)
+        )
+        yield output
 
 
 @contextlib.contextmanager
@@ -152,29 +184,15 @@ def shards_of(span: Span) -> Iterator[Shard]:
     """
     info = DataInfo.load(span.path / features.DATA_INFO) if span.manifest.layout == "book" else None
     for file in span.manifest.files:
-        path = span.path / file.path
-        if not path.is_file():
-            raise CaptchaPipelineError(
-                f"The shard {path} is missing; the span's {features.MANIFEST} lists it. Put it back, or remove the span {span.path}."
-            )
-        yield Shard(file.path.partition("/")[0], str(path), f"{span.path.name}/{file.path}", file.records, span.manifest.source, info)
-
-
-def _complaint(summary: dict[str, Any], max_bad_fraction: float) -> str:
-    """Returns why the run must stop, or ""."""
-    total, bad = summary["total"], summary["bad"]
-    empty = [split for split in features.SPLITS if not summary["good"].get(split)]
-    if bad > max_bad_fraction * total:
-        head = f"{bad:,} of {total:,} records ({bad / total:.1%}) are not right; data.max_bad_fraction allows {max_bad_fraction:.1%}."
-    elif empty:
-        head = f"There is no good record in the split {empty[0]}, of {total:,} records in all; make a span with more pictures."
-    else:
-        return ""
-    lines = [head]
-    for reason, entry in list(summary["reasons"].items())[:_REASONS_IN_MESSAGE]:
-        example = entry["examples"][0]
-        lines.append(f"  {reason} ({entry['count']:,}), such as {example['file']}, record {example['index']}: {example['detail']}")
-    return "\n".join(lines)
+        yield Shard(
+            split=file.path.partition("/")[0],
+            path=str(span.located(file)),
+            name=f"{span.path.name}/{file.path}",
+            records=file.records,
+            sha256=file.sha256,
+            source=span.manifest.source,
+            info=info,
+        )
 
 
 def _merge_profiles(parts: Sequence[bytes], spans: Sequence[str]) -> bytes:
@@ -230,9 +248,9 @@ class CaptchaExampleGen(base_beam_component.BaseBeamComponent):
       half_life: see `shards_of_window`.
       spec: what labels and pictures must be.
       rules: what is done with pictures.
-      max_bad_fraction: 0 to 1; the run stops when more than this of the records are bad.
+      max_bad_fraction: 0 to 1; the run stops when more than this of the records of a span, or of the golden set, are bad.
       quarantine_dir: a folder that is replaced by the quarantine of a run that stops here.
-      as_of: the digest of the window; another value has the step run again.
+      as_of: `Window.as_of`; another value has the step run again.
       source_digest: of this module; likewise.
     """
 

@@ -62,6 +62,7 @@ class Picture:
       width, height: pixels.
       brightness, contrast: mean and standard deviation of the pixel values (0 to 255), as RGB or grey, as the spec has it.
       sharpness: mean absolute difference of neighbouring pixels in a row.
+      pixels: `encoded`, decoded: of mode L or RGB.
     """
 
     encoded: bytes
@@ -70,6 +71,7 @@ class Picture:
     brightness: float
     contrast: float
     sharpness: float
+    pixels: Image.Image
 
     @property
     def difficulty(self) -> str:
@@ -94,7 +96,7 @@ def inspect_picture(data: bytes, spec: CaptchaSpec, rules: PictureRules) -> Pict
     encoded = data if converted.format else _png(converted)
     mode = "RGB" if spec.channels == 3 else "L"
     brightness, contrast, sharpness = _measure(np.asarray(converted if converted.mode == mode else converted.convert(mode)))
-    return Picture(encoded, width, height, brightness, contrast, sharpness)
+    return Picture(encoded, width, height, brightness, contrast, sharpness, converted)
 
 
 def visible_picture(data: bytes, rules: PictureRules) -> Image.Image:

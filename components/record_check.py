@@ -1,11 +1,10 @@
 """Checks records: a shard goes in, examples, quarantined records, a tally and a profile come out."""
 
-import collections
 import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
 from google.protobuf.message import DecodeError
@@ -16,15 +15,17 @@ from components.drift import Profile
 from components.example_proto import Example, bytes_example
 from components.pictures import PictureError, PictureRules, inspect_picture
 from components.records import DataInfo, RecordError, to_canonical
-from components.tfrecords import Damage, Record, read_records
+from components.splits import holds, split_key
+from components.tally import Tally
+from components.tfrecords import ChangedFileError, Damage, Record, read_records
 
 # The tags of what CheckShard emits besides the splits.
 BAD: Final = "bad"
 SUMMARY: Final = "summary"
 PROFILE: Final = "profile"
+KEYS: Final = "keys"
 
 _CANONICAL: Final = (features.IMAGE, features.LABEL, features.SOURCE, features.PARAMS)
-_EXAMPLES_PER_REASON: Final = 3
 _MAX_DETAIL: Final = 300  # characters: a detail quotes the record, whose label may have megabytes
 
 
@@ -35,6 +36,7 @@ class Shard:
     Attributes:
       name: relative to the data folder.
       records: how many the manifest says it holds.
+      sha256: of the file, as the manifest says.
       info: describes the book's layout, None for a canonical one.
       share: of its records that is used, above 0.
     """
@@ -43,6 +45,7 @@ class Shard:
     path: str
     name: str
     records: int
+    sha256: str
     source: str
     info: DataInfo | None
     share: float = 1.0
@@ -53,8 +56,15 @@ class Shard:
         return self.name.partition("/")[0]
 
 
-def check_record(data: bytes, shard: Shard, spec: CaptchaSpec, rules: PictureRules) -> Example:
-    """Returns the tf.Example that CaptchaExampleGen emits for a record; components/features.py describes it.
+class Checked(NamedTuple):
+    """A good record: what CaptchaExampleGen emits for it, see components/features.py, and the picture's `split_key`."""
+
+    example: Example
+    key: bytes
+
+
+def check_record(data: bytes, shard: Shard, spec: CaptchaSpec, rules: PictureRules) -> Checked:
+    """Returns what becomes of a record that is right.
 
     Raises:
       RecordError: the record cannot be parsed, or a feature is missing or of a wrong type or shape.
@@ -86,7 +96,7 @@ def check_record(data: bytes, shard: Shard, spec: CaptchaSpec, rules: PictureRul
     feature[features.SHARPNESS].float_list.value.append(picture.sharpness)
     feature[features.DIFFICULTY].bytes_list.value.append(picture.difficulty.encode())
     feature[features.SPAN].bytes_list.value.append(shard.span.encode())
-    return example
+    return Checked(example, split_key(picture.pixels))
 
 
 def _only_value(feature: Any, name: str) -> bytes:
@@ -109,79 +119,69 @@ def _text(value: bytes, reason: str, name: str) -> str:
         raise RecordError(reason, f"the {name} {value[:40]!r} is not UTF-8") from None
 
 
-class Tally:
-    """Counts the records of one or more shards, in the form of the quarantine's summary."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.good: collections.Counter[str] = collections.Counter()
-        self.reasons: dict[str, dict[str, Any]] = {}
-
-    def add_bad(self, reason: str, count: int, examples: list[dict[str, Any]]) -> None:
-        entry = self.reasons.setdefault(reason, {"count": 0, "examples": []})
-        entry["count"] += count
-        entry["examples"] = (entry["examples"] + examples)[:_EXAMPLES_PER_REASON]
-
-    def to_json(self) -> bytes:
-        reasons = dict(sorted(self.reasons.items(), key=lambda item: (-item[1]["count"], item[0])))
-        bad = sum(entry["count"] for entry in reasons.values())
-        return json.dumps({"total": self.total, "bad": bad, "good": self.good, "reasons": reasons}, indent=1, ensure_ascii=False).encode()
-
-    @classmethod
-    def merge(cls, parts: list[bytes]) -> bytes:
-        """Merges what `to_json` returned."""
-        merged = cls()
-        for part in sorted(parts):
-            tally = json.loads(part)
-            merged.total += tally["total"]
-            merged.good.update(tally["good"])
-            for reason, entry in tally["reasons"].items():
-                merged.add_bad(reason, entry["count"], entry["examples"])
-        return merged.to_json()
-
-
 @beam.typehints.with_input_types(Shard)
 @beam.typehints.with_output_types(bytes)
 class CheckShard(beam.DoFn):
-    """Emits a shard's good records under the name of their split, its bad ones under BAD, one tally under SUMMARY and one profile of the
-    good ones under PROFILE: JSON, `{span: Profile}`.
+    """Emits a shard's good records under the name of their split, its bad ones under BAD, and one of each for the whole shard: under
+    SUMMARY a tally, JSON for `summarise`; under PROFILE what the good records are like, JSON, `{span: Profile}`; and under KEYS the keys
+    of the good ones' pictures, without anything between.
     """
 
     def __init__(self, spec: CaptchaSpec, rules: PictureRules):
         self._spec = spec
         self._rules = rules
 
-    def process(self, shard: Shard) -> Iterator[Any]:
-        tally, profile = Tally(), Profile()
+    def process(self, shard: Shard, test_keys: bytes = b"", eval_keys: bytes = b"") -> Iterator[Any]:
+        """Checks a shard.
+
+        Args:
+          shard: the file.
+          test_keys: those of the test split's pictures, merged. A record that has one of them is left out.
+          eval_keys: likewise of the eval split's.
+        """
+        tally, profile, keys, changed = Tally(), Profile(), [], []
+        held_out = {"test": test_keys, "eval": eval_keys}
         broken_by, seen = "record_missing", 0
-        for item in read_records(shard.path):
-            seen += 1
-            if isinstance(item, Record) and not _is_used(item.data, shard.share):
-                continue
-            tally.total += 1
-            try:
-                checked = self._check(item, shard)
-            except (RecordError, LabelError, PictureError) as error:
-                detail = str(error)[:_MAX_DETAIL]
-                broken_by = error.reason if isinstance(item, Damage) else "record_missing"
-                tally.add_bad(error.reason, 1, [{"file": shard.name, "index": item.index, "detail": detail}])
-                yield beam.pvalue.TaggedOutput(BAD, _quarantined(error.reason, detail, shard.name, item))
-            else:
+        try:
+            for item in read_records(shard.path, shard.sha256):
+                seen += 1
+                if isinstance(item, Record) and not _is_used(item.data, shard.share):
+                    continue
+                tally.total += 1
+                try:
+                    checked = self._check(item, shard)
+                except (RecordError, LabelError, PictureError) as error:
+                    detail = str(error)[:_MAX_DETAIL]
+                    broken_by = error.reason if isinstance(item, Damage) else "record_missing"
+                    tally.add_bad(error.reason, 1, _where(shard, item.index, detail))
+                    yield beam.pvalue.TaggedOutput(BAD, _quarantined(error.reason, detail, shard.name, item))
+                    continue
+                if split := next((split for split, there in held_out.items() if holds(there, checked.key)), None):
+                    tally.add_overlap(split, _where(shard, item.index, f"the {split} split has the same picture"))
+                    continue
                 tally.good[shard.split] += 1
-                profile.add(checked)
-                yield beam.pvalue.TaggedOutput(shard.split, checked.SerializeToString(deterministic=True))
+                profile.add(checked.example)
+                keys.append(checked.key)
+                yield beam.pvalue.TaggedOutput(shard.split, checked.example.SerializeToString(deterministic=True))
+        except ChangedFileError as error:
+            changed = [str(error)]
         lost = shard.records - seen
         if lost > 0:
-            detail = f"the file ends after {seen} records; the manifest says {shard.records}"
-            tally.add_bad(broken_by, lost, [{"file": shard.name, "index": seen, "detail": detail}])
+            tally.add_bad(broken_by, lost, _where(shard, seen, f"the file ends after {seen} records; the manifest says {shard.records}"))
             tally.total += lost
-        yield beam.pvalue.TaggedOutput(SUMMARY, tally.to_json())
+        summary = {"span": shard.span, "changed": changed, "tally": tally.to_json()}
+        yield beam.pvalue.TaggedOutput(SUMMARY, json.dumps(summary, ensure_ascii=False).encode())
         yield beam.pvalue.TaggedOutput(PROFILE, json.dumps({shard.span: profile.to_json()}, ensure_ascii=False).encode())
+        yield beam.pvalue.TaggedOutput(KEYS, b"".join(keys))
 
-    def _check(self, item: Record | Damage, shard: Shard) -> Example:
+    def _check(self, item: Record | Damage, shard: Shard) -> Checked:
         if isinstance(item, Damage):
             raise RecordError(item.reason, item.detail)
         return check_record(item.data, shard, self._spec, self._rules)
+
+
+def _where(shard: Shard, index: int, detail: str) -> dict[str, Any]:
+    return {"file": shard.name, "index": index, "detail": detail}
 
 
 def _is_used(record: bytes, share: float) -> bool:

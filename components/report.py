@@ -96,9 +96,12 @@ class QuarantineReason:
 
 @dataclass(frozen=True)
 class Quarantine:
+    """The records that were left out. `overlap` are right, but the test or eval split has the same picture: they do not count as bad."""
+
     total: int
     bad: int
     reasons: Sequence[QuarantineReason]
+    overlap: Sequence[QuarantineReason] = ()
 
 
 @dataclass(frozen=True)

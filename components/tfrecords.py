@@ -6,12 +6,14 @@ TensorFlow's own reader stops at the first fault and loses the rest of the file.
 """
 
 import gzip
+import hashlib
+import io
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import google_crc32c
 
@@ -20,6 +22,7 @@ from components.errors import CaptchaPipelineError
 MAX_RECORD_BYTES: Final = 64 * 2**20
 _HEADER_BYTES: Final = 12
 _FOOTER_BYTES: Final = 4
+_BLOCK_BYTES: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +50,43 @@ class Damage:
     data: bytes
 
 
-def read_records(path: str | Path) -> Iterator[Record | Damage]:
+class ChangedFileError(CaptchaPipelineError):
+    """A file is not the one that the manifest of its span describes."""
+
+
+class _HashedFile(io.BufferedReader):
+    """A file that is read from its beginning to its end, with the SHA-256 of what has been read."""
+
+    def __init__(self, path: str | Path):
+        super().__init__(io.FileIO(path))
+        self._digest = hashlib.sha256()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self._digest.update(data)
+        return data
+
+    def sha256(self) -> str:
+        """Reads what is left of the file and returns the hexadecimal hash of all of it."""
+        while self.read(_BLOCK_BYTES):
+            pass
+        return self._digest.hexdigest()
+
+
+def read_records(path: str | Path, sha256: str | None = None) -> Iterator[Record | Damage]:
     """Yields what is in a TFRecord file, gzipped or plain (told apart by the first bytes), in its order.
 
+    Args:
+      path: of the file.
+      sha256: what the whole file should have, in hexadecimal; None for a file of which that is not known. It is compared once all
+        records have been yielded, so that the file is read once: what was made of them is to be thrown away if it differs.
+
     Raises:
+      ChangedFileError: the hash differs.
       OSError: the file itself cannot be opened or read.
     """
-    with open(path, "rb") as raw:
-        head = raw.read(_HEADER_BYTES)
-        raw.seek(0)
+    with _HashedFile(path) as raw:
+        head = raw.peek(_HEADER_BYTES)[:_HEADER_BYTES]
         # A plain file whose first record is 0x..8b1f bytes long begins like a gzip file, but only a plain one has a right checksum there.
         if head[:2] == b"\x1f\x8b" and not _header_is_right(head):
             # No further buffer: one that reads ahead loses what it holds when it meets the damage.
@@ -63,6 +94,11 @@ def read_records(path: str | Path) -> Iterator[Record | Damage]:
                 yield from _read(stream)
         else:
             yield from _read(raw)
+        if sha256 is not None and (found := raw.sha256()) != sha256:
+            raise ChangedFileError(
+                f"{path} has changed: its SHA-256 begins with {found[:12]}, the manifest of its span says {sha256[:12]}. A span never "
+                "changes: put the file back as it was, or use the span no longer (data.exclude, data.golden) and import its pictures again."
+            )
 
 
 def whole_records(folder: Path) -> Iterator[bytes]:
@@ -78,7 +114,7 @@ def whole_records(folder: Path) -> Iterator[bytes]:
             yield item.data
 
 
-def _read(stream: IO[bytes] | gzip.GzipFile) -> Iterator[Record | Damage]:
+def _read(stream: _HashedFile | gzip.GzipFile) -> Iterator[Record | Damage]:
     index = 0
     while True:
         header, fault = _take(stream, _HEADER_BYTES)
@@ -123,7 +159,7 @@ def _read(stream: IO[bytes] | gzip.GzipFile) -> Iterator[Record | Damage]:
         index += 1
 
 
-def _take(stream: IO[bytes] | gzip.GzipFile, size: int) -> tuple[bytes, str]:
+def _take(stream: _HashedFile | gzip.GzipFile, size: int) -> tuple[bytes, str]:
     """Returns up to `size` bytes, and what is wrong with the gzip stream ("" for nothing)."""
     try:
         return stream.read(size), ""

@@ -13,7 +13,7 @@ from pipeline.section import Byte, Fraction, Section
 
 
 class Splits(Section):
-    """Relative sizes of the splits. A picture's split is decided by the hash of its bytes, so sizes are approximate."""
+    """Relative sizes of the splits. A hash of its pixels decides a picture's split, so sizes are approximate. See docs/retraining.md."""
 
     train: int = Field(10, ge=1)
     eval: int = Field(1, ge=1)
@@ -27,7 +27,7 @@ class DataConfig(Section):
     exclude: tuple[int, ...] = Field((), description="numbers of spans that are not used")
     golden: int | None = Field(None, ge=1, description="the span whose test split judges every model, in the window or not")
     splits: Splits = Splits()
-    max_bad_fraction: Fraction = Field(0.01, description="stop when more of the records than this are not right")
+    max_bad_fraction: Fraction = Field(0.01, description="stop when more of the records of a span than this are not right")
     max_pixels: int = Field(4_000_000, ge=64, description="larger pictures are refused before they are decoded")
     wrong_size: Literal["resize", "refuse"] = Field("resize", description="what to do with pictures of another size than captcha's")
     background: tuple[Byte, Byte, Byte] = Field((255, 255, 255), description="RGB that shows through transparent pixels")

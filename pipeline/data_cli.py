@@ -201,9 +201,6 @@ def show(
         if not spans:
             numbers = ", ".join(str(found.number) for found in list_spans(settings.data.root))
             raise CaptchaPipelineError(f"There is no span {span} in {settings.data.root}; there are {numbers}.")
-    damaged = [str(file) for found in spans for file in found.damaged_files()]
-    if damaged:
-        raise CaptchaPipelineError(f"Not as their manifest says: {', '.join(damaged)}. Restore them, or remove their spans.")
     for found in spans:
         typer.echo(_describe(found, "has") + f", source {found.manifest.source}, layout {found.manifest.layout}.")
     Console().print(_table(span_statistics(spans, settings.captcha)))

@@ -25,7 +25,7 @@ def evaluate(config: Config, model: Path, split: str) -> Results:
     """Measures the model in the folder `model` on the good records of a split of the spans in the window.
 
     Raises:
-      CaptchaPipelineError: there is no such model, or nothing in the split that can be read.
+      CaptchaPipelineError: there is no such model, a shard is missing or has changed, or nothing in the split can be read.
     """
     return evaluate_spans(config, model, split, config.data.read_window().spans)
 
@@ -46,8 +46,8 @@ def evaluate_spans(config: Config, model: Path, split: str, spans: Sequence[Span
 def _good_records(config: Config, split: str, spans: Sequence[Span], spec: CaptchaSpec) -> Iterator[tuple[bytes, str]]:
     """Yields picture and label of the records that CaptchaExampleGen would let through."""
     for shard in (shard for span in spans for shard in shards_of(span) if shard.split == split):
-        for item in read_records(shard.path):
+        for item in read_records(shard.path, shard.sha256):
             with contextlib.suppress(RecordError, LabelError, PictureError):
                 if isinstance(item, Record):
-                    feature = check_record(item.data, shard, spec, config.data.picture_rules).features.feature
+                    feature = check_record(item.data, shard, spec, config.data.picture_rules).example.features.feature
                     yield feature[IMAGE].bytes_list.value[0], feature[LABEL].bytes_list.value[0].decode()

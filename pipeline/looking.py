@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.drift import Profile, complain, describe
+from components.errors import CaptchaPipelineError
 from components.example_gen import shards_of
 from components.features import PROFILES_FILE, SPLITS
 from components.files import read_json, write_whole
-from components.record_check import PROFILE, CheckShard
+from components.record_check import PROFILE, SUMMARY, CheckShard
 from components.serving_dir import versions
 from components.sources.spans import Span
 from pipeline.config import Config
@@ -32,7 +33,7 @@ def what_is_unlike(config: Config, last: RunRecord, new: Sequence[int]) -> str:
     """
     window = config.data.read_window()
     production = next(iter(versions(config.serving_dir)), None)
-    asked = [window.digest, production and production.version, config.drift.model_dump(), config.retraining.model_dump()]
+    asked = [window.as_of, production and production.version, config.drift.model_dump(), config.retraining.model_dump()]
     kept = Path(config.root) / config.name / "looked.json"
     if kept.exists() and (answer := read_json(kept, "Remove it: the new spans are then looked at again."))["asked"] == asked:
         return str(answer["words"])
@@ -60,11 +61,17 @@ def _look(config: Config, last: RunRecord, span: Span, has_model: bool) -> str:
 
 
 def profile_of(config: Config, span: Span) -> Profile:
-    """Returns what a sample of a span's pictures and labels is like, as CaptchaExampleGen would count it."""
+    """Returns what a sample of a span's pictures and labels is like, as CaptchaExampleGen would count it.
+
+    Raises:
+      CaptchaPipelineError: a shard is missing, or not as its manifest says.
+    """
     check, profile = CheckShard(config.captcha, config.data.picture_rules), Profile()
     for shard in shards_of(span):
         share = min(1.0, _SAMPLE / max(1, span.manifest.counts[shard.split]))
         for output in check.process(dataclasses.replace(shard, share=share)):
+            if output.tag == SUMMARY and (changed := json.loads(output.value)["changed"]):
+                raise CaptchaPipelineError(changed[0])
             if output.tag == PROFILE:
                 profile.merge(Profile(json.loads(output.value)[span.path.name]))
     return profile

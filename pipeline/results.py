@@ -177,10 +177,9 @@ def _quarantine(folder: Path) -> report.Quarantine:
         key = (feature["source_file"].bytes_list.value[0].decode(), feature["index"].int64_list.value[0])
         if key in shown:
             pictures[key] = _picture_of(feature["record"].bytes_list.value[0])
-    return report.Quarantine(
-        total=summary["total"],
-        bad=summary["bad"],
-        reasons=[
+
+    def reasons(entries: dict[str, Any]) -> list[report.QuarantineReason]:
+        return [
             report.QuarantineReason(
                 reason,
                 entry["count"],
@@ -189,8 +188,14 @@ def _quarantine(folder: Path) -> report.Quarantine:
                     for item in entry["examples"]
                 ],
             )
-            for reason, entry in summary["reasons"].items()
-        ],
+            for reason, entry in entries.items()
+        ]
+
+    return report.Quarantine(
+        total=summary["total"],
+        bad=summary["bad"],
+        reasons=reasons(summary["reasons"]),
+        overlap=reasons(summary.get("overlap", {})),  # an earlier release left none
     )
 
 

@@ -16,7 +16,7 @@ class Surroundings:
     """What a run's outcome depends on besides its configuration: without it TFX would reuse what is out of date.
 
     Attributes:
-      spans: names the content of the window of spans.
+      spans: names the content of the window of spans, and the state of its files.
       production: names the pushed models that a new one is compared with, and goes on from.
       attempt: how often the same has been fitted before: 0 but where that is asked for.
       digests: by step, a hash of its code and of the libraries.
@@ -36,14 +36,14 @@ def look_around(config: Config, attempt: int = 0) -> Surroundings:
     Raises:
       CaptchaPipelineError: there is no span to train on, or one is not whole.
     """
-    window = config.data.read_window().digest
-    made_by = recipe(model_settings(config), window, config.trainer.epochs, attempt)
+    window = config.data.read_window()
+    made_by = recipe(model_settings(config), window.digest, config.trainer.epochs, attempt)
     pushed = latest_pushed(config.serving_dir, made_by, config.captcha)
     # By what it was made from: a rollback puts the same model there again, as another version.
     production = (pushed.fingerprint or str(pushed.version)) if pushed else "none"
     if bests := best_on_golden_sets(config.serving_dir, made_by):
         production += " " + hashlib.sha256(golden.to_json(bests).encode()).hexdigest()[:16]
-    return Surroundings(spans=window, production=production, attempt=attempt, digests=code_digests(), recipe=made_by)
+    return Surroundings(spans=window.as_of, production=production, attempt=attempt, digests=code_digests(), recipe=made_by)
 
 
 def model_settings(config: Config) -> str:

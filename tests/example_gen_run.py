@@ -13,11 +13,11 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from components.captcha import CaptchaSpec
 from components.example_gen import Executor, Quarantine
-from components.features import SPLITS
+from components.features import MANIFEST, SPLITS
 from components.pictures import PictureRules
 from components.records import canonical_example, encode_png
 from components.sources.span_writer import ShardWriter, new_span, write_manifest
-from components.sources.spans import Layout, Span
+from components.sources.spans import Layout, Span, describe
 from pipeline.engines import Engine
 
 SPEC = CaptchaSpec(charset="ABCDEF", length=4, width=24, height=12)
@@ -61,11 +61,19 @@ def make_span(
     return making.span
 
 
-def damage(path: Path, change: Callable[[bytearray], Any]) -> None:
-    """Changes the unpacked content of a gzipped file."""
+def damage(span: Span, split: str, change: Callable[[bytearray], Any]) -> None:
+    """Changes the unpacked content of a split's first shard, as if the span had been made so."""
+    path = span.files(split)[0]
     content = bytearray(gzip.decompress(path.read_bytes()))
     change(content)
     path.write_bytes(gzip.compress(content))
+    say_what_lies_in(span)
+
+
+def say_what_lies_in(span: Span) -> None:
+    """Writes the manifest of a span again, with the hashes of its files as they are now: as if they had been so from the beginning."""
+    files = tuple(describe(span.path, file.path, file.records) for file in span.manifest.files)
+    (span.path / MANIFEST).write_text(span.manifest.model_copy(update={"files": files}).model_dump_json())
 
 
 class Outcome:
@@ -142,4 +150,6 @@ def value(example: tf.train.Example, name: str) -> Any:
     return found
 
 
-GOOD = {split: [record(i + offset) for i in range(count)] for split, count, offset in (("train", 6, 0), ("eval", 2, 90), ("test", 2, 99))}
+GOOD = {
+    split: [record(first + i) for i in range(count)] for split, count, first in (("train", 6, 0), ("eval", 2, 60_000), ("test", 2, 61_000))
+}

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from command import call
 
 from components import serving_dir
+from components.errors import CaptchaPipelineError
 from components.example_proto import Example
 from components.features import HISTORY_FILE, IMAGE, LABEL, LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
 from components.sources.spans import list_spans
@@ -156,6 +158,21 @@ def test_a_second_run_does_nothing_again(first_run: history.RunRecord, options: 
     assert again is not None
     assert [step.state for step in again.steps] == ["cached"] * len(again.steps)
     assert len(serving_dir.versions(config.serving_dir)) == 1
+
+
+def test_a_shard_that_was_replaced_is_refused_although_all_is_cached(
+    first_run: history.RunRecord, options: list[str], config: Config, tmp_path: Path
+) -> None:
+    (span,) = list_spans(config.data.root)
+    shard, other = span.files("test")[0], span.files("eval")[0]
+    content, state = shard.read_bytes(), shard.stat()
+    shard.write_bytes(other.read_bytes())
+    for command in (["run"], ["evaluate"], ["data", "show", "--out", str(tmp_path / "sheet.png")]):
+        with pytest.raises(CaptchaPipelineError, match=r"span-000001/test/.* has changed: .* put the file back as it was"):
+            call(*command, *options)
+    shard.write_bytes(content)
+    os.utime(shard, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert "every step was cached" in call("run", *options)
 
 
 def test_without_a_reason_nothing_is_retrained(first_run: history.RunRecord, options: list[str], config: Config) -> None:

@@ -91,7 +91,7 @@ def test_a_thousand_good_and_a_thousand_bad_records_of_every_kind(tmp_path: Path
                 content[position + 12 + len(data)] ^= 1
             position += len(data) + 16
 
-    damage(span.files("train")[0], break_checksums)
+    damage(span, "train", break_checksums)
     outcome = run(Outcome(tmp_path), tmp_path / "data", rules=RESIZE, max_bad=0.5)
     expected = ["record_checksum" if i in damaged else reason for i, (reason, _) in enumerate(bad)]
     check_quarantine(
@@ -112,7 +112,7 @@ def test_damaged_shards(tmp_path: Path) -> None:
         (lambda content: content.__delitem__(slice(4 * size, None)), 4, "record_missing"),
     ]
     for change, _, _ in damages:
-        damage(make_span(tmp_path / "data", {**GOOD, "train": [record(1)] * 6}).files("train")[0], change)
+        damage(make_span(tmp_path / "data", {**GOOD, "train": [record(1)] * 6}), "train", change)
     outcome = run(Outcome(tmp_path), tmp_path / "data")
     assert len(outcome.split("train")) == outcome.summary["good"]["train"] == sum(kept for _, kept, _ in damages)
     counts = {reason: entry["count"] for reason, entry in outcome.summary["reasons"].items()}
@@ -123,8 +123,8 @@ def test_damaged_shards(tmp_path: Path) -> None:
 
 def test_shard_with_fewer_records_than_the_manifest_says(tmp_path: Path) -> None:
     span = make_span(tmp_path / "data", GOOD)
-    damage(span.files("train")[0], bytearray.clear)
-    with pytest.raises(CaptchaPipelineError, match=r"6 of 10 records \(60.0%\)(.|\n)*record_missing"):
+    damage(span, "train", bytearray.clear)
+    with pytest.raises(CaptchaPipelineError, match=r"6 of 10 records of span-000001 \(60.0%\)(.|\n)*record_missing"):
         run(Outcome(tmp_path), tmp_path / "data", max_bad=0.1)
 
 
@@ -135,7 +135,7 @@ def test_too_many_bad_records(tmp_path: Path) -> None:
     with pytest.raises(CaptchaPipelineError) as caught:
         run(outcome, tmp_path / "data", max_bad=0.4)
     message = str(caught.value)
-    assert "10 of 20 records (50.0%) are not right; data.max_bad_fraction allows 40.0%" in message
+    assert "10 of 20 records of span-000001 (50.0%) are not right; data.max_bad_fraction allows 40.0%" in message
     lines = message.splitlines()[1:4]
     assert [line.split()[0] for line in lines] == ["label_charset", "label_length", "image_undecodable"]
     assert "(4), such as span-000001/test/shard-00000-of-00001.tfrecord.gz, record 2: label 'AB?D' has '?'" in lines[0]
@@ -147,3 +147,87 @@ def test_too_many_bad_records(tmp_path: Path) -> None:
         path.name for path in Path(outcome.quarantine.uri).iterdir()
     )
     run(Outcome(tmp_path / "again"), tmp_path / "data", max_bad=0.5)
+
+
+def test_every_span_must_keep_to_the_limit(tmp_path: Path) -> None:
+    for _ in range(3):
+        make_span(tmp_path / "data", GOOD)
+    make_span(tmp_path / "data", {**GOOD, "train": GOOD["train"] + [b"\xff"] * 5})
+    with pytest.raises(CaptchaPipelineError, match=r"^5 of 15 records of span-000004 \(33\.3%\) are not right; .* allows 20\.0%"):
+        run(Outcome(tmp_path), tmp_path / "data", max_bad=0.2)
+    outcome = run(Outcome(tmp_path / "again"), tmp_path / "data", max_bad=0.4)
+    assert {name: tally["bad"] for name, tally in outcome.summary["spans"].items()} == {
+        "span-000001": 0,
+        "span-000002": 0,
+        "span-000003": 0,
+        "span-000004": 5,
+    }
+
+
+def test_many_spans_over_the_limit_are_counted(tmp_path: Path) -> None:
+    for _ in range(5):
+        make_span(tmp_path / "data", {**GOOD, "train": [b"\xff"]})
+    with pytest.raises(CaptchaPipelineError) as caught:
+        run(Outcome(tmp_path), tmp_path / "data", max_bad=0.1)
+    assert str(caught.value).count("are not right") == 3
+    assert "The same is true of 2 more spans." in str(caught.value)
+
+
+def test_the_golden_set_must_keep_to_the_limit(tmp_path: Path) -> None:
+    make_span(tmp_path / "data", {"test": GOOD["test"] + [b"\xff"] * 2, "train": [b"\xff"] * 90})
+    for _ in range(2):
+        make_span(tmp_path / "data", GOOD)
+    with pytest.raises(CaptchaPipelineError, match=r"^2 of 4 records of span-000001 "):
+        run(Outcome(tmp_path), tmp_path / "data", window=2, golden=1, max_bad=0.4)
+    run(Outcome(tmp_path / "again"), tmp_path / "data", window=2, golden=1, max_bad=0.5)
+
+
+@pytest.mark.parametrize("records", [{}, {"train": [b"\xff"] * 3}])
+def test_a_newest_span_without_a_good_record_stops_the_run(tmp_path: Path, records: dict[str, list[bytes]]) -> None:
+    make_span(tmp_path / "data", GOOD)
+    make_span(tmp_path / "data", records)
+    with pytest.raises(CaptchaPipelineError, match=r"no good record in span-000002, the newest span; .*data\.exclude") as caught:
+        run(Outcome(tmp_path), tmp_path / "data")
+    assert ("The bad records, each with its reason, are in" in str(caught.value)) == bool(records), "there are none in the first case"
+    run(Outcome(tmp_path / "again"), tmp_path / "data", exclude=[2])
+
+
+def test_a_newest_span_without_a_shard_stops_the_run(tmp_path: Path) -> None:
+    make_span(tmp_path / "data", GOOD)
+    newest = make_span(tmp_path / "data", {})
+    (newest.path / "manifest.json").write_text(newest.manifest.model_copy(update={"files": ()}).model_dump_json())
+    with pytest.raises(CaptchaPipelineError, match="no good record in span-000002, the newest span"):
+        run(Outcome(tmp_path), tmp_path / "data")
+
+
+@pytest.mark.parametrize("window", [0, 1])
+def test_a_golden_set_without_a_good_record_stops_the_run(tmp_path: Path, window: int) -> None:
+    make_span(tmp_path / "data", GOOD | {"test": []})
+    make_span(tmp_path / "data", GOOD)
+    with pytest.raises(CaptchaPipelineError, match=r"no good record in the test split of span-000001; set data\.golden to another span"):
+        run(Outcome(tmp_path), tmp_path / "data", window=window, golden=1)
+    run(Outcome(tmp_path / "again"), tmp_path / "data", window=window)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def replace(path: Path) -> None:
+    """A good file, with other records than the manifest describes."""
+    other = make_span(path.parents[3] / "other", {"train": [record(seed) for seed in range(500, 506)]})
+    path.write_bytes(other.files("train")[0].read_bytes())
+
+
+@pytest.mark.parametrize("change", [cut, replace, lambda path: path.write_bytes(b"")])
+def test_a_shard_that_has_changed_is_refused(tmp_path: Path, change: Callable[[Path], Any]) -> None:
+    span = make_span(tmp_path / "data", GOOD)
+    make_span(tmp_path / "data", GOOD)
+    change(span.files("train")[0])
+    with pytest.raises(CaptchaPipelineError) as caught:
+        run(Outcome(tmp_path), tmp_path / "data")
+    message = str(caught.value)
+    assert message.startswith(f"{span.files('train')[0]} has changed: its SHA-256 begins with ")
+    assert "put the file back as it was" in message
+    assert "bad records" not in message
+    assert "span-000002" not in message

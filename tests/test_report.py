@@ -89,6 +89,7 @@ def digits() -> report.ReportInputs:
             "record_checksum", 41, [example("span-000001/train/shard-00004-of-00006.tfrecord.gz", 901, "wrong checksum", None)]
         ),
     ]
+    overlap = example("span-000004/train/shard-00000-of-00001.tfrecord.gz", 17, "the test split has the same picture", None)
     curve = [0.725, 0.882, 0.963, 0.969, 0.974, 0.981, 0.985, 0.986]
     return report.ReportInputs(
         title="digits",
@@ -110,7 +111,7 @@ def digits() -> report.ReportInputs:
             for i, a in enumerate(curve)
         ],
         misread=misread,
-        quarantine=report.Quarantine(24_057, 57, reasons),
+        quarantine=report.Quarantine(24_057, 57, reasons, [report.QuarantineReason("also_in_test", 1204, [overlap])]),
         splits=statistics(DIGITS),
         config="name: digits\nroot: output\ncaptcha:\n  charset: digits\n  length: 4\n  width: 100\n  height: 30\ntrainer:\n  epochs: 8\n",
         versions={
@@ -140,7 +141,15 @@ def test_a_good_run_is_told_whole(digits: report.ReportInputs, tmp_path: Path) -
     assert "Blessed, and pushed as version 7" in page.text
     assert f"{rate.value:.2%}".replace("%", " %") in page.text
     assert f"95 % interval {rate.lower:.2%} to {rate.upper:.2%}".replace("%", " %").replace("95  %", "95 %") in page.text
-    for words in ("position 4", "low contrast", "medium contrast", "label_charset 14 records", "57 of 24,057 records", "TFX 1.21.0"):
+    for words in (
+        "position 4",
+        "low contrast",
+        "medium contrast",
+        "label_charset 14 records",
+        "57 of 24,057 records",
+        "also_in_test: 1,204 records",
+        "TFX 1.21.0",
+    ):
         assert words in page.text
     assert "charset: digits" in page.text
     assert "4 min 23 s" in page.text

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from test_serving_dir import make_former, make_model
 
 from components.errors import CaptchaPipelineError
 from components.serving_dir import push, versions
+from components.sources.spans import list_spans
 from pipeline import history, looking
 from pipeline.config import Config
 from pipeline.config_file import load_config
@@ -221,6 +223,23 @@ def test_a_new_span_alone_need_not_be_a_reason(config: Config, remember: Remembe
     reason = reason_to_retrain(changed(lenient, trainer={"epochs": 9}))
     assert reason == Reason("new in the window: span 2"), "another configuration is a reason, whatever the span is like"
     assert look_around(config).recipe == before
+
+
+def test_a_shard_that_was_touched_is_read_again_and_makes_the_same_model(config: Config, remember: Remember) -> None:
+    before = look_around(config)
+    os.utime(list_spans(config.data.root)[0].files("train")[0], ns=(1, 1))
+    after = look_around(config)
+    assert after.spans != before.spans
+    assert after.recipe == before.recipe
+    remember({})
+    assert reason_to_retrain(config) is None
+
+
+def test_a_new_span_with_a_shard_that_has_changed_is_refused_where_it_is_looked_at(config: Config) -> None:
+    (span,) = list_spans(config.data.root)
+    span.files("train")[0].write_bytes(span.files("eval")[0].read_bytes())
+    with pytest.raises(CaptchaPipelineError, match=r"span-000001/train/.* has changed"):
+        looking.profile_of(config, span)
 
 
 def test_no_span_is_an_error(config: Config) -> None:

@@ -48,7 +48,8 @@ def gate(path: Path, stats: standard_artifacts.ExampleStatistics, schema: standa
 
 
 def test_what_example_gen_emits_passes(tmp_path: Path) -> None:
-    make_span(tmp_path / "data", {split: [record(i, label="うあ".encode()) for i in range(3)] for split in SPLITS}, spec=RANGE)
+    records = {split: [record(first + i, label="うあ".encode()) for i in range(3)] for split, first in zip(SPLITS, (0, 3, 6), strict=True)}
+    make_span(tmp_path / "data", records, spec=RANGE)
     outcome = run(Outcome(tmp_path), tmp_path / "data", spec=RANGE)
     schema = schema_artifact(tmp_path / "schema", RANGE)
     stats = statistics(tmp_path / "statistics", outcome, schema)

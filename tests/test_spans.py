@@ -1,6 +1,7 @@
 import contextlib
 import json
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -169,15 +170,16 @@ def test_a_run_reads_the_spans_that_it_has_seen(tmp_path):
     for record in (b"1", b"2", b"3"):
         make_span(tmp_path, [record])
     seen = {n: window(tmp_path, n) for n in (None, 2)}
+    as_of = {n: then.as_of for n, then in seen.items()}
     make_span(tmp_path, [b"4"])
     make_span(tmp_path, [b"5"])
     for n, then in seen.items():
-        assert window_as_of(then.digest, tmp_path, n) == then
+        assert window_as_of(as_of[n], tmp_path, n) == then
     assert window_as_of("", tmp_path, 2) == window(tmp_path, 2)
     shutil.rmtree(tmp_path / "span-000002")
-    for n, then in seen.items():
+    for n in seen:
         with pytest.raises(CaptchaPipelineError, match=r"removed or changed after the run began. Start the run again"):
-            window_as_of(then.digest, tmp_path, n)
+            window_as_of(as_of[n], tmp_path, n)
 
 
 def test_the_digest_tells_windows_apart(tmp_path):
@@ -190,13 +192,32 @@ def test_the_digest_tells_windows_apart(tmp_path):
     assert window(tmp_path / "a", None).digest == Window(tuple(spans), None).digest
 
 
-def test_changed_and_missing_files_are_found(tmp_path):
+def test_changed_and_missing_files_are_found_where_they_are_read(tmp_path):
     span = make_span(tmp_path)
-    assert span.damaged_files() == []
+    assert list(span.records("train")) == [Record(0, b"one"), Record(1, b"two")]
     train, test = span.files("train")[0], span.files("test")[0]
     train.write_bytes(train.read_bytes()[:-1] + b"x")
     test.unlink()
-    assert span.damaged_files() == [train, test]
+    with pytest.raises(CaptchaPipelineError, match=r"span-000001/train/shard-00000-of-00001\.tfrecord\.gz has changed"):
+        list(span.records("train"))
+    with pytest.raises(CaptchaPipelineError, match=r"span-000001/test/shard-00000-of-00001\.tfrecord\.gz is missing"):
+        list(span.records("test"))
+
+
+def test_a_look_at_the_files_tells_where_one_was_replaced_or_removed(tmp_path):
+    span = make_span(tmp_path)
+    before = window(tmp_path, None)
+    digest, as_of = before.digest, before.as_of
+    assert window(tmp_path, None).as_of == as_of
+    train = span.files("train")[0]
+    seen = {as_of}
+    for change in (lambda: os.utime(train, ns=(1, 1)), lambda: train.write_bytes(b"x" * train.stat().st_size), train.unlink):
+        change()
+        seen.add(window(tmp_path, None).as_of)
+        assert window(tmp_path, None).digest == digest, "what a model is made from has not changed"
+    assert len(seen) == 4
+    with pytest.raises(CaptchaPipelineError, match="removed or changed after the run began"):
+        window_as_of(as_of, tmp_path, None)
 
 
 @pytest.mark.parametrize("damage", ["gone", "text", "path"])

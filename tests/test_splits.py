@@ -11,7 +11,7 @@ from PIL import Image
 
 from components.pictures import PictureRules
 from components.records import encode_png
-from components.splits import KEY_BYTES, bytes_key, encoded_split_key, split_key, split_of
+from components.splits import KEY_BYTES, bytes_key, encoded_split_key, holds, merge_keys, split_key, split_of
 
 RULES = PictureRules(10_000, (250, 240, 230), "resize")
 WEIGHTS = {"train": 10, "eval": 1, "test": 1}
@@ -110,3 +110,11 @@ def test_a_picture_over_the_limit_is_not_decoded():
     data = encode_png(Image.new("L", (11, 10)))
     assert encoded_split_key(data, PictureRules(109, RULES.background, "resize")) == bytes_key(data)
     assert encoded_split_key(data, PictureRules(110, RULES.background, "resize")) != bytes_key(data)
+
+
+@given(st.lists(st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES)), st.lists(st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES)))
+def test_keys_are_found_among_merged_ones(some, others):
+    merged = merge_keys([b"".join(some), b"", b"".join(some[:3])])
+    assert len(merged) == KEY_BYTES * len(set(some))
+    for key in some + others:
+        assert holds(merged, key) == (key in some)

@@ -69,7 +69,7 @@ def test_the_bytes_do_not_depend_on_the_workers(tmp_path):
     two = synthesise(plan(), tmp_path / "two", partial(in_processes, workers=2))
     assert contents(one.path) == contents(two.path)
     assert len(one.manifest.files) == 9
-    assert one.damaged_files() == []
+    assert len([*one.records("train")]) == one.manifest.counts["train"] > 0
 
 
 def test_beam_makes_the_same_span(tmp_path):

@@ -1,6 +1,8 @@
 """What the reader makes of files as TensorFlow writes them, and of those that somebody broke."""
 
 import gzip
+import hashlib
+import itertools
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components import tfrecords
-from components.tfrecords import Damage, Record, read_records
+from components.tfrecords import ChangedFileError, Damage, Record, read_records
 
 RECORDS = [bytes([i]) * (100 + i) for i in range(20)]
 
@@ -125,3 +127,24 @@ def test_any_flipped_byte_is_noticed_and_no_wrong_record_comes_out(tmp_path_fact
     path.write_bytes(content)
     items = list(read_records(path))
     assert all(item.data == RECORDS[item.index] for item in items if isinstance(item, Record))
+
+
+@given(st.data())
+def test_a_file_is_compared_with_its_hash_however_it_is_damaged(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.mktemp("hash") / "f"
+    plain = write(path, RECORDS)
+    content = data.draw(st.sampled_from([plain, gzip.compress(plain)]))
+    end = data.draw(st.integers(0, len(content)))
+    flipped = data.draw(st.integers(0, len(content) - 1))
+    changed = bytearray(content)
+    changed[flipped] ^= data.draw(st.integers(0, 255))
+    path.write_bytes(changed[:end] + data.draw(st.binary(max_size=9)))
+    read = list(read_records(path))
+    # The whole file counts, also what lies behind a fault that ends the reading.
+    assert list(read_records(path, hashlib.sha256(path.read_bytes()).hexdigest())) == read
+    if path.read_bytes() == content:
+        return
+    reader = read_records(path, hashlib.sha256(content).hexdigest())
+    assert list(itertools.islice(reader, len(read))) == read
+    with pytest.raises(ChangedFileError, match="has changed"):
+        next(reader)

@@ -32,7 +32,7 @@ RGB = RNG.integers(0, 256, (20, 40, 3), np.uint8)
 ALPHA = RNG.integers(0, 256, (20, 40), np.uint8)
 WORDS = RNG.integers(0, 65536, (20, 40, 3)).astype(">u2")
 BACKGROUND = (250, 120, 10)
-SHARD = Shard("train", "", "", 0, "", None)
+SHARD = Shard("train", "", "", 0, "", "", None)
 
 PNGS = {
     "colour": save(Image.fromarray(RGB)),
@@ -87,7 +87,7 @@ def test_what_cannot_be_decoded_is_an_error() -> None:
 
 def example(image: Image.Image, label: str, spec: CaptchaSpec) -> bytes:
     record = canonical_example(save(image), label, "test", {}).SerializeToString()
-    return check_record(record, SHARD, spec, RULES).SerializeToString()
+    return check_record(record, SHARD, spec, RULES).example.SerializeToString()
 
 
 def transform(folder: Path, records: dict[str, list[bytes]], spec: CaptchaSpec) -> tuple[tft.TFTransformOutput, dict[str, list[Any]]]:

@@ -45,9 +45,8 @@ def encoded(image: Image.Image, form: str = "PNG") -> bytes:
 def emitted(image: bytes, label: str, spec: CaptchaSpec) -> bytes:
     """What CaptchaExampleGen emits for a picture and its label."""
     record = canonical_example(image, label, "test", {}).SerializeToString()
-    return check_record(
-        record, Shard("train", "", "", 1, "test", None), spec, PictureRules(10_000, (255, 255, 255), "resize")
-    ).SerializeToString()
+    shard, rules = Shard("train", "", "", 1, "", "test", None), PictureRules(10_000, (255, 255, 255), "resize")
+    return check_record(record, shard, spec, rules).example.SerializeToString()
 
 
 def _instance(serialized: bytes) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from components.features import DATA_INFO, IMAGE, LABEL, SPLITS
 from components.pictures import ALLOWED_FORMATS
 from components.records import DataInfo, book_label, book_picture
 from components.sources.spans import Span
-from components.tfrecords import Record, read_records
+from components.tfrecords import Record
 
 _SHEET_WIDTH: Final = 1200  # pixels; so are the others
 _CELL_WIDTH: Final = 138
@@ -55,9 +55,9 @@ class SplitStatistics:
 
 
 def samples(span: Span, split: str) -> Iterator[Sample]:
-    """Yields the records of one split of a span, in either layout."""
+    """Yields the records of one split of a span, in either layout. Raises CaptchaPipelineError as `Span.records`."""
     info = DataInfo.load(span.path / DATA_INFO) if span.manifest.layout == "book" else None
-    for item in itertools.chain.from_iterable(map(read_records, span.files(split))):
+    for item in span.records(split):
         sample = Sample("", None, 0)
         if isinstance(item, Record):
             # A record that cannot be read is shown as such; Pillow raises nearly anything.

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.features import MANIFEST, SPLITS
+from components.tfrecords import Damage, Record, read_records
 
 Layout = Literal["canonical", "book"]
 
@@ -70,9 +71,24 @@ class Span:
         """The hexadecimal SHA-256 of the manifest, which holds those of the files: what `sha256sum manifest.json` prints."""
         return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
 
-    def damaged_files(self) -> list[Path]:
-        """Returns the files that are not as the manifest says, by size and SHA-256."""
-        return [self.path / file.path for file in self.manifest.files if describe(self.path, file.path, file.records) != file]
+    def located(self, file: ShardFile) -> Path:
+        """Returns where a file of the manifest lies. Raises CaptchaPipelineError if it is missing."""
+        path = self.path / file.path
+        if not path.is_file():
+            raise CaptchaPipelineError(
+                f"The shard {path} is missing; the span's {MANIFEST} lists it. Put it back, or remove the span {self.path}."
+            )
+        return path
+
+    def records(self, split: str) -> Iterator[Record | Damage]:
+        """Yields what is in the split's shards, in their order.
+
+        Raises:
+          CaptchaPipelineError: a shard is missing, or, once it has been read to its end, not as the manifest says.
+        """
+        for file in self.manifest.files:
+            if file.path.startswith(f"{split}/"):
+                yield from read_records(self.located(file), file.sha256)
 
 
 def load_span(path: Path) -> Span:
@@ -135,9 +151,26 @@ class Window:
     def digest(self) -> str:
         """A hexadecimal SHA-256 over the numbers and manifests, and so over the contents, of all of them."""
         digest = hashlib.sha256()
-        for span in (*self.spans, *([self.golden] if self.golden else [])):
+        for span in self._all:
             digest.update(f"{span.number} {span.manifest.model_dump_json()}\n".encode())
         return digest.hexdigest()
+
+    @property
+    def as_of(self) -> str:
+        """A hexadecimal SHA-256 over `digest` and the sizes and times of the shards.
+
+        It changes where a shard was replaced or removed, although the manifest stays, and where one was only touched: no shard is read
+        for it.
+        """
+        digest = hashlib.sha256(self.digest.encode())
+        for path in (span.path / file.path for span in self._all for file in span.manifest.files):
+            state = path.stat() if path.exists() else None
+            digest.update(f"{state and (state.st_size, state.st_mtime_ns)}\n".encode())
+        return digest.hexdigest()
+
+    @property
+    def _all(self) -> tuple[Span, ...]:
+        return (*self.spans, *([self.golden] if self.golden else []))
 
 
 def window(root: str | Path, n: int | None, exclude: Iterable[int] = (), golden: int | None = None) -> Window:
@@ -165,15 +198,15 @@ def window(root: str | Path, n: int | None, exclude: Iterable[int] = (), golden:
     return Window(tuple(used if n is None else used[-n:]), kept[golden] if golden is not None else None)
 
 
-def window_as_of(digest: str, root: str | Path, n: int | None, exclude: Iterable[int] = (), golden: int | None = None) -> Window:
-    """Returns the window that has this digest, whatever spans have come since it was looked at; what is there now for "".
+def window_as_of(as_of: str, root: str | Path, n: int | None, exclude: Iterable[int] = (), golden: int | None = None) -> Window:
+    """Returns the window that has this `as_of`, whatever spans have come since it was looked at; what is there now for "".
 
     Raises:
       CaptchaPipelineError: a span of it is gone or another since, or as `window`.
     """
     there = window(root, n, exclude, golden)
     later: set[int] = set()
-    while digest and there.digest != digest:
+    while as_of and there.as_of != as_of:
         later.add(there.spans[-1].number)
         try:
             there = window(root, n, {*exclude, *later}, golden)
