@@ -164,8 +164,7 @@ class Window:
         """
         digest = hashlib.sha256(self.digest.encode())
         for path in (span.path / file.path for span in self._all for file in span.manifest.files):
-            state = path.stat() if path.exists() else None
-            digest.update(f"{state and (state.st_size, state.st_mtime_ns)}\n".encode())
+            digest.update(_state(path).encode() + b"\n")
         return digest.hexdigest()
 
     @property
@@ -213,6 +212,14 @@ def window_as_of(as_of: str, root: str | Path, n: int | None, exclude: Iterable[
         except CaptchaPipelineError:
             raise CaptchaPipelineError(f"A span in {root} was removed or changed after the run began. Start the run again.") from None
     return there
+
+
+def _state(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return "missing"
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def describe(root: Path, path: str, records: int) -> ShardFile:
