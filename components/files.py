@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,12 +79,13 @@ def read_json(path: Path, remedy: str) -> Any:
 
 
 @contextlib.contextmanager
-def locked(lock: Path, busy: str | None = None) -> Iterator[None]:
+def locked(lock: Path, busy: str | None = None, waiting: str = "") -> Iterator[None]:
     """Holds a lock file, which holds the number of this process. The kernel releases it when the process ends, however it ends.
 
     Args:
       lock: the file; created with its folder if it is missing, and left in place.
       busy: the message if another process holds the lock, with {} for its number. None waits until the lock is free.
+      waiting: what is said on standard error before it waits, likewise; "" to say nothing.
 
     Raises:
       CaptchaPipelineError: another process holds it, and `busy` is given.
@@ -92,9 +94,14 @@ def locked(lock: Path, busy: str | None = None) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     file = FileLock(lock)
     try:
-        file.acquire(timeout=-1 if busy is None else 0)
+        file.acquire(timeout=0)
     except Timeout:
-        raise CaptchaPipelineError((busy or "").replace("{}", lock.read_text(encoding="utf-8").strip() or "unknown")) from None
+        holder = lock.read_text(encoding="utf-8").strip() or "unknown"
+        if busy is not None:
+            raise CaptchaPipelineError(busy.replace("{}", holder)) from None
+        if waiting:
+            print(waiting.replace("{}", holder), file=sys.stderr, flush=True)
+        file.acquire()
     try:
         lock.write_text(str(os.getpid()), encoding="utf-8")
         yield

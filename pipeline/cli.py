@@ -1,7 +1,8 @@
 """The command line. Heavy modules are imported where they are used, so that help comes at once.
 
 Exit codes: 0 done (the model of the run is in production); 1 it failed, and the message says why; 2 wrong usage;
-3 the run is complete but the model was not blessed, or is withdrawn, so nothing was pushed; 130 stopped by Ctrl-C.
+3 the run is complete but the model was not blessed, or is withdrawn, so nothing was pushed, or the import is complete but pictures with
+two labels were left out; 130 stopped by Ctrl-C.
 """
 
 import dataclasses
@@ -41,7 +42,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the model was not pushed, 130 stopped.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no model was pushed or pictures with two labels were left out, 130 stopped.",
 )
 app.add_typer(data_app, name="data")
 app.add_typer(kubeflow_app, name="kubeflow")

@@ -1,8 +1,9 @@
 """`captcha-pipeline data`: makes, imports and shows data."""
 
 import os
+import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from functools import partial
@@ -12,16 +13,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components.errors import CaptchaPipelineError
+from components.features import SPLITS
 from pipeline.options import DEFAULT_CONFIG, BeamOption, ConfigOption, SetOption
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
-    from components.sources.imported import Imported, ImportPlan
+    from components.sources.index import Progress
     from components.sources.sheet import SplitStatistics
+    from components.sources.sift import Imported, ImportPlan
     from components.sources.spans import Layout, Span
     from components.sources.synthetic import SynthPlan
     from pipeline.config import Config
+
+CONTRADICTED = 3  # complete, but pictures with two labels were left out
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -111,6 +117,8 @@ def import_(
     pattern: PatternOption = "{label}.*",
     layout: LayoutOption = LayoutName.canonical,
     source: Annotated[str, typer.Option(help="The set's name, by which results are sliced (default: PATH's)", show_default=False)] = "",
+    outside: Annotated[bool, typer.Option("--outside", help="For a table: take pictures outside its folder as well.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read everything, say what would be imported, and write nothing.")] = False,
 ) -> None:
     """Import labelled pictures into a new span.
 
@@ -124,26 +132,29 @@ def import_(
     - a folder with TFRecord files and data_info.csv, as the book's writer makes
     them, or one of these files
 
-    What cannot be imported is left out and listed.
+    What cannot be imported is left out and listed. So is a picture that is
+    there with another label, in this import or in a span; the command then
+    ends with 3.
 
     Example: captcha-pipeline data import ~/captchas --pattern '{label}_*.png' --source shop
     """
-    from components.sources.imported import Imported, import_book, import_folder, import_table
+    from components.sources.imported import import_book, import_folder, import_table
     from components.sources.listing import TABLES
+    from components.sources.sift import Imported
 
     settings = _load(config, overrides)
     if not path.exists():
         raise CaptchaPipelineError(f"There is no {path}.")
-    plan = _import_plan(settings, source or path.resolve().stem, layout.value)
+    plan = _import_plan(settings, source or path.resolve().stem, layout.value, dry_run=dry_run)
     with _importing() as progress:
         imported: Imported
         if path.is_dir() and not (path / "data_info.csv").exists():
             imported = import_folder(path, pattern, plan, progress)
         elif path.suffix.lower() in TABLES and path.name != "data_info.csv":
-            imported = import_table(path, plan, progress)
+            imported = import_table(path, plan, progress, outside)
         else:
             imported = import_book(path.parent if path.name == "data_info.csv" else path, plan, progress)
-    _tell(imported, plan.source)
+    _tell(imported, plan)
 
 
 @data_app.command()
@@ -156,25 +167,49 @@ def ingest(
 ) -> None:
     """Import what is new in a folder into a new span. For cron, before `retrain`.
 
-    New is what no span has, by label and content: pictures may stay in the
-    folder, and have any name. If there is nothing new, no span is made.
+    New is what no span has, by label and visible pixels: pictures may stay in
+    the folder, and have any name. If there is nothing new, no span is made. A
+    picture that is there with another label is left out; the command then
+    ends with 3.
 
     Example: captcha-pipeline data ingest /srv/captchas --pattern '{label}_*.png'
     """
-    from components.sources.imported import NothingNew, import_folder
-    from components.sources.known import contents
-    from components.sources.spans import list_spans
+    from components.sources.imported import import_folder
+    from components.sources.sift import NothingNew
 
     settings = _load(config, overrides)
-    plan = _import_plan(settings, source or inbox.resolve().stem, "canonical")
-    known = contents(list_spans(plan.root))
+    plan = _import_plan(settings, source or inbox.resolve().stem, "canonical", only_new=True)
     try:
         with _importing() as progress:
-            imported = import_folder(inbox, pattern, plan, progress, known)
+            imported = import_folder(inbox, pattern, plan, progress)
     except NothingNew as nothing:
         typer.echo(f"Nothing new in {inbox}: {nothing}")
+        _complain(nothing.result)
         return
-    _tell(imported, plan.source)
+    _tell(imported, plan)
+
+
+@data_app.command()
+def drop(
+    span: Annotated[int, typer.Argument(min=1, help="Its number.", show_default=False)],
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+) -> None:
+    """Move a span aside, so that no run reads it. Nothing is deleted.
+
+    To bring it back, move its folder back. No other span gets its number.
+
+    Example: captcha-pipeline data drop 3
+    """
+    from components.sources.span_writer import drop_span
+
+    data = _load(config, overrides).data
+    if span == data.golden:
+        raise CaptchaPipelineError(f"Span {span} is the golden one, which judges every model (data.golden). Name another one there first.")
+    aside = drop_span(Path(data.root), span)
+    typer.echo(f"Span {span} now lies in {aside}. To bring it back: mv {shlex.quote(str(aside))} {shlex.quote(data.root)}")
+    if span in data.exclude:
+        typer.echo(f"data.exclude need not name {span} any more.")
 
 
 @data_app.command()
@@ -217,8 +252,8 @@ def _load(path: Path, overrides: list[str] | None, beam: str | None = None) -> "
     return load_config(path, overrides, beam=beam)
 
 
-def _import_plan(settings: "Config", source: str, layout: "Layout") -> "ImportPlan":
-    from components.sources.imported import ImportPlan
+def _import_plan(settings: "Config", source: str, layout: "Layout", *, only_new: bool = False, dry_run: bool = False) -> "ImportPlan":
+    from components.sources.sift import ImportPlan
 
     return ImportPlan(
         root=Path(settings.data.root),
@@ -228,36 +263,61 @@ def _import_plan(settings: "Config", source: str, layout: "Layout") -> "ImportPl
         rules=settings.data.picture_rules,
         layout=layout,
         shard_size=settings.synth.shard_size,
+        only_new=only_new,
+        dry_run=dry_run,
     )
 
 
-def _tell(imported: "Imported", source: str) -> None:
-    typer.echo(f"{_describe(imported.span)}, source {source}.")
+def _tell(imported: "Imported", plan: "ImportPlan") -> None:
+    """Says what came of an import. Ends the command with CONTRADICTED where pictures are there with two labels."""
+    if plan.dry_run:
+        typer.echo(f"Would be imported: {_counts(imported.counts)}, source {plan.source}. Nothing was written.")
+    else:
+        typer.echo(f"{_describe(imported.span)}, source {plan.source}.")
     if imported.known:
-        typer.echo(f"{imported.known:,} are in a span already.")
-    if imported.left_out:
-        typer.echo(imported.describe(), err=True)
+        left_out = "and are left out" if plan.only_new else "with the same label; they are imported again"
+        typer.echo(f"{imported.known:,} are in a span already, {left_out}.")
+    if imported.alike:
+        typer.echo(f"{imported.alike:,} look like one that is there: encoded again or resized. Each is in the split of that one.")
+    if plan.dry_run or len(imported.sizes) > 1:
+        sizes = ", ".join(f"{width}x{height} {count:,}" for (width, height), count in imported.sizes.most_common(5))
+        typer.echo(f"Sizes: {sizes}{' …' if len(imported.sizes) > 5 else ''}; the configuration has {plan.spec.width}x{plan.spec.height}.")
+    _complain(imported)
+
+
+def _complain(imported: "Imported") -> None:
+    if imported.doubtful.count:
+        typer.echo(f"{imported.doubtful.count:,} look like one with another label: {imported.doubtful}", err=True)
+    for reason, found in imported.refused_pictures.items():
+        typer.echo(f"{found.count:,} pictures are imported that a run will set aside: {reason}: {found}", err=True)
     if imported.refused_labels:
         shown = "\n  ".join(imported.refused_labels[:5])
         typer.echo(
             f"{len(imported.refused_labels):,} labels are not as the configuration says; a run will set them aside:\n  {shown}", err=True
         )
+    if description := imported.describe():
+        typer.echo(description, err=True)
+    if imported.contradictions:
+        raise typer.Exit(CONTRADICTED)
 
 
 @contextmanager
-def _importing() -> Iterator[Callable[[int, int | None], None]]:
+def _importing() -> Iterator["Progress"]:
     with _progress("Importing", None) as (bar, task):
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def _describe(span: "Span", verb: str = "now has") -> str:
-    counts = span.manifest.counts
-    parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
-    return f"{span.path} {verb} {sum(counts.values()):,} pictures ({parts})"
+    return f"{span.path} {verb} {_counts(span.manifest.counts)}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    parts = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS)
+    return f"{sum(counts.values()):,} pictures ({parts})"
 
 
 @contextmanager
-def _progress(what: str, total: int | None) -> Iterator[tuple["Progress", "TaskID"]]:
+def _progress(what: str, total: int | None) -> Iterator[tuple["Bar", "TaskID"]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

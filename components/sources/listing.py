@@ -19,11 +19,19 @@ LeaveOut = Callable[[str, str], None]  # why, and the name of the file
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture to import; `name` is its path as the folder or the table has it."""
+    """A picture to import.
+
+    Attributes:
+      path: of the file.
+      name: the path as the folder or the table has it.
+      label: as the folder or the table has it.
+      inside: the folder that the file must be in, wherever links lead; None for anywhere.
+    """
 
     path: Path
     name: str
     label: str
+    inside: Path | None = None
 
 
 def folder_entries(folder: Path, pattern: str, leave_out: LeaveOut) -> Iterator[Entry]:
@@ -41,8 +49,12 @@ def folder_entries(folder: Path, pattern: str, leave_out: LeaveOut) -> Iterator[
             leave_out(f"the name does not match {pattern}", name)
 
 
-def table_entries(table: Path) -> Iterator[Entry]:
+def table_entries(table: Path, outside: bool) -> Iterator[Entry]:
     """Yields what the rows of a .csv or .jsonl file say in `path` and `label`, in their order.
+
+    Args:
+      table: the file.
+      outside: whether its pictures may be outside its folder.
 
     Raises:
       CaptchaPipelineError: the table cannot be read, or a row is not right.
@@ -51,7 +63,7 @@ def table_entries(table: Path) -> Iterator[Entry]:
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
             for name, label in rows(table, file):
-                yield Entry(table.parent / name, name, label)
+                yield Entry(table.parent / name, name, label, None if outside else table.parent)
     except OSError as error:
         raise CaptchaPipelineError(f"Cannot read {table}: {error.strerror}.") from None
     except UnicodeDecodeError:

@@ -13,10 +13,22 @@ from typing import Any, Final
 import google_crc32c
 
 from components.captcha import CaptchaSpec
+from components.disk import writing_in
 from components.errors import CaptchaPipelineError
 from components.features import MANIFEST, SPLITS
-from components.files import locked, publish
-from components.sources.spans import Layout, Manifest, ShardFile, Span, describe, next_number, read_manifest, span_name
+from components.files import locked, publish, sync
+from components.sources.spans import (
+    DROPPED,
+    Layout,
+    Manifest,
+    ShardFile,
+    Span,
+    describe,
+    next_number,
+    read_manifest,
+    span_name,
+    span_numbers,
+)
 from components.splits import SPLIT_RULE
 
 _DRAFT: Final = ".draft-"
@@ -26,11 +38,16 @@ _GZIP_LEVEL: Final[dict[str, int]] = {"canonical": 0, "book": 6}
 _BUFFER: Final = 2**18  # bytes: GzipFile takes as long for a small piece as for a large one
 
 
+def lock_data(root: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds the lock of a data folder. Who has to wait for it says so on standard error."""
+    return locked(root / _LOCK, waiting=f"Waiting for process {{}}, which is at work in {root} …")
+
+
 class new_span:
     """Makes a span in one step: `with new_span(root) as path:` gives a hidden folder to write in.
 
     On success the folder, which must have a manifest by then, becomes the next span, which `span` then is; on an error or
-    Ctrl-C it is deleted. One process at a time makes a span in a data folder; others wait.
+    Ctrl-C it is deleted. One process at a time makes a span in a data folder; others say that they wait.
     """
 
     span: Span
@@ -42,7 +59,7 @@ class new_span:
     def __enter__(self) -> Path:
         self._draft = self._root / f"{_DRAFT}{uuid.uuid4().hex}"
         try:
-            self._resources.enter_context(locked(self._root / _LOCK))
+            self._resources.enter_context(lock_data(self._root))
             # Whoever made a draft held the lock: a kill has left these.
             for abandoned in self._root.glob(f"{_DRAFT}*"):
                 shutil.rmtree(abandoned, ignore_errors=True)
@@ -68,6 +85,29 @@ class new_span:
         target = self._root / span_name(number)
         publish(self._draft, target)
         return Span(number, target, manifest)
+
+
+def drop_span(root: Path, number: int) -> Path:
+    """Moves a span aside, whole or not, and returns where it lies then. Nothing is deleted, and no other span gets its number.
+
+    Raises:
+      CaptchaPipelineError: there is no such span, or the folder may not be written.
+    """
+    span = root / span_name(number)
+    aside = root / DROPPED / span.name
+    if not root.is_dir():
+        raise CaptchaPipelineError(f"There is no data folder {root}.")
+    with writing_in(root), lock_data(root):
+        if not span.is_dir():
+            there = ", ".join(map(str, sorted(span_numbers(root)))) or "none"
+            raise CaptchaPipelineError(f"There is no span {number} in {root}; its spans: {there}.")
+        if aside.exists():
+            raise CaptchaPipelineError(f"{aside} is there already. Move it elsewhere first.")
+        aside.parent.mkdir(exist_ok=True)
+        span.rename(aside)
+        sync(aside.parent)
+        sync(root)
+    return aside
 
 
 class ShardWriter:

@@ -23,6 +23,7 @@ from components.tfrecords import Damage, Record, read_records
 
 Layout = Literal["canonical", "book"]
 
+DROPPED: Final = ".dropped"  # in the data folder: the spans that were moved aside
 _SPAN: Final = re.compile(r"span-(\d{6,})")
 
 
@@ -134,10 +135,15 @@ def span_name(number: int) -> str:
     return f"span-{number:06d}"
 
 
-def next_number(root: str | Path) -> int:
-    """Returns the number that the next span will get."""
+def span_numbers(root: str | Path) -> set[int]:
+    """Returns the numbers of the folders in `root` that are named like spans."""
     names = [path.name for path in Path(root).iterdir()] if Path(root).is_dir() else []
-    return 1 + max((int(match[1]) for match in map(_SPAN.fullmatch, names) if match), default=0)
+    return {int(match[1]) for match in map(_SPAN.fullmatch, names) if match}
+
+
+def next_number(root: str | Path) -> int:
+    """Returns the number that the next span will get: higher than that of every span, those that were dropped included."""
+    return 1 + max(span_numbers(root) | span_numbers(Path(root) / DROPPED), default=0)
 
 
 @dataclass(frozen=True)
