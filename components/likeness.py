@@ -15,14 +15,18 @@ from PIL import Image
 
 MAX_DISTANCE: Final = 14  # bits, of 256
 _SIDE: Final = 16
+_LEAST_SET: Final = 120  # bits: half of all are above the median, but where many frequencies are missing and so equal
 # The bits of a band come from all rows and columns of the transform: those of one row are often alike in all pictures of one kind.
 _ORDER: Final = np.array([_SIDE * row + (row + band) % _SIDE for band in range(_SIDE) for row in range(_SIDE)])
 
 
 def look_of(picture: Image.Image) -> bytes | None:
-    """Returns the perceptual hash of a picture as the model sees it, of mode L or RGB: 32 bytes. None where it has one colour only."""
+    """Returns the perceptual hash of a picture as the model sees it, of mode L or RGB: 32 bytes.
+
+    None where the picture has too little on it to tell it from others, such as one colour or plain stripes.
+    """
     bits = imagehash.phash(picture, hash_size=_SIDE).hash.ravel()[_ORDER]
-    return np.packbits(bits).tobytes() if bits.any() else None
+    return np.packbits(bits).tobytes() if bits.sum() >= _LEAST_SET else None
 
 
 def distance(one: bytes, other: bytes) -> int:

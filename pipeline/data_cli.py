@@ -279,7 +279,7 @@ def _tell(imported: "Imported", plan: "ImportPlan") -> None:
         typer.echo(f"{imported.known:,} are in a span already, {left_out}.")
     if imported.alike:
         typer.echo(f"{imported.alike:,} look like one that is there: encoded again or resized. Each is in the split of that one.")
-    if plan.dry_run or len(imported.sizes) > 1:
+    if plan.dry_run or set(imported.sizes) - {(plan.spec.width, plan.spec.height)}:
         sizes = ", ".join(f"{width}x{height} {count:,}" for (width, height), count in imported.sizes.most_common(5))
         typer.echo(f"Sizes: {sizes}{' …' if len(imported.sizes) > 5 else ''}; the configuration has {plan.spec.width}x{plan.spec.height}.")
     _complain(imported)

@@ -27,7 +27,7 @@ class Seen:
 
     Attributes:
       key: the same for the same visible pixels (components/splits.py); where a run refuses the picture, for the same bytes.
-      look: the perceptual hash (components/likeness.py); None where a run refuses the picture, or it has one colour only.
+      look: the perceptual hash (components/likeness.py); None where a run refuses the picture, or too little is on it.
       label: as it was given, NFC-normalised.
       name: of the file that it comes from; "" where that is not known.
       size: width and height in pixels; None where a run refuses the picture.
