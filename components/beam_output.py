@@ -14,6 +14,8 @@ def remove_abandoned(output_dict: Mapping[str, Sequence[artifact.Artifact]]) -> 
     """
     for artifacts in output_dict.values():
         for item in artifacts:
-            for below in ("", "Split-*"):
-                for folder in fileio.glob(os.path.join(item.uri, below, "beam-temp-*")):
-                    fileio.rmtree(folder)
+            splits = [os.path.join(item.uri, name) for name in fileio.listdir(item.uri) if name.startswith("Split-")]
+            for folder in (item.uri, *splits):
+                for name in fileio.listdir(folder):
+                    if name.startswith("beam-temp-"):
+                        fileio.rmtree(os.path.join(folder, name))

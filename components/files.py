@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, even after a power failure, and files that are locks."""
+"""Files and folders that are there whole or not at all, even after a power failure, files that are locks, and paths that are no patterns."""
 
 import contextlib
 import json
@@ -7,12 +7,22 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
 from components.disk import writing_in
 from components.errors import CaptchaPipelineError
+
+_OF_PATTERNS: Final = "*?[\\"
+
+
+def pattern_characters(path: str | Path) -> str:
+    """Returns the characters in a path, in their order, that stand for others where a path is a pattern.
+
+    TFX and Beam take the paths of their artifacts for patterns, and find nothing under one with such a character.
+    """
+    return "".join(character for character in dict.fromkeys(str(path)) if character in _OF_PATTERNS)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -1,5 +1,7 @@
 """Transformed examples to batches for the model."""
 
+import fnmatch
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -37,12 +39,16 @@ def _normalised(pixels: tf.Tensor, features: dict[str, tf.Tensor]) -> tf.Tensor:
 
 
 def record_files(patterns: Sequence[str], split: str) -> list[str]:
-    """Returns the files that TFX's patterns stand for, sorted.
+    """Returns the files that TFX's patterns stand for, each a folder and a pattern for the names in it; sorted by name.
 
     Raises:
       CaptchaPipelineError: there is none.
     """
-    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    files = []
+    for folder, name in map(os.path.split, patterns):
+        # The folder is a path of the user's, and no pattern.
+        there = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
+        files += [os.path.join(folder, file) for file in sorted(fnmatch.filter(there, name))]
     if not files:
         raise CaptchaPipelineError(f"The {split} split is empty: no file matches {', '.join(patterns)}. Make a span with more pictures.")
     return files

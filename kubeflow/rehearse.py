@@ -25,7 +25,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.errors import CaptchaPipelineError
-from components.files import write_whole
+from components.files import pattern_characters, write_whole
 from kubeflow.compiled import Compiled
 from kubeflow.entrypoint import EXECUTOR_LOGS, artifacts_of
 
@@ -57,8 +57,8 @@ class Rehearsal:
           parameters: of the run; the others have the pipeline's defaults.
 
         Raises:
-          CaptchaPipelineError: there is no such file, it is no compiled pipeline, a parameter or a volume's folder is not there, or a step
-            has what `kubeflow compile` never writes, such as a condition.
+          CaptchaPipelineError: there is no such file, it is no compiled pipeline, a parameter or a volume's folder is not there, the
+            folder's path has characters of a pattern, or a step has what `kubeflow compile` never writes, such as a condition.
         """
         self._compiled = Compiled.load(pipeline)
         for name in self._compiled.tasks:
@@ -67,6 +67,8 @@ class Rehearsal:
                     f"{pipeline}: the step {name} has {stranger}, which is not rehearsed. Compile the pipeline anew."
                 )
         self._folder = folder.resolve()
+        if found := pattern_characters(self._folder):
+            raise CaptchaPipelineError(f"TFX takes {' '.join(found)} in {self._folder} for a pattern: name another --folder.")
         self._parameters = self._compiled.parameters(parameters)
         for executor in self._compiled.executors.values():
             for mount in executor.get("pvcMount", []):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from components.captcha import CaptchaSpec
+from components.files import pattern_characters
 from components.pictures import PictureRules
 from components.sources.spans import Window, window
 from pipeline.engines import BeamConfig
@@ -151,6 +152,13 @@ class PodConfig(Section):
     tolerations: tuple[Toleration, ...] = Field((), description="taints of nodes that the pod may run on all the same")
 
 
+def _no_pattern(path: str | None) -> str | None:
+    """TFX and Beam would look for the artifacts under it in vain."""
+    if path and (found := pattern_characters(path)):
+        raise ValueError(f"TFX takes {' '.join(found)} in a path for a pattern: name a folder without")
+    return path
+
+
 class KubeflowConfig(Section):
     """How the steps run on Kubeflow Pipelines."""
 
@@ -160,6 +168,8 @@ class KubeflowConfig(Section):
     retries: int = Field(2, ge=0, description="of a step that failed")
     steps: PodConfig = PodConfig()
     trainer: PodConfig = PodConfig()
+
+    _root_is_no_pattern = field_validator("root")(_no_pattern)
 
 
 class Config(Section):
@@ -181,6 +191,8 @@ class Config(Section):
     @classmethod
     def _expand(cls, root: str) -> str:
         return str(Path(root).expanduser())
+
+    _root_is_no_pattern = field_validator("root")(_no_pattern)
 
     @property
     def pipeline_root(self) -> str:

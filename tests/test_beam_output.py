@@ -1,11 +1,14 @@
 from pathlib import Path
 
+import pytest
 from tfx.types import standard_artifacts
 
 from components.beam_output import remove_abandoned
 
 
-def test_halves_of_files_go_and_files_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["plain", "[a] b*c?d"])
+def test_halves_of_files_go_and_files_stay(tmp_path: Path, name: str) -> None:
+    tmp_path = tmp_path / name
     examples = standard_artifacts.Examples()
     examples.uri = str(tmp_path)
     for folder in (tmp_path, tmp_path / "Split-train"):

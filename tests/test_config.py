@@ -46,6 +46,8 @@ def test_overrides_reach_any_depth_and_are_typed(tmp_path: Path) -> None:
         ("name: [", [], "not valid YAML"),
         ("- 1", [], "must hold keys and values"),
         ("name: a\ndata: {background: [1, 2, 256]}", [], "data.background.2"),
+        ("name: a\nroot: /data/[old] runs*", [], r"root: TFX takes \[ \* in a path for a pattern: name a folder without"),
+        ("name: a\nkubeflow: {root: 's3://bucket/what?'}", [], r"kubeflow.root: TFX takes \? in a path"),
     ],
 )
 def test_errors_name_the_key_and_the_remedy(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:

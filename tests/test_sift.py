@@ -234,6 +234,18 @@ def test_the_golden_span_is_not_dropped(tmp_path: Path, folder: Path) -> None:
     assert len(list_spans(root)) == 1
 
 
+def test_folders_may_have_the_characters_of_patterns(tmp_path: Path) -> None:
+    inbox, root = tmp_path / "in [b]*?", tmp_path / "da[t]a*?"
+    inbox.mkdir()
+    settings = ["--config", CONFIG, "--set", f"data.root={root}"]
+    save(inbox, "01_a.png", 1)
+    assert "span-000001 now has 1 pictures" in call("data", "ingest", str(inbox), "--pattern", "{label}_*", *settings)
+    assert "Nothing new" in call("data", "ingest", str(inbox), "--pattern", "{label}_*", *settings)
+    (inbox / "labels.csv").write_text("path,label\n01_a.png,01\n")
+    assert "span-000002 now has 1 pictures" in call("data", "import", str(inbox / "labels.csv"), *settings)
+    assert "span-000001 has 1 pictures" in call("data", "show", *settings, "--out", str(tmp_path / "sheet [1].png"))
+
+
 @pytest.mark.parametrize("way", ["parent", "absolute", "link"])
 def test_a_table_s_path_out_of_its_folder_is_refused_unless_asked_for(tmp_path: Path, folder: Path, way: str) -> None:
     save(folder, "a.png", 1)

@@ -116,6 +116,14 @@ def test_random_shift_moves_each_picture_as_a_whole() -> None:
     assert len(seen) == 9
 
 
+def test_the_folder_of_the_files_is_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "[a] b*c?d"
+    folder.mkdir()
+    for name in ("data-1.gz", "data-0.gz", "other"):
+        (folder / name).touch()
+    assert record_files([str(folder / "data*")], "train") == [str(folder / "data-0.gz"), str(folder / "data-1.gz")]
+
+
 def test_an_empty_split_is_named(tmp_path: Path) -> None:
     with pytest.raises(CaptchaPipelineError, match="eval split is empty"):
         record_files([str(tmp_path / "*")], "eval")

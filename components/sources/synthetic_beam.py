@@ -10,6 +10,7 @@ from typing import Final
 import apache_beam as beam
 
 from components.features import SPLITS
+from components.files import write_whole
 from components.sources.spans import ShardFile
 from components.sources.synthetic import SynthPlan, in_processes
 
@@ -37,8 +38,8 @@ def make_shards(plan: SynthPlan, folder: Path, beam_args: Sequence[str]) -> list
             | "Distribute" >> beam.Reshuffle()
             | "Draw" >> beam.Map(_draw, plan, str(folder))
             | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            | "Lines" >> beam.FlatMap(sorted)
-            | "Write" >> beam.io.WriteToText(str(folder / _MADE), num_shards=1, shard_name_template="")
+            # Beam's own writer takes a path for a pattern.
+            | "Write" >> beam.Map(lambda lines, path: write_whole(path, "\n".join(sorted(lines))), folder / _MADE)
         )
     made = folder / _MADE
     shards = [json.loads(line) for line in made.read_text(encoding="utf-8").splitlines()]
