@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from components.errors import CaptchaPipelineError
 from components.features import DATA_INFO, SPLITS
 from components.likeness import MAX_DISTANCE, bands, distance
 from components.pictures import PictureRules
@@ -95,7 +94,7 @@ class SpanIndex:
         """Forgets the spans that are gone or changed, and reads those that are new.
 
         Raises:
-          CaptchaPipelineError: a shard cannot be read.
+          CaptchaPipelineError: a shard is missing, or not as the manifest says.
         """
         self._spans = {span.number: span for span in spans}
         current = {number: self._made_from(span.checksum) for number, span in self._spans.items()}
@@ -194,15 +193,11 @@ def _read_only(path: Path) -> str:
 
 
 def _records(span: Span, rules: PictureRules) -> Iterator[tuple[str, int, int, Seen]]:
-    """Yields split, shard, record and picture of each whole record of a span."""
+    """Yields split, shard, record and picture of each record of a span that is right."""
     info = DataInfo.load(span.path / DATA_INFO) if span.manifest.layout == "book" else None
     for split in SPLITS:
-        for shard, path in enumerate(span.files(split)):
-            try:
-                for item in read_records(path):
-                    if isinstance(item, Record) and (seen := of_record(item.data, info, span.manifest.spec, rules)):
-                        yield split, shard, item.index, seen
-            except OSError as error:
-                raise CaptchaPipelineError(
-                    f"Cannot read {path}: {error.strerror}. Put it back, or take the span out: `captcha-pipeline data drop {span.number}`."
-                ) from None
+        files = [file for file in span.manifest.files if file.path.startswith(f"{split}/")]
+        for shard, file in enumerate(files):
+            for item in read_records(span.located(file), file.sha256):
+                if isinstance(item, Record) and (seen := of_record(item.data, info, span.manifest.spec, rules)):
+                    yield split, shard, item.index, seen
