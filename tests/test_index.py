@@ -11,7 +11,7 @@ from test_imported import labelled, picture, plan
 
 from components.errors import CaptchaPipelineError
 from components.sources.imported import import_folder
-from components.sources.index import SpanIndex
+from components.sources.index import Place, SpanIndex
 from components.sources.seen import of_encoded, of_pixels
 from components.sources.sift import Imported, NothingNew
 from components.sources.span_writer import drop_span, lock_data
@@ -49,7 +49,7 @@ def ingest(inbox: Path, root: Path) -> Imported:
     return import_folder(inbox, "{label}_*", plan(root, only_new=True, shard_size=4))
 
 
-def what_is_known(root: Path, *seeds: int) -> list[object]:
+def what_is_known(root: Path, *seeds: int) -> list[list[tuple[Place, str]]]:
     """Returns where the index has each picture, in words."""
     rules = plan(root).rules
     with SpanIndex(root, rules) as index:

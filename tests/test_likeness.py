@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def look(picture: Image.Image) -> bytes:
     return found
 
 
-def encoded_again(picture: Image.Image, **options: object) -> Image.Image:
+def encoded_again(picture: Image.Image, **options: Any) -> Image.Image:
     buffer = io.BytesIO()
     picture.save(buffer, **options)
     return Image.open(buffer).convert("RGB")

@@ -161,7 +161,7 @@ def _read(entry: Entry, result: Imported) -> bytes | None:
         if not entry.path.is_file():  # a pipe or a device would never end
             result.leave_out("there is no such file", entry.name)
             return None
-        if entry.inside and not entry.path.resolve().is_relative_to(entry.inside.resolve()):
+        if entry.inside and not entry.path.resolve().is_relative_to(entry.inside):
             result.leave_out("its path leads out of the table's folder (--outside takes it all the same)", entry.name)
             return None
         with open(entry.path, "rb") as file:

@@ -25,7 +25,7 @@ class Entry:
       path: of the file.
       name: the path as the folder or the table has it.
       label: as the folder or the table has it.
-      inside: the folder that the file must be in, wherever links lead; None for anywhere.
+      inside: the folder, with no links in its path, that the file must be in, wherever links lead; None for anywhere.
     """
 
     path: Path
@@ -59,11 +59,12 @@ def table_entries(table: Path, outside: bool) -> Iterator[Entry]:
     Raises:
       CaptchaPipelineError: the table cannot be read, or a row is not right.
     """
+    inside = None if outside else table.parent.resolve()
     rows = _csv_rows if table.suffix.lower() == ".csv" else _jsonl_rows
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
             for name, label in rows(table, file):
-                yield Entry(table.parent / name, name, label, None if outside else table.parent)
+                yield Entry(table.parent / name, name, label, inside)
     except OSError as error:
         raise CaptchaPipelineError(f"Cannot read {table}: {error.strerror}.") from None
     except UnicodeDecodeError:
