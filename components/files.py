@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, even after a power failure, files that are locks, and paths that are no patterns."""
+"""Files and folders that are there whole or not at all, even after a power failure; locks; and paths that are no patterns."""
 
 import contextlib
 import json
