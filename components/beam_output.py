@@ -14,6 +14,8 @@ def remove_abandoned(output_dict: Mapping[str, Sequence[artifact.Artifact]]) -> 
     """
     for artifacts in output_dict.values():
         for item in artifacts:
+            if not fileio.isdir(item.uri):  # Kubeflow's driver adds an output that is a file
+                continue
             splits = [os.path.join(item.uri, name) for name in fileio.listdir(item.uri) if name.startswith("Split-")]
             for folder in (item.uri, *splits):
                 for name in fileio.listdir(folder):

@@ -15,5 +15,7 @@ def test_halves_of_files_go_and_files_stay(tmp_path: Path, name: str) -> None:
         (folder / "beam-temp-data-1234").mkdir(parents=True)
         (folder / "beam-temp-data-1234" / "half").write_bytes(b"h")
         (folder / "data-00000-of-00001.gz").write_bytes(b"w")
-    remove_abandoned({"examples": [examples]})
+    log, missing = standard_artifacts.Examples(), standard_artifacts.Examples()
+    log.uri, missing.uri = str(tmp_path / "data-00000-of-00001.gz"), str(tmp_path / "nowhere")
+    remove_abandoned({"examples": [examples], "executor-logs": [log, missing]})
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["Split-train", "data-00000-of-00001.gz", "data-00000-of-00001.gz"]
