@@ -62,7 +62,7 @@ def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
         "fit_s": round(sum(epoch["seconds"] for epoch in fit), 1),
         "test": results.example_count,
         "read": round(results.sequence_accuracy.value * results.example_count),
-        "position_accuracy": round(statistics.mean(rate.value for rate in results.position_accuracy), 6),
+        "position_accuracy": round(results.character_accuracy, 6),
         "machine": machine(),
     }
 

@@ -138,7 +138,7 @@ def fit(arm: Arm, config: Config, data: Prepared, images: int, seed: int) -> dic
         rate = learning_rate_schedule(replace(recipe, epochs=epochs), images // epochs)
         batch_size, shift = recipe.batch_size, recipe.shift
     model = arm.build(spec)
-    model.compile(Muon(rate) if arm.rate is None else keras.optimizers.Adam(rate), loss=captcha_loss(), metrics=captcha_metrics())
+    model.compile(Muon(rate) if arm.rate is None else keras.optimizers.Adam(rate), loss=captcha_loss(), metrics=captcha_metrics(spec))
     steps = _STRETCH // batch_size
     wall, cpu = time.monotonic(), time.process_time()
     curve = model.fit(

@@ -27,7 +27,7 @@ from benchmarks.results import gpus, keep, kept, machine, record, versions
 from benchmarks.tasks import TASKS
 from components.captcha import CaptchaSpec
 from components.hyperparameters import Hyperparameters, learning_rate_schedule
-from components.metrics import ReadingCounts, wilson_interval
+from components.metrics import ReadingCounts, read, wilson_interval
 from pipeline.config_file import load_config
 
 _PRECISION: Final = "mixed_bfloat16"
@@ -133,17 +133,18 @@ def judge(spec: CaptchaSpec, labels: npt.NDArray[np.integer], probabilities: npt
       labels: int [N, max_length].
       probabilities: float [N, max_length, num_classes].
     """
-    counts = ReadingCounts(spec.max_length, spec.num_classes)
-    counts.add(labels, probabilities)
+    counts = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
+    ids, chosen = read(probabilities, spec.min_length)
+    counts.add_readings(labels, ids, chosen.prod(axis=-1))
     alike = [spec.characters.find(character) for character in "0O"]
     confusion = counts.confusion.toarray()
     swapped = confusion[alike, alike[::-1]].sum() if -1 not in alike else 0
-    folded, read = (np.where(ids == alike[1], alike[0], ids) for ids in (labels, probabilities.argmax(-1)))
+    truth, folded = (np.where(classes == alike[1], alike[0], classes) for classes in (labels, ids))
     return {
         "pictures": counts.examples,
         "read": counts.sequences_right,
-        "read_with_0_for_o": int((folded == read).all(axis=1).sum()),
-        "position_accuracy": round(float(counts.positions_right.mean() / counts.examples), 6),
+        "read_with_0_for_o": int((truth == folded).all(axis=1).sum()),
+        "position_accuracy": round(float(counts.positions_right.sum() / counts.positions_seen.sum()), 6),
         "misread": int(confusion.sum() - np.trace(confusion)),
         "misread_0_o": int(swapped),
     }

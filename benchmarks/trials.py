@@ -61,7 +61,7 @@ def fit(trial: Trial, config: Config, data: Prepared, epochs: int, pictures: int
     def compiled(spec: CaptchaSpec, epochs: int) -> keras.Model:
         model = trial.build(spec, design, training_dtype(parameters.precision))
         optimizer = trial.optimizer(trial.schedule(dataclasses.replace(parameters, epochs=epochs), count))
-        model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics())
+        model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics(spec))
         return model
 
     early = epochs // 2 if trial.progressive else 0

@@ -36,7 +36,7 @@ LABEL_IDS: Final = "label_ids"  # int64[max_length]: class ids, padded with the 
 # What the served model answers with.
 TEXT: Final = "text"  # string [N]; "" for a picture that could not be read
 PROBABILITIES: Final = "probabilities"  # float32 [N, max_length, num_classes]
-CONFIDENCE: Final = "confidence"  # float32 [N]: product over the positions of the largest probability; 0 for a bad picture
+CONFIDENCE: Final = "confidence"  # float32 [N]: the probability of TEXT: components/metrics.py; 0 for a bad picture
 VALID: Final = "valid"  # bool [N]: false for a picture that could not be decoded
 
 # Files.

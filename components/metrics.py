@@ -1,12 +1,13 @@
-"""How well captchas are read: counts that can be added up, and the figures made from them. NumPy only.
+"""What is read from the model's probabilities, and how well: counts that can be added up, and the figures made from them. NumPy only.
 
-The Evaluator, the `evaluate` command and the report all take their figures from here.
+The served model reads by `read`, and the Evaluator, the `evaluate` command and the report all take their figures from here.
 """
 
 import dataclasses
 import math
 import statistics
-from typing import Final
+from types import ModuleType
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from scipy.sparse import csr_array
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+_SMALLEST: Final = 2.0**-126  # the smallest normal float32; a softmax in float32 gives 0 for less, or what some processors take for 0
 
 CALIBRATION_BINS: Final = 15  # as in Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4
 
@@ -31,20 +34,33 @@ class Rate:
 class Results:
     """The figures of one set of examples.
 
+    Where the length varies, labels and readings are padded with the blank, which is the last class. The padding is not counted: only the
+    examples whose label has a character at a position count for `position_accuracy`, else the last positions would look right
+    because most labels end before them. A character read where the label has ended makes the sequence wrong, and is in the last
+    row of `confusion_matrix`; a character that is missing is in its last column. Where both are blank nothing is counted.
+
     `character_precision[c]` is the share of characters read as c that are c, `character_recall[c]` the share of characters c
-    that are read as c; NaN where there is none. Where the length varies, the last class is the blank.
+    that are read as c; NaN where there is none.
     """
 
     example_count: int
-    sequence_accuracy: Rate  # every position right, the blanks included
-    position_accuracy: tuple[Rate, ...]  # [max_length]
-    character_precision: Floats  # [num_classes]
-    character_recall: Floats  # [num_classes]
+    sequence_accuracy: Rate  # the whole text right, and so its length
+    position_accuracy: tuple[Rate, ...]  # [max_length]; NaN where no label is so long
+    position_count: Ints  # [max_length] examples whose label has a character there
+    character_precision: Floats  # [number of characters], without the blank
+    character_recall: Floats  # [number of characters]
     confusion_matrix: csr_array  # int64 [num_classes, num_classes] characters; rows are the truth, columns what was read
     expected_calibration_error: float
     calibration_count: Ints  # [CALIBRATION_BINS] examples in each bin of confidence
     calibration_confidence: Floats  # [CALIBRATION_BINS] their mean confidence, NaN for an empty bin
     calibration_accuracy: Floats  # [CALIBRATION_BINS] their full-sequence accuracy, NaN for an empty bin
+
+    @property
+    def character_accuracy(self) -> float:
+        """The share of the characters of all labels that are read right, each at its position; NaN where there is none."""
+        right = sum(rate.value * count for rate, count in zip(self.position_accuracy, self.position_count.tolist(), strict=True) if count)
+        total = int(self.position_count.sum())
+        return right / total if total else math.nan
 
 
 def wilson_interval(successes: int, trials: int, confidence: float) -> Rate:
@@ -69,16 +85,24 @@ class ReadingCounts:
 
     Attributes:
       examples: their number.
-      sequences_right: the number of examples read right at every position.
-      positions_right: int64 [num_positions].
-      confusion: int64 [num_classes, num_classes], sparse; rows are the truth, columns what was read.
+      sequences_right: the number of examples whose text is read right as a whole.
+      positions_seen: int64 [num_positions], the examples whose label has a character there.
+      positions_right: int64 [num_positions], those of them where it is read right.
+      confusion: int64 [num_classes, num_classes], sparse; rows are the truth, columns what was read. See Results.
       bin_examples, bin_right: int64 [CALIBRATION_BINS], the examples by their confidence, and those of them read right.
       bin_confidence: float64 [CALIBRATION_BINS], the sum of the confidences.
     """
 
-    def __init__(self, num_positions: int, num_classes: int):
+    def __init__(self, num_positions: int, num_classes: int, min_length: int | None = None):
+        """Counts nothing yet.
+
+        Args:
+          min_length: of a text; below `num_positions` where the last class is the blank, None where every text has that length.
+        """
+        self.min_length = num_positions if min_length is None else min_length
         self.examples = 0
         self.sequences_right = 0
+        self.positions_seen: Ints = np.zeros(num_positions, np.int64)
         self.positions_right: Ints = np.zeros(num_positions, np.int64)
         self.confusion = csr_array((num_classes, num_classes), dtype=np.int64)
         self.bin_examples: Ints = np.zeros(CALIBRATION_BINS, np.int64)
@@ -99,7 +123,8 @@ class ReadingCounts:
         expected = (len(label_ids), len(self.positions_right), self.confusion.shape[0])
         if probabilities.shape != expected:
             raise ValueError(f"probabilities have shape {probabilities.shape}, not {expected}")
-        self.add_readings(label_ids, *read(probabilities))
+        predicted_ids, chosen = read(probabilities, self.min_length)
+        self.add_readings(label_ids, predicted_ids, chosen.prod(axis=-1))
 
     def add_readings(self, label_ids: npt.NDArray[np.integer], predicted_ids: npt.NDArray[np.integer], confidence: Floats) -> None:
         """Counts N examples that `read` has been applied to.
@@ -118,21 +143,30 @@ class ReadingCounts:
             raise ValueError(f"labels have shape {label_ids.shape} and readings {predicted_ids.shape}, not {expected}")
         right = label_ids == predicted_ids
         sequence_right = right.all(axis=1)
+        blank = self.confusion.shape[0] - 1 if self._has_blank else -1
+        is_character = label_ids != blank
+        is_padding = ~is_character & (predicted_ids == blank)
         # Bin m holds confidences in (m / bins, (m + 1) / bins]; 0 itself goes to the first.
         bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
         self.examples += len(label_ids)
         self.sequences_right += int(sequence_right.sum())
-        self.positions_right += right.sum(axis=0)
-        cells = (label_ids.ravel(), predicted_ids.ravel())
-        self.confusion += csr_array((np.ones(right.size, np.int64), cells), shape=self.confusion.shape)
+        self.positions_seen += is_character.sum(axis=0)
+        self.positions_right += (right & is_character).sum(axis=0)
+        cells = (label_ids[~is_padding], predicted_ids[~is_padding])
+        self.confusion += csr_array((np.ones(len(cells[0]), np.int64), cells), shape=self.confusion.shape)
         self.bin_examples += np.bincount(bins, minlength=CALIBRATION_BINS)
         self.bin_right += np.bincount(bins[sequence_right], minlength=CALIBRATION_BINS)
         self.bin_confidence += np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS)
+
+    @property
+    def _has_blank(self) -> bool:
+        return self.min_length < len(self.positions_seen)
 
     def merge(self, other: "ReadingCounts") -> None:
         """Adds the counts of `other`, which has seen other examples."""
         self.examples += other.examples
         self.sequences_right += other.sequences_right
+        self.positions_seen += other.positions_seen
         self.positions_right += other.positions_right
         self.confusion += other.confusion
         self.bin_examples += other.bin_examples
@@ -145,15 +179,20 @@ class ReadingCounts:
         The expected calibration error is the mean over the examples of the distance between a bin's accuracy and its mean
         confidence (Guo et al. 2017, equation 5), where a reading is right if the whole sequence is.
         """
+        characters = slice(self.confusion.shape[0] - self._has_blank)
         diagonal = self.confusion.diagonal()
         accuracy, mean_confidence = _divide(self.bin_right, self.bin_examples), _divide(self.bin_confidence, self.bin_examples)
         gap = np.nansum(np.abs(accuracy - mean_confidence) * self.bin_examples)
         return Results(
             example_count=self.examples,
             sequence_accuracy=wilson_interval(self.sequences_right, self.examples, confidence),
-            position_accuracy=tuple(wilson_interval(int(right), self.examples, confidence) for right in self.positions_right),
-            character_precision=_divide(diagonal, self.confusion.sum(axis=0)),
-            character_recall=_divide(diagonal, self.confusion.sum(axis=1)),
+            position_accuracy=tuple(
+                wilson_interval(right, seen, confidence)
+                for right, seen in zip(self.positions_right.tolist(), self.positions_seen.tolist(), strict=True)
+            ),
+            position_count=self.positions_seen.copy(),
+            character_precision=_divide(diagonal, self.confusion.sum(axis=0))[characters],
+            character_recall=_divide(diagonal, self.confusion.sum(axis=1))[characters],
             confusion_matrix=self.confusion.copy(),
             expected_calibration_error=float(gap / self.examples) if self.examples else math.nan,
             calibration_count=self.bin_examples.copy(),
@@ -162,15 +201,34 @@ class ReadingCounts:
         )
 
 
-def read(probabilities: npt.NDArray[np.floating]) -> tuple[Ints, Floats]:
-    """Returns the classes read, int64 [..., positions], and the confidence in the whole sequence, float64 [...].
+def read(probabilities: Any, min_length: int, ops: ModuleType = np) -> tuple[Any, Any]:
+    """Reads the most probable text that the spec allows: characters first, `min_length` or more of them, then blanks.
 
-    The confidence is the product over the positions of the largest probability, as the served model's is.
+    The heads are independent, so a text's probability is the product of its characters' and of the blanks' after it. At each
+    position only the best character comes into question; which length is best shows the sum of the logarithms. Of lengths that are
+    as probable the shortest is taken.
 
     Args:
       probabilities: float [..., positions, num_classes].
+      min_length: of a text. Where it is below the number of positions, the last class is the blank; else there is no blank.
+      ops: numpy, or keras.ops for tensors: the served model reads by the same lines.
+
+    Returns:
+      The classes read, int [..., positions], and their probabilities, float64 [..., positions]. The product of the latter over the
+      positions is the confidence in the whole text.
     """
-    return probabilities.argmax(axis=-1).astype(np.int64), probabilities.max(axis=-1).astype(np.float64).prod(axis=-1)
+    probabilities = ops.array(probabilities, "float64")
+    positions, blank = probabilities.shape[-2], probabilities.shape[-1] - 1
+    if min_length == positions:
+        return ops.argmax(probabilities, -1), ops.max(probabilities, -1)
+    characters, blanks = probabilities[..., :blank], probabilities[..., blank]
+    best = ops.max(characters, -1)
+    # What a text gains with each character after the shortest.
+    gains = ops.log(ops.maximum(best, _SMALLEST)) - ops.log(ops.maximum(blanks, _SMALLEST))
+    totals = ops.cumsum(gains[..., min_length:], -1)
+    length = min_length + ops.where(ops.max(totals, -1) > 0, ops.argmax(totals, -1) + 1, 0)
+    is_character = ops.arange(positions) < length[..., None]
+    return ops.where(is_character, ops.argmax(characters, -1), blank), ops.where(is_character, best, blanks)
 
 
 def _divide(numerator: npt.NDArray[np.number], denominator: Ints) -> Floats:

@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from components.captcha import CaptchaSpec
+from components.metrics import read
 
 
 @dataclass(frozen=True)
@@ -153,17 +154,32 @@ class _CrossEntropy(keras.losses.Loss):
         return keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=self._smoothing)
 
 
-def captcha_metrics() -> list[keras.metrics.Metric]:
-    """`sequence_accuracy`: the share of pictures with every position right. `position_accuracy`: the share of positions."""
-    return [
-        keras.metrics.MeanMetricWrapper(_sequence_matches, name="sequence_accuracy"),
-        keras.metrics.MeanMetricWrapper(_position_matches, name="position_accuracy"),
-    ]
+def captcha_metrics(spec: CaptchaSpec) -> list[keras.metrics.Metric]:
+    """`sequence_accuracy`: the share of pictures read right as a whole. `position_accuracy`: the share of characters read right.
+
+    Both are of what `components.metrics.read` reads, and as there the blanks after a label are no characters.
+    """
+    return [_SequenceAccuracy(spec, name="sequence_accuracy"), _PositionAccuracy(spec, name="position_accuracy")]
 
 
-def _position_matches(labels: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
-    return ops.cast(ops.equal(ops.cast(labels, "int32"), ops.argmax(logits, axis=-1)), "float32")
+class _SequenceAccuracy(keras.metrics.Mean):
+    def __init__(self, spec: CaptchaSpec, name: str):
+        super().__init__(name=name)
+        self._spec = spec
+
+    def update_state(self, labels: keras.KerasTensor, logits: keras.KerasTensor, sample_weight: keras.KerasTensor | None = None) -> None:
+        """Counts labels [N, max_length] against logits [N, max_length, num_classes]."""
+        super().update_state(ops.all(_right(labels, logits, self._spec), axis=-1), sample_weight)
 
 
-def _sequence_matches(labels: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
-    return ops.min(_position_matches(labels, logits), axis=-1)
+class _PositionAccuracy(_SequenceAccuracy):
+    def update_state(self, labels: keras.KerasTensor, logits: keras.KerasTensor, sample_weight: keras.KerasTensor | None = None) -> None:
+        """As above, by character; `sample_weight` is not looked at."""
+        blank = -1 if self._spec.blank_id is None else self._spec.blank_id
+        is_character = ops.not_equal(ops.cast(labels, "int32"), blank)
+        keras.metrics.Mean.update_state(self, _right(labels, logits, self._spec), ops.cast(is_character, "float32"))
+
+
+def _right(labels: keras.KerasTensor, logits: keras.KerasTensor, spec: CaptchaSpec) -> keras.KerasTensor:
+    ids, _ = read(ops.softmax(logits), spec.min_length, ops)
+    return ops.equal(ops.cast(labels, "int32"), ops.cast(ids, "int32"))

@@ -55,7 +55,7 @@ class Slice:
 class Evaluation:
     """What the Evaluator found on the test split.
 
-    `classes` names the model's classes in order; "" is the blank, "no character here". `baseline` is the full-sequence accuracy
+    `classes` names the model's classes in order; "" is the blank, "no character here", and the last. `baseline` is the full-sequence accuracy
     of the model in production on the same pictures. `sets` are those that the model was judged by, such as "golden set"; on the one named
     BEST it is compared with another model than that in production.
     `confidence` is that of all intervals.
@@ -202,7 +202,7 @@ def _error_scale(evaluation: Evaluation) -> float:
 
 
 def _confusion_map(evaluation: Evaluation) -> dict[str, object]:
-    """The classes to draw, in order, and the cells that are not zero, with each cell's share of its row's truths."""
+    """The classes to draw, in order, and the cells that are not zero, with each cell's share of its row's occurrences."""
     matrix = evaluation.results.confusion_matrix
     count = matrix.shape[0]
     shown = np.arange(count)
@@ -211,7 +211,7 @@ def _confusion_map(evaluation: Evaluation) -> dict[str, object]:
         involved = sum(np.bincount(ends, weights=times, minlength=count) for ends in (truths, readings))
         shown = np.sort(np.argsort(-involved, kind="stable")[:MAX_CLASSES])
     counts = matrix[shown][:, shown].toarray()
-    shares = counts / np.maximum(matrix.sum(axis=1)[shown, None], 1)
+    shares = counts / np.maximum(_occurrences(evaluation)[shown, None], 1)
     return {
         "classes": [evaluation.classes[i] for i in shown.tolist()],
         "hidden": count - len(shown),
@@ -222,14 +222,20 @@ def _confusion_map(evaluation: Evaluation) -> dict[str, object]:
 
 def _confused_pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
     """The commonest mistakes: truth, reading, count, share of the truth's occurrences."""
+    occurrences = _occurrences(evaluation)
     matrix, classes = evaluation.results.confusion_matrix, evaluation.classes
     truths, readings, times = _mistakes(matrix)
-    support = matrix.sum(axis=1)
     commonest = np.argsort(-times, kind="stable")[:MAX_PAIRS]
     return [
-        (classes[i], classes[j], int(count), float(count / support[i]))
+        (classes[i], classes[j], int(count), float(count / occurrences[i]))
         for i, j, count in zip(truths[commonest], readings[commonest], times[commonest], strict=True)
     ]
+
+
+def _occurrences(evaluation: Evaluation) -> npt.NDArray[np.int64]:
+    """How often each class is in the labels, int64 [num_classes]. Each label has one end, after which nothing should be read."""
+    counts: npt.NDArray[np.int64] = evaluation.results.confusion_matrix.sum(axis=1)
+    return np.where([name == "" for name in evaluation.classes], evaluation.results.example_count, counts)
 
 
 def _mistakes(matrix: csr_array) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -245,7 +251,8 @@ def _scores(evaluation: Evaluation) -> list[tuple[str, int, float, float]]:
     results = evaluation.results
     support = results.confusion_matrix.sum(axis=1).tolist()
     precision, recall = results.character_precision.tolist(), results.character_recall.tolist()
-    scores = list(zip(evaluation.classes, support, precision, recall, strict=True))
+    characters = evaluation.classes[: len(recall)]
+    scores = list(zip(characters, support[: len(recall)], precision, recall, strict=True))
     if len(scores) <= MAX_CLASSES:
         return scores
     return sorted((score for score in scores if score[1]), key=lambda score: score[3])[:MAX_CLASSES]

@@ -13,6 +13,7 @@ import tensorflow_transform as tft
 from components.captcha import CaptchaSpec
 from components.checkpoint import save_weights
 from components.features import CONFIDENCE, IMAGE, LABEL_IDS, PROBABILITIES, SERVABLE, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE
+from components.metrics import read
 from components.training_input import model_inputs
 from components.transform import decode_picture
 
@@ -67,12 +68,13 @@ class CaptchaServer(tf.Module):
         filler = tf.fill([tf.maximum(1 - count, 0)], self._blank)
         readable = tf.concat([tf.where(valid, images, self._blank), filler], axis=0)
         logits = self._logits(model_inputs(self._transform.call({IMAGE: readable}), self._spec))[:count]
-        probabilities = tf.nn.softmax(logits) * tf.cast(valid, tf.float32)[:, tf.newaxis, tf.newaxis]
-        text = tf.strings.reduce_join(tf.gather(self._characters, tf.argmax(logits, axis=-1)), axis=-1)
+        probabilities = tf.nn.softmax(logits)
+        ids, chosen = read(probabilities, self._spec.min_length, keras.ops)
+        text = tf.strings.reduce_join(tf.gather(self._characters, ids), axis=-1)
         return {
             TEXT: tf.where(valid, text, ""),
-            PROBABILITIES: probabilities,
-            CONFIDENCE: tf.reduce_prod(tf.reduce_max(probabilities, axis=-1), axis=-1),
+            PROBABILITIES: tf.where(valid[:, tf.newaxis, tf.newaxis], probabilities, 0.0),
+            CONFIDENCE: tf.where(valid, tf.cast(tf.reduce_prod(chosen, axis=-1), tf.float32), 0.0),
             VALID: valid,
         }
 

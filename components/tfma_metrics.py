@@ -27,11 +27,13 @@ SEQUENCE_ACCURACY: Final = "sequence_accuracy"
 POSITION_ACCURACY: Final = "position_accuracy"  # and _1 for the first position, _2, …
 ONLY_CHALLENGER: Final = "only_challenger_right"  # pictures that it alone reads whole
 ONLY_CHAMPION: Final = "only_champion_right"  # likewise, the model in production
+NUM_CLASSES: Final = "num_classes"
 CONFUSION: Final = "confusion"  # int64 [cells, 3]: truth, reading and how often, of the cells that are not zero
 GOLDEN_READINGS: Final = "golden_readings"  # int64 [pictures, 2]: digest, and whether it is read whole
 SLICES: Final = (features.CHARACTERS, features.SOURCE, features.DIFFICULTY, features.SPAN)
 
 Keys = Mapping[str, tfma.metrics.MetricKey]  # by name
+Shape = tuple[int, int, int]  # the arguments of ReadingCounts: number of positions, number of classes, length of the shortest text
 
 _BUFFERED: Final = 512  # examples counted at once: one call of NumPy costs as much as some hundred examples do
 
@@ -55,6 +57,7 @@ def eval_config(spec: CaptchaSpec, *, confidence: float, source_digest: str, gol
             {
                 "num_positions": spec.max_length,
                 "num_classes": spec.num_classes,
+                "min_length": spec.min_length,
                 "confidence": confidence,
                 "source_digest": source_digest,
                 "golden_span": golden_span,
@@ -102,6 +105,8 @@ def to_metrics(results: Results) -> dict[str, float | np.ndarray]:
         values |= _to_rate(f"{POSITION_ACCURACY}_{position}", rate)
     confusion = results.confusion_matrix.tocoo()
     return values | {
+        NUM_CLASSES: float(confusion.shape[0]),
+        "position_count": results.position_count,
         "character_precision": results.character_precision,
         "character_recall": results.character_recall,
         CONFUSION: np.stack((confusion.row, confusion.col, confusion.data), axis=1).astype(np.int64),
@@ -114,13 +119,14 @@ def to_metrics(results: Results) -> dict[str, float | np.ndarray]:
 
 def from_metrics(values: Mapping[str, Any]) -> Results:
     """The inverse of `to_metrics`."""
-    num_classes = len(values["character_recall"])
+    num_classes = int(values[NUM_CLASSES])
     truth, reading, count = values[CONFUSION].astype(np.int64).T
     num_positions = sum(name.startswith(POSITION_ACCURACY) and name.endswith("_upper") for name in values)
     return Results(
         example_count=int(values[EXAMPLE_COUNT]),
         sequence_accuracy=rate_from(values, SEQUENCE_ACCURACY),
         position_accuracy=tuple(rate_from(values, f"{POSITION_ACCURACY}_{position}") for position in range(1, num_positions + 1)),
+        position_count=values["position_count"],
         character_precision=values["character_precision"],
         character_recall=values["character_recall"],
         confusion_matrix=csr_array((count, (truth, reading)), shape=(num_classes, num_classes)),
@@ -151,6 +157,7 @@ class CaptchaMetrics(tfma.metrics.Metric):
         self,
         num_positions: int,
         num_classes: int,
+        min_length: int,
         confidence: float,
         source_digest: str = "",
         golden_span: str = "",
@@ -160,6 +167,7 @@ class CaptchaMetrics(tfma.metrics.Metric):
             _computations,
             num_positions=num_positions,
             num_classes=num_classes,
+            min_length=min_length,
             confidence=confidence,
             source_digest=source_digest,
             golden_span=golden_span,
@@ -170,6 +178,7 @@ class CaptchaMetrics(tfma.metrics.Metric):
 def _computations(
     num_positions: int,
     num_classes: int,
+    min_length: int,
     confidence: float,
     source_digest: str,
     golden_span: str,
@@ -177,7 +186,7 @@ def _computations(
     model_names: list[str] | None = None,
 ) -> list[tfma.metrics.MetricComputation]:
     del source_digest, name  # the first is there to be compared, the second for TFMA
-    shape = (num_positions, num_classes)
+    shape = (num_positions, num_classes, min_length)
     has_baseline = model_names and tfma.BASELINE_KEY in model_names
     models = [tfma.CANDIDATE_KEY, tfma.BASELINE_KEY] if has_baseline else [model_names[0] if model_names else ""]
     whole = _CountWhole(models, confidence)
@@ -208,15 +217,17 @@ def _of_all(
 class _Reader(tfma.metrics.Preprocessor):
     """Reduces an example, before it is handed to each of its slices, to what is counted of it."""
 
-    def __init__(self, name: str, shape: tuple[int, int]):
+    def __init__(self, name: str, shape: Shape):
         super().__init__(name=name)
         self._shape = shape
 
     def _read(self, extracts: dict[str, Any], model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns label ids and ids read, each [num_positions], and the confidence, []."""
         inputs = tfma.metrics.StandardMetricInputs(extracts)
-        predicted_ids, confidence = read(inputs.get_predictions(model or None)[features.PROBABILITIES].reshape(self._shape))
-        return inputs.get_labels(model or None).reshape(-1), predicted_ids, confidence
+        num_positions, num_classes, min_length = self._shape
+        probabilities = inputs.get_predictions(model or None)[features.PROBABILITIES].reshape(num_positions, num_classes)
+        predicted_ids, chosen = read(probabilities, min_length)
+        return inputs.get_labels(model or None).reshape(-1), predicted_ids, chosen.prod()
 
     def _is_right(self, extracts: dict[str, Any], model: str) -> bool:
         label_ids, predicted_ids, _ = self._read(extracts, model)
@@ -226,7 +237,7 @@ class _Reader(tfma.metrics.Preprocessor):
 class _Whole(_Reader):
     """Yields int64 [1 + models + 2]: 1; for each model whether it reads the example whole; whether the first alone does, the last alone."""
 
-    def __init__(self, models: list[str], shape: tuple[int, int]):
+    def __init__(self, models: list[str], shape: Shape):
         super().__init__(f"whole by {' and '.join(models)}", shape)
         self._models = models
 
@@ -268,7 +279,7 @@ class _CountWhole(beam.CombineFn):
 class _GoldenReadings(_Reader):
     """Yields int64 [2] of an example of the golden span: its digest, and whether it is read whole."""
 
-    def __init__(self, model: str, shape: tuple[int, int], span: str):
+    def __init__(self, model: str, shape: Shape, span: str):
         super().__init__("golden readings", shape)
         self._model = model
         self._span = span.encode()
@@ -305,7 +316,7 @@ class _GatherGoldenReadings(beam.CombineFn):
 class _Readings(_Reader):
     """Yields one row of an example: label ids, ids read, confidence."""
 
-    def __init__(self, model: str, shape: tuple[int, int]):
+    def __init__(self, model: str, shape: Shape):
         super().__init__(f"readings of {model}", shape)
         self._model = model
 
@@ -317,7 +328,7 @@ class _Readings(_Reader):
 class _Accumulator:
     """`counts` is None where nothing has been counted, as in every slice."""
 
-    def __init__(self, shape: tuple[int, int]):
+    def __init__(self, shape: Shape):
         self._shape = shape
         self.counts: ReadingCounts | None = None
         self.rows: list[np.ndarray] = []
@@ -332,7 +343,7 @@ class _Accumulator:
 
 
 class _CountReadings(beam.CombineFn):
-    def __init__(self, keys: Keys, shape: tuple[int, int], confidence: float):
+    def __init__(self, keys: Keys, shape: Shape, confidence: float):
         self._keys = keys
         self._shape = shape
         self._confidence = confidence

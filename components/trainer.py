@@ -156,5 +156,5 @@ def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, count: int, b
         take_over(model, spec, base)
     synchronise_batch_norm(model)
     optimizer = Muon(learning_rate_schedule(parameters, count))
-    model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics())
+    model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics(spec))
     return model

@@ -33,7 +33,7 @@ def evaluate(config: Config, model: Path, split: str) -> Results:
 def evaluate_spans(config: Config, model: Path, split: str, spans: Sequence[Span]) -> Results:
     """As `evaluate`, of these spans."""
     reader = ServedModel(model)
-    counts = ReadingCounts(reader.spec.max_length, reader.spec.num_classes)
+    counts = ReadingCounts(reader.spec.max_length, reader.spec.num_classes, reader.spec.min_length)
     records = _good_records(config, split, spans, reader.spec)
     while batch := list(itertools.islice(records, BATCH_SIZE)):
         readings = list(reader.read(image for image, _ in batch))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from components.metrics import read
 from components.pictures import PictureError, inspect_picture
 from pipeline.config import Config
 from pipeline.served_model import ServedModel
@@ -15,7 +16,11 @@ MAX_FILE_BYTES: Final = 64 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the model says of one file; `error` says why it could not be read, and is None where it could."""
+    """What the model says of one file; `error` says why it could not be read, and is None where it could.
+
+    `position_confidence` has the probability of what was read at each position; after the end of a shorter text that is the
+    probability that there is nothing. Their product is `confidence`.
+    """
 
     file: str
     text: str | None = None
@@ -41,8 +46,10 @@ def predict(config: Config, model: Path, files: Sequence[Path]) -> list[Answer]:
             answers[index] = dataclasses.replace(answers[index], error=reason)
     for index, reading in zip(pictures, reader.read(pictures.values()), strict=True):
         if reading.valid:
-            best = tuple(float(probability) for probability in reading.probabilities.max(axis=-1))
-            answers[index] = dataclasses.replace(answers[index], text=reading.text, confidence=reading.confidence, position_confidence=best)
+            _, chosen = read(reading.probabilities, reader.spec.min_length)
+            answers[index] = dataclasses.replace(
+                answers[index], text=reading.text, confidence=reading.confidence, position_confidence=tuple(chosen.tolist())
+            )
         else:
             answers[index] = dataclasses.replace(answers[index], error="the model could not decode the picture")
     return answers

@@ -86,26 +86,28 @@ def _print_verdict(console: Console, outcome: "Outcome") -> None:
 
 
 def print_accuracy(console: Console, results: Results, title: str) -> None:
-    """Prints full-sequence and per-position accuracy with their intervals."""
+    """Prints full-sequence and per-position accuracy with their intervals; `components.metrics.Results` says what they count."""
     table = Table(title=title, title_justify="left")
     for column in ("accuracy", "%", "interval"):
         table.add_column(column, justify="left" if column == "accuracy" else "right")
     rates = [("full sequence", results.sequence_accuracy)]
-    rates += [(f"position {i}", rate) for i, rate in enumerate(results.position_accuracy, start=1)]
+    rates += [(f"position {i}", rate) for i, rate in enumerate(results.position_accuracy, start=1) if not math.isnan(rate.value)]
     for name, rate in rates:
         table.add_row(name, _percent(rate).removesuffix(" %"), f"{rate.lower:.2%} to {rate.upper:.2%}".replace("%", " %"))
     console.print(table)
+    if (results.position_count != results.example_count).any():
+        console.print("A position counts the pictures whose label has a character there.", highlight=False)
     console.print(
         f"{results.example_count:,} pictures; expected calibration error {results.expected_calibration_error:.4f}", highlight=False
     )
 
 
 def accuracy_as_json(results: Results) -> dict[str, object]:
-    """Returns what `print_accuracy` prints, for a script."""
+    """Returns what `print_accuracy` prints, for a script; a position that no label reaches is null."""
     return {
         "example_count": results.example_count,
         "sequence_accuracy": dataclasses.asdict(results.sequence_accuracy),
-        "position_accuracy": [dataclasses.asdict(rate) for rate in results.position_accuracy],
+        "position_accuracy": [None if math.isnan(rate.value) else dataclasses.asdict(rate) for rate in results.position_accuracy],
         "expected_calibration_error": results.expected_calibration_error,
     }
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 import pickle
 
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from components.metrics import CALIBRATION_BINS, ReadingCounts, wilson_interval
+from components.metrics import CALIBRATION_BINS, ReadingCounts, read, wilson_interval
 
 
 @st.composite
@@ -125,3 +126,72 @@ def test_wilson_interval_known_values():
 def test_wrong_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="shape"):
         ReadingCounts(2, 5).add(np.zeros((3, 2), int), np.zeros(shape))
+
+
+@st.composite
+def heads(draw):
+    """Probabilities float32 [N, L, C] as a softmax in float32 gives them, of text of `min_length` characters or more."""
+    positions, classes = draw(st.integers(1, 4)), draw(st.integers(2, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    # Logits a hundred apart leave probabilities of exactly 0.
+    logits = rng.normal(scale=draw(st.sampled_from([0.1, 1, 10, 100])), size=(draw(st.integers(1, 6)), positions, classes))
+    exponents = np.exp(logits.astype(np.float32) - logits.max(axis=-1, keepdims=True).astype(np.float32))
+    probabilities = exponents / exponents.sum(axis=-1, keepdims=True)
+    # TensorFlow takes denormal numbers for 0.
+    return np.where(probabilities < np.finfo(np.float32).tiny, 0, probabilities), draw(st.integers(1, positions))
+
+
+@settings(deadline=None)
+@given(heads())
+def test_the_reading_is_the_most_probable_that_the_spec_allows(case):
+    probabilities, min_length = case
+    _, positions, classes = probabilities.shape
+    blank = classes - 1
+    ids, chosen = read(probabilities, min_length)
+    if min_length == positions:
+        allowed = list(itertools.product(range(classes), repeat=positions))
+    else:
+        allowed = [
+            (*text, *[blank] * (positions - length))
+            for length in range(min_length, positions + 1)
+            for text in itertools.product(range(blank), repeat=length)
+        ]
+    for heads_of_one, reading, of_chosen in zip(probabilities.tolist(), ids.tolist(), chosen.tolist(), strict=True):
+        assert tuple(reading) in allowed
+        assert of_chosen == [head[class_id] for head, class_id in zip(heads_of_one, reading, strict=True)]
+        best = max(math.prod(head[i] for head, i in zip(heads_of_one, candidate, strict=True)) for candidate in allowed)
+        assert math.prod(of_chosen) >= best * (1 - 1e-9)
+
+
+def test_a_gap_is_filled_or_the_text_ends_before_it():
+    # Classes A, B and the blank: head by head the reading would be "A, blank, B".
+    filled, ended = [[0.9, 0.05, 0.05], [0.4, 0.1, 0.5], [0.1, 0.8, 0.1]], [[0.9, 0.05, 0.05], [0.1, 0.1, 0.8], [0.1, 0.5, 0.4]]
+    ids, chosen = read(np.array([filled, ended]), 1)
+    assert ids.tolist() == [[0, 0, 1], [0, 2, 2]]
+    np.testing.assert_allclose(chosen, [[0.9, 0.4, 0.8], [0.9, 0.8, 0.4]])
+    # Where no text is so short, it is not read.
+    assert read(np.array([ended]), 2)[0].tolist() == [[0, 0, 1]]
+
+
+def test_padding_is_not_counted():
+    counts = ReadingCounts(3, 3, min_length=1)  # A, B and the blank
+    truth = np.array([[0, 2, 2], [0, 1, 2], [1, 1, 1], [1, 2, 2]])
+    readings = np.array([[0, 2, 2], [0, 2, 2], [1, 0, 1], [1, 0, 2]])  # right, one missing, one wrong, one too many
+    counts.add_readings(truth, readings, np.full(4, 0.9))
+    results = counts.results(0.95)
+    assert results.sequence_accuracy.value == 1 / 4
+    assert results.position_count.tolist() == [4, 2, 1]
+    assert [rate.value for rate in results.position_accuracy] == [1, 0, 1]
+    assert results.character_accuracy == 5 / 7
+    # A missing character is in the last column, one too many in the last row; where both are blank there is nothing.
+    assert results.confusion_matrix.tolist() == [[2, 0, 0], [1, 3, 1], [1, 0, 0]]
+    assert results.character_precision.tolist() == [2 / 4, 1]
+    assert results.character_recall.tolist() == [1, 3 / 5]
+
+
+def test_no_text_is_as_long_as_the_last_position():
+    counts = ReadingCounts(2, 3, min_length=1)
+    counts.add_readings(np.array([[0, 2]]), np.array([[0, 2]]), np.array([0.9]))
+    results = counts.results(0.95)
+    assert (results.position_count.tolist(), results.character_accuracy) == ([1, 0], 1.0)
+    assert math.isnan(results.position_accuracy[1].value)

@@ -2,8 +2,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from test_metrics import heads
 
 from components.captcha import CaptchaSpec, LengthRange
+from components.metrics import read
 from components.model import PRESETS, Glimpses, build_model, captcha_loss, captcha_metrics
 
 SMALL = CaptchaSpec(charset="abc", length=3, width=8, height=8, channels=1)
@@ -91,7 +94,36 @@ def test_loss_and_metrics_against_numpy() -> None:
     assert float(captcha_loss(0.1)(labels, logits)) == pytest.approx(smoothed, rel=1e-5)
     right = logits.argmax(-1) == labels
     values = {}
-    for metric in captcha_metrics():
+    for metric in captcha_metrics(SMALL):
         metric.update_state(labels.astype(np.float32), logits)  # Keras hands labels over as float32
         values[metric.name] = float(metric.result())
     assert values == {"sequence_accuracy": pytest.approx(right.all(-1).mean()), "position_accuracy": pytest.approx(right.mean())}
+
+
+def test_metrics_read_as_the_served_model_does_and_do_not_count_padding() -> None:
+    spec = CaptchaSpec(charset="ab", length=LengthRange(min=1, max=3))
+    labels = np.array([spec.encode(text) for text in ("a", "ab", "bab")])
+    # Head by head: "a", blank, "b" for the second; "ba" and a blank for the third.
+    probabilities = np.array(
+        [
+            [[0.9, 0.05, 0.05], [0.1, 0.1, 0.8], [0.1, 0.1, 0.8]],
+            [[0.9, 0.05, 0.05], [0.05, 0.45, 0.5], [0.1, 0.5, 0.4]],
+            [[0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8]],
+        ]
+    )
+    values = {}
+    for metric in captcha_metrics(spec):
+        metric.update_state(labels.astype(np.float32), np.log(probabilities).astype(np.float32))
+        values[metric.name] = float(metric.result())
+    # Read: "a", "abb" and "ba".
+    assert values == {"sequence_accuracy": pytest.approx(1 / 3), "position_accuracy": pytest.approx(5 / 6)}
+
+
+@settings(deadline=None)
+@given(heads())
+def test_tensors_are_read_as_arrays_are(case: tuple[np.ndarray, int]) -> None:
+    probabilities, min_length = case
+    ids, chosen = (tensor.numpy() for tensor in read(tf.constant(probabilities), min_length, keras.ops))
+    expected_ids, expected_chosen = read(probabilities, min_length)
+    np.testing.assert_array_equal(ids, expected_ids)
+    np.testing.assert_array_equal(chosen, expected_chosen)

@@ -30,7 +30,7 @@ def evaluation(classes: tuple[str, ...], positions: int, count: int, error_rate:
     wrong = rng.random(truth.shape) < error_rate * np.where(truth % 3 == 1, 2.0, 0.5)
     shift = rng.choice([1, 1, 1, 6, 2], truth.shape)
     confidence = np.where(wrong.any(axis=1), rng.beta(4, 2, count), rng.beta(60, 1, count))
-    counts = ReadingCounts(positions, len(classes))
+    counts = ReadingCounts(positions, len(classes), min_length=positions - ("" in classes))
     counts.add_readings(truth, np.where(wrong, (truth + shift) % len(classes), truth), confidence)
     results = counts.results(0.95)
     slices = [
@@ -197,7 +197,11 @@ def test_the_blank_class_has_a_sign_and_an_explanation(digits: report.ReportInpu
         misread=[report.Misread(picture("12345"), "12345", "1234", 0.8), report.Misread(picture("1234"), "1234", "12347", 0.7)],
     )
     page = render(inputs, tmp_path)
-    assert "∅ means that there is no character at this position." in page.text
+    assert "In column ∅ a character is missing; in row ∅ one was read after the label's end, as a share of all pictures." in page.text
+    assert "A position counts the pictures whose label has a character there" in page.text
+    results = inputs.evaluation.results
+    assert f"{results.character_accuracy:.2%}".replace("%", " %") + " of the characters are read right" in page.text
+    assert f"position 8 {results.position_count[7]} {results.position_accuracy[7].value:.2%}".replace("%", " %") in page.text
     assert "truth 12345 read 1234∅" in page.text
     assert "truth 1234 read 12347" in page.text
 

@@ -14,6 +14,7 @@ from transform_run import draw, emitted, encoded, transform
 
 from components.captcha import CaptchaSpec, LengthRange
 from components.features import CONFIDENCE, LABEL_IDS, PROBABILITIES, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE
+from components.metrics import ReadingCounts, read
 from components.model import PRESETS, build_model
 from components.signatures import export_model
 from components.training_input import model_inputs
@@ -36,6 +37,8 @@ def exported(pictures: list[bytes], tmp_path_factory: pytest.TempPathFactory) ->
     rows = [emitted(picture, label, SPEC) for picture, label in zip(pictures, LABELS, strict=True)]
     output = transform(SPEC, {"train": rows}, folder)
     model = build_model(SPEC, PRESETS["vgg-slim"])
+    # Head by head nothing at all is read, which is no text of this spec.
+    model.get_layer("head").bias.assign([0.0] * len(SPEC.characters) + [5.0])
     export_model(model, output, SPEC, MAX_PIXELS, {"fingerprint": "f", "preset": "vgg-slim"}, str(folder / "model"))
     return folder / "model", model, output
 
@@ -65,9 +68,19 @@ def test_answers_are_those_of_the_model(exported: Exported, signatures: Any, pic
     transformed = output.transform_features_layer()({"image": tf.constant(pictures)})
     expected = tf.nn.softmax(model(model_inputs(transformed, SPEC))).numpy()
     np.testing.assert_allclose(answer[PROBABILITIES], expected, atol=1e-5)
-    np.testing.assert_allclose(answer[CONFIDENCE], expected.max(-1).prod(-1), rtol=1e-4)
-    assert [text.decode() for text in answer[TEXT]] == [SPEC.decode(ids) for ids in expected.argmax(-1).tolist()]
+    ids, chosen = read(expected, SPEC.min_length)
+    np.testing.assert_allclose(answer[CONFIDENCE], chosen.prod(-1), rtol=1e-4)
+    assert [text.decode() for text in answer[TEXT]] == [SPEC.decode(ids_of_one) for ids_of_one in ids.tolist()]
     assert answer[VALID].all()
+
+
+def test_what_is_served_is_text_that_the_spec_allows_and_what_the_metrics_count(signatures: Any, pictures: list[bytes]) -> None:
+    answer = _read(signatures, pictures)
+    texts = [text.decode() for text in answer[TEXT]]
+    assert [SPEC.canonical(text) for text in texts] == texts
+    counts = ReadingCounts(SPEC.max_length, SPEC.num_classes, SPEC.min_length)
+    counts.add(np.array([SPEC.encode(text) for text in texts]), answer[PROBABILITIES])
+    assert counts.sequences_right == len(texts)
 
 
 def test_bad_pictures_do_not_fail_the_good(signatures: Any, pictures: list[bytes]) -> None:
