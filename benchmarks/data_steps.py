@@ -26,9 +26,9 @@ from PIL import Image
 from benchmarks.prepared import DATA_STEPS
 from benchmarks.results import record
 from benchmarks.tasks import Task
+from components.decoding import decode_picture
 from components.record_check import Shard, check_record
 from components.tfrecords import Record, read_records
-from components.transform import decode_picture
 from pipeline.quiet import silence
 
 SIZES: Final = (10_000, 20_000, 200_000)

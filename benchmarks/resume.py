@@ -61,6 +61,7 @@ def start(config: Config, data: "Prepared", folder: Path) -> subprocess.Popen[st
             "spec": config.captcha.model_dump_json(),
             "trainer": config.trainer.model_dump(),
             "max_pixels": config.data.max_pixels,
+            "wrong_size": config.data.wrong_size,
             "checkpoint_dir": str(folder / "checkpoints"),
             "log_dir": str(folder / "tensorboard"),
             "recipe": "resume",

@@ -37,7 +37,7 @@ LABEL_IDS: Final = "label_ids"  # int64[max_length]: class ids, padded with the 
 TEXT: Final = "text"  # string [N]; "" for a picture that could not be read
 PROBABILITIES: Final = "probabilities"  # float32 [N, max_length, num_classes]
 CONFIDENCE: Final = "confidence"  # float32 [N]: the probability of TEXT: components/metrics.py; 0 for a bad picture
-VALID: Final = "valid"  # bool [N]: false for a picture that could not be decoded
+VALID: Final = "valid"  # bool [N]: false for a picture that could not be decoded, or is refused
 
 # Files.
 MANIFEST: Final = "manifest.json"  # of a span
@@ -50,4 +50,5 @@ JUDGEMENT_FILE: Final = "judgement.json"  # of a model, beside its figures
 GOLDEN_FILE: Final = "golden.json"  # beside a blessing: how the model reads the golden set; beside the model in production: the best so far
 SPEC_FILE: Final = "captcha.json"  # in a SavedModel's assets.extra: what the model reads, and what it was made from
 SERVABLE: Final = "servable"  # in SPEC_FILE: true; missing in models of earlier releases, which no server but Python's can use
+WRONG_SIZE: Final = "wrong_size"  # in SPEC_FILE: "resize" or "refuse"; missing in models of earlier releases, which resize
 WEIGHTS_FILE: Final = "model.weights.h5"  # in a SavedModel's assets.extra: for a warm start

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from components.captcha import CaptchaSpec
+from components.exif import EXIF_APP1, JPEG_SIGNATURE, UPRIGHT, exif_orientation, orientation, png_chunk
 
 ALLOWED_FORMATS: Final = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 
@@ -21,6 +22,17 @@ ALLOWED_FORMATS: Final = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 # light ground, into parts of about 25, 35 and 40 %, and its 128x64 ones into 65, 15 and 20 %.
 _DIFFICULTIES: Final = (("low contrast", 44.0), ("medium contrast", 49.0), ("high contrast", float("inf")))
 DIFFICULTIES: Final = tuple(name for name, _ in _DIFFICULTIES)
+
+# What turns a picture upright, by its orientation.
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # `max_pixels` is below the size at which Pillow begins to warn, and is an error, not a warning.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -58,7 +70,7 @@ class Picture:
     """A picture that Transform can decode.
 
     Attributes:
-      encoded: the bytes as given where they are an 8-bit grey or RGB PNG or JPEG, else a PNG made of them.
+      encoded: the bytes as given where they are an upright 8-bit grey or RGB PNG or JPEG, else a PNG made of them.
       width, height: pixels.
       brightness, contrast: mean and standard deviation of the pixel values (0 to 255), as RGB or grey, as the spec has it.
       sharpness: mean absolute difference of neighbouring pixels in a row.
@@ -83,7 +95,7 @@ def inspect_picture(data: bytes, spec: CaptchaSpec, rules: PictureRules) -> Pict
     """Bounds, decodes and measures a picture, and converts what Transform would not read as a viewer shows it.
 
     Palettes, CMYK, 16-bit and 1-bit pictures become 8-bit ones, transparent pixels show the background, other formats than
-    PNG and JPEG become PNG. The size is not changed, and EXIF rotation is not applied.
+    PNG and JPEG become PNG, and pictures are turned by their EXIF orientation. The size is not changed.
 
     Raises:
       PictureError: it is empty, too large, not decodable, animated, of a mode that has no safe conversion, or of a wrong size
@@ -100,9 +112,10 @@ def inspect_picture(data: bytes, spec: CaptchaSpec, rules: PictureRules) -> Pict
 
 
 def visible_picture(data: bytes, rules: PictureRules) -> Image.Image:
-    """Returns the pixels that the model gets, before they are resized: a decoded picture of mode L or RGB.
+    """Returns the pixels that the model gets, before they are resized: a decoded, upright picture of mode L or RGB.
 
-    Its `format` is set where Transform reads these pixels from `data` itself, and None where it was converted.
+    Of a JPEG with several pictures it is the first. Its `format` is set where Transform reads these pixels from `data` itself, and None
+    where it was converted.
 
     Raises:
       PictureError: the picture is empty, too large, not decodable, animated, or of a mode that has no safe conversion.
@@ -110,16 +123,30 @@ def visible_picture(data: bytes, rules: PictureRules) -> Image.Image:
     if not data:
         raise PictureError("image_empty", "the picture has no bytes")
     image = _open(data, rules.max_pixels)
-    if getattr(image, "is_animated", False):
+    if getattr(image, "is_animated", False) or (image.format == "PNG" and png_chunk(data, b"acTL") is not None):
         raise PictureError("image_animated", f"the {image.format} is animated; a picture must have one frame")
     _decode(image, data)
-    return image if _is_plain(image, data) else visible_pixels(image, rules.background)
+    turn = _TURNS.get(_orientation(image, data))
+    if turn is not None:
+        return _convert(image, data, rules.background).transpose(turn)
+    return image if _is_plain(image, data) else _convert(image, data, rules.background)
+
+
+def _orientation(image: Image.Image, data: bytes) -> int:
+    if image.format in ("JPEG", "PNG"):
+        return orientation(data)
+    # Pillow turns a TIFF while it decodes it.
+    return exif_orientation(image.info.get("exif", b"").removeprefix(EXIF_APP1)) if image.format == "WEBP" else UPRIGHT
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Reads the header."""
     try:
-        image = Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS)
+        if data.startswith(JPEG_SIGNATURE):
+            # To `open`, a JPEG that holds several pictures is of another format.
+            image: Image.Image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+        else:
+            image = Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS)
     except Image.DecompressionBombError as error:
         raise PictureError("image_too_large", f"the picture has more than {max_pixels} pixels ({error})") from None
     except UnidentifiedImageError:
@@ -173,6 +200,16 @@ def _is_plain(image: Image.Image, data: bytes) -> bool:
     return image.format == "PNG" and data[24] == 8 and data[25] in (0, 2) and not image.has_transparency_data
 
 
+def _convert(image: Image.Image, data: bytes, background: tuple[int, int, int]) -> Image.Image:
+    """Returns a picture of mode L or RGB."""
+    if image.format == "PNG" and "transparency" in image.info and data[25] == 0:
+        # Pillow has grey of 2 and 4 bits as 8, but the transparent one as it stands in the file.
+        image.info["transparency"] *= {2: 85, 4: 17}.get(data[24], 1)
+    if image.format == "PNG" and data[24] == 16 and png_chunk(data, b"tRNS") is not None:
+        raise PictureError("image_mode", "the picture has 16 bits a channel and a transparent colour, which has no safe conversion")
+    return visible_pixels(image, background)
+
+
 def visible_pixels(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Returns what the model gets of a decoded picture: one of mode L or RGB. `background` is what shows through transparent pixels.
 
@@ -180,8 +217,6 @@ def visible_pixels(image: Image.Image, background: tuple[int, int, int]) -> Imag
       PictureError: `image_mode`.
     """
     if image.mode.startswith("I;16"):
-        if "transparency" in image.info:
-            raise PictureError("image_mode", "the picture is 16-bit grey with transparency, which has no safe conversion")
         # The high byte, which is also what TensorFlow makes of a 16-bit PNG.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F", "LAB", "HSV"):

@@ -55,9 +55,9 @@ class Slice:
 class Evaluation:
     """What the Evaluator found on the test split.
 
-    `classes` names the model's classes in order; "" is the blank, "no character here", and the last. `baseline` is the full-sequence accuracy
-    of the model in production on the same pictures. `sets` are those that the model was judged by, such as "golden set"; on the one named
-    BEST it is compared with another model than that in production.
+    `classes` names the model's classes in order; "" is the blank, "no character here", and the last. `baseline` is the full-sequence
+    accuracy of the model in production on the same pictures. `sets` are those that the model was judged by, such as "golden set"; on the
+    one named BEST it is compared with another model than that in production.
     `confidence` is that of all intervals.
     """
 

@@ -4,7 +4,7 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -12,23 +12,28 @@ import tensorflow_transform as tft
 
 from components.captcha import CaptchaSpec
 from components.checkpoint import save_weights
-from components.features import CONFIDENCE, IMAGE, LABEL_IDS, PROBABILITIES, SERVABLE, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE
+from components.decoding import is_png, visible_pixels
+from components.features import CONFIDENCE, IMAGE, LABEL_IDS, PROBABILITIES, SERVABLE, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE, WRONG_SIZE
 from components.metrics import read
 from components.training_input import model_inputs
-from components.transform import decode_picture
-
-_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 
 class CaptchaServer(tf.Module):
     """Transform's graph and the model, from encoded pictures to text.
 
     Each answer holds, in the order of the pictures: TEXT string [N], PROBABILITIES float32 [N, max_length, num_classes],
-    CONFIDENCE float32 [N] and VALID bool [N]. A picture that is not a whole PNG or JPEG of at most `max_pixels` fails no other:
-    its VALID is false, its TEXT empty, its numbers 0.
+    CONFIDENCE float32 [N] and VALID bool [N]. A picture that is not a whole PNG or JPEG of at most `max_pixels`, or that is refused for its
+    size, fails no other: its VALID is false, its TEXT empty, its numbers 0.
     """
 
-    def __init__(self, model: keras.Model, tft_output: tft.TFTransformOutput, spec: CaptchaSpec, max_pixels: int):
+    def __init__(
+        self,
+        model: keras.Model,
+        tft_output: tft.TFTransformOutput,
+        spec: CaptchaSpec,
+        max_pixels: int,
+        wrong_size: Literal["resize", "refuse"],
+    ):
         super().__init__()
         # A function, which is not saved: a Keras model is saved with a second copy of each variable, and servers, which restore by name,
         # fill the copies that the graph does not read. The graph reads the TensorFlow variables that Keras wraps: these alone are saved.
@@ -36,6 +41,7 @@ class CaptchaServer(tf.Module):
         self._variables = [variable.value for variable in model.variables]
         self._spec = spec
         self._max_pixels = max_pixels
+        self._size = (None, None) if wrong_size == "resize" else (spec.height, spec.width)
         self._raw_features = tft_output.raw_feature_spec()
         # Only its `call` is used: a layer that Keras has built is saved with all that Keras knows of it, traced twice more.
         self._transform = tft_output.transform_features_layer()
@@ -79,7 +85,7 @@ class CaptchaServer(tf.Module):
         }
 
     def _decodable(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns bool [N]: which pictures are small enough and can be decoded.
+        """Returns bool [N]: which pictures are small enough, can be decoded and have a size that is not refused.
 
         TensorFlow has no decoding that reports instead of failing. `ignore_errors` of tf.data drops the elements that fail; those
         that are left say which they are. A blank picture goes first, so that there always is one left.
@@ -91,7 +97,7 @@ class CaptchaServer(tf.Module):
             # What is too large fails as well: no picture is an empty string. `filter` would say it more plainly, but TensorFlow
             # sets up each function of a dataset anew in every call, which takes longer than to decode a small picture.
             image = tf.where(self._small(image), image, "")
-            return number, decode_picture(image, self._spec.height, self._spec.width, self._spec.channels)[0, 0, 0]
+            return number, tf.ensure_shape(visible_pixels(image), [*self._size, 3])[0, 0, 0]
 
         pictures = tf.data.Dataset.from_tensor_slices((tf.range(count), tf.concat([[self._blank], images], axis=0)))
         decoded = pictures.map(decode, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors(log_warning=False)
@@ -101,7 +107,7 @@ class CaptchaServer(tf.Module):
     def _small(self, image: tf.Tensor) -> tf.Tensor:
         """Returns whether a picture, by its header alone, has 1 to max_pixels pixels. Fails on what is neither PNG nor JPEG."""
         size = tf.cond(
-            tf.strings.substr(image, 0, len(_PNG_SIGNATURE)) == _PNG_SIGNATURE,
+            is_png(image),
             # IHDR, which must come first, starts with width and height as big-endian 32-bit numbers at byte 16.
             lambda: tf.io.decode_raw(tf.strings.substr(image, 16, 8), tf.int32, little_endian=False),
             lambda: tf.io.extract_jpeg_shape(image)[:2],
@@ -117,6 +123,7 @@ def export_model(
     max_pixels: int,
     about: Mapping[str, Any],
     directory: str,
+    wrong_size: Literal["resize", "refuse"] = "resize",
 ) -> None:
     """Writes a SavedModel with the signatures of CaptchaServer, and in assets.extra what it reads and its weights.
 
@@ -127,12 +134,15 @@ def export_model(
       max_pixels: larger pictures are refused before they are decoded.
       about: goes into SPEC_FILE as it is, beside the spec: JSON values.
       directory: of the SavedModel; created.
+      wrong_size: whether pictures of another size than the spec's are resized or refused.
     """
-    server = CaptchaServer(model, tft_output, spec, max_pixels)
+    server = CaptchaServer(model, tft_output, spec, max_pixels, wrong_size)
     signatures = {name: getattr(server, name) for name in ("serving_default", "serving_examples", "transform_features")}
     tf.saved_model.save(server, directory, signatures=signatures)
     extra = Path(directory) / "assets.extra"
     extra.mkdir(exist_ok=True)
     save_weights(model, extra / WEIGHTS_FILE)
-    content = json.dumps({"spec": spec.model_dump(mode="json"), SERVABLE: True, **about}, ensure_ascii=False, indent=2)
+    content = json.dumps(
+        {"spec": spec.model_dump(mode="json"), SERVABLE: True, WRONG_SIZE: wrong_size, **about}, ensure_ascii=False, indent=2
+    )
     (extra / SPEC_FILE).write_text(content + "\n", encoding="utf-8")

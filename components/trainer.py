@@ -45,8 +45,9 @@ def run_fn(fn_args: FnArgs) -> None:
 
     `fn_args.custom_config` holds: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `recipe`, which
     names this combination of config, data and code (components/recipe.py); `checkpoint_dir`, where a fit leaves what it needs to go on
-    after a kill; `log_dir`, where TensorBoard finds a folder for each fingerprint, while it is fitted; and `max_pixels`, above which the
-    served model refuses a picture. `fn_args.base_model` is the folder of a SavedModel to go on from, if there is one in it.
+    after a kill; `log_dir`, where TensorBoard finds a folder for each fingerprint, while it is fitted; and `max_pixels` and `wrong_size`,
+    by which the served model refuses pictures: see `export_model`. `fn_args.base_model` is the folder of a SavedModel to go on from, if
+    there is one in it.
 
     Raises:
       CaptchaPipelineError: a split is empty, the strategy asks for what is not there, or its replicas cannot share a batch evenly.
@@ -88,7 +89,15 @@ def run_fn(fn_args: FnArgs) -> None:
         WARM_START: base is not None,
         BASE_PROBLEM: problem,
     }
-    export_model(exported, tft.TFTransformOutput(fn_args.transform_output), spec, config["max_pixels"], about, fn_args.serving_model_dir)
+    export_model(
+        exported,
+        tft.TFTransformOutput(fn_args.transform_output),
+        spec,
+        config["max_pixels"],
+        about,
+        fn_args.serving_model_dir,
+        config["wrong_size"],
+    )
     (Path(fn_args.model_run_dir) / HISTORY_FILE).write_text(json.dumps(checkpoint.history, indent=1) + "\n", encoding="utf-8")
     checkpoint.delete()
 

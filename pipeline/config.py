@@ -30,7 +30,7 @@ class DataConfig(Section):
     splits: Splits = Splits()
     max_bad_fraction: Fraction = Field(0.01, description="stop when more of the records of a span than this are not right")
     max_pixels: int = Field(4_000_000, ge=64, description="larger pictures are refused before they are decoded")
-    wrong_size: Literal["resize", "refuse"] = Field("resize", description="what to do with pictures of another size than captcha's")
+    wrong_size: Literal["resize", "refuse"] = Field("resize", description="what import and served model do with pictures of another size")
     background: tuple[Byte, Byte, Byte] = Field((255, 255, 255), description="RGB that shows through transparent pixels")
 
     @property

@@ -85,6 +85,7 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
             "spec": spec_json,
             "trainer": config.trainer.model_dump(),
             "max_pixels": config.data.max_pixels,
+            "wrong_size": config.data.wrong_size,
             "checkpoint_dir": config.checkpoint_dir,
             "log_dir": config.log_dir,
             "source_digest": around.digests["Trainer"],

@@ -32,15 +32,18 @@ class Answer:
 def predict(config: Config, model: Path, files: Sequence[Path]) -> list[Answer]:
     """Reads picture files with the model in the folder `model`, and returns an answer a file, in order.
 
+    Files that the served model does not decode are converted for it. Whether another size is refused is for the model to say.
+
     Raises:
       CaptchaPipelineError: there is no such model.
     """
     reader = ServedModel(model)
+    rules = dataclasses.replace(config.data.picture_rules, wrong_size=reader.wrong_size)
     answers = [Answer(str(file)) for file in files]
     pictures: dict[int, bytes] = {}
     for index, file in enumerate(files):
         try:
-            pictures[index] = inspect_picture(_read_bounded(file), reader.spec, config.data.picture_rules).encoded
+            pictures[index] = inspect_picture(_read_bounded(file), reader.spec, rules).encoded
         except (OSError, PictureError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             answers[index] = dataclasses.replace(answers[index], error=reason)

@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +26,7 @@ class Reading:
       text: the characters it reads; empty where `valid` is false.
       confidence: its probability that all of them are right, 0 to 1.
       probabilities: float32 [max_length, num_classes], a distribution for each position.
-      valid: whether the picture could be decoded.
+      valid: whether the picture could be decoded, and is not refused.
     """
 
     text: str
@@ -49,7 +50,12 @@ def newest_model(config: Config) -> Path:
 
 
 class ServedModel:
-    """A SavedModel that this pipeline exported."""
+    """A SavedModel that this pipeline exported.
+
+    Attributes:
+      spec: what it reads.
+      wrong_size: whether it resizes pictures of another size, or refuses them.
+    """
 
     def __init__(self, directory: str | Path):
         """Loads the model.
@@ -59,7 +65,9 @@ class ServedModel:
         """
         description = Path(directory) / "assets.extra" / features.SPEC_FILE
         try:
-            self.spec = CaptchaSpec.model_validate(json.loads(description.read_text(encoding="utf-8"))["spec"])
+            about = json.loads(description.read_text(encoding="utf-8"))
+            self.spec = CaptchaSpec.model_validate(about["spec"])
+            self.wrong_size: Literal["resize", "refuse"] = about.get(features.WRONG_SIZE, "resize")
             self._loaded = tf.saved_model.load(str(directory))
         except (OSError, ValueError, KeyError) as error:
             raise CaptchaPipelineError(

@@ -199,6 +199,7 @@ def test_the_blank_class_has_a_sign_and_an_explanation(digits: report.ReportInpu
     page = render(inputs, tmp_path)
     assert "In column ∅ a character is missing; in row ∅ one was read after the label's end, as a share of all pictures." in page.text
     assert "A position counts the pictures whose label has a character there" in page.text
+    assert inputs.evaluation is not None
     results = inputs.evaluation.results
     assert f"{results.character_accuracy:.2%}".replace("%", " %") + " of the characters are read right" in page.text
     assert f"position 8 {results.position_count[7]} {results.position_accuracy[7].value:.2%}".replace("%", " %") in page.text

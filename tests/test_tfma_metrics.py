@@ -42,7 +42,7 @@ def texts(logits):
     for heads in np.log(softmax(logits)):
         best = heads[:, :-1].argmax(-1)
         scores = {n: heads[range(n), best[:n]].sum() + heads[n:, -1].sum() for n in range(SPEC.min_length, SPEC.max_length + 1)}
-        length = max(scores, key=scores.get)
+        length = max(scores, key=lambda n: scores[n])
         found.append("".join(SPEC.characters[c] for c in best[:length]))
     return padded(found)
 

@@ -20,12 +20,13 @@ from test_pictures import png, save
 from tfx_bsl.public import tfxio
 
 from components.captcha import CaptchaSpec
+from components.decoding import decode_picture
 from components.features import SPLITS
 from components.pictures import PictureRules, inspect_picture
 from components.record_check import Shard, check_record
 from components.records import canonical_example
 from components.schema import captcha_schema
-from components.transform import decode_picture, preprocessing_fn
+from components.transform import preprocessing_fn
 
 RNG = np.random.default_rng(1)
 RGB = RNG.integers(0, 256, (20, 40, 3), np.uint8)

@@ -77,6 +77,7 @@ def trainer_arguments(
             "checkpoint_dir": str(checkpoints),
             "log_dir": str(folder / "tensorboard"),
             "max_pixels": 1000,
+            "wrong_size": "resize",
         },
     )
 
