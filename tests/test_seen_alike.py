@@ -138,7 +138,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     label = SPEC.characters[: SPEC.max_length]
     output = transform(SPEC, {"train": [emitted(save(Image.effect_noise((12, 8), 90).convert("RGB")), label, SPEC)]}, folder)
     image = keras.Input((SPEC.height, SPEC.width, 3))
-    model = keras.Model(image, keras.layers.Reshape((SPEC.max_length, SPEC.num_classes))(image))
+    # The normalisation leaves the values as they are; without a weight there would be nothing to save.
+    logits = keras.layers.Reshape((SPEC.max_length, SPEC.num_classes))(keras.layers.BatchNormalization()(image))
+    model = keras.Model(image, logits)
     found: dict[str, Any] = {"transform": output.transform_features_layer()}
     for size, rules in RULES.items():
         export_model(model, output, SPEC, rules.max_pixels, {}, str(folder / size), rules.wrong_size)
