@@ -58,7 +58,7 @@ def handmade(pixels: np.ndarray, depth: int, colour_type: int, key: bytes | None
     """A PNG of a kind that Pillow does not write: `pixels` are as the file has them, [H, W] or [H, W, channels]."""
     height, width = pixels.shape[:2]
     if depth == 16:
-        rows = pixels.astype(">u2").reshape(height, -1).view(np.uint8)
+        rows = np.frombuffer(pixels.astype(">u2").tobytes(), np.uint8).reshape(height, -1)
     else:
         bits = np.unpackbits(pixels.astype(np.uint8).reshape(height, -1, 1), axis=2)[..., -depth:]
         rows = np.packbits(bits.reshape(height, -1), axis=1)
