@@ -51,6 +51,11 @@ class Scheduler:
         if len(fields) == 5 and any(digit in fields[4] for digit in "01234567"):
             # To cron 0 is Sunday, to APScheduler it is Monday.
             raise CaptchaPipelineError(f"--cron {cron!r}: give the days of the week by name, such as mon-fri.")
+        if len(fields) == 5 and not any(field.startswith("*") for field in (fields[2], fields[4])):
+            # To cron they mean either day, to APScheduler both at once.
+            raise CaptchaPipelineError(
+                f"--cron {cron!r} gives a day of the month and a day of the week together. Give one of them, and * for the other."
+            )
         try:
             self._trigger = CronTrigger.from_crontab(cron)
         except ValueError as error:
