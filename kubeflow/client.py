@@ -157,9 +157,12 @@ class Cluster:
 
         def find_or_make() -> bool:
             experiment_id = self._experiment(experiment)
+            # The server puts an account of its own in where none is given: what was given is in the description.
+            description = f"By captcha-pipeline, service account: {service_account or 'the default'}"
+            ours = (experiment_id, description, version.version_id, when, dict(parameters))
             same = False
             for found in self._recurring(name):
-                if not same and self._is_same(found, version, when, parameters):
+                if not same and ours == _asked_for(found):
                     same = True
                 else:
                     self._client.delete_recurring_run(found.recurring_run_id)
@@ -167,6 +170,7 @@ class Cluster:
                 self._client.create_recurring_run(
                     experiment_id,
                     name,
+                    description,
                     cron_expression=when.cron,
                     interval_second=when.every,
                     max_concurrency=1,
@@ -232,13 +236,6 @@ class Cluster:
     def _recurring(self, name: str) -> list[Any]:
         return self._client.list_recurring_runs(namespace=self._namespace, filter=_named(name)).recurring_runs or []
 
-    @staticmethod
-    def _is_same(found: Any, version: Version, when: Schedule, parameters: Mapping[str, Any]) -> bool:
-        cron, periodic = found.trigger.cron_schedule, found.trigger.periodic_schedule
-        trigger = Schedule(cron.cron if cron else None, int(periodic.interval_second) if periodic else None)
-        ours = (version.version_id, when, dict(parameters))
-        return ours == (found.pipeline_version_reference.pipeline_version_id, trigger, dict(found.runtime_config.parameters or {}))
-
     def _ask(self, question: Callable[[], Result]) -> Result:
         """Asks again where the server failed. What is asked looks before it makes anything, so that nothing is made twice."""
         try:
@@ -256,6 +253,14 @@ class Cluster:
 
 def _named(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+
+
+def _asked_for(run: Any) -> tuple[Any, ...]:
+    """Returns what a recurring run was made with: experiment, description, version, when, parameters."""
+    cron, periodic = run.trigger.cron_schedule, run.trigger.periodic_schedule
+    when = Schedule(cron.cron if cron else None, int(periodic.interval_second) if periodic else None)
+    parameters = dict(run.runtime_config.parameters or {}) if run.runtime_config else {}
+    return run.experiment_id, run.description, run.pipeline_version_reference.pipeline_version_id, when, parameters
 
 
 def _digest(parameters: Mapping[str, Any]) -> str:

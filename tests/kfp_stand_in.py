@@ -133,6 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             new["state"] = "PENDING"
         if kind == "recurringruns":
             new["status"] = "ENABLED" if item["mode"] == "ENABLE" else "DISABLED"
+            new["service_account"] = item.get("service_account") or "pipeline-runner"
         self.server.store[kind][identity] = new
         return new
 

@@ -91,6 +91,28 @@ def test_a_schedule_is_made_once_and_replaced_when_it_differs(server: StandIn, p
     assert [found.display_name for found in there.schedules()] == ["nightly"]
 
 
+def test_a_schedule_is_replaced_when_its_account_or_experiment_differs(server: StandIn, pipeline: Path) -> None:
+    there = cluster(server)
+    version = there.upload(pipeline)
+
+    def schedule(experiment: str, account: str | None) -> bool:
+        return there.schedule(version, experiment, "nightly", NIGHTLY, {}, account)
+
+    assert schedule("captcha", None)
+    (run,) = server.store["recurringruns"].values()
+    assert run["service_account"] == "pipeline-runner", "the server puts its default in"
+    assert not schedule("captcha", None)
+    assert schedule("captcha", "captcha-steps")
+    assert not schedule("captcha", "captcha-steps")
+    (run,) = server.store["recurringruns"].values()
+    assert run["service_account"] == "captcha-steps"
+    assert schedule("captcha", None), "back to the default"
+    assert schedule("another", None)
+    assert not schedule("another", None)
+    (run,) = server.store["recurringruns"].values()
+    assert server.store["experiments"][run["experiment_id"]]["display_name"] == "another"
+
+
 def test_pause_resume_and_delete_change_something_once(server: StandIn, pipeline: Path) -> None:
     there = cluster(server)
     there.schedule(there.upload(pipeline), "captcha", "nightly", NIGHTLY, {}, None)

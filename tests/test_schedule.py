@@ -283,7 +283,9 @@ def test_wrong_times_are_named(config: Config) -> None:
     Scheduler(config, "0 3 * * mon-fri", ["true"])
 
 
-@pytest.mark.parametrize(("cron", "refused"), [("0 3 1 * mon", True), ("0 3 1-7 * sun", True), ("0 3 */2 * mon", False), ("0 3 1 * *", False)])
+@pytest.mark.parametrize(
+    ("cron", "refused"), [("0 3 1 * mon", True), ("0 3 1-7 * sun", True), ("0 3 */2 * mon", False), ("0 3 1 * *", False)]
+)
 def test_a_day_of_the_month_and_one_of_the_week_mean_either_to_cron(config: Config, cron: str, refused: bool) -> None:
     """To cron they mean either day, to APScheduler both at once; where one of them begins with *, cron means both as well."""
     if not refused:
