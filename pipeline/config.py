@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from components.captcha import CaptchaSpec
 from components.files import pattern_characters
 from components.pictures import PictureRules
 from components.sources.spans import Window, window
 from pipeline.engines import BeamConfig
-from pipeline.section import Byte, Fraction, Section
+from pipeline.section import Byte, Fraction, LocalPath, Section
 
 
 class Splits(Section):
@@ -22,7 +22,7 @@ class Splits(Section):
 
 
 class DataConfig(Section):
-    root: str = Field("data", min_length=1, description="the folder that holds span-000001, span-000002, …")
+    root: LocalPath = Field("data", description="the folder that holds span-000001, span-000002, …")
     window: int | None = Field(None, ge=1, description="train on the newest N spans; null for all")
     half_life: float | None = Field(None, gt=0, description="of a span N spans older than the newest, train on half; null for all of each")
     exclude: tuple[int, ...] = Field((), description="numbers of spans that are not used")
@@ -48,7 +48,7 @@ class SynthConfig(Section):
     count: int = Field(24_000, ge=1, description="pictures a span")
     seed: int = Field(1, ge=0)
     shard_size: int = Field(4_000, ge=1, description="pictures a shard: the unit of work of one worker")
-    fonts: tuple[str, ...] = Field((), description="paths of TrueType fonts; none for the captcha library's own")
+    fonts: tuple[LocalPath, ...] = Field((), description="paths of TrueType fonts; none for the captcha library's own")
     font_sizes: tuple[Annotated[int, Field(ge=6, le=512)], ...] = Field((), description="points; none for the captcha library's own")
     noise_dots: int | None = Field(None, ge=0, le=10_000, description="null for as dense as the captcha library's own: 30 on 160 x 60")
     noise_curve: bool = True
@@ -95,7 +95,7 @@ class EvaluatorConfig(Section):
 
 
 class PusherConfig(Section):
-    serving_dir: str | None = Field(None, description="where versions are pushed; null for ROOT/serving/NAME")
+    serving_dir: LocalPath | None = Field(None, description="where versions are pushed; null for ROOT/serving/NAME")
     keep: int = Field(10, ge=2, description="versions that stay there; a push removes older ones")
 
 
@@ -174,7 +174,7 @@ class KubeflowConfig(Section):
 
 class Config(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="the pipeline's name (lower case, digits, dashes)")
-    root: str = Field("output", min_length=1, description="where artifacts, metadata, reports and served models go")
+    root: LocalPath = Field("output", description="where artifacts, metadata, reports and served models go")
     captcha: CaptchaSpec = CaptchaSpec()
     data: DataConfig = DataConfig()
     synth: SynthConfig = SynthConfig()
@@ -187,10 +187,13 @@ class Config(Section):
     beam: BeamConfig = BeamConfig()
     kubeflow: KubeflowConfig = KubeflowConfig()
 
-    @field_validator("root")
-    @classmethod
-    def _expand(cls, root: str) -> str:
-        return str(Path(root).expanduser())
+    @model_validator(mode="after")
+    def _shift_within_the_picture(self) -> "Config":
+        most, shift = min(self.captcha.width, self.captcha.height), self.trainer.shift
+        if shift > most:  # what moves in is the picture, mirrored once: see components.training_input.random_shift
+            size = f"{self.captcha.width} x {self.captcha.height}"
+            raise ValueError(f"trainer.shift is {shift} pixels; pictures of {size} can be moved by {most} at most")
+        return self
 
     _root_is_no_pattern = field_validator("root")(_no_pattern)
 

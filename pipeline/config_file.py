@@ -95,7 +95,8 @@ def _explain(error: ValidationError, path: str | Path) -> str:
             message = item["msg"].removeprefix("Value error, ")
             if isinstance(item["input"], str | int | float):
                 message += f" (it is {item['input']!r})"
-        lines.append(f"  {_key(item['loc'])}: {message}")
+        key = _key(item["loc"])  # none where keys do not go together: the message names them
+        lines.append(f"  {key}: {message}" if key else f"  {message}")
     lines.append("`captcha-pipeline config` lists every key with its default.")
     return "\n".join(lines)
 

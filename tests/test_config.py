@@ -48,6 +48,16 @@ def test_overrides_reach_any_depth_and_are_typed(tmp_path: Path) -> None:
         ("name: a\ndata: {background: [1, 2, 256]}", [], "data.background.2"),
         ("name: a\nroot: /data/[old] runs*", [], r"root: TFX takes \[ \* in a path for a pattern: name a folder without"),
         ("name: a\nkubeflow: {root: 's3://bucket/what?'}", [], r"kubeflow.root: TFX takes \? in a path"),
+        (
+            "name: a\ncaptcha: {height: 8}",
+            ["trainer.shift=9"],
+            "  trainer.shift is 9 pixels; pictures of 100 x 8 can be moved by 8 at most",
+        ),
+        ("name: a", ["root=s3://bucket/output"], "  root: this must be a folder or file of this machine, not a URL.*'s3://bucket/output'"),
+        ("name: a", ["data.root=gs://bucket"], "  data.root: this must be a folder or file"),
+        ("name: a", ["pusher.serving_dir=file:///srv/models"], "  pusher.serving_dir: this must be a folder or file"),
+        ("name: a", ["synth.fonts=[/a.ttf, 'https://fonts.example/b.ttf']"], "  synth.fonts.1: this must be a folder or file"),
+        ("name: a", ["data.root=~nobody-of-this-name/data"], "  data.root: there is no home folder for ~nobody-of-this-name"),
     ],
 )
 def test_errors_name_the_key_and_the_remedy(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:
@@ -55,6 +65,30 @@ def test_errors_name_the_key_and_the_remedy(tmp_path: Path, text: str, overrides
     path.write_text(text, encoding="utf-8")
     with pytest.raises(CaptchaPipelineError, match=message):
         load_config(path, overrides)
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    paths = ["root=~/output", "data.root=~/data", "pusher.serving_dir=~/serving", "synth.fonts=[~/a.ttf]"]
+    config = load_config(CONFIGS[0], [*paths, "kubeflow.root=s3://bucket/folder"])
+    assert (config.root, config.data.root, config.serving_dir) == ("/home/ada/output", "/home/ada/data", "/home/ada/serving")
+    assert config.synth.fonts == ("/home/ada/a.ttf",)
+    assert config.kubeflow.root == "s3://bucket/folder"
+
+
+def test_a_picture_can_be_moved_by_its_own_size() -> None:
+    assert Config(name="a", captcha={"height": 8}, trainer={"shift": 8}).trainer.shift == 8  # type: ignore[arg-type]
+
+
+def test_a_search_is_held_to_the_pictures_as_well(tmp_path: Path) -> None:
+    """What `tune` found for larger pictures is refused by name."""
+    path = tmp_path / "a.yaml"
+    path.write_text(f"name: a\nroot: {tmp_path}\ncaptcha: {{height: 8}}\n", encoding="utf-8")
+    tuned = Path(load_config(path).tuned_path)
+    tuned.parent.mkdir()
+    tuned.write_text("trainer: {shift: 12}\n", encoding="utf-8")
+    with pytest.raises(CaptchaPipelineError, match=r"tuned\.yaml is not a valid configuration:\n  trainer\.shift is 12 pixels"):
+        load_config(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
