@@ -7,6 +7,7 @@ two labels were left out; 130 stopped by Ctrl-C.
 
 import dataclasses
 import importlib.metadata
+import io
 import json
 import sys
 from enum import Enum
@@ -52,6 +53,8 @@ console = Console()
 def main() -> None:
     """The console script: prints what the user can put right without a traceback."""
     silence()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no sign for a character is no reason to fail
     try:
         with writing_in():
             app()

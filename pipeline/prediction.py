@@ -1,6 +1,7 @@
 """Reads picture files that a user names. Of the heavy libraries it needs TensorFlow alone, so that the answer comes soon."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ class Answer:
 
     `position_confidence` has the probability of what was read at each position; after the end of a shorter text that is the
     probability that there is nothing. Their product is `confidence`.
+    Bytes of a file's name that are no UTF-8 are escaped in `file`, as in caf\\xe9.png: neither JSON nor a terminal takes them.
     """
 
     file: str
@@ -39,7 +41,7 @@ def predict(config: Config, model: Path, files: Sequence[Path]) -> list[Answer]:
     """
     reader = ServedModel(model)
     rules = dataclasses.replace(config.data.picture_rules, wrong_size=reader.wrong_size)
-    answers = [Answer(str(file)) for file in files]
+    answers = [Answer(os.fsencode(file).decode(errors="backslashreplace")) for file in files]
     pictures: dict[int, bytes] = {}
     for index, file in enumerate(files):
         try:
