@@ -4,14 +4,15 @@ Python's log records and warnings go to a log file where a command has one; with
 writes is limited by environment variables, which it reads when it is first loaded: import this before TensorFlow.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import os
 import re
 import sys
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import absl.logging
 
@@ -45,11 +46,7 @@ def load_tensorflow(*, with_keras: bool = True) -> None:
     Without Keras, of which a SavedModel needs nothing, it takes three fifths of the time. Who imports Keras later still gets it.
     """
     hide_keras = not with_keras and "keras" not in sys.modules
-    has_gpu = any(os.path.exists(device) for device in _GPU_DEVICES)
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as written:
-        os.dup2(written.fileno(), 2)
+    with _without_chatter():
         try:
             if hide_keras:
                 sys.modules["keras"] = None  # type: ignore[assignment]  # TensorFlow goes on where Keras cannot be imported
@@ -59,11 +56,47 @@ def load_tensorflow(*, with_keras: bool = True) -> None:
         finally:
             if hide_keras:
                 del sys.modules["keras"]
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            written.seek(0)
-            lines = (line for line in written if not _CHATTER.match(line) and (has_gpu or not _NO_GPU.match(line)))
-            os.write(2, b"".join(lines))
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Has what is written to standard error pass through a process of its own, which leaves out the chatter.
+
+    That process outlives this one: where a library aborts, what it said last is still shown. No thread could do that, as none runs
+    while a library is loaded. The first process of a container takes all others with it when it ends: there nothing is left out. Nor is
+    it where TensorFlow is loaded already, and has threads, which no fork should split.
+    """
+    if os.getpid() == 1 or "tensorflow" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    end, beginning = os.pipe()
+    sieve = os.fork()
+    if sieve == 0:
+        os.setsid()  # Ctrl-C is not for it: it ends with the other process
+        os.close(beginning)
+        _pass_on(end)
+    terminal = os.dup(2)
+    os.dup2(beginning, 2)
+    os.close(beginning)
+    os.close(end)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.waitpid(sieve, 0)
+
+
+def _pass_on(end: int) -> NoReturn:
+    try:
+        has_gpu = any(os.path.exists(device) for device in _GPU_DEVICES)
+        with open(end, "rb") as written:
+            for line in written:
+                if not _CHATTER.match(line) and (has_gpu or not _NO_GPU.match(line)):
+                    os.write(2, line)
+    finally:
+        os._exit(0)
 
 
 def log_to(path: Path) -> None:

@@ -1,10 +1,23 @@
 """Loading TensorFlow, in processes of their own: it can be done once in each."""
 
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from pid_namespace import pid_namespace
+
 from pipeline.quiet import rotate
+
+# A library that says something while it is loaded, as C++ does, and then whatever a test wants of it.
+LIBRARY = """
+import os, types
+os.write(2, b"I0000 00:00:00 chatter\\nE0000 00:00:00 something is wrong\\n")
+config = types.SimpleNamespace(list_physical_devices=list)
+"""
+LOAD = "from pipeline.quiet import load_tensorflow; load_tensorflow(); import os; os.write(2, b'later')"
 
 
 def test_tensorflow_without_keras_and_keras_later():
@@ -60,3 +73,34 @@ def test_a_log_is_renamed_when_it_is_full(tmp_path: Path):
         assert not log.exists() or log.read_text() == ""
     assert [Path(f"{log}.{number}").read_text().strip() for number in (1, 2, 3)] == ["4", "3", "2"]
     assert not Path(f"{log}.4").exists()
+
+
+def load(folder: Path, *lines: str, within: Sequence[str] = ()) -> "subprocess.CompletedProcess[bytes]":
+    (folder / "tensorflow.py").write_text("\n".join([LIBRARY, *lines]))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[1])])}
+    return subprocess.run([*within, sys.executable, "-c", LOAD], capture_output=True, env=environment, timeout=60)
+
+
+def test_chatter_is_left_out_and_the_rest_is_shown_in_order(tmp_path: Path) -> None:
+    done = load(tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"E0000 00:00:00 something is wrong\nlater")
+
+
+def test_what_a_library_says_before_it_aborts_is_shown(tmp_path: Path) -> None:
+    done = load(tmp_path, "os.write(2, b'terminate called: no such instruction')", "os.abort()")
+    assert done.returncode == -signal.SIGABRT
+    assert done.stderr == b"E0000 00:00:00 something is wrong\nterminate called: no such instruction"
+
+
+def test_so_it_is_in_the_first_process_of_a_container(tmp_path: Path) -> None:
+    """Which ends all others of the container when it ends."""
+    done = load(tmp_path, "os.write(2, b'terminate called: no such instruction')", "os.abort()", within=pid_namespace())
+    assert done.returncode
+    assert done.stderr.endswith(b"E0000 00:00:00 something is wrong\nterminate called: no such instruction")
+
+
+def test_a_library_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
+    done = load(tmp_path, "raise ImportError('libcudart.so.99 is missing')")
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"E0000 00:00:00 something is wrong\nTraceback")
+    assert b"libcudart.so.99 is missing" in done.stderr
