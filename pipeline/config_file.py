@@ -9,13 +9,14 @@ from pydantic import ValidationError
 
 from components.errors import CaptchaPipelineError
 from pipeline.config import Config, TrainerConfig
+from pipeline.options import DEFAULT_CONFIG
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None, *, beam: str | None = None, tuned: bool = True) -> Config:
     """Reads a YAML file and applies overrides of the form `section.key=value`, the value in YAML.
 
     Args:
-      path: the file.
+      path: the file. Where the default one is missing, as outside a checkout, the one that came with the package is read.
       overrides: in this order.
       beam: a file that stands in for the section `beam`, or the NAME of beam/NAME.yaml beside `path`.
       tuned: whether what `tune` found for this pipeline stands in for what neither the file nor an override sets.
@@ -23,9 +24,12 @@ def load_config(path: str | Path, overrides: list[str] | None = None, *, beam: s
     Raises:
       CaptchaPipelineError: the file is missing or not YAML, or a key or a value is not right; the message names each.
     """
+    path = Path(path)
+    if path == DEFAULT_CONFIG and not path.exists():
+        path = Path(__file__).parent / path
     tree = _read(path)
     if beam is not None:
-        tree["beam"] = _read(_profile(beam, Path(path).parent / "beam"))
+        tree["beam"] = _read(_profile(beam, path.parent / "beam"))
     for override in overrides or []:
         _apply(tree, override)
     config = _validate(tree, path)

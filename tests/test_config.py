@@ -1,12 +1,15 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from components.captcha import LengthRange
+from components.captcha import CaptchaSpec, LengthRange
 from components.errors import CaptchaPipelineError
-from pipeline.config import Config
+from pipeline.config import Config, TrainerConfig
 from pipeline.config_file import load_config
+from pipeline.options import DEFAULT_CONFIG
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -77,7 +80,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: p
 
 
 def test_a_picture_can_be_moved_by_its_own_size() -> None:
-    assert Config(name="a", captcha={"height": 8}, trainer={"shift": 8}).trainer.shift == 8  # type: ignore[arg-type]
+    assert Config(name="a", captcha=CaptchaSpec(height=8), trainer=TrainerConfig(shift=8)).trainer.shift == 8
 
 
 def test_a_search_is_held_to_the_pictures_as_well(tmp_path: Path) -> None:
@@ -94,6 +97,25 @@ def test_a_search_is_held_to_the_pictures_as_well(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CaptchaPipelineError, match=r"Cannot read the configuration .*none\.yaml: No such file"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_outside_a_checkout_the_default_is_the_one_of_the_package(tmp_path: Path) -> None:
+    """And what it names lies in the folder in which the command is given."""
+    program = Path(sys.executable).with_name("captcha-pipeline")
+    done = subprocess.run([program, "data", "synth", "--count", "12"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "data" / "digits" / "span-000001" / "manifest.json").exists()
+
+
+def test_a_configuration_of_ones_own_comes_before_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(DEFAULT_CONFIG).name == "digits"
+    (tmp_path / "configs").mkdir()
+    DEFAULT_CONFIG.write_text("name: mine\n")
+    assert load_config(DEFAULT_CONFIG).name == "mine"
+    DEFAULT_CONFIG.unlink()
+    with pytest.raises(CaptchaPipelineError, match=r"Cannot read the configuration configs/alnum\.yaml"):
+        load_config("configs/alnum.yaml")
 
 
 def test_configurations_are_frozen() -> None:

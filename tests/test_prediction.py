@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("options", [["--json"], []])
 def test_a_file_name_that_is_not_utf8(model: Path, tmp_path: Path, options: list[str], encoding: str) -> None:
     file = os.fsencode(tmp_path) + b"/caf\xe9 " + "京.png".encode()
-    command = [os.fsencode(PROGRAM), "predict", "--config", TINY, "--model", model, *options, file]
+    command: list[str | bytes | Path] = [PROGRAM, "predict", "--config", TINY, "--model", model, *options, file]
     done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "200"})
     assert (done.returncode, done.stderr) == (1, b"")
     if options:
