@@ -7,3 +7,7 @@ class CaptchaPipelineError(Exception):
     The command line prints the message alone, without a traceback, and exits with 1. Anything else that is raised is a defect
     in this project.
     """
+
+
+class Busy(CaptchaPipelineError):
+    """Another process is at work on the same thing, and holds its lock."""

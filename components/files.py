@@ -12,7 +12,7 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from components.disk import writing_in
-from components.errors import CaptchaPipelineError
+from components.errors import Busy, CaptchaPipelineError
 
 _OF_PATTERNS: Final = "*?[\\"
 
@@ -98,7 +98,7 @@ def locked(lock: Path, busy: str | None = None, waiting: str = "") -> Iterator[N
       waiting: what is said on standard error before it waits, likewise; "" to say nothing.
 
     Raises:
-      CaptchaPipelineError: another process holds it, and `busy` is given.
+      Busy: another process holds it, and `busy` is given.
       OSError: the file cannot be written.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def locked(lock: Path, busy: str | None = None, waiting: str = "") -> Iterator[N
     except Timeout:
         holder = lock.read_text(encoding="utf-8").strip() or "unknown"
         if busy is not None:
-            raise CaptchaPipelineError(busy.replace("{}", holder)) from None
+            raise Busy(busy.replace("{}", holder)) from None
         if waiting:
             print(waiting.replace("{}", holder), file=sys.stderr, flush=True)
         file.acquire()

@@ -2,24 +2,28 @@
 
 Exit codes: 0 done (the model of the run is in production); 1 it failed, and the message says why; 2 wrong usage;
 3 the run is complete but the model was not blessed, or is withdrawn, so nothing was pushed, or the import is complete but pictures with
-two labels were left out; 130 stopped by Ctrl-C.
+two labels were left out; 130 stopped by Ctrl-C or SIGTERM.
 """
 
 import dataclasses
 import importlib.metadata
 import io
 import json
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from components.disk import writing_in
-from components.errors import CaptchaPipelineError
+from components.errors import Busy, CaptchaPipelineError
+from components.files import locked
 from kubeflow.cli import kubeflow_app
 from pipeline.data_cli import data_app
 from pipeline.options import DEFAULT_CONFIG, BeamOption, ConfigOption, SetOption
@@ -74,7 +78,27 @@ def _captcha_pipeline(version: Annotated[bool, typer.Option("--version", help="P
         raise typer.Exit
 
 
+@contextmanager
+def _stoppable(what_next: str) -> Iterator[None]:
+    """Has Ctrl-C and SIGTERM end a command with STOPPED and a word on what comes next.
+
+    The kernel drops a SIGTERM for which a container's first process has no handler.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"Stopped. {what_next}", highlight=False)
+        raise typer.Exit(STOPPED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+_RUN_GOES_ON: Final = "The next run takes up after the last complete step, and in the Trainer after the last epoch."
+
+
 @app.command()
+@_stoppable(_RUN_GOES_ON)
 def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None, beam: BeamOption = None) -> None:
     """Run the whole pipeline on this machine: check the data, train, evaluate, and push the model if it is good enough.
 
@@ -91,6 +115,7 @@ def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None, beam
 
 
 @app.command()
+@_stoppable(_RUN_GOES_ON)
 def retrain(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -99,19 +124,25 @@ def retrain(
 ) -> None:
     """Run the pipeline if there is a reason to, and say which: new data, drift, a model that reads badly or is old, a run cut short.
 
-    Made for cron: without a reason it ends at once, with 0. `captcha-pipeline config` shows the section `retraining`.
+    Made for cron: without a reason, or while a run is at work, it ends at once, with 0. `captcha-pipeline config` shows the section
+    `retraining`.
     """
     from pipeline.config_file import load_config
     from pipeline.retraining import reason_to_retrain
 
     settings = load_config(config, overrides, beam=beam)
-    reason = reason_to_retrain(settings, force=force)
-    if reason is None:
-        _name_what_servers_cannot_use(settings)
-        console.print("Nothing to do: there is no reason to train anew.")
-        return
-    console.print(f"Retraining: {reason.words}", highlight=False, soft_wrap=True)
-    _run(settings, reason.words, reason.attempt)
+    at_work = f"A run (process {{}}) is at work in {Path(settings.run_lock).parent}."
+    try:
+        with locked(Path(settings.run_lock), at_work):  # else that run would be taken for one that was cut short
+            reason = reason_to_retrain(settings, force=force)
+        if reason is None:
+            _name_what_servers_cannot_use(settings)
+            console.print("Nothing to do: there is no reason to train anew.")
+            return
+        console.print(f"Retraining: {reason.words}", highlight=False, soft_wrap=True)
+        _run(settings, reason.words, reason.attempt)
+    except Busy as busy:
+        console.print(f"Nothing to do now: {busy}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -136,6 +167,7 @@ def schedule(
 
 
 @app.command()
+@_stoppable("The same command takes up after the last complete trial.")
 def tune(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -153,16 +185,12 @@ def tune(
     from pipeline.engine_check import check_engines_of
 
     settings = load_config(config, overrides, beam=beam, tuned=False)
-    try:
-        check_engines_of(settings)
-        load_tensorflow()
-        from pipeline import local, tables
+    check_engines_of(settings)
+    load_tensorflow()
+    from pipeline import local, tables
 
-        with tables.StepProgress(console) as progress:
-            found = local.tune(settings, trials, epochs, progress.on_step)
-    except KeyboardInterrupt:
-        console.print("Stopped. The same command takes up after the last complete trial.")
-        raise typer.Exit(STOPPED) from None
+    with tables.StepProgress(console) as progress:
+        found = local.tune(settings, trials, epochs, progress.on_step)
     _clean_up(settings)
     tables.print_trials(console, found)
     console.print(f"Written to {settings.tuned_path}: runs use it. Remove it to have the defaults back.", highlight=False, soft_wrap=True)
@@ -322,17 +350,13 @@ def _run(settings: "Config", trigger: str, attempt: int) -> None:
     from pipeline.engine_check import check_engines_of
 
     _name_what_servers_cannot_use(settings)
-    try:
-        check_engines_of(settings)
-        load_tensorflow()
-        from pipeline import local, results, tables
-        from pipeline.retrainings import write_trend_page
+    check_engines_of(settings)
+    load_tensorflow()
+    from pipeline import local, results, tables
+    from pipeline.retrainings import write_trend_page
 
-        with tables.StepProgress(console) as progress:
-            record = local.run(settings, progress.on_step, trigger, attempt)
-    except KeyboardInterrupt:
-        console.print("Stopped. The next run takes up after the last complete step, and in the Trainer after the last epoch.")
-        raise typer.Exit(STOPPED) from None
+    with tables.StepProgress(console) as progress:
+        record = local.run(settings, progress.on_step, trigger, attempt)
     outcome = results.outcome(settings, record)
     tables.print_outcome(console, outcome)
     if outcome.changed or not outcome.report.exists():

@@ -1,7 +1,7 @@
 """What ML Metadata knows of the runs: their steps, and what they made."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from ml_metadata.proto import metadata_store_pb2 as pb
 from components.errors import CaptchaPipelineError
 from components.features import BASE_PROBLEM, FINGERPRINT, RECIPE
 from pipeline.metadata import (
+    RUN_TYPE,
     artifacts_of,
     events_of,
     is_output,
@@ -32,6 +33,8 @@ State = Literal["done", "cached", "failed", "interrupted", "running"]
 _INTERRUPTED: Final = "interrupted"  # the custom property that tells a killed step from one that failed by itself
 _TRIGGER: Final = "trigger"  # on the context of a run
 _ENGINES: Final = "engines"  # likewise: in JSON, by step
+_CONFIGURATION: Final = "configuration"  # likewise: in YAML
+SEARCH: Final = "a search"  # the trigger of a search for hyperparameters
 _UNFINISHED: Final = (pb.Execution.NEW, pb.Execution.RUNNING)
 _STATES: Final[Mapping[int, State]] = {
     pb.Execution.COMPLETE: "done",
@@ -68,6 +71,7 @@ class RunRecord:
     model in production that it was compared with, None for none (components/recipe.py says what these are). `spans` are those that
     ExampleGen read. `trigger` says why the run was started, "" where that is not on record; `attempt` is how often the same had been
     fitted before. `base_problem` says why the fit could not go on from the model in production, or only in part, "" for no reason.
+    `configuration` is all of it, in YAML; "" where it is not on record, as of earlier releases.
     """
 
     run_id: str
@@ -82,6 +86,12 @@ class RunRecord:
     trigger: str = ""
     attempt: int = 0
     base_problem: str = ""
+    configuration: str = ""
+
+    @property
+    def is_search(self) -> bool:
+        """Whether this is a search for hyperparameters, which makes no model."""
+        return self.trigger == SEARCH or any(step.node == "Tuner" for step in self.steps)
 
     @property
     def is_complete(self) -> bool:
@@ -134,26 +144,25 @@ def latest_complete_run(metadata_path: str | Path) -> RunRecord:
     raise CaptchaPipelineError(f"{metadata_path} knows of no run that is complete. Start one with `captcha-pipeline run`.")
 
 
-def note(metadata_path: str | Path, trigger: str, engines: Mapping[str, str], known: Iterable[str]) -> None:
-    """Puts on record why the run that is not among the `known` names was started, and by step on which engine, where not on this machine.
+def begin(metadata_path: str | Path, run_id: str, trigger: str, engines: Mapping[str, str], configuration: str) -> None:
+    """Puts a run on record before TFX does, which finds it there: a run that is killed has then said what it was.
 
-    A run that has not come so far as to be on record itself is left out.
+    Args:
+      metadata_path: of ML Metadata's SQLite file, which is made if it is missing.
+      run_id: the name of the run.
+      trigger: why it is started; SEARCH for a search for hyperparameters.
+      engines: by step, the engine that it runs on, where that is not this machine.
+      configuration: all of it, in YAML.
 
     Raises:
       CaptchaPipelineError: as `runs`.
     """
-    store = open_store(metadata_path)
-    for context in run_contexts(store) if store else []:
-        if store and context.name not in known:
-            context.custom_properties[_TRIGGER].string_value = trigger
-            context.custom_properties[_ENGINES].string_value = json.dumps(engines)
-            store.put_contexts([context])
-
-
-def run_ids(metadata_path: str | Path) -> list[str]:
-    """Returns the names of all runs, the newest last. Raises CaptchaPipelineError as `runs`."""
-    store = open_store(metadata_path)
-    return [context.name for context in run_contexts(store)] if store else []
+    store = open_store(metadata_path, create=True)
+    assert store is not None, "it is made"
+    context = pb.Context(type_id=store.put_context_type(pb.ContextType(name=RUN_TYPE)), name=run_id)
+    for name, value in ((_TRIGGER, trigger), (_ENGINES, json.dumps(engines)), (_CONFIGURATION, configuration)):
+        context.custom_properties[name].string_value = value
+    store.put_contexts([context])
 
 
 def mark_interrupted(metadata_path: str | Path) -> int:
@@ -215,6 +224,7 @@ def _run(store: metadata_store.MetadataStore, context: pb.Context, nodes: Mappin
         trigger=context.custom_properties[_TRIGGER].string_value if _TRIGGER in context.custom_properties else "",
         attempt=int(_text(given, "LatestPushedModel", "attempt") or _text(given, "Trainer", "attempt") or 0),
         base_problem=_text(left, "Trainer", BASE_PROBLEM) or "",
+        configuration=context.custom_properties[_CONFIGURATION].string_value if _CONFIGURATION in context.custom_properties else "",
     )
 
 

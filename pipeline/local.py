@@ -5,14 +5,17 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
+from tfx.dsl.compiler.constants import PIPELINE_RUN_ID_PARAMETER_NAME
 from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
 from tfx.orchestration import metadata, pipeline
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+from tfx.orchestration.portable.runtime_parameter_utils import substitute_runtime_parameter
 
 from components import serving_dir
 from components.disk import writing_in
@@ -82,12 +85,13 @@ def _run(
         graph = create(config, look_around(config, attempt))
         engines = {step.id: config.beam.of(step.id) for step in graph.components if isinstance(step, BaseBeamComponent)}
         elsewhere = {step: str(engine) for step, engine in engines.items() if engine.runner != LOCAL}
-        known = history.run_ids(config.metadata_path)
+        run_id = datetime.now().isoformat()  # as TFX names them
+        configuration = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
         log_to(log_path(config))
         with _telling(on_step):
             try:
-                LocalDagRunner().run(graph)
+                _Runner(run_id, partial(history.begin, config.metadata_path, run_id, trigger, elsewhere, configuration)).run(graph)
             except BaseException as error:
                 history.mark_interrupted(config.metadata_path)
                 # Beam's words for any engine that is elsewhere.
@@ -97,8 +101,6 @@ def _run(
                         f"{log_path(config)}; the next run takes up after the last complete step."
                     ) from None
                 raise
-            finally:
-                history.note(config.metadata_path, trigger, elsewhere, known)
         record = history.latest_run(config.metadata_path)
         assert record is not None, "the run that has just ended is on record"
         return record
@@ -107,6 +109,20 @@ def _run(
 def log_path(config: Config) -> Path:
     """Where everything that the libraries log during a run is written."""
     return Path(config.root) / config.name / "run.log"
+
+
+class _Runner(LocalDagRunner):
+    """TFX's runner, but the run has a name that is given, and `begin` is called when it is about to be put on record."""
+
+    def __init__(self, run_id: str, begin: Callable[[], None]):
+        super().__init__()
+        self._run_id = run_id
+        self._begin = begin
+
+    def run_with_ir(self, pipeline: Any, run_options: Any = None) -> None:
+        substitute_runtime_parameter(pipeline, {PIPELINE_RUN_ID_PARAMETER_NAME: self._run_id})
+        self._begin()
+        super().run_with_ir(pipeline, run_options)
 
 
 class _StepListener(logging.Handler):

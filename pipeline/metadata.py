@@ -14,23 +14,24 @@ from components.errors import CaptchaPipelineError
 
 Property = str | int | float
 
+RUN_TYPE: Final = "pipeline_run"  # TFX's, of the context of a run
 _SPANS: Final = "spans"  # on the examples artifact: a JSON list of span numbers
 _CHECKSUMS: Final = "span_checksums"  # likewise: of their manifests
 
 
-def open_store(metadata_path: str | Path) -> metadata_store.MetadataStore | None:
-    """Opens ML Metadata's SQLite file; None where there is none.
+def open_store(metadata_path: str | Path, *, create: bool = False) -> metadata_store.MetadataStore | None:
+    """Opens ML Metadata's SQLite file; None where there is none, unless it is to be made.
 
     Raises:
       CaptchaPipelineError: the file is not ML Metadata's, another process has it locked, or the disk cannot be written.
     """
-    if not Path(metadata_path).is_file():
+    if not create and not Path(metadata_path).is_file():
         return None
     config = pb.ConnectionConfig()
     config.sqlite.filename_uri = str(metadata_path)
-    # Not the default, which would create the file if it vanished in between. Read-only will not do: a process killed while it
-    # made the file leaves one without tables, and those are then made here.
-    config.sqlite.connection_mode = pb.SqliteMetadataSourceConfig.READWRITE
+    # Read-only will not do: a process killed while it made the file leaves one without tables, and those are then made here.
+    modes = pb.SqliteMetadataSourceConfig
+    config.sqlite.connection_mode = modes.READWRITE_OPENCREATE if create else modes.READWRITE
     try:
         with writing_in(Path(metadata_path).parent):
             return metadata_store.MetadataStore(config)
@@ -47,7 +48,7 @@ def open_store(metadata_path: str | Path) -> metadata_store.MetadataStore | None
 def run_contexts(store: metadata_store.MetadataStore) -> list[pb.Context]:
     """Returns the contexts of all runs, the newest last."""
     # By number, not by time: the clock may have been set back between two of them.
-    return sorted(store.get_contexts_by_type("pipeline_run"), key=lambda context: context.id)
+    return sorted(store.get_contexts_by_type(RUN_TYPE), key=lambda context: context.id)
 
 
 def node_names(store: metadata_store.MetadataStore) -> dict[int, str]:

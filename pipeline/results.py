@@ -96,10 +96,16 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
 
 
 def write_report(config: Config, outcome: Outcome) -> None:
-    """Writes the report of a run to `outcome.report`."""
+    """Writes the report of a run to `outcome.report`, by what the run was made with: the configuration may differ since.
+
+    Raises:
+      CaptchaPipelineError: an output of the run is missing or broken.
+    """
     run = outcome.run
     overall = outcome.evaluation.overall
-    blank = [""] if config.captcha.blank_id is not None else []
+    model = ServedModel(path_utils.serving_model_path(_uri(run, "Trainer", "model")))
+    characters, blank = model.spec.characters, [""] if model.spec.blank_id is not None else []
+    recorded = yaml.safe_load(run.configuration) if run.configuration else config.model_dump(mode="json")
     slices = [
         report.Slice(group, name, part.count, part.challenger)
         for group, by_name in outcome.evaluation.slices.items()
@@ -117,18 +123,18 @@ def write_report(config: Config, outcome: Outcome) -> None:
         steps=[report.Step(step.node, step.state, step.seconds, step.engine) for step in run.steps],
         evaluation=report.Evaluation(
             results=outcome.evaluation.results,
-            classes=[*config.captcha.characters, *blank],
+            classes=[*characters, *blank],
             slices=slices,
             baseline=overall.champion,
             sets=outcome.sets,
-            confidence=config.evaluator.confidence,
+            confidence=recorded["evaluator"]["confidence"],
         ),
         history=json.loads((Path(_uri(run, "Trainer", "model_run")) / features.HISTORY_FILE).read_text(encoding="utf-8")),
-        misread=_misread(run),
+        misread=_misread(run, model),
         quarantine=_quarantine(Path(_uri(run, "CaptchaExampleGen", "quarantine"))),
-        splits=[_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split, config.captcha.characters) for split in features.SPLITS],
+        splits=[_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split, characters) for split in features.SPLITS],
         drift=_drift(outcome.drift),
-        config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        config=run.configuration or "# That of this run is not on record, as of all runs of earlier releases.",
         versions={package: importlib.metadata.version(package) for package in _PACKAGES} | libraries(),
     )
     report.write_report(inputs, outcome.report)
@@ -149,9 +155,8 @@ def _uri(run: RunRecord, node: str, key: str) -> str:
     return uri
 
 
-def _misread(run: RunRecord) -> list[report.Misread]:
+def _misread(run: RunRecord, model: ServedModel) -> list[report.Misread]:
     """Returns the pictures of the test split that the run's model misreads, those it is most sure of if they are many."""
-    model = ServedModel(path_utils.serving_model_path(_uri(run, "Trainer", "model")))
     examples = _examples(Path(_uri(run, "CaptchaExampleGen", "examples")) / "Split-test")
     # Batch by batch: the split may not fit into memory.
     wrong = (

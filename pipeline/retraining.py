@@ -32,7 +32,7 @@ def reason_to_retrain(config: Config, *, force: bool = False) -> Reason | None:
     Raises:
       CaptchaPipelineError: there is no span to train on, one is not whole, or the record of the runs cannot be read.
     """
-    runs = [run for run in history.runs(config.metadata_path) if all(step.node != "Tuner" for step in run.steps)]
+    runs = [run for run in history.runs(config.metadata_path) if not run.is_search]
     if not runs:
         look_around(config)  # says what is wrong with the data
         return Reason("there has been no run yet")

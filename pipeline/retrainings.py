@@ -52,7 +52,7 @@ def retrainings(config: Config) -> list[Retraining]:
     return [
         _retraining(config, run, withdrawn=run.recipe in out_of_service)
         for run in history.runs(config.metadata_path)
-        if any(step.state != "cached" for step in run.steps) and all(step.node != "Tuner" for step in run.steps)
+        if any(step.state != "cached" for step in run.steps) and not run.is_search
     ]
 
 

@@ -272,6 +272,19 @@ def test_what_a_killed_process_left_is_marked_once(tmp_path: Path) -> None:
     assert states(latest) == {"Reader": "cached", "Fitter": "cached", "Judge": "cached", "Publisher": "done"}
 
 
+def test_a_run_is_on_record_before_its_first_step(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.sqlite"
+    history.begin(path, "2026-11-28T12:00:00", history.SEARCH, {"Reader": "FlinkRunner"}, "name: tiny\n")
+    (killed,) = history.runs(path)
+    assert (killed.run_id, killed.trigger, killed.configuration, killed.steps) == ("2026-11-28T12:00:00", "a search", "name: tiny\n", ())
+    assert killed.is_search
+    assert not killed.is_complete
+    run(tmp_path)
+    _, complete = history.runs(path)
+    assert complete.is_complete
+    assert not complete.is_search
+
+
 def test_runs_are_in_the_order_in_which_they_were_made_whatever_the_clock_said(tmp_path: Path) -> None:
     path = run(tmp_path)
     run(tmp_path, epochs=2, version="2")

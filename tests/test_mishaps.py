@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from command import call
+from pid_namespace import pid_namespace
 
 from components.sources.spans import list_spans
 from pipeline import history, local
+from pipeline.cli import STOPPED
 from pipeline.config import Config
 from pipeline.config_file import load_config
 from pipeline.retraining import Reason, reason_to_retrain
@@ -24,6 +26,7 @@ from pipeline.schedule import Scheduler, retrain_command, status
 pytestmark = pytest.mark.slow
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+PROGRAM = str(Path(sys.executable).with_name("captcha-pipeline"))
 # Loads the versions that are there again and again, until its standard input ends.
 READ = """
 import select, sys
@@ -122,3 +125,42 @@ def test_a_retraining_that_is_killed_is_completed_by_the_next_tick(
     output, error = reader.communicate(timeout=60)
     assert reader.returncode == 0, error
     assert set(output.split()) == {runs[1].pushed_version}
+
+
+def test_a_search_that_is_killed_early_is_no_run_that_was_cut_short(config: Config, overrides: list[str]) -> None:
+    command = [PROGRAM, "tune", "--config", str(TINY), *(f"--set={override}" for override in overrides)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = process.stdout.readline()
+        process.kill()
+    assert "CaptchaExampleGen" in told
+    (killed,) = history.runs(config.metadata_path)
+    assert "Tuner" not in [step.node for step in killed.steps]
+    assert killed.is_search
+    assert reason_to_retrain(config) == Reason("there has been no run yet")
+
+
+def test_sigterm_to_the_first_process_of_a_container_stops_a_run(config: Config, overrides: list[str]) -> None:
+    """To which the kernel delivers no signal for which it has no handler."""
+    options = ["--config", str(TINY), *(f"--set={override}" for override in overrides)]
+    with subprocess.Popen(
+        [*pid_namespace(), PROGRAM, "retrain", *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        told: list[str] = []
+        for line in process.stdout:
+            told.append(line)
+            if line.startswith("epoch 1/"):
+                break
+        (first,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(first), signal.SIGTERM)
+        told += process.stdout
+    output = "".join(told)
+    assert process.returncode == STOPPED, output
+    assert "Traceback" not in output
+    assert told[-1].startswith("Stopped. The next run takes up"), output
+    (stopped,) = history.runs(config.metadata_path)
+    assert [step.state for step in stopped.steps if step.node == "Trainer"] == ["interrupted"]
+    completed = call("retrain", *options)
+    assert f"Retraining: the last run, {stopped.run_id}, did not come to its end" in completed
+    assert "going on after epoch" in completed

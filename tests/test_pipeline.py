@@ -131,6 +131,13 @@ def test_the_report_and_the_history_tell_of_the_run(first_run: history.RunRecord
     assert "span-000001" in call("runs", "--version", first_run.pushed_version, *options)
 
 
+def test_the_report_of_a_run_is_by_what_the_run_was_made_with(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+    report = results.outcome(config, first_run).report
+    before = report.read_text(encoding="utf-8")
+    call("report", *options, "--set", "captcha.charset=abcdef", "--set", "captcha.length={min: 1, max: 5}")
+    assert report.read_text(encoding="utf-8") == before
+
+
 def test_evaluate_agrees_with_the_evaluator(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     measured = json.loads(call("evaluate", "--json", *options))
     figures = results.outcome(config, first_run).evaluation.results

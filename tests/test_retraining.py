@@ -4,8 +4,10 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -17,9 +19,11 @@ from command import call
 from test_serving_dir import make_former, make_model
 
 from components.errors import CaptchaPipelineError
+from components.files import locked
 from components.serving_dir import push, versions
 from components.sources.spans import list_spans
 from pipeline import history, looking
+from pipeline.cli import STOPPED
 from pipeline.config import Config
 from pipeline.config_file import load_config
 from pipeline.retraining import Reason, current_attempt, reason_to_retrain
@@ -100,6 +104,11 @@ def test_a_run_that_was_cut_short(config: Config, remember: Remember) -> None:
 def test_a_search_for_hyperparameters_is_no_run(config: Config, remember: Remember) -> None:
     remember({}, {"steps": (history.StepRecord("Tuner", "done", 1.0, 10, {}),), "recipe": None})
     assert reason_to_retrain(config) is None
+    interrupted = history.StepRecord("CaptchaExampleGen", "interrupted", None, 10, {})
+    remember({}, {"steps": (interrupted,), "fingerprint": None, "trigger": history.SEARCH})
+    assert reason_to_retrain(config) is None, "killed before the Tuner began"
+    remember({"steps": (), "fingerprint": None, "trigger": history.SEARCH})
+    assert reason_to_retrain(config) == Reason("there has been no run yet")
 
 
 def test_spans_that_have_come_and_gone(config: Config, remember: Remember) -> None:
@@ -240,6 +249,30 @@ def test_a_new_span_with_a_shard_that_has_changed_is_refused_where_it_is_looked_
     span.files("train")[0].write_bytes(span.files("eval")[0].read_bytes())
     with pytest.raises(CaptchaPipelineError, match=r"span-000001/train/.* has changed"):
         looking.profile_of(config, span)
+
+
+def test_while_a_run_is_at_work_there_is_nothing_to_do(config: Config) -> None:
+    """Which is no failure to cron, but is one to who starts a run by hand."""
+    options = ["--config", str(TINY), "--set", f"root={config.root}", "--set", f"data.root={config.data.root}"]
+    with locked(Path(config.run_lock), ""):
+        message = f"Nothing to do now: A run (process {os.getpid()}) is at work in {Path(config.root) / config.name}.\n"
+        assert call("retrain", *options) == message
+        with pytest.raises(CaptchaPipelineError, match=f"Another run .process {os.getpid()}. is at work"):
+            call("run", *options)
+    assert history.runs(config.metadata_path) == []
+
+
+@pytest.mark.parametrize("command", ["run", "retrain", "tune"])
+def test_sigterm_stops_like_ctrl_c(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated(*_: Any, **__: Any) -> None:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, "which would end the tests"
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr("pipeline.config_file.load_config", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    assert "Stopped." in call(command, exit_code=STOPPED)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_no_span_is_an_error(config: Config) -> None:

@@ -1,10 +1,13 @@
 """Retraining by cron on this machine: real processes, real signals."""
 
+import configparser
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +16,11 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+import typer
 from command import call
 
 from components.errors import CaptchaPipelineError
+from pipeline.cli import app
 from pipeline.config import Config
 from pipeline.config_file import load_config
 from pipeline.schedule import Scheduler, retrain_command, status
@@ -293,6 +298,20 @@ def test_a_day_of_the_month_and_one_of_the_week_mean_either_to_cron(config: Conf
         return
     with pytest.raises(CaptchaPipelineError, match="a day of the month and a day of the week together"):
         Scheduler(config, cron, ["true"])
+
+
+def test_the_unit_for_systemd_starts_the_scheduler_where_relative_paths_begin() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "retraining.md").read_text(encoding="utf-8")
+    block = page[page.index("    [Unit]") :].split("\n\n**")[0]
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]  # systemd minds the case
+    unit.read_string(textwrap.dedent(block))
+    assert Path(unit["Service"]["WorkingDirectory"]).is_absolute()
+    _, *arguments = shlex.split(unit["Service"]["ExecStart"])
+    command, *options = arguments
+    group = typer.main.get_command(app)
+    context = group.commands[command].make_context(command, options)  # type: ignore[attr-defined]
+    assert context.params["cron"] == "0 3 * * *"
 
 
 def test_the_command_tells_of_the_last_time_and_starts_retrain(tmp_path: Path) -> None:
