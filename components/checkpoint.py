@@ -12,54 +12,78 @@ from typing import Final
 
 import keras
 
+from components.calibration import CalibratedCrossEntropy
 from components.features import WEIGHTS_FILE
 from components.files import publish
 
 _LOG: Final = logging.getLogger(__name__)
 _STATE: Final = "state.json"
+_FITS: Final = 3  # whose checkpoints stay
 _HDF5_ENTRY: Final = 4096  # bytes around the values of a variable; about half of it is needed
 # Of two thousand pictures a good model misreads four, give or take two: by that an epoch of the schedule's middle is the best by luck.
-# The loss tells how well each character of each of them is read.
-_JUDGED_BY: Final = "val_loss"
+# The cross-entropy tells how well each character of each of them is read. It is that of the model as it would be exported, without
+# label smoothing and at the best temperature, so that fits with different label smoothing can be compared.
+JUDGED_BY: Final = f"val_{CalibratedCrossEntropy.NAME}"
 
 
-class Checkpoint(keras.callbacks.Callback):
-    """Keeps the state after the last finished epoch and after the best one in a folder, stops early, and says how it goes.
-
-    Keras' BackupAndRestore overwrites its file in place: a kill in the middle of it leaves half a file, on which the next run
-    fails; and its EarlyStopping keeps the best weights in memory alone. Here each epoch is a folder that appears by renaming, one
-    that cannot be read is deleted, and which epoch is the best follows from the history.
+class Progress(keras.callbacks.Callback):
+    """Follows a fit, knows which of its epochs is the best, and stops it early.
 
     Attributes:
       epoch: the number of epochs finished.
-      history: for each of them: `loss`, the metrics, the same of the eval split with `val_` before the name, and `seconds`.
+      history: for each of them: `loss`, the metrics, the same of the eval split with `val_` before the name, JUDGED_BY and `seconds`.
     """
 
-    def __init__(self, directory: Path, epochs: int, patience: int, *, writes: bool = True):
+    def __init__(self, epochs: int, patience: int):
         """Args:
-        directory: where the state is kept.
         epochs: how many there are to be.
-        patience: epochs without a lower loss on the eval split after which the fit ends.
-        writes: False for a worker that only reads what another one writes.
+        patience: epochs without a lower JUDGED_BY after which the fit ends.
         """
         super().__init__()
         self.epoch = 0
         self.history: list[dict[str, float]] = []
-        self._directory = directory
         self._epochs = epochs
         self._patience = patience
-        self._writes = writes
         self._started = 0.0
 
     @property
     def best_epoch(self) -> int:
-        """The first of the epochs with the lowest loss on the eval split, from 1; 0 before there is any."""
+        """The first of the epochs with the lowest JUDGED_BY, from 1; 0 before there is any. It is the one that is exported."""
         return best_epoch(self.history)
 
     @property
     def finished(self) -> bool:
         """Whether there is no further epoch to come."""
         return self.epoch >= self._epochs or self.epoch - self.best_epoch >= self._patience
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._started = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        row = {name: float(value) for name, value in (logs or {}).items()} | {"seconds": time.monotonic() - self._started}
+        self.epoch = epoch + 1
+        self.history = [*self.history, row]
+        if self.finished:
+            self.model.stop_training = True
+
+
+class Checkpoint(Progress):
+    """Keeps the state after the last finished epoch and after the best one in a folder, and says how it goes.
+
+    Keras' BackupAndRestore overwrites its file in place: a kill in the middle of it leaves half a file, on which the next run
+    fails; and its EarlyStopping keeps the best weights in memory alone. Here each epoch is a folder that appears by renaming, one
+    that cannot be read is deleted, and which epoch is the best follows from the history.
+    """
+
+    def __init__(self, directory: Path, epochs: int, patience: int, *, writes: bool = True):
+        """Args:
+        directory: where the state is kept.
+        epochs, patience: as for Progress.
+        writes: False for a worker that only reads what another one writes.
+        """
+        super().__init__(epochs, patience)
+        self._directory = directory
+        self._writes = writes
 
     def restore(self, build: Callable[[], keras.Model]) -> keras.Model:
         """Returns `build()`, a compiled model, with the newest state that can be read, if there is any."""
@@ -87,21 +111,15 @@ class Checkpoint(keras.callbacks.Callback):
         """Gives the model the weights of the best epoch."""
         model.load_weights(self._folder(self.best_epoch) / WEIGHTS_FILE)
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._started = time.monotonic()
-
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        row = {name: float(value) for name, value in (logs or {}).items()} | {"seconds": time.monotonic() - self._started}
-        self.epoch = epoch + 1
-        self.history = [*self.history, row]
+        super().on_epoch_end(epoch, logs)
         if self._writes:
             self._save()
+        row = self.history[-1]
         self._say(
-            f"epoch {self.epoch}/{self._epochs}: loss {row['loss']:.4f}, eval loss {row['val_loss']:.4f}, "
+            f"epoch {self.epoch}/{self._epochs}: loss {row['loss']:.4f}, eval cross-entropy {row[JUDGED_BY]:.4f}, "
             f"eval full-sequence accuracy {row['val_sequence_accuracy']:.2%}, {row['seconds']:.0f} s"
         )
-        if self.finished:
-            self.model.stop_training = True
 
     def _folder(self, epoch: int) -> Path:
         return self._directory / f"epoch-{epoch:06d}"
@@ -118,19 +136,30 @@ class Checkpoint(keras.callbacks.Callback):
             if folder not in (self._folder(self.epoch), self._folder(self.best_epoch)):
                 shutil.rmtree(folder)
 
-    def delete(self) -> None:
-        """Removes what is on disk: the fit is over and its result is safe."""
-        shutil.rmtree(self._directory, ignore_errors=True)
-
     def _say(self, line: str) -> None:
         if self._writes:
             print(line, flush=True)
 
 
 def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
-    """Returns which epoch of a fit's history is exported: see `Checkpoint.best_epoch`."""
-    losses = [math.inf if math.isnan(row[_JUDGED_BY]) else row[_JUDGED_BY] for row in history]
-    return 1 + losses.index(min(losses)) if losses else 0
+    """Returns which epoch of a fit's history is exported: see `Progress.best_epoch`."""
+    values = [math.inf if math.isnan(row[JUDGED_BY]) else row[JUDGED_BY] for row in history]
+    return 1 + values.index(min(values)) if values else 0
+
+
+def remove_old(directory: Path, keep: str) -> None:
+    """Removes the checkpoints of all fits but the newest few, so that they do not fill the disk.
+
+    A fit does not remove its own at its end: its outputs are safe only when the runner has published them, which on Kubeflow is after
+    the process has ended. Until then a rerun finds the fit finished, and exports at once.
+
+    Args:
+      directory: holds a folder for each fit.
+      keep: the name of the one that stays in any case.
+    """
+    others = [folder for folder in directory.iterdir() if folder.name != keep] if directory.is_dir() else []
+    for folder in sorted(others, key=lambda folder: folder.stat().st_mtime, reverse=True)[_FITS - 1 :]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_weights(model: keras.Model, path: Path) -> None:

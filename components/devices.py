@@ -77,6 +77,7 @@ def synchronise_batch_norm(model: keras.Model) -> None:
 
 def fit(
     model: keras.Model,
+    judge: keras.Model,
     strategy: tf.distribute.Strategy,
     training: Callable[..., tf.data.Dataset],
     evaluation: Callable[..., tf.data.Dataset],
@@ -93,6 +94,7 @@ def fit(
 
     Args:
       model: compiled in the strategy's scope.
+      judge: likewise, of the same layers, with the loss and the metrics of the eval split.
       strategy: from `choose_strategy`.
       training: from `replicas`, a number, and `ours`, a range of them, to a dataset that is iterated over once an epoch: the parts of
         the batches for these replicas, in turn. See `training_batches`.
@@ -124,26 +126,26 @@ def fit(
 
         return run_next
 
-    def metrics(run_next: Callable[[Any], None], batches: tf.distribute.DistributedDataset) -> dict[str, float]:
-        model.reset_metrics()
+    def metrics(of: keras.Model, run_next: Callable[[Any], None], batches: tf.distribute.DistributedDataset) -> dict[str, float]:
+        of.reset_metrics()
         iterator = iter(batches)
         with contextlib.suppress(tf.errors.OutOfRangeError):  # the end of the batches
             while True:
                 run_next(iterator)
-        return {name: float(value) for name, value in model.get_metrics_result().items()}
+        return {name: float(value) for name, value in of.get_metrics_result().items()}
 
     _check_agreement(strategy, initial_epoch)
     with strategy.scope():
         model.optimizer.build(model.trainable_variables)  # no variable can be made in a replica
     training_batches, evaluation_batches = shared(training), shared(evaluation)
-    train, evaluate = on_every_replica(model.train_step), on_every_replica(model.test_step)
+    train, evaluate = on_every_replica(model.train_step), on_every_replica(judge.test_step)
     told = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs)
     model.stop_training = False
     told.on_train_begin()
     for epoch in range(initial_epoch, epochs):
         told.on_epoch_begin(epoch)
-        trained = metrics(train, training_batches)
-        judged = {f"val_{name}": value for name, value in metrics(evaluate, evaluation_batches).items()}
+        trained = metrics(model, train, training_batches)
+        judged = {f"val_{name}": value for name, value in metrics(judge, evaluate, evaluation_batches).items()}
         told.on_epoch_end(epoch, trained | judged)
         if model.stop_training:
             break

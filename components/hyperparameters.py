@@ -13,8 +13,8 @@ class Hyperparameters:
 
     `epochs` are passes over the training split, `batch_size` is that of all replicas together, `learning_rate` is the highest of the
     schedule, `warmup` is the share of all steps in which it rises, `label_smoothing` is the share of a label that is spread over all
-    classes, `shift` is pixels, `patience` is epochs without a lower loss on the eval split. `warm_start` holds those
-    that are others where a fit goes on from the model in production.
+    classes, `shift` is pixels, `patience` is epochs without a lower cross-entropy on the eval split. `warm_start` holds
+    those that are others where a fit goes on from the model in production.
     """
 
     preset: str

@@ -141,7 +141,8 @@ class Drift:
 class ReportInputs:
     """All that the report shows. What is empty or None is said to be missing.
 
-    `history` has one mapping an epoch: loss, val_loss, sequence_accuracy, val_sequence_accuracy, seconds; each may be missing.
+    `history` has one mapping an epoch: loss, val_loss, sequence_accuracy, val_sequence_accuracy, val_cross_entropy,
+    seconds; each may be missing.
     `failures` says in words what kept the model from being blessed, or the run from finishing; `warnings` what else to know of the figures;
     `base_problem` what kept its fit from going on from the model in production, "" for nothing.
     """

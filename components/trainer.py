@@ -13,9 +13,9 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from components.calibration import calibrate
+from components.calibration import CalibratedCrossEntropy, calibrate
 from components.captcha import CaptchaSpec
-from components.checkpoint import Checkpoint
+from components.checkpoint import Checkpoint, remove_old
 from components.devices import choose_strategy, fit, is_chief, synchronise_batch_norm, training_dtype
 from components.errors import CaptchaPipelineError
 from components.features import BASE_PROBLEM, FINGERPRINT, HISTORY_FILE, RECIPE, WARM_START
@@ -67,7 +67,10 @@ def run_fn(fn_args: FnArgs) -> None:
     examples = find_examples(fn_args)
     check_batch_size(parameters.batch_size, strategy.num_replicas_in_sync, examples.count)
     chief = is_chief(strategy)
-    checkpoint = Checkpoint(Path(config["checkpoint_dir"]) / name, parameters.epochs, parameters.patience, writes=chief)
+    checkpoint_dir = Path(config["checkpoint_dir"])
+    if chief:
+        remove_old(checkpoint_dir, keep=name)
+    checkpoint = Checkpoint(checkpoint_dir / name, parameters.epochs, parameters.patience, writes=chief)
     with strategy.scope():
         model = checkpoint.restore(lambda: compiled_model(spec, parameters, examples.count, base))
     if not checkpoint.finished:
@@ -99,7 +102,6 @@ def run_fn(fn_args: FnArgs) -> None:
         config["wrong_size"],
     )
     (Path(fn_args.model_run_dir) / HISTORY_FILE).write_text(json.dumps(checkpoint.history, indent=1) + "\n", encoding="utf-8")
-    checkpoint.delete()
 
 
 def find_examples(fn_args: FnArgs) -> Examples:
@@ -122,8 +124,13 @@ def fit_to(
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
     """Fits a compiled model to the training split, and judges it by the eval split after each epoch. See components.devices.fit."""
+    with strategy.scope():
+        judge = keras.Model(model.input, model.output)
+        # Not a metric of the training split as well: with a large charset it takes a good part of a step.
+        judge.compile(loss=model.loss, metrics=[*captcha_metrics(), CalibratedCrossEntropy()])
     fit(
         model,
+        judge,
         strategy,
         partial(
             training_batches,

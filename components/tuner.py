@@ -1,7 +1,8 @@
 """Looks for better hyperparameters of the Trainer: the Tuner's `tuner_fn`."""
 
+import math
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import keras
 import keras_tuner
@@ -11,17 +12,17 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 from tfx.components.tuner.component import TunerFnResult
 
 from components.captcha import CaptchaSpec
+from components.checkpoint import JUDGED_BY, Progress
 from components.devices import choose_strategy
 from components.errors import CaptchaPipelineError
 from components.hyperparameters import Hyperparameters
 from components.trainer import check_batch_size, compiled_model, find_examples, fit_to
 
-OBJECTIVE: Final = "val_sequence_accuracy"
-
 
 def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     """Returns a random search (Bergstra and Bengio, "Random Search for Hyper-Parameter Optimization", 2012). TFX calls it.
 
+    A trial is judged by the epoch that the Trainer would export, and as the Trainer judges that one: by `components.checkpoint.JUDGED_BY`.
     The first trial is with the hyperparameters as they are, so that what is found is never worse than them on the eval split. A
     search that was killed goes on with the trial that it was in.
 
@@ -38,7 +39,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     examples = find_examples(fn_args)
     check_batch_size(now.batch_size, strategy.num_replicas_in_sync, examples.count)
     space = search_space(now, spec, strategy.num_replicas_in_sync, config["fixed"])
-    objective = keras_tuner.Objective(OBJECTIVE, "max")
+    objective = keras_tuner.Objective(JUDGED_BY, "min")
     oracle = _FromHere(objective=objective, max_trials=config["trials"], seed=now.seed, hyperparameters=space, allow_new_entries=False)
 
     def run_trial(trial: Trial) -> dict[str, float]:
@@ -47,12 +48,17 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
         keras.utils.set_random_seed(parameters.seed)
         with strategy.scope():
             model = compiled_model(spec, parameters, examples.count)
-        history = keras.callbacks.History()
-        fit_to(examples, model, spec, parameters, strategy, 0, [history])
-        accuracy = float(history.history[OBJECTIVE][-1])  # of the model as it would be used, at the end of its schedule
+        progress = Progress(parameters.epochs, parameters.patience)
+        fit_to(examples, model, spec, parameters, strategy, 0, [progress])
+        best = progress.history[progress.best_epoch - 1]
         values = ", ".join(f"{name} {value:.3g}" for name, value in trial.hyperparameters.values.items())
-        print(f"trial {int(trial.trial_id) + 1}/{config['trials']}: {values}: eval full-sequence accuracy {accuracy:.2%}", flush=True)
-        return {OBJECTIVE: accuracy}
+        print(
+            f"trial {int(trial.trial_id) + 1}/{config['trials']}: {values}: epoch {progress.best_epoch} of {parameters.epochs}, "
+            f"eval cross-entropy {best[JUDGED_BY]:.4f}, eval full-sequence accuracy {best['val_sequence_accuracy']:.2%}",
+            flush=True,
+        )
+        # KerasTuner cannot sort what is no number, to which a rate that is far too high leads.
+        return {JUDGED_BY: math.inf if math.isnan(best[JUDGED_BY]) else best[JUDGED_BY]}
 
     return TunerFnResult(tuner=_Search(run_trial, oracle, config["search_dir"]), fit_kwargs={"verbose": 0})
 

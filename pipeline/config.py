@@ -77,7 +77,7 @@ class TrainerConfig(Section):
     warmup: Fraction = Field(0.1, description="the share of the fit in which the learning rate rises")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="the share of a label that is spread over all classes")
     shift: int = Field(2, ge=0, le=16, description="pixels by which training pictures are moved at most, each way")
-    patience: int = Field(5, ge=1, description="epochs without a lower loss on eval before stopping")
+    patience: int = Field(5, ge=1, description="epochs without a lower cross-entropy on eval before stopping")
     precision: Literal["auto", "float32", "mixed_bfloat16"] = Field("auto", description="auto: bfloat16 where it is faster")
     strategy: Literal["auto", "cpu", "one_gpu", "mirrored", "multi_worker"] = Field(
         "auto", description="auto: every GPU of this machine, or the CPU; multi_worker: the machines of TF_CONFIG, see docs/scaling.md"

@@ -61,16 +61,17 @@ def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict
       on_step: as for `run`.
 
     Returns:
-      The trials, the best first: the value of each hyperparameter, and `score`, the full-sequence accuracy on the eval split.
+      The trials, the best first: the value of each hyperparameter, and `score`, the cross-entropy on the eval split that it is
+      judged by, see `components.tuner.tuner_fn`.
 
     Raises:
       CaptchaPipelineError: as `run`.
     """
-    record = _run(config, partial(create_tuning_pipeline, trials=trials, epochs=epochs), on_step, "a search", 0)
+    record = _run(config, partial(create_tuning_pipeline, trials=trials, epochs=epochs), on_step, history.SEARCH, 0)
     results = Path(record.artifact_uri("Tuner", "tuner_results") or "") / "tuner_results.json"
-    found = sorted(json.loads(results.read_text(encoding="utf-8")), key=lambda trial: -trial["score"])
+    found = sorted(json.loads(results.read_text(encoding="utf-8")), key=lambda trial: trial["score"])
     best = {name: value for name, value in found[0].items() if name in TrainerConfig.model_fields}
-    text = f"# By captcha-pipeline tune: {trials} trials of {epochs} epochs, {found[0]['score']:.2%} of the eval split read whole.\n"
+    text = f"# By captcha-pipeline tune: the best of {trials} trials of {epochs} epochs, cross-entropy on eval {found[0]['score']:.4f}.\n"
     write_whole(Path(config.tuned_path), text + yaml.safe_dump({"trainer": best}))
     return found
 

@@ -174,10 +174,10 @@ def print_trials(console: Console, trials: Sequence[Mapping[str, float]]) -> Non
     """Prints a line a trial of a search, in the order given."""
     names = [name for name in trials[0] if name not in ("trial_id", "score")]
     table = Table(title="trials", title_justify="left")
-    for column in (*names, "full sequence on eval"):
+    for column in (*names, "cross-entropy on eval"):
         table.add_column(column, justify="right")
     for trial in trials:
-        table.add_row(*(f"{trial[name]:.3g}" for name in names), f"{trial['score']:.2%}")
+        table.add_row(*(f"{trial[name]:.3g}" for name in names), f"{trial['score']:.4f}")
     console.print(table)
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
-from components.calibration import calibrate, temperature
+from components.calibration import CalibratedCrossEntropy, calibrate, temperature
 from components.captcha import CaptchaSpec
 from components.model import PRESETS, build_model
 
@@ -32,3 +32,34 @@ def test_a_calibrated_model_reads_as_before_with_other_confidence(preset: str) -
     divisor = calibrate(model, tf.data.Dataset.from_tensor_slices((images, labels)).batch(48))
     assert divisor != pytest.approx(1, abs=0.01)
     np.testing.assert_allclose(model.predict(images, verbose=0), before / divisor, rtol=1e-4, atol=1e-5)
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    return -float(np.take_along_axis(log_softmax(logits, axis=-1), labels[..., np.newaxis], axis=-1).mean())
+
+
+def metric_of(logits: np.ndarray, labels: np.ndarray, batch: int = 37) -> float:
+    metric = CalibratedCrossEntropy()
+    for start in range(0, len(labels), batch):
+        metric.update_state(labels[start : start + batch].astype(np.float32), logits[start : start + batch])
+    return float(metric.result())
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.77, 1.0, 2.6, 4.0])
+@pytest.mark.parametrize("sureness", [2.0, 6.0, 12.0])
+def test_the_metric_is_the_cross_entropy_after_calibration(scale: float, sureness: float) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, (500, 4))
+    logits = (scale * (sureness * np.eye(10)[labels] + rng.normal(scale=2, size=(500, 4, 10)))).astype(np.float32)
+    lowest = cross_entropy(logits / temperature(logits, labels), labels)
+    assert metric_of(logits, labels) == pytest.approx(lowest, rel=0.01, abs=1e-7)
+
+
+def test_what_label_smoothing_does_to_the_logits_does_not_count() -> None:
+    """A model that reads more, but is less sure than it is right, as one that was fitted with label smoothing, is the better one."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, (500, 4))
+    noise = rng.normal(size=(500, 4, 10))
+    smoothed, plain = (factor * (6 * np.eye(10)[labels] + scale * noise) for factor, scale in ((0.4, 1.0), (2.0, 2.0)))
+    assert cross_entropy(smoothed, labels) > cross_entropy(plain, labels)
+    assert metric_of(smoothed, labels) < metric_of(plain, labels)

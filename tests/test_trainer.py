@@ -1,6 +1,10 @@
+import hashlib
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -11,7 +15,7 @@ from exported_model import answers_in_python
 from transform_run import draw, emitted, encoded, trainer_arguments, transform
 
 from components.captcha import CaptchaSpec
-from components.checkpoint import Checkpoint
+from components.checkpoint import JUDGED_BY, Checkpoint
 from components.errors import CaptchaPipelineError
 from components.features import HISTORY_FILE, PROBABILITIES, SPEC_FILE, TEXT, WEIGHTS_FILE
 from components.recipe import fingerprint
@@ -23,7 +27,16 @@ SPEC = CaptchaSpec(charset="012", length=2, width=16, height=32, channels=1)
 Fit = Callable[..., Path]
 EPOCHS = 5
 LABELS = [f"{a}{b}" for a in "012" for b in "012"]
-KEYS = {"loss", "val_loss", "sequence_accuracy", "val_sequence_accuracy", "position_accuracy", "val_position_accuracy", "seconds"}
+KEYS = {
+    "loss",
+    "val_loss",
+    "sequence_accuracy",
+    "val_sequence_accuracy",
+    "position_accuracy",
+    "val_position_accuracy",
+    "seconds",
+    JUDGED_BY,
+}
 
 
 def _rows(seeds: range) -> list[bytes]:
@@ -40,13 +53,20 @@ def transformed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fit(transformed: Path, tmp_path: Path) -> Fit:
     def run(name: str, base: Path | None = None, **changes: Any) -> Path:
-        """Runs the Trainer with some of its configuration changed; returns the folder with `model` and `logs`."""
+        """Runs the Trainer with some of its configuration changed; returns the folder with `model` and `logs`.
+
+        A fit is taken up by one with the same changes.
+        """
         folder = tmp_path / name
         trainer = TrainerConfig(epochs=EPOCHS, batch_size=16, learning_rate=0.01, precision="float32").model_dump() | changes
-        run_fn(trainer_arguments(transformed, folder, tmp_path / "checkpoints", SPEC, trainer, base))
+        run_fn(trainer_arguments(transformed, folder, checkpoints_of(tmp_path, base, changes), SPEC, trainer, base))
         return folder
 
     return run
+
+
+def checkpoints_of(tmp_path: Path, base: Path | None = None, changes: Mapping[str, Any] = MappingProxyType({})) -> Path:
+    return tmp_path / "checkpoints" / hashlib.sha256(repr((base, sorted(changes.items()))).encode()).hexdigest()
 
 
 def _weights(folder: Path) -> list[np.ndarray]:
@@ -68,7 +88,7 @@ def _history(folder: Path) -> list[dict[str, float]]:
     return json.loads((folder / "logs" / HISTORY_FILE).read_text())
 
 
-def test_it_learns_and_another_seed_gives_another_model(fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_learns_and_another_seed_gives_another_model(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     first = fit("first")
     history = _history(first)
     assert [set(epoch) for epoch in history] == [KEYS] * EPOCHS
@@ -77,7 +97,6 @@ def test_it_learns_and_another_seed_gives_another_model(fit: Fit, tmp_path: Path
     assert list((first / "tensorboard" / fingerprint("abc", None)).rglob("events.out.tfevents*"))
     about = _about(first)
     assert (about["recipe"], about["fingerprint"]) == ("abc", fingerprint("abc", None))
-    assert not list((tmp_path / "checkpoints").glob("*"))
 
     answer = tf.saved_model.load(str(first / "model")).signatures["serving_default"](
         image=tf.constant([encoded(draw(SPEC, label, 99)) for label in LABELS])
@@ -87,8 +106,9 @@ def test_it_learns_and_another_seed_gives_another_model(fit: Fit, tmp_path: Path
     assert not np.array_equal(_weights(first), _weights(fit("other", seed=2)))
 
 
-def test_a_fit_killed_in_an_epoch_ends_as_one_that_was_not(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fit_killed_in_an_epoch_ends_as_one_that_was_not(fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit("whole")
+    shutil.rmtree(checkpoints_of(tmp_path))  # a fit that has ended would not be fitted again
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "on_epoch_begin", lambda self, epoch, logs=None: _kill() if epoch == 3 else None)
         with pytest.raises(SystemExit):
@@ -176,17 +196,51 @@ def test_a_fit_killed_before_its_export_only_exports(fit: Fit, monkeypatch: pyte
     assert len(history) == EPOCHS
 
 
+def test_a_model_that_was_lost_after_its_export_is_exported_again(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    """On Kubeflow the outputs are uploaded when the Trainer has ended: where that fails, its next attempt finds what it wrote gone."""
+    first = fit("lost")
+    expected, history = _weights(first), _history(first)
+    shutil.rmtree(first)
+    capsys.readouterr()
+    again = fit("again")
+    assert capsys.readouterr().out.splitlines() == [f"going on after epoch {EPOCHS} of {EPOCHS}"]
+    assert _history(again) == history
+    np.testing.assert_array_equal(_weights(again), expected)
+
+
+def test_the_checkpoints_of_few_fits_stay(fit: Fit, tmp_path: Path) -> None:
+    checkpoints = checkpoints_of(tmp_path)
+    for age, name in enumerate(["newest", "second", "third", "fourth"]):
+        (checkpoints / name / "epoch-000001").mkdir(parents=True)
+        os.utime(checkpoints / name, (1e9 - age, 1e9 - age))
+    fit("a fit")
+    assert {path.name for path in checkpoints.iterdir()} == {"abc", "newest", "second"}
+
+
 def test_it_stops_early_and_keeps_the_best(fit: Fit) -> None:
     # What moves at this rate are the averages of the batch normalisation.
     folder = fit("early", patience=1, learning_rate=1e-9, warmup=0.0)
     history = _history(folder)
     best, last = history[-2:]
     assert len(history) < EPOCHS
-    assert best["val_loss"] == min(row["val_loss"] for row in history) < last["val_loss"]
+    assert best[JUDGED_BY] == min(row[JUDGED_BY] for row in history) < last[JUDGED_BY]
     pictures = [(encoded(draw(SPEC, label, seed)), label) for seed in range(20, 24) for label in LABELS]
     answer = tf.saved_model.load(str(folder / "model")).signatures["serving_default"](image=tf.constant([data for data, _ in pictures]))
     read = np.mean([text.decode() == label for text, (_, label) in zip(answer[TEXT].numpy(), pictures, strict=True)])
     assert read == pytest.approx(best["val_sequence_accuracy"]) != last["val_sequence_accuracy"]
+
+
+def test_an_epoch_is_judged_as_the_model_would_be_exported(fit: Fit) -> None:
+    """Without label smoothing, and at the temperature that the exported model has: by what the exported model says of the eval split."""
+    folder = fit("smoothed", label_smoothing=0.2)
+    history = _history(folder)
+    best = min(history, key=lambda row: row[JUDGED_BY])
+    assert best["val_loss"] > 4 * best[JUDGED_BY], "no loss with smoothing comes near 0"
+    pictures = [(encoded(draw(SPEC, label, seed)), label) for seed in range(20, 24) for label in LABELS]
+    answer = tf.saved_model.load(str(folder / "model")).signatures["serving_default"](image=tf.constant([data for data, _ in pictures]))
+    labels = np.array([SPEC.encode(label) for _, label in pictures])
+    chances = np.take_along_axis(answer[PROBABILITIES].numpy(), labels[..., np.newaxis], axis=-1)
+    assert best[JUDGED_BY] == pytest.approx(-np.log(chances).mean(), rel=0.02)
 
 
 def test_a_batch_that_replicas_cannot_share_is_named() -> None:

@@ -1,17 +1,23 @@
 """The search for hyperparameters: what it may choose, what it leaves, and what a run takes from it."""
 
 import dataclasses
+import math
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from command import call
+from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components import trainer, tuner
 from components.captcha import CaptchaSpec
+from components.checkpoint import JUDGED_BY
 from components.errors import CaptchaPipelineError
 from components.hyperparameters import Hyperparameters
+from components.trainer import Examples
 from pipeline import history
 from pipeline.cli import STOPPED
 from pipeline.config import TrainerConfig
@@ -44,6 +50,28 @@ def test_a_search_for_nothing_says_so() -> None:
         tuner.search_space(hyperparameters(), SPEC, 1, sorted(KNOBS))
 
 
+def test_the_trial_that_would_be_exported_with_the_lowest_cross_entropy_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one that reads most of the eval split, or is best after its last epoch; nor one that has come to no number at all."""
+    fits = iter([[0.5, 0.2, 0.9], [0.3, 0.25, 0.24], [math.nan] * 3])  # by trial and epoch
+
+    def fit(examples: Any, model: Any, spec: Any, parameters: Any, strategy: Any, initial_epoch: int, callbacks: Any) -> None:
+        for callback in callbacks:
+            callback.set_model(SimpleNamespace())
+            for epoch, value in enumerate(next(fits)):
+                callback.on_epoch_begin(epoch)
+                callback.on_epoch_end(epoch, {"loss": 1.0, JUDGED_BY: value, "val_sequence_accuracy": value})
+
+    monkeypatch.setattr(tuner, "fit_to", fit)
+    monkeypatch.setattr(tuner, "compiled_model", lambda *_: None)
+    monkeypatch.setattr(tuner, "find_examples", lambda _: Examples([], [], 640))
+    config = {"spec": SPEC.model_dump_json(), "trainer": TrainerConfig().model_dump(), "fixed": [], "trials": 3, "epochs": 3}
+    search = tuner.tuner_fn(FnArgs(custom_config=config | {"search_dir": str(tmp_path)})).tuner
+    search.search()
+    trials = search.oracle.get_best_trials(3)
+    assert [trial.score for trial in trials] == [0.2, 0.24, math.inf]
+    assert trials[0].hyperparameters.values["learning_rate"] == TrainerConfig().learning_rate
+
+
 @pytest.mark.slow
 def test_a_run_takes_what_the_search_found_and_what_the_user_sets_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--config", str(TINY), "--set", f"root={tmp_path / 'output'}", "--set", f"data.root={tmp_path / 'data'}"]
@@ -61,7 +89,7 @@ def test_a_run_takes_what_the_search_found_and_what_the_user_sets_stays(tmp_path
         real(examples, model, spec, parameters, *rest)
 
     monkeypatch.setattr(trainer, "fit_to", stopped_in_the_second_trial)  # TFX loads the tuner's module anew
-    call(*search, exit_code=STOPPED)
+    stopped = call(*search, exit_code=STOPPED)
     output = call(*search)
     assert len(tried) == 4  # the second trial again, and none of those that were complete
     assert tried[0] == (TrainerConfig().learning_rate, 1)  # the first is with the values in force
@@ -72,6 +100,8 @@ def test_a_run_takes_what_the_search_found_and_what_the_user_sets_stays(tmp_path
     found = yaml.safe_load(Path(config.tuned_path).read_text(encoding="utf-8"))["trainer"]
     assert set(found) == KNOBS - {"shift"}
     assert f"{found['learning_rate']:.3g}" in output
+    *_, best = sorted(re.findall(r"eval cross-entropy (\S+),", stopped + output), reverse=True)
+    assert f"3 trials of 1 epochs, cross-entropy on eval {best}." in Path(config.tuned_path).read_text(encoding="utf-8")
     assert config.trainer == TrainerConfig(**found, shift=1, epochs=6)
     assert load_config(TINY, [*fixed[3::2], "trainer.batch_size=8"]).trainer.batch_size == 8
     assert load_config(TINY, fixed[3::2], tuned=False).trainer == TrainerConfig(shift=1, epochs=6)
