@@ -88,7 +88,7 @@ def _stoppable(what_next: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        console.print(f"Stopped. {what_next}", highlight=False)
+        console.print(f"Stopped. {what_next}", highlight=False, soft_wrap=True)
         raise typer.Exit(STOPPED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
