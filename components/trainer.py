@@ -127,7 +127,7 @@ def fit_to(
     with strategy.scope():
         judge = keras.Model(model.input, model.output)
         # Not a metric of the training split as well: with a large charset it takes a good part of a step.
-        judge.compile(loss=model.loss, metrics=[*captcha_metrics(), CalibratedCrossEntropy()])
+        judge.compile(loss=model.loss, metrics=[*captcha_metrics(spec), CalibratedCrossEntropy()])
     fit(
         model,
         judge,

@@ -36,7 +36,8 @@ class PowerFailures:
         global _recorder
         self._synced = self._scan()
         self._contents = {inode: _content(handle) for inode, handle in self._handles.items() if inode not in self._synced}
-        self._fsync, os.fsync = os.fsync, self._on_fsync
+        self._fsync = os.fsync
+        os.fsync = self._on_fsync  # type: ignore[assignment]
         _recorder = self
         return self
 

@@ -198,7 +198,7 @@ def perfect_reading(config: Config) -> golden.GoldenReading:
     for shard in shards_of(span):
         if shard.split == "test":
             for record in read_records(shard.path):
-                feature = check_record(record.data, shard, config.captcha, config.data.picture_rules).features.feature
+                feature = check_record(record.data, shard, config.captcha, config.data.picture_rules).example.features.feature
                 picture, label = (feature[name].bytes_list.value[0] for name in (IMAGE, LABEL))
                 digests.append(golden.digest(picture, label.decode()))
     return golden.reading(digests, [True] * len(digests))

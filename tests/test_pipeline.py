@@ -246,7 +246,7 @@ def test_a_new_span_is_learned_from_the_model_in_production_on(first_run: histor
     assert f"Its fit went on from version {before}." in lineage
     for span in list_spans(config.data.root):
         assert span.checksum in lineage
-    assert [best.fingerprint for best in serving_dir.best_on_golden_sets(config.serving_dir, "another")] == [run.fingerprint]
+    assert [best.recipe for best in serving_dir.best_on_golden_sets(config.serving_dir, "another")] == [run.recipe]
     assert "Nothing to do" in call("retrain", *options, *changes)
     assert "every step was cached" in call("run", *options, *changes), "what a push notes makes no work for the same combination"
     forced = call("retrain", "--force", *options, *changes)
