@@ -184,7 +184,7 @@ def test_padding_is_not_counted():
     assert [rate.value for rate in results.position_accuracy] == [1, 0, 1]
     assert results.character_accuracy == 5 / 7
     # A missing character is in the last column, one too many in the last row; where both are blank there is nothing.
-    assert results.confusion_matrix.tolist() == [[2, 0, 0], [1, 3, 1], [1, 0, 0]]
+    assert results.confusion_matrix.toarray().tolist() == [[2, 0, 0], [1, 3, 1], [1, 0, 0]]
     assert results.character_precision.tolist() == [2 / 4, 1]
     assert results.character_recall.tolist() == [1, 3 / 5]
 
