@@ -219,7 +219,7 @@ def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
     serving.touch()
     with pytest.raises(CaptchaPipelineError, match=r"LatestPushedModel ended with exit code 1(.|\n)*LatestPushedModel failed: ") as failure:
         call(*rehearse)
-    assert str(failure.value).endswith("Make the folder writable, or set pusher.serving_dir.")
+    assert str(failure.value).endswith("a file is in its way. Remove the file.")
     serving.unlink()
     perfect = perfect_reading(load_config(TINY, options[3::2]))
     (serving / "tiny").mkdir(parents=True)
@@ -230,6 +230,7 @@ def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
     (pushed,) = versions(serving / "tiny")
 
     local = ["--config", str(TINY), "--set", f"root={tmp_path / 'local'}", "--set", f"data.root={volume / 'data'}"]
+    local += ["--set", "data.golden=1"]
     call("run", *local)
     config = load_config(TINY, local[3::2])
     evaluation = history.latest_complete_run(config.metadata_path).artifact_uri("CaptchaEvaluator", "evaluation")
