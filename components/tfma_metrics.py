@@ -80,9 +80,12 @@ def eval_config(spec: CaptchaSpec, *, confidence: float, source_digest: str, gol
 
 
 def extractors(eval_shared_model: Any, eval_config: config_pb2.EvalConfig, tensor_adapter_config: Any) -> list[Extractor]:
-    """Returns TFMA's own extractors, and one that hands each example over twice: to the set of all pictures, and to its slices."""
-    own = tfma.default_extractors(eval_shared_model=eval_shared_model, eval_config=eval_config, tensor_adapter_config=tensor_adapter_config)
-    return [*own, Extractor("AllApart", beam.ParDo(_AllApart()))]
+    """Returns TFMA's own extractors, the last of which hands each example over twice: to the set of all pictures, and to its slices."""
+    *others, slicing = tfma.default_extractors(
+        eval_shared_model=eval_shared_model, eval_config=eval_config, tensor_adapter_config=tensor_adapter_config
+    )
+    # TFMA's evaluator takes what leaves the stage of this name, not what leaves the last one.
+    return [*others, Extractor(slicing.stage_name, slicing.ptransform | "AllApart" >> beam.ParDo(_AllApart()))]
 
 
 class _AllApart(beam.DoFn):
