@@ -244,8 +244,9 @@ def main(
                 "folder, and a reader that looked every 5 ms saw each whole from the first."
             ),
             (
-                f"In the end the deployment was that of the same rounds without kills: {len(expected['spans'])} spans by the SHA-256 of their "
-                f"manifests, {len(expected['served'])} served versions by fingerprint and weights, the withdrawn models, and every decision."
+                f"In the end the deployment was that of the same rounds without kills: {len(expected['spans'])} spans by the "
+                f"SHA-256 of their manifests, {len(expected['served'])} served versions by fingerprint and weights, the withdrawn "
+                "models, and every decision."
             ),
             f"Moments: seed {seed}.",
         ],
