@@ -61,7 +61,7 @@ def test_a_rollback_that_finds_no_room_withdraws_nothing(tmp_path: Path, monkeyp
     for name in "ab":
         extra = tmp_path / name / "assets.extra"
         extra.mkdir(parents=True)
-        (extra / "captcha.json").write_text(f'{{"fingerprint": "{name}"}}')
+        (extra / "captcha.json").write_text(f'{{"fingerprint": "{name}", "servable": true}}')
         (tmp_path / name / "saved_model.pb").write_text(name)
     serving = tmp_path / "serving"
     first, second = (serving_dir.push(tmp_path / name, serving, keep=9) for name in "ab")

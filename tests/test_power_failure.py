@@ -8,7 +8,7 @@ from crash import PowerFailures
 from test_serving_dir import contents, make_model
 from test_spans import make_span
 
-from components.checkpoint import Checkpoint
+from components.checkpoint import JUDGED_BY, Checkpoint
 from components.files import write_whole
 from components.serving_dir import push, roll_back, versions, withdrawn
 from components.sources.spans import list_spans
@@ -76,7 +76,7 @@ def test_after_an_epoch_the_checkpoint_is_that_of_an_epoch(tmp_path: Path) -> No
             model.set_weights([np.full_like(array, epoch + 1) for array in model.get_weights()])
             weights.append([array.tolist() for array in model.get_weights()])
             checkpoint.on_epoch_begin(epoch)
-            checkpoint.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 3.0 - epoch, "val_sequence_accuracy": 0.5})
+            checkpoint.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 3.0 - epoch, JUDGED_BY: 3.0 - epoch, "val_sequence_accuracy": 0.5})
     epochs = set()
     for disk in failures.replay(tmp_path / "disks"):
         again = Checkpoint(disk, epochs=3, patience=3, writes=False)
