@@ -18,7 +18,7 @@ from tfx.utils import io_utils
 from components.errors import CaptchaPipelineError
 from components.features import GOLDEN_FILE, SPLITS
 from components.golden import GoldenReading
-from components.serving_dir import Withdrawn, push
+from components.serving_dir import Withdrawn, check_not_withdrawn, push
 
 # Loading takes some seconds, and some minutes for the largest model on a busy machine.
 _TRIAL_SECONDS: Final = 600
@@ -42,8 +42,9 @@ class AtomicPusherExecutor(executor.Executor):
             self._MarkNotPushed(artifact)
             return
         model_dir = self.GetModelPath(input_dict)
-        check_servable(model_dir, artifact_utils.get_split_uri(input_dict[specs.EXAMPLES_KEY], SPLITS[-1]))
         try:
+            check_not_withdrawn(model_dir, exec_properties["serving_dir"])  # so as not to try it for nothing
+            check_servable(model_dir, artifact_utils.get_split_uri(input_dict[specs.EXAMPLES_KEY], SPLITS[-1]))
             pushed = push(model_dir, exec_properties["serving_dir"], exec_properties["keep"], _golden_reading(input_dict))
         except Withdrawn as reason:
             logging.warning("%s", reason)

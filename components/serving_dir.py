@@ -103,8 +103,8 @@ def latest_pushed(serving_dir: str | Path, recipe: str, spec: CaptchaSpec) -> Pu
     return next((pushed for pushed in others if pushed.spec == spec), next(iter(others), None))
 
 
-def complaint(serving_dir: str | Path) -> str:
-    """Returns what is wrong with the version in production, and the remedy; "" for nothing, and where there is none."""
+def unservable_warning(serving_dir: str | Path) -> str:
+    """Returns why servers cannot use the version in production, and the remedy; "" if they can, and where there is no version."""
     newest = next(iter(versions(serving_dir)), None)
     if newest is None or newest.servable:
         return ""
@@ -124,6 +124,17 @@ def best_on_golden_sets(serving_dir: str | Path, recipe: str) -> tuple[golden.Be
       CaptchaPipelineError: the record of it cannot be read.
     """
     return golden.best_readings(serving_dir, {recipe} | withdrawn(serving_dir))
+
+
+def check_not_withdrawn(model_dir: str | Path, serving_dir: str | Path) -> None:
+    """Checks that a rollback has not taken this model out of production.
+
+    Raises:
+      Withdrawn: it has.
+      CaptchaPipelineError: the list of what was withdrawn is damaged.
+    """
+    if recipe_of(_about(Path(model_dir))) in withdrawn(serving_dir):
+        raise Withdrawn("A rollback has taken this model out of production: it is not pushed again.")
 
 
 def push(model_dir: str | Path, serving_dir: str | Path, keep: int, reading: golden.GoldenReading | None = None) -> Pushed:
@@ -146,8 +157,7 @@ def push(model_dir: str | Path, serving_dir: str | Path, keep: int, reading: gol
     """
     model_dir = Path(model_dir)
     with _writing(serving_dir) as target:
-        if recipe_of(_about(model_dir)) in withdrawn(target):
-            raise Withdrawn("A rollback has taken this model out of production: it is not pushed again.")
+        check_not_withdrawn(model_dir, target)
         newest = next(iter(versions(target)), None)
         if newest and _same_tree(model_dir, newest.path):
             pushed = newest
@@ -188,7 +198,7 @@ def withdrawn(serving_dir: str | Path) -> set[str]:
     Raises:
       CaptchaPipelineError: the file that lists them is damaged.
     """
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         remedy = "Remove it; to withdraw again what a rollback had withdrawn, roll back once more."
         return set(read_json(Path(serving_dir) / _WITHDRAWN, remedy))
     return set()

@@ -94,10 +94,11 @@ def test_push_that_was_not_noted_down_is_found_again(run, untried, serving):
     assert first.get_string_custom_property("pushed_version") == second.get_string_custom_property("pushed_version")
 
 
-def test_a_withdrawn_model_is_not_pushed_again(run, untried, tmp_path, serving):
+def test_a_withdrawn_model_is_neither_tried_nor_pushed_again(run, untried, tmp_path, serving, monkeypatch):
     good = push(make_model(tmp_path / "good", "good"), serving, keep=5)
     run()
     back = roll_back(serving, good.version)
+    monkeypatch.setattr("components.pusher.check_servable", lambda *_: pytest.fail("it takes seconds, and for nothing"))
     _, artifact = run()
     assert artifact.get_int_custom_property("pushed") == 0
     assert versions(serving)[0] == back
