@@ -195,6 +195,14 @@ class Config(Section):
             raise ValueError(f"trainer.shift is {shift} pixels; pictures of {size} can be moved by {most} at most")
         return self
 
+    @model_validator(mode="after")
+    def _pictures_within_the_limit(self) -> "Config":
+        pixels = self.captcha.width * self.captcha.height
+        if pixels > self.data.max_pixels:
+            size = f"{self.captcha.width} x {self.captcha.height}"
+            raise ValueError(f"data.max_pixels is {self.data.max_pixels}; a picture of captcha's {size} has {pixels}, and would be refused")
+        return self
+
     _root_is_no_pattern = field_validator("root")(_no_pattern)
 
     @property
