@@ -34,7 +34,7 @@ from components.record_check import BAD, KEYS, PROFILE, SUMMARY, CheckShard, Sha
 from components.records import DataInfo
 from components.sources.spans import Span, Window, window_as_of
 from components.splits import merge_keys
-from components.tally import complaint, summarise
+from components.tally import stop_reason, summarise
 
 # Custom properties of the examples: JSON, the numbers of the spans that they come from, and the checksums of their manifests.
 SPANS: Final = "spans"
@@ -121,7 +121,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         with fileio.open(os.path.join(quarantine.uri, features.SUMMARY_FILE)) as file:
             summary = json.loads(file.read())
         golden = chosen.golden.path.name if chosen.golden else None
-        if message := complaint(summary, spans[-1].path.name, golden, exec_properties["max_bad_fraction"]):
+        if message := stop_reason(summary, spans[-1].path.name, golden, exec_properties["max_bad_fraction"]):
             if summary["bad"] and not summary["changed"]:
                 # TFX deletes the outputs of a failed step.
                 _replace_folder(quarantine.uri, exec_properties["quarantine_dir"])

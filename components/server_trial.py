@@ -53,7 +53,7 @@ def answers(directory: Path, requests: Mapping[str, Sequence[bytes]]) -> dict[st
     return found
 
 
-def complaint(directory: Path, records: Path) -> str:
+def find_fault(directory: Path, records: Path) -> str:
     """Returns what is wrong with the answers of a model that this pipeline exported to some pictures of a split; "" for nothing.
 
     Args:
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     # TensorFlow goes on where Keras cannot be imported. A SavedModel needs nothing of it, and its import takes longer than all else.
     sys.modules["keras"] = None  # type: ignore[assignment]
     try:
-        problem = complaint(Path(model), Path(records))
+        problem = find_fault(Path(model), Path(records))
     except Exception as error:  # whatever TensorFlow raises: that it fails is the answer
         problem = f"{type(error).__name__}: {getattr(error, 'message', error)}"[:_LONGEST_REASON]
     if problem:

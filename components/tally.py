@@ -67,7 +67,7 @@ def summarise(parts: Sequence[bytes]) -> bytes:
     return json.dumps(total.to_json() | {"spans": by_span, "changed": changed}, indent=1, ensure_ascii=False).encode()
 
 
-def complaint(summary: Mapping[str, Any], newest: str, golden: str | None, max_bad_fraction: float) -> str:
+def stop_reason(summary: Mapping[str, Any], newest: str, golden: str | None, max_bad_fraction: float) -> str:
     """Returns why a run must stop, or "".
 
     Args:

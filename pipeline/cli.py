@@ -340,9 +340,9 @@ def show_config(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = No
 
 
 def _name_what_servers_cannot_use(settings: "Config") -> None:
-    from components.serving_dir import complaint
+    from components.serving_dir import unservable_warning
 
-    if found := complaint(settings.serving_dir):
+    if found := unservable_warning(settings.serving_dir):
         console.print(f"[bold yellow]Not servable[/]: {escape(found)}", highlight=False, soft_wrap=True)
 
 

@@ -46,7 +46,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_good_model_passes(model: Path, records: Path) -> None:
-    assert server_trial.complaint(model, records) == ""
+    assert server_trial.find_fault(model, records) == ""
 
 
 def test_what_an_earlier_release_exported_is_refused(export: Callable[[], Path], records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,29 +61,29 @@ def test_what_an_earlier_release_exported_is_refused(export: Callable[[], Path],
 def test_a_model_that_marks_good_pictures_as_not_valid_is_refused(model: Path, tmp_path: Path) -> None:
     large = emitted(encoded(draw(SPEC, "аб").resize((40, 26))), "аб", SPEC)  # over the model's limit of pixels
     records = exported_model.write_test_split(tmp_path, [*exported_model.EXAMPLES, large]) / "Split-test"
-    assert server_trial.complaint(model, records) == "serving_default marks 1 of 7 good pictures as not valid"
+    assert server_trial.find_fault(model, records) == "serving_default marks 1 of 7 good pictures as not valid"
 
 
 def test_answers_of_another_shape_are_refused(model: Path, records: Path, tmp_path: Path) -> None:
     spec = SPEC.model_dump(mode="json") | {"charset": SPEC.characters + "x"}
     other = shutil.copytree(model, tmp_path / "model")
     (other / "assets.extra" / SPEC_FILE).write_text(json.dumps({"spec": spec}))
-    complaint = server_trial.complaint(other, records)
-    assert complaint == "serving_default answers with probabilities float32 (6, 3, 6) instead of float32 (6, 3, 7)"
+    fault = server_trial.find_fault(other, records)
+    assert fault == "serving_default answers with probabilities float32 (6, 3, 6) instead of float32 (6, 3, 7)"
 
 
 def test_a_model_that_does_not_load_and_one_without_signatures(model: Path, records: Path, tmp_path: Path) -> None:
     tf.saved_model.save(tf.Module(), str(tmp_path / "model"))
     (tmp_path / "model" / "assets.extra").symlink_to(model / "assets.extra")
     with pytest.raises(ValueError, match="no signature serving_default"):
-        server_trial.complaint(tmp_path / "model", records)
+        server_trial.find_fault(tmp_path / "model", records)
     (tmp_path / "model" / "saved_model.pb").write_bytes(b"no graph")
     with pytest.raises(CaptchaPipelineError, match=r"exit code 1(.|\n)*saved_model\.pb"):
         check_servable(str(tmp_path / "model"), str(records))
 
 
 def test_a_split_without_pictures_is_named(model: Path, tmp_path: Path) -> None:
-    assert server_trial.complaint(model, tmp_path).startswith(f"there is no picture in {tmp_path}")
+    assert server_trial.find_fault(model, tmp_path).startswith(f"there is no picture in {tmp_path}")
 
 
 def test_a_model_that_does_not_answer_in_time_is_refused(model: Path, records: Path) -> None:

@@ -15,7 +15,7 @@ from command import call
 
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
-from components.serving_dir import Withdrawn, check, complaint, latest_pushed, original, roll_back, versions
+from components.serving_dir import Withdrawn, check, latest_pushed, original, roll_back, unservable_warning, versions
 from components.serving_dir import push as push_keeping
 
 SPEC = CaptchaSpec()
@@ -261,15 +261,16 @@ def make_former(path: Path, fingerprint: str) -> Path:
 
 
 def test_what_servers_cannot_use_is_named_in_production_and_not_put_back(tmp_path, serving):
-    assert complaint(serving) == ""
+    assert unservable_warning(serving) == ""
     foreign = make_model(serving / "18")
     (foreign / "assets.extra" / "captcha.json").unlink()
-    assert complaint(serving) == "", "it is not known of what others put there"
+    assert unservable_warning(serving) == "", "it is not known of what others put there"
     former = push(make_former(tmp_path / "former", "f"), serving)
-    assert f"version {former.version}, which is in production: TensorFlow Serving and other servers cannot use it" in complaint(serving)
-    assert "`captcha-pipeline retrain --force`" in complaint(serving)
+    warning = unservable_warning(serving)
+    assert f"version {former.version}, which is in production: TensorFlow Serving and other servers cannot use it" in warning
+    assert "`captcha-pipeline retrain --force`" in warning
     a, b = [push(make_model(tmp_path / name, name), serving) for name in "ab"]
-    assert complaint(serving) == ""
+    assert unservable_warning(serving) == ""
     with pytest.raises(CaptchaPipelineError, match=rf"cannot use it(.|\n)*one that they can use \({b.version}, {a.version}, 18\)"):
         roll_back(serving, former.version)
     assert versions(serving)[:2] == [b, a]
