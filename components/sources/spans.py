@@ -77,7 +77,8 @@ class Span:
         path = self.path / file.path
         if not path.is_file():
             raise CaptchaPipelineError(
-                f"The shard {path} is missing; the span's {MANIFEST} lists it. Put it back, or remove the span {self.path}."
+                f"The shard {path} is missing; the span's {MANIFEST} lists it. Put it back, or move the span aside: "
+                f"`captcha-pipeline data drop {self.number}`."
             )
         return path
 
@@ -106,7 +107,7 @@ def load_span(path: Path) -> Span:
 
 def read_manifest(path: Path) -> Manifest:
     """Reads the manifest in a span's folder. Raises CaptchaPipelineError when it is missing, not right, or names a file outside."""
-    remedy = f"Remove {path}, or put its {MANIFEST} back."
+    remedy = f"Put its {MANIFEST} back, or move {path} aside: `captcha-pipeline data drop`."
     try:
         manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
     except OSError as error:
