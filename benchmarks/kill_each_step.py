@@ -2,8 +2,8 @@
 
     uv run python -m benchmarks.kill_each_step
 
-Expected: a line a step, then "complete: …" with one whole version in the serving folder and no execution left as running. The
-tiny configuration takes about three minutes on 2 cores.
+Expected, and asserted: the serving folder never holds a part of a version; the run after the last kill completes, and it leaves one
+version that can be loaded and no execution that is still marked running. About three minutes on 2 cores.
 """
 
 import os
@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.results import record
 from components import serving_dir
 from pipeline import history
 from pipeline.config_file import load_config
@@ -69,20 +70,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         subprocess.run(command(root, "data", "synth"), check=True)
         config = load_config(TINY, [f"root={root}/output", f"data.root={root}/data"])
+        rows = []
         for step in STEPS:
             seen = kill_in(step, root)
             for pushed in serving_dir.versions(config.serving_dir):
                 ServedModel(pushed.path)
             numbered = [path.name for path in Path(config.serving_dir).glob("[0-9]*")]
-            print(f"killed in {step:<20} after {seen!r}; versions in the serving folder: {numbered}", flush=True)
+            rows.append([step, seen, str(len(numbered))])
+            print(*rows[-1], sep=" | ", flush=True)
         subprocess.run(command(root, "run"), check=True)
         (pushed,) = serving_dir.versions(config.serving_dir)
         ServedModel(pushed.path)
         states = [step.state for run in history.runs(config.metadata_path) for step in run.steps]
         assert "running" not in states, states
-        print(
-            f"complete: version {pushed.version}; {len(STEPS)} runs were killed, {states.count('interrupted')} steps are marked interrupted"
-        )
+        left = f"The run after them completed, with one version in the serving folder. {states.count('interrupted')} steps are marked "
+        notes = [left + "interrupted: the others were killed before they had begun, or after they had ended."]
+        record("kill_each_step", "A run killed in each of its steps", ["killed in", "its last line", "versions then"], rows, notes)
 
 
 if __name__ == "__main__":
