@@ -5,6 +5,8 @@ Its size is checked in its header, before a pixel is decoded: a file of a few ki
 
 import io
 import math
+import re
+import struct
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from components.captcha import CaptchaSpec
-from components.exif import EXIF_APP1, JPEG_SIGNATURE, UPRIGHT, exif_orientation, orientation, png_chunk
+from components.exif import EXIF_APP1, JPEG_SIGNATURE, PNG_SIGNATURE, UPRIGHT, exif_orientation, orientation, png_chunk
 
 ALLOWED_FORMATS: Final = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 
@@ -22,6 +24,18 @@ ALLOWED_FORMATS: Final = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 # light ground, into parts of about 25, 35 and 40 %, and its 128x64 ones into 65, 15 and 20 %.
 _DIFFICULTIES: Final = (("low contrast", 44.0), ("medium contrast", 49.0), ("high contrast", float("inf")))
 DIFFICULTIES: Final = tuple(name for name, _ in _DIFFICULTIES)
+
+# The names of a PNG's chunks, in the order that the standard has (https://www.w3.org/TR/png-3/#5ChunkOrdering): any number of those that
+# start with a small letter, of which only tRNS counts here.
+_ANY: Final = rb"(?:(?!tRNS)[a-z]...)*"
+_PNG_CHUNKS: Final = re.compile(rb"IHDR%b(?:PLTE%b)?(?:tRNS%b)?(?:IDAT)+%bIEND" % ((_ANY,) * 4), re.DOTALL)
+# IHDR has 13 bytes, of which the compression and the filter have one value each.
+_PNG_HEADER: Final = re.compile(rb".{8}\0\0\0\x0dIHDR.{10}\0\0[\0\1]", re.DOTALL)
+_PNG_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+# The passes of an interlaced PNG: first column and row, steps between columns and rows.
+_ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+# All but those within the pixel data, which have no length after them.
+_JPEG_MARKER: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 
 # What turns a picture upright, by its orientation.
 _TURNS: Final = {
@@ -166,21 +180,62 @@ def _decode(image: Image.Image, data: bytes) -> None:
         image.load()
     except Exception as error:  # As above.
         raise PictureError("image_undecodable", f"the {image.format} is broken: {error}") from None
-    if image.format == "PNG" and not _png_checksums_are_right(data):
-        raise PictureError("image_undecodable", "the PNG is broken: wrong checksum")
+    if (image.format == "PNG" and not _png_is_whole(data)) or (image.format == "JPEG" and not _jpeg_is_whole(data)):
+        raise PictureError("image_undecodable", f"the {image.format} is broken: a part is missing, out of place or has a wrong checksum")
 
 
-def _png_checksums_are_right(data: bytes) -> bool:
-    """Pillow skips the checksums of pixel data; TensorFlow checks them, and would stop at the picture."""
-    position = 8
-    while position + 12 <= len(data):
-        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+def _png_is_whole(data: bytes) -> bool:
+    """Pillow passes over pixels that are missing and their checksums, and over chunks that are missing, unknown or out of order.
+
+    TensorFlow stops there.
+    """
+    position, names, packed = len(PNG_SIGNATURE), list[bytes](), list[bytes]()
+    while position + 12 <= len(data) and b"IEND" not in names[-1:]:
+        start, end = position + 8, position + 8 + int.from_bytes(data[position : position + 4], "big")
         if zlib.crc32(data[position + 4 : end]).to_bytes(4, "big") != data[end : end + 4]:
             return False
-        if data[position + 4 : position + 8] == b"IEND":
-            break
+        names.append(data[position + 4 : start])
+        if names[-1] == b"IDAT":
+            packed.append(data[start:end])
+        if names[-1] == b"PLTE" and (end - start) % 3:
+            return False
         position = end + 4
-    return True
+    has_palette = data[25] != 3 or b"PLTE" in names
+    if not has_palette or not _PNG_HEADER.match(data) or not _PNG_CHUNKS.fullmatch(b"".join(names)):
+        return False
+    return _unpacks(b"".join(packed), _unpacked_size(data))
+
+
+def _unpacked_size(png: bytes) -> int:
+    """Returns how many bytes the rows of a PNG have, each with one for its filter."""
+    width, height, depth, colour_type, interlaced = struct.unpack_from(">IIBBxxB", png, 16)
+    bits = depth * _PNG_CHANNELS[colour_type]
+    size = 0
+    for x, y, step_x, step_y in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -((x - width) // step_x), -((y - height) // step_y)
+        size += rows * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
+    return size
+
+
+def _unpacks(packed: bytes, size: int) -> bool:
+    """Whether there are so many bytes in a zlib stream, and its end or more."""
+    stream = zlib.decompressobj()
+    try:
+        # One byte more, so that it reads on to the checksum at the end.
+        unpacked = stream.decompress(packed, size + 1)
+    except zlib.error:
+        return False
+    return len(unpacked) > size or (len(unpacked) == size and stream.eof)
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    """Pillow is content with a JPEG that has all its pixels; TensorFlow reads on to the marker that ends it."""
+    position = 2
+    while found := _JPEG_MARKER.search(data, position):
+        if found[0] == b"\xff\xd9":
+            return True
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return False
 
 
 def _measure(pixels: np.ndarray) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,11 +171,52 @@ def test_what_is_shown_is_what_is_imported_trained_on_and_served(served: dict[st
     assert seen[0] == seen[1] == seen[2]
 
 
+PIXELS = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
+JPEG = save(Image.fromarray(PIXELS), "JPEG")
+NOISY_JPEG = save(Image.fromarray(np.random.default_rng(1).integers(0, 256, PIXELS.shape, np.uint8)), "JPEG")
+ROWS = b"".join(b"\0" + row.tobytes() for row in PIXELS)
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+END = chunk(b"IEND", b"")
+
+
+def of_chunks(*chunks: bytes, header: tuple[int, ...] = (12, 8, 8, 2, 0, 0, 0)) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", *header)) + b"".join(chunks)
+
+
+def interlaced(pixels: np.ndarray, missing: int = 0) -> bytes:
+    parts = [pixels[y::down, x::right] for x, y, right, down in ADAM7]
+    rows = b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part)
+    header = (pixels.shape[1], pixels.shape[0], 8, 2, 0, 0, 1)
+    return of_chunks(chunk(b"IDAT", zlib.compress(rows[: len(rows) - missing])), END, header=header)
+
+
+DATA = chunk(b"IDAT", zlib.compress(ROWS))
+PALETTE_DATA = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + bytes(range(12)) for _ in range(8))))
+PALETTE_HEADER = (12, 8, 8, 3, 0, 0, 0)
+BROKEN = {
+    "a PNG without its last chunk": of_chunks(DATA),
+    "a PNG whose last byte is missing": of_chunks(DATA, END[:-1]),
+    "a PNG whose last row is missing": of_chunks(chunk(b"IDAT", zlib.compress(ROWS[:-37])), END),
+    "a PNG with more rows than pixels": of_chunks(DATA, END, header=(12, 80, 8, 2, 0, 0, 0)),
+    "a PNG whose pixels have no checksum": of_chunks(chunk(b"IDAT", zlib.compress(ROWS)[:-4]), END),
+    "an interlaced PNG whose last row is missing": interlaced(PIXELS, 37),
+    "a PNG of an unknown compression": of_chunks(DATA, END, header=(12, 8, 8, 2, 1, 0, 0)),
+    "a PNG of an unknown filter": of_chunks(DATA, END, header=(12, 8, 8, 2, 0, 1, 0)),
+    "a PNG with two headers": of_chunks(of_chunks()[8:], DATA, END),
+    "a PNG whose header is not first": of_chunks()[:8] + chunk(b"tEXt", b"a\0b") + of_chunks(DATA, END)[8:],
+    "a PNG with an unknown chunk that matters": of_chunks(chunk(b"ABCD", b""), DATA, END),
+    "a PNG without the palette it needs": of_chunks(PALETTE_DATA, END, header=PALETTE_HEADER),
+    "a PNG with two palettes": of_chunks(chunk(b"PLTE", bytes(36)), chunk(b"PLTE", bytes(36)), PALETTE_DATA, END, header=PALETTE_HEADER),
+    "a PNG with part of a colour": of_chunks(chunk(b"PLTE", bytes(37)), PALETTE_DATA, END, header=PALETTE_HEADER),
+    "a JPEG without its end": NOISY_JPEG[:-2],
+    "a JPEG with other bytes for its end": NOISY_JPEG[:-2] + b"\0\0",
+}
 ANIMATED = save(Image.new("RGB", (12, 8)), save_all=True, append_images=[Image.new("RGB", (12, 8), "red")])
 REFUSED = {
     "animated PNG": ("image_animated", ANIMATED),
     "16-bit grey, transparent": ("image_mode", handmade(np.zeros((8, 12), np.uint16), 16, 0, b"\0\0", None)),
     "16-bit colour, transparent": ("image_mode", handmade(np.zeros((8, 12, 3), np.uint16), 16, 2, b"\0" * 6, None)),
+    **{kind: ("image_undecodable", data) for kind, data in BROKEN.items()},
 }
 
 
@@ -185,6 +227,34 @@ def test_what_the_import_refuses_is_not_served(served: dict[str, Any], kind: str
         inspect_picture(data, SPEC, RULES["resize"])
     assert caught.value.reason == reason
     assert not served["resize"](image=tf.constant([data]))[VALID].numpy().any()
+
+
+WHOLE = {
+    "bytes after a PNG's end": (of_chunks(DATA, END, b"further bytes"), PIXELS),
+    "bytes after a PNG's pixels": (of_chunks(chunk(b"IDAT", zlib.compress(ROWS + bytes(50))), END), PIXELS),
+    "a PNG of a pixel a chunk": (of_chunks(*(chunk(b"IDAT", bytes([byte])) for byte in zlib.compress(ROWS)), END), PIXELS),
+    "a PNG with a palette to choose from": (
+        of_chunks(chunk(b"PLTE", bytes(9)), chunk(b"eXIf", b""), DATA, chunk(b"tEXt", b"a\0b"), END),
+        PIXELS,
+    ),
+    "bytes after a JPEG's end": (JPEG + b"further bytes", np.asarray(Image.open(io.BytesIO(JPEG)))),
+    "a JPEG with a JPEG in it": (
+        JPEG[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(JPEG)) + JPEG + JPEG[2:],
+        np.asarray(Image.open(io.BytesIO(JPEG))),
+    ),
+    **{
+        f"interlaced, {width}x{height}": (interlaced(PIXELS[:height, :width]), PIXELS[:height, :width])
+        for width, height in ((12, 8), (1, 1), (3, 2), (5, 7))
+    },
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_what_is_whole_passes_byte_for_byte(kind: str) -> None:
+    data, shown = WHOLE[kind]
+    assert inspect_picture(data, SPEC, RULES["resize"]).encoded == data
+    np.testing.assert_array_equal(np.asarray(visible_picture(data, RULES["resize"])), shown)
+    np.testing.assert_array_equal(visible_pixels(tf.constant(data)), shown)
 
 
 @st.composite
@@ -211,8 +281,6 @@ def exif_data(draw: st.DrawFn) -> bytes:
     return bytes(data[: draw(st.one_of(st.just(len(data)), st.integers(0, len(data))))])
 
 
-PIXELS = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
-JPEG = save(Image.fromarray(PIXELS), "JPEG")
 DECODED = np.asarray(Image.open(io.BytesIO(JPEG)))
 SEGMENTS = st.tuples(
     # APP14 would change the colours.
