@@ -29,6 +29,9 @@ _READ: Final = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 _NOT_READ: Final = ("PPM", "TGA", "PCX", "ICO", "SGI", "IM", "MSP", "SPIDER", "XBM", "DDS", "PDF", "EPS", "JPEG2000", "ICNS", "BLP", "PALM")
 _MODES: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "I;16B", "F", "La", "RGBa")
 _NO_SAFE_CONVERSION: Final = ("I", "F", "LAB", "HSV")
+# Programs turn a JPEG in CMYK into RGB in different ways. And Pillow cannot read back its own TIFFs of mode YCbCr: they do not say that no
+# colour is left out, as the format has it by default.
+_UNREAD_KINDS: Final = (("JPEG", "CMYK"), ("TIFF", "YCbCr"))
 _CHUNKS: Final = (
     b"PLTE",
     b"tRNS",
@@ -75,8 +78,7 @@ def formats_and_modes(count: int, first: int = 0, kinds: tuple[str, ...] = (*_RE
     for number in range(count):
         kind, mode = writable[number % len(writable)]
         data = encoded(_in_mode(noise(first + number), mode), kind)
-        # Pillow cannot read back its own TIFFs of mode YCbCr: they do not say that no colour is left out, as the format has it by default.
-        readable = kind in _READ and (kind, mode) != ("TIFF", "YCbCr") and Image.open(io.BytesIO(data)).mode not in _NO_SAFE_CONVERSION
+        readable = kind in _READ and (kind, mode) not in _UNREAD_KINDS and Image.open(io.BytesIO(data)).mode not in _NO_SAFE_CONVERSION
         yield Hostile(f"{kind} of mode {mode}", data, kind.lower(), "good" if readable else "bad")
 
 

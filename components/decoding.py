@@ -55,7 +55,7 @@ def visible_pixels(encoded: tf.Tensor, background: Sequence[int] = WHITE) -> tf.
 
     Raises:
       tf.errors.InvalidArgumentError: when run on bytes that cannot be decoded, or on what components/pictures.py refuses: an animated PNG,
-        or one with 16 bits a channel and a colour that is declared transparent.
+        one with 16 bits a channel and a colour that is declared transparent, or a JPEG in CMYK.
     """
     return tf.cond(
         _is_plain_png(encoded),
@@ -100,8 +100,10 @@ def _decode_png(encoded: tf.Tensor, background: Sequence[int]) -> tf.Tensor:
 
 def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     """Returns uint8 [H, W, 3]."""
+    # What is refused fails, as above: four channels are CMYK.
+    readable = tf.where(tf.io.extract_jpeg_shape(encoded)[2] == 4, "", encoded)
     # The accurate DCT gives the pixels that Pillow gives.
-    pixels = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+    pixels = tf.io.decode_jpeg(readable, channels=3, dct_method="INTEGER_ACCURATE")
     return tf.cond(_holds(encoded, EXIF_APP1), lambda: _turned(pixels, _jpeg_exif(encoded)), lambda: pixels)
 
 

@@ -108,7 +108,7 @@ class Picture:
 def inspect_picture(data: bytes, spec: CaptchaSpec, rules: PictureRules) -> Picture:
     """Bounds, decodes and measures a picture, and converts what Transform would not read as a viewer shows it.
 
-    Palettes, CMYK, 16-bit and 1-bit pictures become 8-bit ones, transparent pixels show the background, other formats than
+    Palettes, 16-bit and 1-bit pictures become 8-bit ones, transparent pixels show the background, other formats than
     PNG and JPEG become PNG, and pictures are turned by their EXIF orientation. The size is not changed.
 
     Raises:
@@ -262,6 +262,9 @@ def _convert(image: Image.Image, data: bytes, background: tuple[int, int, int]) 
         image.info["transparency"] *= {2: 85, 4: 17}.get(data[24], 1)
     if image.format == "PNG" and data[24] == 16 and png_chunk(data, b"tRNS") is not None:
         raise PictureError("image_mode", "the picture has 16 bits a channel and a transparent colour, which has no safe conversion")
+    if image.format in ("JPEG", "MPO") and image.mode == "CMYK":
+        # TensorFlow rounds otherwise than Pillow, and takes the values for inverted where Pillow does not, without an Adobe marker.
+        raise PictureError("image_mode", "the JPEG is in CMYK, which programs turn into RGB in different ways; save it in RGB")
     return visible_pixels(image, background)
 
 

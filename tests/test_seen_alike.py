@@ -112,7 +112,7 @@ def saved(draw: st.DrawFn) -> tuple[bytes, np.ndarray]:
         if mode == "P" and draw(st.booleans()):
             options["transparency"] = bytes(draw(st.lists(st.sampled_from([0, 1, 3, 15, 128, 255]), min_size=1, max_size=2)))
     else:
-        mode = draw(st.sampled_from(["L", "RGB", "CMYK"])) if form == "JPEG" else "RGB"
+        mode = draw(st.sampled_from(["L", "RGB"])) if form == "JPEG" else "RGB"
         image = image.convert("RGB").convert(mode)
         options |= {"quality": draw(st.integers(30, 100)), "progressive": draw(st.booleans())}
         if mode != "L":
@@ -216,6 +216,7 @@ REFUSED = {
     "animated PNG": ("image_animated", ANIMATED),
     "16-bit grey, transparent": ("image_mode", handmade(np.zeros((8, 12), np.uint16), 16, 0, b"\0\0", None)),
     "16-bit colour, transparent": ("image_mode", handmade(np.zeros((8, 12, 3), np.uint16), 16, 2, b"\0" * 6, None)),
+    "CMYK JPEG": ("image_mode", save(Image.new("CMYK", (12, 8)), "JPEG")),
     **{kind: ("image_undecodable", data) for kind, data in BROKEN.items()},
 }
 
