@@ -32,9 +32,9 @@ BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 run: $(DATA)/span-000001/manifest.json
 	$(RUN) captcha-pipeline run --config $(CONFIG)
 
-# Two files of tests at a time: each takes up to 3 GB.
+# Two files of tests at a time: each takes up to 3 GB. The slow ones first (tests/conftest.py), which have few tests: xdist would have them last.
 test: install
-	$(RUN) pytest -n 2 --dist loadfile
+	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # TensorFlow for Java reads with an exported model. Needs a JDK, 11 or newer, and Maven; gets 170 MB the first time.
 test-java: install .tools/java/classpath

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from command import call
 from ml_metadata.proto import metadata_store_pb2 as pb
+from recorded_run import put_on_record
 from small_disk import small_disk
-from tfx import v1 as tfx
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.components.base.base_component import BaseComponent
@@ -133,15 +133,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def execute(config: Config, *steps: BaseComponent) -> history.RunRecord:
-    tfx.orchestration.LocalDagRunner().run(
-        tfx.dsl.Pipeline(
-            pipeline_name=config.name,
-            pipeline_root=config.pipeline_root,
-            components=list(steps),
-            enable_cache=True,
-            metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(config.metadata_path),
-        )
-    )
+    put_on_record(config.metadata_path, config.name, config.pipeline_root, steps)
     last = history.latest_run(config.metadata_path)
     assert last is not None
     return last

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as pb
+from recorded_run import put_on_record
 from rich.console import Console
-from tfx import v1 as tfx
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
@@ -101,15 +101,7 @@ def run(folder: Path, epochs: int = 1, version: str = "1", spans: str = "[1, 2]"
 
 def run_pipeline(folder: Path, components: list[Any]) -> Path:
     metadata_path = folder / "metadata.sqlite"
-    tfx.orchestration.LocalDagRunner().run(
-        tfx.dsl.Pipeline(
-            pipeline_name="tiny-pipeline",
-            pipeline_root=str(folder / "artifacts"),
-            components=components,
-            enable_cache=True,
-            metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(metadata_path)),
-        )
-    )
+    put_on_record(str(metadata_path), "tiny-pipeline", str(folder / "artifacts"), components)
     return metadata_path
 
 

@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ from components.recipe import fingerprint
 from components.server_trial import answers
 from components.trainer import check_batch_size, run_fn
 from pipeline.config import TrainerConfig
+
+pytestmark = pytest.mark.slow
 
 SPEC = CaptchaSpec(charset="012", length=2, width=16, height=32, channels=1)
 Fit = Callable[..., Path]
@@ -52,22 +55,27 @@ def transformed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fit(transformed: Path, tmp_path: Path) -> Fit:
-    def run(name: str, base: Path | None = None, **changes: Any) -> Path:
-        """Runs the Trainer with some of its configuration changed; returns the folder with `model` and `logs`.
-
-        A fit is taken up by one with the same changes.
-        """
-        folder = tmp_path / name
-        trainer = TrainerConfig(epochs=EPOCHS, batch_size=16, learning_rate=0.01, precision="float32").model_dump() | changes
-        run_fn(trainer_arguments(transformed, folder, checkpoints_of(tmp_path, changes), SPEC, trainer, base))
-        return folder
-
-    return run
+    """A fit is taken up by one of the same test with the same changes."""
+    return functools.partial(_fit, transformed, tmp_path)
 
 
-def checkpoints_of(tmp_path: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> Path:
+@pytest.fixture(scope="module")
+def plain(transformed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fit with no changes. Its checkpoints lie beside it."""
+    return _fit(transformed, tmp_path_factory.mktemp("fits"), "plain")
+
+
+def _fit(transformed: Path, root: Path, name: str, base: Path | None = None, **changes: Any) -> Path:
+    """Runs the Trainer with some of its configuration changed; returns the folder with `model` and `logs`."""
+    folder = root / name
+    trainer = TrainerConfig(epochs=EPOCHS, batch_size=16, learning_rate=0.01, precision="float32").model_dump() | changes
+    run_fn(trainer_arguments(transformed, folder, checkpoints_of(root, changes), SPEC, trainer, base))
+    return folder
+
+
+def checkpoints_of(root: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> Path:
     """One folder for each recipe: all of them have the same name here."""
-    return tmp_path / "checkpoints" / hashlib.sha256(repr(sorted(changes.items())).encode()).hexdigest()
+    return root / "checkpoints" / hashlib.sha256(repr(sorted(changes.items())).encode()).hexdigest()
 
 
 def _weights(folder: Path) -> list[np.ndarray]:
@@ -89,43 +97,40 @@ def _history(folder: Path) -> list[dict[str, float]]:
     return json.loads((folder / "logs" / HISTORY_FILE).read_text())
 
 
-def test_it_learns_and_another_seed_gives_another_model(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
-    first = fit("first")
-    history = _history(first)
+def test_it_learns_and_another_seed_gives_another_model(plain: Path, fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    history = _history(plain)
     assert [set(epoch) for epoch in history] == [KEYS] * EPOCHS
     assert history[-1]["val_sequence_accuracy"] > 0.9
-    assert f"epoch {EPOCHS}/{EPOCHS}: loss" in capsys.readouterr().out
-    assert list((first / "tensorboard" / fingerprint("abc", None)).rglob("events.out.tfevents*"))
-    about = _about(first)
+    assert list((plain / "tensorboard" / fingerprint("abc", None)).rglob("events.out.tfevents*"))
+    about = _about(plain)
     assert (about["recipe"], about["fingerprint"]) == ("abc", fingerprint("abc", None))
 
-    answer = tf.saved_model.load(str(first / "model")).signatures["serving_default"](
+    answer = tf.saved_model.load(str(plain / "model")).signatures["serving_default"](
         image=tf.constant([encoded(draw(SPEC, label, 99)) for label in LABELS])
     )
     assert [text.decode() for text in answer[TEXT].numpy()] == LABELS
 
-    assert not np.array_equal(_weights(first), _weights(fit("other", seed=2)))
+    capsys.readouterr()
+    assert not np.array_equal(_weights(plain), _weights(fit("other", seed=2)))
+    assert f"epoch {EPOCHS}/{EPOCHS}: loss" in capsys.readouterr().out
 
 
-def test_a_fit_killed_in_an_epoch_ends_as_one_that_was_not(fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fit("whole")
-    shutil.rmtree(checkpoints_of(tmp_path))  # a fit that has ended would not be fitted again
+def test_a_fit_killed_in_an_epoch_ends_as_one_that_was_not(plain: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "on_epoch_begin", lambda self, epoch, logs=None: _kill() if epoch == 3 else None)
         with pytest.raises(SystemExit):
             fit("killed")
     again = fit("again")
-    np.testing.assert_array_equal(_weights(whole), _weights(again))
-    for ours, theirs in zip(_history(again), _history(whole), strict=True):
+    np.testing.assert_array_equal(_weights(plain), _weights(again))
+    for ours, theirs in zip(_history(again), _history(plain), strict=True):
         assert ours | {"seconds": 0} == theirs | {"seconds": 0}
 
 
-def test_a_warm_start_goes_on_where_the_model_in_production_was(fit: Fit, tmp_path: Path) -> None:
-    production = fit("production") / "model"
+def test_a_warm_start_goes_on_where_the_model_in_production_was(plain: Path, fit: Fit, tmp_path: Path) -> None:
     gentle = {"warm_start": {"epochs": 1, "learning_rate": 1e-4}}
-    warm = fit("warm", production, **gentle)
+    warm = fit("warm", plain / "model", **gentle)
     (epoch,) = _history(warm)
-    assert epoch["val_sequence_accuracy"] >= _history(tmp_path / "production")[-1]["val_sequence_accuracy"] - 0.05
+    assert epoch["val_sequence_accuracy"] >= _history(plain)[-1]["val_sequence_accuracy"] - 0.05
     assert _about(warm)["warm_start"] is True
     assert _about(warm)["fingerprint"] == fingerprint("abc", fingerprint("abc", None))
     requests = {"serving_default": [encoded(draw(SPEC, label, 99)) for label in LABELS]}
@@ -139,10 +144,10 @@ def test_a_warm_start_goes_on_where_the_model_in_production_was(fit: Fit, tmp_pa
 
 
 def test_a_warm_fit_is_not_resumed_from_what_another_model_has_become(
-    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    plain: Path, fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Killed, then a rollback puts another model into production: of the withdrawn one nothing is left in what comes of it."""
-    withdrawn, production = fit("withdrawn", epochs=1) / "model", fit("production", seed=2, epochs=1) / "model"
+    withdrawn, production = shutil.copytree(plain / "model", tmp_path / "withdrawn"), fit("production", seed=2, epochs=1) / "model"
     _rename(withdrawn, "withdrawn")
     _rename(production, "production")
     warm = {"warm_start": {"epochs": 2}}
@@ -161,8 +166,8 @@ def test_a_warm_fit_is_not_resumed_from_what_another_model_has_become(
     assert "going on after epoch 1 of 2" in capsys.readouterr().out
 
 
-def test_a_base_that_cannot_be_read_is_told_of(fit: Fit, caplog: pytest.LogCaptureFixture) -> None:
-    base = fit("production", epochs=1) / "model"
+def test_a_base_that_cannot_be_read_is_told_of(plain: Path, fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = shutil.copytree(plain / "model", tmp_path / "production")
     (base / "assets.extra" / WEIGHTS_FILE).write_bytes(b"no weights")
     cold = fit("cold", base, epochs=2, warm_start={"epochs": 1})
     assert len(_history(cold)) == 2, "it is not a warm fit"
@@ -198,16 +203,16 @@ def test_a_fit_killed_before_its_export_only_exports(fit: Fit, monkeypatch: pyte
     assert len(history) == EPOCHS
 
 
-def test_a_model_that_was_lost_after_its_export_is_exported_again(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_was_lost_after_its_export_is_exported_again(
+    plain: Path, fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """On Kubeflow the outputs are uploaded when the Trainer has ended: where that fails, its next attempt finds what it wrote gone."""
-    first = fit("lost")
-    expected, history = _weights(first), _history(first)
-    shutil.rmtree(first)
+    shutil.copytree(checkpoints_of(plain.parent), checkpoints_of(tmp_path))
     capsys.readouterr()
     again = fit("again")
     assert capsys.readouterr().out.splitlines() == [f"going on after epoch {EPOCHS} of {EPOCHS}"]
-    assert _history(again) == history
-    np.testing.assert_array_equal(_weights(again), expected)
+    assert _history(again) == _history(plain)
+    np.testing.assert_array_equal(_weights(again), _weights(plain))
 
 
 def test_the_checkpoints_of_few_fits_stay(fit: Fit, tmp_path: Path) -> None:
