@@ -81,7 +81,7 @@ def ended() -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
 
@@ -117,17 +117,6 @@ def probabilities(folder: Path) -> np.ndarray:
     ].numpy()
 
 
-def test_two_workers_train_as_one_device(transformed: Path, tmp_path: Path, alone: Path, ended: list[subprocess.Popen[str]]) -> None:
-    folder = tmp_path / "fit"
-    ended += start_cluster(fn_args(transformed, folder, "multi_worker"))
-    chief, worker = map(finish, ended)
-    assert_same(folder, alone)
-    assert f"epoch {EPOCHS}/{EPOCHS}: loss" in chief
-    assert "epoch" not in worker
-    assert len(list((folder / "tensorboard").rglob("events.out.tfevents*"))) == 2  # the chief's, of train and of eval
-    assert list((folder / "checkpoints").glob(f"*/epoch-{EPOCHS:06d}")), "the chief's"
-
-
 def test_two_workers_go_on_from_the_model_in_production_as_one_device_does(
     transformed: Path, tmp_path: Path, alone: Path, ended: list[subprocess.Popen[str]]
 ) -> None:
@@ -149,7 +138,10 @@ def test_two_devices_of_a_machine_train_as_one(transformed: Path, tmp_path: Path
     assert_same(folder, alone)
 
 
-def test_workers_go_on_after_a_kill(transformed: Path, tmp_path: Path, alone: Path, ended: list[subprocess.Popen[str]]) -> None:
+def test_two_workers_one_of_which_is_killed_train_as_one_device(
+    transformed: Path, tmp_path: Path, alone: Path, ended: list[subprocess.Popen[str]]
+) -> None:
+    """Before the kill as after it: the epochs before are in the history, and in the weights that the others begin with."""
     folder = tmp_path / "fit"
     arguments = fn_args(transformed, folder, "multi_worker")
     chief, worker = start_cluster(arguments)
@@ -159,10 +151,16 @@ def test_workers_go_on_after_a_kill(transformed: Path, tmp_path: Path, alone: Pa
         if line.startswith("epoch 2/"):
             break
     os.kill(worker.pid, signal.SIGKILL)
-    output, _ = chief.communicate(timeout=200)
+    output, _ = chief.communicate(timeout=600)
     assert chief.returncode != 0, output  # the operator restarts it
+    before = len(events := list((folder / "tensorboard").rglob("events.out.tfevents*")))
+    assert before == 2, events  # the chief's, of train and of eval
     again = start_cluster(arguments)
     ended += again
-    assert "going on after epoch " in finish(again[0])
-    finish(again[1])
+    chief_says, worker_says = map(finish, again)
+    assert "going on after epoch " in chief_says
+    assert f"epoch {EPOCHS}/{EPOCHS}: loss" in chief_says
+    assert "epoch" not in worker_says
     assert_same(folder, alone)
+    assert len(list((folder / "tensorboard").rglob("events.out.tfevents*"))) == 2 * before
+    assert list((folder / "checkpoints").glob(f"*/epoch-{EPOCHS:06d}")), "the chief's"
