@@ -75,6 +75,11 @@ class Pushed:
             return int(json.loads((self.path / "assets.extra" / _ROLLBACK_FILE).read_text(encoding="utf-8"))["version"])
         return None
 
+    @property
+    def original(self) -> int:
+        """The version that a run pushed: this one, or that of which it is a copy."""
+        return self.copy_of or self.version
+
 
 def versions(serving_dir: str | Path) -> list[Pushed]:
     """Returns the versions that hold a SavedModel, newest first; none where the folder does not exist.
@@ -186,8 +191,8 @@ def check(serving_dir: str | Path) -> None:
 
 def original(serving_dir: str | Path, version: str) -> str:
     """Returns the version that a run pushed: `version` itself, or if a rollback made that one, the version it is a copy of."""
-    copies = {str(pushed.version): str(pushed.copy_of) for pushed in versions(serving_dir) if pushed.copy_of}
-    return copies.get(version, version)
+    originals = {str(pushed.version): str(pushed.original) for pushed in versions(serving_dir)}
+    return originals.get(version, version)
 
 
 def withdrawn(serving_dir: str | Path) -> set[str]:
@@ -207,8 +212,8 @@ def withdrawn(serving_dir: str | Path) -> set[str]:
 def roll_back(serving_dir: str | Path, version: int) -> Pushed:
     """Puts an earlier version back into production: a copy of it becomes the newest, which is what all readers take.
 
-    The models of the versions above it are withdrawn: `push` does not take them again until new data, another configuration or other
-    code has made another model, or a rollback has put them back.
+    The models that were first pushed after it are withdrawn: `push` does not take them again until new data, another configuration or
+    other code has made another model, or a rollback has put them back.
 
     Raises:
       CaptchaPipelineError: there is no such version, it is the newest already, servers cannot use it, or the folder cannot be written.
@@ -228,10 +233,10 @@ def roll_back(serving_dir: str | Path, version: int) -> Pushed:
                 f"them would fail. Roll back to one that they can use ({others}), or `captcha-pipeline retrain --force`. "
                 f"To read with this one, give `predict` --model {chosen.path}."
             )
-        newer = {pushed.recipe for pushed in there if pushed.version > version and pushed.recipe}
+        newer = {pushed.recipe for pushed in there if pushed.original > chosen.original and pushed.recipe}
         taken_out = (withdrawn(target) | newer) - {chosen.recipe}
         unfinished = _copy(chosen.path, target)
-        write_whole(unfinished / "assets.extra" / _ROLLBACK_FILE, json.dumps({"version": chosen.copy_of or version}))
+        write_whole(unfinished / "assets.extra" / _ROLLBACK_FILE, json.dumps({"version": chosen.original}))
         # Before the version is there, or a kill in between would let the next run push what has just been taken out of production; and
         # after the copy, which a full disk ends.
         write_whole(target / _WITHDRAWN, json.dumps(sorted(taken_out)))

@@ -98,7 +98,7 @@ def collect(config: Config, *, dry_run: bool = False) -> Garbage:
 
 def kept_runs(config: Config, runs: Sequence[RunRecord]) -> list[RunRecord]:
     """Returns which of all runs, given oldest first, are kept: see the module."""
-    served = {str(pushed.copy_of or pushed.version) for pushed in versions(config.serving_dir)}
+    served = {str(pushed.original) for pushed in versions(config.serving_dir)}
     worked = [run for run in runs if any(step.state != "cached" for step in run.steps)]
     complete = [run for run in runs if run.is_complete]
     kept = {run.run_id for run in (*runs[-1:], *complete[-1:], *worked[-config.gc.keep_runs :])}

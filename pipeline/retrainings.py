@@ -71,7 +71,7 @@ def write_trend_page(config: Config) -> Path:
 def production(config: Config) -> Production | None:
     """Returns which model is in production: the newest version in the serving folder, whoever has put it there; None for none."""
     newest = next(iter(versions(config.serving_dir)), None)
-    return Production(str(newest.version), str(newest.copy_of or newest.version), newest.fingerprint) if newest else None
+    return Production(str(newest.version), str(newest.original), newest.fingerprint) if newest else None
 
 
 def accuracy_in_production(config: Config, run: RunRecord) -> float | None:

@@ -15,7 +15,7 @@ from command import call
 
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
-from components.serving_dir import Withdrawn, check, latest_pushed, original, roll_back, unservable_warning, versions
+from components.serving_dir import Withdrawn, check, latest_pushed, original, roll_back, unservable_warning, versions, withdrawn
 from components.serving_dir import push as push_keeping
 
 SPEC = CaptchaSpec()
@@ -206,6 +206,7 @@ def test_a_rollback_puts_a_version_back_and_withdraws_what_came_after(tmp_path, 
     assert again.copy_of == a.version, "a copy of a copy names the version that a run pushed"
     forward = roll_back(serving, b.version)
     assert forward.copy_of == b.version
+    assert withdrawn(serving) == {"c", "d"}, "a, whose copy was above it, came before it"
     assert push(models["b"], serving).version > forward.version, "it is no longer withdrawn"
     with pytest.raises(Withdrawn):
         push(models["c"], serving)
