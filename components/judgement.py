@@ -143,7 +143,7 @@ def judge(sets: Mapping[str, Comparison], slices: Mapping[str, Comparison], rule
     for name, it in judging.items():
         short = rules.min_sequence_accuracy
         if not it.challenger.upper >= short - _ROUNDING:  # NaN, where there is no picture, is under it too
-            failures.append(f"{_on(name)} is {_with_interval(it.challenger)}, under the floor of {short:.2%}")
+            failures.append(f"{_on(name)} is {with_interval(it.challenger)}, under the floor of {short:.2%}")
     gained = any(it.gain > 0 and it.p_value is not None and it.p_value < level for it in judging.values())
     for name, it in judging.items():
         if it.falls_by_more(rules.max_regression, level):
@@ -170,7 +170,8 @@ def judge(sets: Mapping[str, Comparison], slices: Mapping[str, Comparison], rule
     return Verdict(failures, [_too_few(name, count, rules.min_pictures) for name, count in small.items()])
 
 
-def _with_interval(rate: Rate) -> str:
+def with_interval(rate: Rate) -> str:
+    """Returns the rate and its interval in words."""
     return "unknown" if math.isnan(rate.value) else f"{rate.value:.2%} ({rate.lower:.2%} to {rate.upper:.2%})"
 
 

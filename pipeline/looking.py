@@ -10,6 +10,7 @@ from components.errors import CaptchaPipelineError
 from components.example_gen import shards_of
 from components.features import PROFILES_FILE, SPLITS
 from components.files import read_json, write_whole
+from components.judgement import with_interval
 from components.record_check import PROFILE, SUMMARY, CheckShard
 from components.serving_dir import versions
 from components.sources.spans import Span
@@ -56,8 +57,10 @@ def _look(config: Config, last: RunRecord, span: Span, has_model: bool) -> str:
     from pipeline.evaluation import evaluate_spans
     from pipeline.served_model import newest_model
 
-    accuracy = evaluate_spans(config, newest_model(config), SPLITS[-1], [span]).sequence_accuracy.value
-    return f"of {span.path.name} {accuracy:.2%} are read whole; retraining.min_sequence_accuracy is {floor:.2%}" if accuracy < floor else ""
+    accuracy = evaluate_spans(config, newest_model(config), SPLITS[-1], [span]).sequence_accuracy
+    if accuracy.upper >= floor:
+        return ""
+    return f"of {span.path.name} {with_interval(accuracy)} are read whole; retraining.min_sequence_accuracy is {floor:.2%}"
 
 
 def profile_of(config: Config, span: Span) -> Profile:

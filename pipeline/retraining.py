@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
+from components.judgement import with_interval
 from pipeline import history
 from pipeline.config import Config
 from pipeline.history import RunRecord
@@ -96,6 +97,6 @@ def _what_is_wanted(config: Config, last: RunRecord, runs: list[RunRecord]) -> s
     floor = wanted.min_sequence_accuracy
     if floor is not None and last.attempt == 0:  # once: what two fits cannot read, a third one will not either
         accuracy = accuracy_in_production(config, last)
-        if accuracy is not None and accuracy < floor:
-            return f"of the newest span {accuracy:.2%} are read whole; retraining.min_sequence_accuracy is {floor:.2%}"
+        if accuracy and accuracy.upper < floor:
+            return f"of the newest span {with_interval(accuracy)} are read whole; retraining.min_sequence_accuracy is {floor:.2%}"
     return ""

@@ -9,6 +9,7 @@ from typing import Any, Final
 from components.features import DRIFT_FILE, JUDGEMENT_FILE, SUMMARY_FILE
 from components.files import read_json
 from components.judgement import ALL, NEWEST, SetResult
+from components.metrics import Rate
 from components.serving_dir import versions, withdrawn
 from components.trend import Decision, Production, Retraining, write_trend
 from pipeline import history
@@ -74,12 +75,11 @@ def production(config: Config) -> Production | None:
     return Production(str(newest.version), str(newest.original), newest.fingerprint) if newest else None
 
 
-def accuracy_in_production(config: Config, run: RunRecord) -> float | None:
+def accuracy_in_production(config: Config, run: RunRecord) -> Rate | None:
     """Returns the full-sequence accuracy on the newest span of the model that is in production; None where a run did not measure it."""
     newest = _with_newest(judged.sets).get(NEWEST) if (judged := judgement(run)) else None
     now = production(config)
-    rate = now.rate(newest, run.fingerprint, run.baseline) if now and newest else None
-    return rate.value if rate else None
+    return now.rate(newest, run.fingerprint, run.baseline) if now and newest else None
 
 
 def report_path(config: Config, run: RunRecord) -> Path | None:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from test_serving_dir import make_model
 
+from components.metrics import Rate
 from components.serving_dir import Pushed, push, roll_back
 from pipeline import history, tables
 from pipeline.config import Config
@@ -95,9 +96,9 @@ def test_what_kept_a_model_from_being_pushed(config: Config, tmp_path: Path, mon
     assert (told.decision, told.why, told.version) == ("not blessed", ("it is bad",), None)
     assert accuracy_in_production(config, unblessed) is None, "nothing is in production"
     serve(config, tmp_path, "e")
-    assert accuracy_in_production(config, unblessed) == 0.6, "that is still the other one"
+    assert accuracy_in_production(config, unblessed) == Rate(**WORSE), "that is still the other one"
     serve(config, tmp_path, "f")
-    assert accuracy_in_production(config, run(tmp_path / "b")) == 0.9
+    assert accuracy_in_production(config, run(tmp_path / "b")) == Rate(**RATE)
 
 
 def test_a_run_that_stopped(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -114,11 +115,11 @@ def test_a_model_that_a_rollback_took_out(config: Config, tmp_path: Path, monkey
     before = run(tmp_path / "a", recipe="e", fingerprint="e", baseline=None, pushed_version=str(first.version))
     last = run(tmp_path / "b", recipe="f", fingerprint="f", pushed_version=str(second.version), run_id="2026-03-02T03:00:00.123")
     remember(monkeypatch, before, last)
-    assert accuracy_in_production(config, last) == 0.9
+    assert accuracy_in_production(config, last) == Rate(**RATE)
     assert shown(config) == f"In production: version {second.version}, from the run of 2026-03-02 03:00"
     back = roll_back(config.serving_dir, first.version)
     assert [told.decision for told in retrainings(config)] == ["pushed", "withdrawn"]
-    assert accuracy_in_production(config, last) == 0.6, "the last run has measured what is in production again"
+    assert accuracy_in_production(config, last) == Rate(**WORSE), "the last run has measured what is in production again"
     copy = f"version {back.version}, a copy of {first.version} that a rollback has made"
     assert shown(config) == f"In production: {copy}, from the run of 2026-03-01 03:00"
     page = write_trend_page(config).read_text(encoding="utf-8")
