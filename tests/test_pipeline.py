@@ -13,7 +13,7 @@ from command import call
 from components import serving_dir
 from components.errors import CaptchaPipelineError
 from components.example_proto import Example
-from components.features import HISTORY_FILE, IMAGE, LABEL, LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
+from components.features import HISTORY_FILE, IMAGE, LABEL, LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS, SPEC_FILE
 from components.sources.spans import list_spans
 from components.tfrecords import read_records
 from pipeline import history, results
@@ -46,9 +46,13 @@ def first_run(options: list[str], config: Config) -> history.RunRecord:
     call("data", "synth", *options)
     output = call("run", *options)
     assert "Blessed" in output
-    run = history.latest_run(config.metadata_path)
-    assert run is not None
-    return run
+    return last_run(config)
+
+
+def last_run(config: Config) -> history.RunRecord:
+    record = history.latest_run(config.metadata_path)
+    assert record is not None
+    return record
 
 
 def served(config: Config) -> ServedModel:
@@ -161,8 +165,7 @@ def test_predict_reads_the_good_files_and_names_the_others(first_run: history.Ru
 def test_a_second_run_does_nothing_again(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     output = call("run", *options)
     assert "every step was cached" in output
-    again = history.latest_run(config.metadata_path)
-    assert again is not None
+    again = last_run(config)
     assert [step.state for step in again.steps] == ["cached"] * len(again.steps)
     assert len(serving_dir.versions(config.serving_dir)) == 1
 
@@ -187,7 +190,7 @@ def test_without_a_reason_nothing_is_retrained(first_run: history.RunRecord, opt
     before = len(history.runs(config.metadata_path))
     assert "Nothing to do" in call("retrain", *options)
     assert len(history.runs(config.metadata_path)) == before
-    changed = load_config(options[1], [*options[3::2], "trainer.epochs=7"])
+    changed = load_config(options[1], [*options[3::2], "trainer.epochs=1"])
     reason = reason_to_retrain(changed)
     assert reason
     assert reason.words.startswith("the configuration, the code")
@@ -204,8 +207,7 @@ def test_a_floor_that_is_missed_is_a_result(first_run: history.RunRecord, option
     assert f"Warning: {warning}" in output
     assert [kept.startswith(warning) for kept in retrainings(config)[-1].warnings] == [True]
     assert warning in results.outcome(config, history.latest_complete_run(config.metadata_path)).report.read_text(encoding="utf-8")
-    run = history.latest_run(config.metadata_path)
-    assert run is not None
+    run = last_run(config)
     assert {step.node for step in run.steps if step.state == "done"} == {"CaptchaEvaluator", "AtomicPusher"}
     assert len(serving_dir.versions(config.serving_dir)) == 1
 
@@ -213,24 +215,45 @@ def test_a_floor_that_is_missed_is_a_result(first_run: history.RunRecord, option
 def test_a_hyperparameter_reruns_the_trainer_and_what_follows(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     printed = call("retrain", *options, "--set", "trainer.epochs=1", exit_code=NOT_PUSHED)
     assert "Retraining: the configuration" in printed
-    run = history.latest_run(config.metadata_path)
-    assert run is not None
+    run = last_run(config)
     assert {step.node for step in run.steps if step.state == "done"} == MODEL_STEPS
     assert results.outcome(config, run).evaluation.overall.champion is not None
+    assert run.baseline == first_run.fingerprint
+    about = Path(str(run.artifact_uri("Trainer", "model")), "Format-Serving", "assets.extra", SPEC_FILE)
+    assert (json.loads(about.read_text())["warm_start"], json.loads(about.read_text())["base_problem"]) == (False, "")
 
 
-def test_a_new_span_is_learned_from_the_model_in_production_on(first_run: history.RunRecord, options: list[str], config: Config) -> None:
-    before = serving_dir.versions(config.serving_dir)[0].version
-    call("data", "synth", *options, "--set", "synth.noise_dots=8")
-    changes = ["--set", "trainer.warm_start={epochs: 1, learning_rate: 1e-3}", "--set", "data.golden=1", "--set", "drift.sharpness=0"]
+@pytest.fixture(scope="module")
+def warm(first_run: history.RunRecord, options: list[str]) -> list[str]:
+    """Options with which a fit goes on from the model in production; the new model is never much worse by them."""
+    changes = ["trainer.warm_start={epochs: 1, learning_rate: 1e-3}", "data.golden=1", "drift.sharpness=0"]
     # After one epoch a few pictures more or less are luck; the verdict has tests of its own.
-    changes += ["--set", "evaluator.confidence=0.999"]
-    printed = call("retrain", *options, *changes)
+    changes += ["evaluator.confidence=0.999", "evaluator.max_regression=1", "evaluator.max_slice_regression=1"]
+    return [*options, *(word for change in changes for word in ("--set", change))]
+
+
+@pytest.fixture(scope="module")
+def of_new_span(options: list[str], warm: list[str], config: Config) -> tuple[str, history.RunRecord]:
+    """What is printed and recorded of a retraining with a second span, of other pictures."""
+    call("data", "synth", *options, "--set", "synth.noise_dots=8")
+    return call("retrain", *warm), last_run(config)
+
+
+@pytest.fixture(scope="module")
+def pushed(warm: list[str], of_new_span: tuple[str, history.RunRecord], config: Config) -> tuple[serving_dir.Pushed, serving_dir.Pushed]:
+    """The models of that retraining, and of one that was asked for."""
+    assert "Retraining: asked for" in call("retrain", "--force", *warm)
+    second, first = serving_dir.versions(config.serving_dir)[:2]
+    return first, second
+
+
+def test_a_new_span_is_learned_from_the_model_in_production_on(
+    first_run: history.RunRecord, warm: list[str], of_new_span: tuple[str, history.RunRecord], config: Config
+) -> None:
+    printed, run = of_new_span
     assert "Retraining: new in the window: span 2" in printed
     assert "are unlike those of the other spans:" in " ".join(printed.split())
     assert "golden set" in printed
-    run = history.latest_run(config.metadata_path)
-    assert run is not None
     assert run.trigger == "new in the window: span 2"
     fit = json.loads(Path(str(run.artifact_uri("Trainer", "model_run")), HISTORY_FILE).read_text())
     assert len(fit) == 1
@@ -242,17 +265,72 @@ def test_a_new_span_is_learned_from_the_model_in_production_on(first_run: histor
     assert "Against the model in production" in html
     assert "span-000002" in html
     assert run.pushed_version
-    lineage = call("runs", "--version", run.pushed_version, *options)
-    assert f"Its fit went on from version {before}." in lineage
+    lineage = call("runs", "--version", run.pushed_version, *warm)
+    assert f"Its fit went on from version {first_run.pushed_version}." in lineage
     for span in list_spans(config.data.root):
         assert span.checksum in lineage
     assert [best.recipe for best in serving_dir.best_on_golden_sets(config.serving_dir, "another")] == [run.recipe]
-    assert "Nothing to do" in call("retrain", *options, *changes)
-    assert "every step was cached" in call("run", *options, *changes), "what a push notes makes no work for the same combination"
-    forced = call("retrain", "--force", *options, *changes)
-    assert "Retraining: asked for" in forced
-    again = history.latest_run(config.metadata_path)
-    assert again is not None
-    assert again.attempt == 1
-    assert {step.node for step in again.steps if step.state == "done"} == MODEL_STEPS
-    assert "Nothing to do" in call("retrain", *options, *changes)
+    assert "Nothing to do" in call("retrain", *warm)
+    assert "every step was cached" in call("run", *warm), "what a push notes makes no work for the same combination"
+
+
+def test_a_plain_run_after_one_that_was_asked_for_does_nothing(
+    warm: list[str], config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]
+) -> None:
+    asked_for = last_run(config)
+    assert asked_for.attempt == 1
+    assert {step.node for step in asked_for.steps if step.state == "done"} == MODEL_STEPS
+    before = serving_dir.versions(config.serving_dir)
+    printed = " ".join(call("run", *warm).split())
+    assert f"Blessed, in production as version {before[0].version}" in printed
+    assert "every step was cached" in printed
+    assert {step.state for step in last_run(config).steps} == {"cached"}
+    assert serving_dir.versions(config.serving_dir) == before
+    assert before[0].fingerprint == pushed[1].fingerprint != pushed[0].fingerprint
+    assert "Nothing to do" in call("retrain", *warm)
+
+
+def test_after_a_rollback_a_run_and_what_is_shown_tell_the_truth(
+    warm: list[str], config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]
+) -> None:
+    first, second = pushed
+    call("rollback", str(first.version), *warm)
+    back = serving_dir.versions(config.serving_dir)[0]
+    printed = " ".join(call("run", *warm, exit_code=NOT_PUSHED).split())
+    assert f"Withdrawn by a rollback, and not pushed again: new data make a new model. In production is version {back.version}." in printed
+    assert "Blessed" not in printed
+    assert serving_dir.versions(config.serving_dir)[0] == back
+    assert f"In production: version {back.version}, a copy of {first.version}" in call("runs", *warm)
+    trend = Path(config.report_dir, "trend.html").read_text(encoding="utf-8")
+    assert f"In production: version <bdi>{back.version}</bdi>, a copy of <bdi>{first.version}</bdi>" in trend
+
+    call("rollback", str(second.version), *warm)
+    again = serving_dir.versions(config.serving_dir)[0]
+    assert f"Blessed, in production as version {again.version}" in " ".join(call("run", *warm).split())
+
+
+def test_a_version_that_is_gone_is_not_said_to_be_pushed(
+    warm: list[str], config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]
+) -> None:
+    serving = Path(config.serving_dir)
+    newest = serving_dir.versions(serving)
+    ours = [version for version in newest if version.fingerprint == pushed[1].fingerprint]
+    for version in ours:
+        version.path.rename(serving.with_name(version.path.name))
+    try:
+        printed = " ".join(call("run", *warm, exit_code=NOT_PUSHED).split())
+        assert f"Nothing was pushed: an earlier run pushed this model as version {pushed[1].version}" in printed
+        assert f"In production is version {serving_dir.versions(serving)[0].version}." in printed
+    finally:
+        for version in ours:
+            serving.with_name(version.path.name).rename(version.path)
+    assert serving_dir.versions(serving) == newest
+
+
+def test_what_a_version_was_made_from_goes_with_it(config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]) -> None:
+    runs = [run for run in history.runs(config.metadata_path) if run.pushed_version and run.spans == (1, 2)]
+    first, second = ({run.recipe for run in runs if run.attempt == attempt} for attempt in (0, 1))
+    assert (first, second) == ({pushed[0].recipe}, {pushed[1].recipe})
+    assert {run.baseline for run in runs if run.attempt == 1} == {pushed[0].fingerprint}
+    about = json.loads((pushed[1].path / "assets.extra" / SPEC_FILE).read_text())
+    assert (about["warm_start"], about["base_problem"]) == (True, "")
