@@ -10,12 +10,12 @@ from components.errors import CaptchaPipelineError
 from components.example_gen import shards_of
 from components.features import PROFILES_FILE, SPLITS
 from components.files import read_json, write_whole
-from components.judgement import with_interval
 from components.record_check import PROFILE, SUMMARY, CheckShard
 from components.serving_dir import versions
 from components.sources.spans import Span
 from pipeline.config import Config
 from pipeline.history import RunRecord
+from pipeline.retrainings import read_badly
 
 # Of each split of a span about as many are looked at: the distances of two such samples of the same pictures are some hundredths.
 _SAMPLE = 2_000
@@ -58,9 +58,7 @@ def _look(config: Config, last: RunRecord, span: Span, has_model: bool) -> str:
     from pipeline.served_model import newest_model
 
     accuracy = evaluate_spans(config, newest_model(config), SPLITS[-1], [span]).sequence_accuracy
-    if accuracy.upper >= floor:
-        return ""
-    return f"of {span.path.name} {with_interval(accuracy)} are read whole; retraining.min_sequence_accuracy is {floor:.2%}"
+    return read_badly(span.path.name, accuracy, floor)
 
 
 def profile_of(config: Config, span: Span) -> Profile:

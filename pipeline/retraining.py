@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-from components.judgement import with_interval
 from pipeline import history
 from pipeline.config import Config
 from pipeline.history import RunRecord
-from pipeline.retrainings import accuracy_in_production
+from pipeline.retrainings import accuracy_in_production, read_badly
 from pipeline.surroundings import look_around
 
 
@@ -97,6 +96,5 @@ def _what_is_wanted(config: Config, last: RunRecord, runs: list[RunRecord]) -> s
     floor = wanted.min_sequence_accuracy
     if floor is not None and last.attempt == 0:  # once: what two fits cannot read, a third one will not either
         accuracy = accuracy_in_production(config, last)
-        if accuracy and accuracy.upper < floor:
-            return f"of the newest span {with_interval(accuracy)} are read whole; retraining.min_sequence_accuracy is {floor:.2%}"
+        return read_badly("the newest span", accuracy, floor) if accuracy else ""
     return ""

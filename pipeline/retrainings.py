@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from components.features import DRIFT_FILE, JUDGEMENT_FILE, SUMMARY_FILE
 from components.files import read_json
-from components.judgement import ALL, NEWEST, SetResult
+from components.judgement import ALL, NEWEST, SetResult, with_interval
 from components.metrics import Rate
 from components.serving_dir import versions, withdrawn
 from components.trend import Decision, Production, Retraining, write_trend
@@ -80,6 +80,13 @@ def accuracy_in_production(config: Config, run: RunRecord) -> Rate | None:
     newest = _with_newest(judged.sets).get(NEWEST) if (judged := judgement(run)) else None
     now = production(config)
     return now.rate(newest, run.fingerprint, run.baseline) if now and newest else None
+
+
+def read_badly(what: str, accuracy: Rate, floor: float) -> str:
+    """Returns in words how much of `what` is read, if the whole interval is under `floor`, `retraining.min_sequence_accuracy`; else ""."""
+    if not accuracy.upper < floor:
+        return ""
+    return f"of {what} {with_interval(accuracy)} are read whole; retraining.min_sequence_accuracy is {floor:.2%}"
 
 
 def report_path(config: Config, run: RunRecord) -> Path | None:
