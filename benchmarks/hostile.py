@@ -26,14 +26,12 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks import hostile_inputs as inputs
+from benchmarks.hostile_served import serve
 from benchmarks.results import record
 from components.errors import CaptchaPipelineError
 from components.example_proto import Example
-from components.exif import JPEG_SIGNATURE, PNG_SIGNATURE
-from components.features import DATA_INFO, LABEL, PARAMS, SPAN, SPLITS, SUMMARY_FILE, TEXT, VALID
-from components.pictures import PictureError, inspect_picture
+from components.features import DATA_INFO, LABEL, PARAMS, SPAN, SPLITS, SUMMARY_FILE
 from components.records import DataInfo, book_example, canonical_example
-from components.serving_dir import versions
 from components.sources.span_writer import ShardWriter, new_span, write_manifest
 from components.sources.spans import ShardFile, describe, list_spans
 from components.tfrecords import Record, read_records
@@ -41,11 +39,10 @@ from pipeline.cli import app
 from pipeline.config import Config
 from pipeline.config_file import load_config
 from pipeline.history import latest_complete_run
-from pipeline.quiet import load_tensorflow, silence
+from pipeline.quiet import silence
 
 _TINY: Final = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 _PICTURES: Final = {"every format and mode": 3000, "odd": 900, "cut": 900, "bits turned": 1400, "chunks changed": 500}
-_BATCH: Final = 64
 _LABELS, _RECORDS, _SHARDS, _BOOK_FILES, _A_SHARD, _TABLES = 800, 1000, 140, 60, 5, 500
 _LEFT_OUT: Final = re.compile(r"^([\d,]+) left out: (.+?)(?:: |:$)", re.MULTILINE)
 
@@ -278,66 +275,6 @@ def _name(example: Example) -> str:
 def _text(example: Example, name: str) -> str:
     text: str = example.features.feature[name].bytes_list.value[0].decode()
     return text
-
-
-def serve(config: Config, made: Sequence[inputs.Hostile], records: Sequence[tuple[str, bytes, inputs.Expectation]]) -> Iterator[list[str]]:
-    """Reads all pictures and records with the served model, and yields rows of the table.
-
-    It takes those PNGs and JPEGs that the import takes. Of a damaged one that the import refuses it may read what is there.
-    """
-    load_tensorflow(with_keras=False)
-    import tensorflow as tf
-
-    signatures = tf.saved_model.load(str(versions(config.serving_dir)[0].path)).signatures
-    valid: list[bool] = []
-    for start in range(0, len(made), _BATCH):
-        batch = [picture.data for picture in made[start : start + _BATCH]]
-        read = signatures["serving_default"](image=tf.constant(batch, tf.string))
-        wrapped = [canonical_example(data, "1", "served", {}).SerializeToString() for data in batch]
-        same = signatures["serving_examples"](examples=tf.constant(wrapped, tf.string))
-        for name in (VALID, TEXT):
-            assert (read[name].numpy() == same[name].numpy()).all(), (start, name)
-        valid += read[VALID].numpy().tolist()
-    differ = Counter[str]()
-    for picture, read_it in zip(made, valid, strict=True):
-        takes = _import_takes(picture.data, config)
-        assert read_it or not takes, f"imported, but not served: {picture}"
-        if read_it and not takes:
-            assert picture.expected == "either", f"served, but not imported: {picture}"
-            differ[picture.kind.partition(":")[0]] += 1
-    also = ", ".join(f"{kind} {number}" for kind, number in differ.most_common()) or "none"
-    yield [
-        "pictures, served",
-        f"{len(made):,}",
-        "",
-        "",
-        f"{sum(valid):,}",
-        f"{len(made) - sum(valid):,}",
-        f"{VALID} is false; kept, but not by the import: {also}",
-    ]
-
-    answers = Counter[str]()
-    for name, data, expected in records:
-        try:
-            answer = str(bool(signatures["serving_examples"](examples=tf.constant([data]))[VALID][0]))
-        # The message quotes the record, which Python's binding may not be able to decode.
-        except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
-            answer = "INVALID_ARGUMENT"
-        assert expected != "good" or answer == "True", (name, answer)
-        answers[answer] += 1
-    taken = answers.pop("True")
-    reasons = f"{VALID} is false {answers['False']}, INVALID_ARGUMENT {answers['INVALID_ARGUMENT']}"
-    good = [expected for *_, expected in records].count("good")
-    yield ["records, served one by one", f"{len(records):,}", f"{good:,}", "0", f"{taken:,}", f"{answers.total():,}", reasons]
-
-
-def _import_takes(data: bytes, config: Config) -> bool:
-    """Whether it is a PNG or JPEG, which is all that is served, that the import takes."""
-    try:
-        inspect_picture(data, config.captcha, config.data.picture_rules)
-    except PictureError:
-        return False
-    return data.startswith((PNG_SIGNATURE, JPEG_SIGNATURE))
 
 
 def main(seed: Annotated[int, typer.Option(help="Of all inputs.")] = 1) -> None:

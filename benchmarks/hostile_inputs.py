@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from components.captcha import CaptchaSpec
-from components.exif import PNG_SIGNATURE
+from components.exif import PNG_SIGNATURE, png_chunks
 from components.records import canonical_example
 
 Expectation = Literal["good", "bad", "either"]
@@ -144,11 +144,7 @@ DAMAGES: Final[dict[str, Callable[[bytes, random.Random], bytes]]] = {"cut": cut
 
 def rechunked(png: bytes, rng: random.Random) -> bytes:
     """Returns a PNG with a chunk too few, twice, elsewhere, of other content or of another kind. All checksums are right."""
-    chunks, position = list[tuple[bytes, bytes]](), len(PNG_SIGNATURE)
-    while position + 12 <= len(png):
-        end = position + 8 + int.from_bytes(png[position : position + 4], "big")
-        chunks.append((png[position + 4 : position + 8], png[position + 8 : end]))
-        position = end + 4
+    chunks = [(name, content) for name, content, _ in png_chunks(png)]
     place, elsewhere = rng.randrange(len(chunks)), rng.randrange(len(chunks))
     name, content = chunks[place]
     changed = flipped(content, rng) if content else b"\0"

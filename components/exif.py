@@ -3,6 +3,7 @@
 components/decoding.py has the same rules as a TensorFlow graph, so that what is imported and what the served model gets are seen alike.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -37,6 +38,16 @@ def png_chunk(data: bytes, kind: bytes) -> bytes | None:
             break
         position += 4  # the checksum
     return None
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Yields name, content and checksum of each chunk of a PNG that is there as a whole, up to IEND."""
+    position, name = len(PNG_SIGNATURE), b""
+    while position + 12 <= len(data) and name != b"IEND":
+        start, name = position + 8, data[position + 4 : position + 8]
+        end = start + int.from_bytes(data[position : position + 4], "big")
+        position = end + 4
+        yield name, data[start:end], data[end:position]
 
 
 def _jpeg_exif(data: bytes) -> bytes:

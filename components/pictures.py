@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from components.captcha import CaptchaSpec
-from components.exif import EXIF_APP1, JPEG_SIGNATURE, PNG_SIGNATURE, UPRIGHT, exif_orientation, orientation, png_chunk
+from components.exif import EXIF_APP1, JPEG_SIGNATURE, UPRIGHT, exif_orientation, orientation, png_chunk, png_chunks
 
 ALLOWED_FORMATS: Final = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 
@@ -189,17 +189,15 @@ def _png_is_whole(data: bytes) -> bool:
 
     TensorFlow stops there.
     """
-    position, names, packed = len(PNG_SIGNATURE), list[bytes](), list[bytes]()
-    while position + 12 <= len(data) and b"IEND" not in names[-1:]:
-        start, end = position + 8, position + 8 + int.from_bytes(data[position : position + 4], "big")
-        if zlib.crc32(data[position + 4 : end]).to_bytes(4, "big") != data[end : end + 4]:
+    names, packed = list[bytes](), list[bytes]()
+    for name, content, checksum in png_chunks(data):
+        if zlib.crc32(content, zlib.crc32(name)).to_bytes(4, "big") != checksum:
             return False
-        names.append(data[position + 4 : start])
-        if names[-1] == b"IDAT":
-            packed.append(data[start:end])
-        if names[-1] == b"PLTE" and (end - start) % 3:
+        if name == b"PLTE" and len(content) % 3:
             return False
-        position = end + 4
+        names.append(name)
+        if name == b"IDAT":
+            packed.append(content)
     has_palette = data[25] != 3 or b"PLTE" in names
     if not has_palette or not _PNG_HEADER.match(data) or not _PNG_CHUNKS.fullmatch(b"".join(names)):
         return False
@@ -262,7 +260,7 @@ def _convert(image: Image.Image, data: bytes, background: tuple[int, int, int]) 
         image.info["transparency"] *= {2: 85, 4: 17}.get(data[24], 1)
     if image.format == "PNG" and data[24] == 16 and png_chunk(data, b"tRNS") is not None:
         raise PictureError("image_mode", "the picture has 16 bits a channel and a transparent colour, which has no safe conversion")
-    if image.format in ("JPEG", "MPO") and image.mode == "CMYK":
+    if image.format == "JPEG" and image.mode == "CMYK":
         # TensorFlow rounds otherwise than Pillow, and takes the values for inverted where Pillow does not, without an Adobe marker.
         raise PictureError("image_mode", "the JPEG is in CMYK, which programs turn into RGB in different ways; save it in RGB")
     return visible_pixels(image, background)
