@@ -1,9 +1,12 @@
-"""Runs of small graphs by TFX's own runner, for the tests of what reads the record of runs."""
+"""The record of runs, for tests: puts runs of small graphs on it, and reads the last."""
 
 from collections.abc import Sequence
 
 from tfx import v1 as tfx
 from tfx.dsl.components.base.base_component import BaseComponent
+
+from pipeline import history
+from pipeline.config import Config
 
 
 def put_on_record(metadata_path: str, name: str, root: str, steps: Sequence[BaseComponent]) -> None:
@@ -17,3 +20,10 @@ def put_on_record(metadata_path: str, name: str, root: str, steps: Sequence[Base
             metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path),
         )
     )
+
+
+def last_run(config: Config) -> history.RunRecord:
+    """Returns the newest run of a pipeline, which must have had one."""
+    record = history.latest_run(config.metadata_path)
+    assert record is not None
+    return record

@@ -11,11 +11,12 @@ import pytest
 import tensorflow as tf
 from captcha.image import ImageCaptcha
 from command import call
+from recorded_run import last_run
 from test_pipeline import TINY
 
 from components import serving_dir
 from components.sources.spans import list_spans
-from pipeline import history, results
+from pipeline import results
 from pipeline.config_file import load_config
 
 pytestmark = pytest.mark.slow
@@ -66,9 +67,7 @@ def test_the_books_records_train(tmp_path: Path) -> None:
     assert [manifest.layout for manifest in manifests] == LAYOUTS
     assert [sum(manifest.counts.values()) for manifest in manifests] == [600, 600]
     call("run", *options)
-    run = history.latest_run(config.metadata_path)
-    assert run is not None
-    figures = results.outcome(config, run).evaluation.results
+    figures = results.outcome(config, last_run(config)).evaluation.results
     assert figures.example_count == sum(manifest.counts["test"] for manifest in manifests)
     # More than who learns one of the layouts alone, and guesses the other's.
     assert figures.sequence_accuracy.lower > (1 + 1 / len(CHARSET) ** LENGTH) / 2

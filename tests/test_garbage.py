@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command import call
 from ml_metadata.proto import metadata_store_pb2 as pb
-from recorded_run import put_on_record
+from recorded_run import last_run, put_on_record
 from small_disk import small_disk
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
@@ -134,9 +134,7 @@ def config(tmp_path: Path) -> Config:
 
 def execute(config: Config, *steps: BaseComponent) -> history.RunRecord:
     put_on_record(config.metadata_path, config.name, config.pipeline_root, steps)
-    last = history.latest_run(config.metadata_path)
-    assert last is not None
-    return last
+    return last_run(config)
 
 
 def run(config: Config, name: str, *, window: str = "1", version: str = "", stops: bool = False) -> history.RunRecord:

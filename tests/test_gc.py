@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command import call
+from recorded_run import last_run
 
 from components.serving_dir import versions
 from pipeline import history
@@ -50,13 +51,7 @@ def command(overrides: list[str], name: str, *arguments: str) -> str:
 def run(overrides: list[str], seed: int) -> history.RunRecord:
     """Each seed is another combination, whose model is pushed."""
     command([*overrides, f"trainer.seed={seed}", "gc.after_run=false"], "run")
-    return newest(load_config(TINY, overrides))
-
-
-def newest(config: Config) -> history.RunRecord:
-    last = history.latest_run(config.metadata_path)
-    assert last is not None
-    return last
+    return last_run(load_config(TINY, overrides))
 
 
 def done(record: history.RunRecord) -> set[str]:
@@ -142,7 +137,7 @@ def test_a_run_that_was_killed_is_taken_up_and_one_that_comes_back_trains_again(
         assert process.stdout is not None
         assert any("epoch 1/3" in line for line in process.stdout)
         os.killpg(process.pid, signal.SIGKILL)
-    assert not newest(config).is_complete
+    assert not last_run(config).is_complete
     (checkpoint,) = Path(config.checkpoint_dir).iterdir()
     command(overrides, "gc")
     assert checkpoint.is_dir()
@@ -151,7 +146,7 @@ def test_a_run_that_was_killed_is_taken_up_and_one_that_comes_back_trains_again(
     assert "Removed" not in printed
     # It has pushed a third version: of the first run nothing is left but its record.
     printed = command([*overrides, "trainer.seed=2"], "run")
-    again = newest(config)
+    again = last_run(config)
     assert again.fingerprint == first.fingerprint
     assert done(again) == MODEL_STEPS
     assert "Removed what old runs had left" in printed

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from command import call
 from pid_namespace import pid_namespace
+from recorded_run import last_run
 
 from components.serving_dir import versions
 from components.sources.spans import list_spans
@@ -58,12 +59,6 @@ def config(overrides: list[str]) -> Config:
 
 def synth(overrides: list[str]) -> None:
     call("data", "synth", "--config", str(TINY), *(f"--set={override}" for override in overrides))
-
-
-def last_run(config: Config) -> history.RunRecord:
-    record = history.latest_run(config.metadata_path)
-    assert record is not None
-    return record
 
 
 @pytest.fixture

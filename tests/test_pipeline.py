@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from command import call
+from recorded_run import last_run
 
 from components import serving_dir
 from components.errors import CaptchaPipelineError
@@ -47,12 +48,6 @@ def first_run(options: list[str], config: Config) -> history.RunRecord:
     output = call("run", *options)
     assert "Blessed" in output
     return last_run(config)
-
-
-def last_run(config: Config) -> history.RunRecord:
-    record = history.latest_run(config.metadata_path)
-    assert record is not None
-    return record
 
 
 def served(config: Config) -> ServedModel:

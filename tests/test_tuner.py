@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from command import call
+from recorded_run import last_run
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components import trainer, tuner
@@ -18,7 +19,6 @@ from components.checkpoint import JUDGED_BY
 from components.errors import CaptchaPipelineError
 from components.hyperparameters import Hyperparameters
 from components.trainer import Examples
-from pipeline import history
 from pipeline.cli import STOPPED
 from pipeline.config import TrainerConfig
 from pipeline.config_file import load_config
@@ -107,9 +107,7 @@ def test_a_run_takes_what_the_search_found_and_what_the_user_sets_stays(tmp_path
     assert load_config(TINY, fixed[3::2], tuned=False).trainer == TrainerConfig(shift=1, epochs=6)
 
     call(*search)
-    again = history.latest_run(config.metadata_path)
-    assert again is not None
-    assert {step.state for step in again.steps} == {"cached"}
+    assert {step.state for step in last_run(config).steps} == {"cached"}
 
 
 def test_a_tuned_file_that_is_not_right_is_named(tmp_path: Path) -> None:
