@@ -6,7 +6,7 @@ The deployment takes in new pictures, retrains with a warm start, and every thir
 Each command is killed at random moments and given again, until it gets through.
 
 Expected, and asserted: every command that is given again completes; a reader who looks at the serving folder the whole time sees whole
-versions only; and in the end spans, served models and decisions are those of the deployment that was not killed. Half an hour on 2 cores.
+versions only; and in the end spans, served models and decisions are those of the deployment that was not killed. An hour on 2 cores.
 """
 
 import hashlib
