@@ -95,7 +95,7 @@ def floor(task: Task) -> str:
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def decode(images: tf.Tensor) -> tf.Tensor:
-        return tf.map_fn(lambda image: decode_picture(image, spec.height, spec.width, spec.channels), images, fn_output_signature=tf.uint8)
+        return tf.map_fn(lambda image: decode_picture(image, spec), images, fn_output_signature=tf.uint8)
 
     check = _micros(lambda: [check_record(data, shard, spec, rules).example.SerializeToString() for data in records], len(records))
     pillow = _micros(lambda: [Image.open(io.BytesIO(data)).load() for data in pictures], len(pictures))

@@ -17,7 +17,7 @@ from keras import ops
 
 from components.captcha import CaptchaSpec
 from components.features import SPLITS
-from components.sources.synthetic import CaptchaPainter, SynthPlan
+from components.sources.painting import CaptchaPainter, SynthPlan
 from components.splits import split_key, split_of
 from pipeline.config import Config
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from benchmarks.results import record
 from components.sources.imported import import_folder
 from components.sources.index import SpanIndex
+from components.sources.painting import SynthPlan
 from components.sources.sheet import samples
 from components.sources.sift import ImportPlan, NothingNew
 from components.sources.spans import list_spans
-from components.sources.synthetic import SynthPlan, synthesise
+from components.sources.synthetic import synthesise
 from pipeline.config_file import load_config
 
 _INBOX = 1_000

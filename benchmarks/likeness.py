@@ -23,7 +23,7 @@ from benchmarks.results import record
 from components.captcha import CaptchaSpec
 from components.likeness import MAX_DISTANCE, look_of
 from components.sources.listing import folder_entries, table_entries
-from components.sources.synthetic import CaptchaPainter, SynthPlan
+from components.sources.painting import CaptchaPainter, SynthPlan
 from pipeline.config_file import load_config
 
 _DRAWN = 1_500

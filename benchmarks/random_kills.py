@@ -30,8 +30,8 @@ from benchmarks.results import record
 from components import serving_dir
 from components.features import WEIGHTS_FILE
 from components.records import encode_png
+from components.sources.painting import CaptchaPainter, SynthPlan
 from components.sources.spans import list_spans
-from components.sources.synthetic import CaptchaPainter, SynthPlan
 from pipeline.config import Config
 from pipeline.config_file import load_config
 from pipeline.retrainings import retrainings

@@ -19,7 +19,8 @@ from captcha.image import ImageCaptcha
 
 from benchmarks.results import record
 from benchmarks.tasks import TASKS
-from components.sources.synthetic import SynthPlan, make_shard, synthesise
+from components.sources.painting import SynthPlan
+from components.sources.synthetic import make_shard, synthesise
 from pipeline.config_file import load_config
 
 CHUNK: Final = 500  # pictures drawn in turn by the library and by us

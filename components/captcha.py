@@ -5,7 +5,7 @@ The one source that the schema, the labels, the heads of the model and the decod
 
 import functools
 import unicodedata
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -59,6 +59,7 @@ class CaptchaSpec(BaseModel):
     width: int = Field(100, ge=8, le=2048, description="pixels")
     height: int = Field(30, ge=8, le=2048, description="pixels")
     channels: int = Field(3, description="3 for colour, 1 for grey")
+    fit: Literal["pad", "stretch"] = Field("pad", description="pad keeps the aspect ratio of a picture of another size; stretch does not")
 
     @field_validator("channels")
     @classmethod

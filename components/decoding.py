@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import tensorflow as tf
 
+from components.captcha import CaptchaSpec
 from components.exif import EXIF_APP1, MAX_PARTS, ORIENTATION_TAG, ORIENTATIONS, PNG_SIGNATURE, UPRIGHT
 
 WHITE: Final = (255, 255, 255)
@@ -24,13 +25,12 @@ def _apart(*signature: tf.TensorSpec) -> Callable[[Callable[..., Any]], Callable
     return tf.function(input_signature=signature, autograph=False, experimental_attributes={"_noinline": True})
 
 
-def decode_picture(encoded: tf.Tensor, height: int, width: int, channels: int, background: Sequence[int] = WHITE) -> tf.Tensor:
+def decode_picture(encoded: tf.Tensor, spec: CaptchaSpec, background: Sequence[int] = WHITE) -> tf.Tensor:
     """Decodes a PNG or JPEG of any size and colour type to the size and the channels that the model takes.
 
     Args:
       encoded: string [].
-      height, width: to which a picture of another size is resized: bilinear, with antialiasing.
-      channels: 3 for colour, 1 for grey.
+      spec: has the size, the channels and the fit, by which a picture of another size is resized.
       background: RGB, 0 to 255, which transparent pixels show.
 
     Returns:
@@ -39,11 +39,13 @@ def decode_picture(encoded: tf.Tensor, height: int, width: int, channels: int, b
     Raises:
       tf.errors.InvalidArgumentError: when run on bytes that cannot be decoded.
     """
+    height, width, channels = spec.height, spec.width, spec.channels
+    resize = {"pad": _pad, "stretch": _resize}[spec.fit]
     pixels = visible_pixels(encoded, background)
     if channels == 1:
         pixels = tf.cast((tf.reduce_sum(tf.cast(pixels, tf.int32) * _LUMA, axis=-1, keepdims=True) + 32768) // 65536, tf.uint8)
     has_size = tf.reduce_all(tf.shape(pixels)[:2] == [height, width])
-    pixels = tf.cond(has_size, lambda: pixels, lambda: _resize(pixels, height, width))
+    pixels = tf.cond(has_size, lambda: pixels, lambda: resize(pixels, height, width))
     return tf.ensure_shape(pixels, [height, width, channels])
 
 
@@ -215,6 +217,23 @@ def _big_endian(data: tf.Tensor, size: int) -> tf.Tensor:
     return tf.reduce_sum(digits * [256**power for power in reversed(range(size))])
 
 
-def _resize(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:
+def _pad(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """Resizes to the largest size of the same aspect ratio, in the middle. What is left over has the mean colour of the border."""
+    own_height, own_width = tf.unstack(tf.shape(pixels, tf.int64)[:2])
+    # In whole numbers, rounded half up, so that all processors come to the same size.
+    fitted_height = tf.clip_by_value((2 * own_height * width + own_width) // (2 * own_width), 1, height)
+    fitted_width = tf.clip_by_value((2 * own_width * height + own_height) // (2 * own_height), 1, width)
+    fitted = _resize(pixels, fitted_height, fitted_width)
+    sides = [fitted[0], fitted[-1], fitted[:, 0], fitted[:, -1]]
+    colour = tf.cast(tf.round(tf.reduce_mean(tf.cast(tf.concat(sides, axis=0), tf.float32), axis=0)), tf.uint8)
+    above, before = (height - fitted_height) // 2, (width - fitted_width) // 2
+    edges = [[above, height - fitted_height - above], [before, width - fitted_width - before], [0, 0]]
+    # `tf.pad` fills with one number, not with a colour.
+    inside = tf.pad(tf.ones_like(fitted, tf.bool), edges)
+    return tf.where(inside, tf.pad(fitted, edges), colour)
+
+
+def _resize(pixels: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+    """Resizes bilinearly, with antialiasing."""
     resized = tf.image.resize(pixels, [height, width], antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)

@@ -29,7 +29,7 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
     size = spec.height * spec.width * spec.channels
 
     def decoded(encoded: tf.Tensor) -> tf.Tensor:
-        return decode_picture(encoded, spec.height, spec.width, spec.channels, custom_config["background"])
+        return decode_picture(encoded, spec, custom_config["background"])
 
     def raw_pixels(encoded: tf.Tensor) -> tf.Tensor:
         # TFT's layer puts an empty string where the caller gives no picture.

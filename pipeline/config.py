@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from components.captcha import CaptchaSpec
 from components.files import pattern_characters
 from components.pictures import PictureRules
+from components.sources.free_layout import FreeLayout
 from components.sources.spans import Window, window
 from pipeline.engines import BeamConfig
 from pipeline.section import Byte, Fraction, LocalPath, Section
@@ -48,11 +49,19 @@ class SynthConfig(Section):
     count: int = Field(24_000, ge=1, description="pictures a span")
     seed: int = Field(1, ge=0)
     shard_size: int = Field(4_000, ge=1, description="pictures a shard: the unit of work of one worker")
-    fonts: tuple[LocalPath, ...] = Field((), description="paths of TrueType fonts; none for the captcha library's own")
+    fonts: tuple[LocalPath, ...] = Field((), description="paths of fonts, or of folders of them; none for the captcha library's own")
     font_sizes: tuple[Annotated[int, Field(ge=6, le=512)], ...] = Field((), description="points; none for the captcha library's own")
     noise_dots: int | None = Field(None, ge=0, le=10_000, description="null for as dense as the captcha library's own: 30 on 160 x 60")
     noise_curve: bool = True
     background: tuple[Byte, Byte] = Field((238, 255), description="the darkest and the brightest value of each channel of its colour")
+    free: FreeLayout | None = Field(None, description="text anywhere on a canvas, in many styles; null for the captcha library's style")
+
+    @model_validator(mode="after")
+    def _one_style(self) -> "SynthConfig":
+        others = sorted(self.model_fields_set & {"font_sizes", "noise_dots", "noise_curve", "background"})
+        if self.free and others:
+            raise ValueError(f"{', '.join(others)} are settings of the captcha library's style: remove them, or synth.free")
+        return self
 
     @field_validator("background")
     @classmethod

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from components.sources.index import Progress
+    from components.sources.painting import SynthPlan
     from components.sources.sheet import SplitStatistics
     from components.sources.sift import Imported, ImportPlan
     from components.sources.spans import Layout, Span
-    from components.sources.synthetic import SynthPlan
     from pipeline.config import Config
 
 CONTRADICTED = 3  # complete, but pictures with two labels were left out
@@ -69,12 +69,15 @@ def synth(
 
     Example: captcha-pipeline data synth --count 2000 --set synth.noise_dots=60
     """
+    from components.sources.painting import SynthPlan
     from components.sources.spans import next_number
-    from components.sources.synthetic import SynthPlan, in_processes, synthesise
+    from components.sources.synthetic import in_processes, synthesise
     from pipeline.engines import LOCAL
 
     settings = _load(config, overrides, beam)
     options = settings.synth
+    if options.free and layout is LayoutName.book:
+        raise CaptchaPipelineError("synth.free draws pictures of many sizes; the book's layout holds one size. Leave --layout out.")
     plan = SynthPlan(
         spec=settings.captcha,
         count=count or options.count,
@@ -86,6 +89,7 @@ def synth(
         noise_dots=options.noise_dots,
         noise_curve=options.noise_curve,
         background=options.background,
+        free=options.free,
         layout=layout.value,
     )
     started = time.monotonic()

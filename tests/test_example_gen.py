@@ -18,8 +18,9 @@ from components.example_gen import CaptchaExampleGen
 from components.features import DATA_INFO, SPLITS
 from components.record_check import CheckShard
 from components.records import DataInfo, book_example
+from components.sources.painting import SynthPlan
 from components.sources.spans import list_spans, window
-from components.sources.synthetic import SynthPlan, synthesise
+from components.sources.synthetic import synthesise
 
 
 def test_what_comes_out(tmp_path: Path) -> None:

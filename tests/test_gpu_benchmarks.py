@@ -14,7 +14,7 @@ from benchmarks.operations import reading_operations, training_operations
 from components.captcha import CaptchaSpec
 from components.features import SPLITS
 from components.model import PRESETS, build_model
-from components.sources.synthetic import Captcha, CaptchaPainter, SynthPlan
+from components.sources.painting import Captcha, CaptchaPainter, SynthPlan
 from components.splits import split_key, split_of
 from components.training_input import random_shift
 from pipeline.config_file import load_config

@@ -17,10 +17,11 @@ from components.pictures import PictureRules
 from components.records import DataInfo, book_example, encode_png, to_canonical
 from components.sources import imported
 from components.sources.imported import import_book, import_folder, import_table
+from components.sources.painting import SynthPlan
 from components.sources.sift import ImportPlan
 from components.sources.span_writer import ShardWriter
 from components.sources.spans import list_spans
-from components.sources.synthetic import SynthPlan, synthesise
+from components.sources.synthetic import synthesise
 from components.splits import SPLIT_RULE
 from components.tfrecords import read_records
 from pipeline.data_cli import data_app

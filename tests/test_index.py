@@ -12,11 +12,12 @@ from test_imported import labelled, picture, plan
 from components.errors import CaptchaPipelineError
 from components.sources.imported import import_folder
 from components.sources.index import Place, SpanIndex
+from components.sources.painting import CaptchaPainter, SynthPlan
 from components.sources.seen import of_encoded, of_pixels
 from components.sources.sift import Imported, NothingNew
 from components.sources.span_writer import drop_span, lock_data
 from components.sources.spans import list_spans
-from components.sources.synthetic import CaptchaPainter, SynthPlan, synthesise
+from components.sources.synthetic import synthesise
 
 INDEX = ".index.sqlite"
 SEEDS = range(12)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from components.captcha import CaptchaSpec
 from components.likeness import MAX_DISTANCE, bands, distance, look_of
-from components.sources.synthetic import CaptchaPainter, SynthPlan
+from components.sources.painting import CaptchaPainter, SynthPlan
 
 SPECS = [CaptchaSpec(), CaptchaSpec(charset="alnum", width=128, height=64), CaptchaSpec(length=1, width=40, height=40)]
 

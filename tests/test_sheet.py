@@ -6,9 +6,10 @@ from typer.testing import CliRunner
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.records import canonical_example, encode_png
+from components.sources.painting import SynthPlan
 from components.sources.sheet import contact_sheet, samples, span_statistics
 from components.sources.span_writer import ShardWriter, new_span, write_manifest
-from components.sources.synthetic import SynthPlan, synthesise
+from components.sources.synthetic import synthesise
 from pipeline.data_cli import data_app
 
 WEIGHTS = {"train": 2, "eval": 1, "test": 1}

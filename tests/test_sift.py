@@ -14,9 +14,9 @@ from components.errors import CaptchaPipelineError
 from components.example_proto import Example
 from components.records import DataInfo, book_example
 from components.sources.imported import import_book, import_folder, import_table
+from components.sources.painting import CaptchaPainter, SynthPlan
 from components.sources.span_writer import ShardWriter
 from components.sources.spans import Span, list_spans
-from components.sources.synthetic import CaptchaPainter, SynthPlan
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "tiny.yaml")
 EQUAL = {"train": 1, "eval": 1, "test": 1}

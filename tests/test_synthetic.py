@@ -22,8 +22,9 @@ from components.example_proto import Example
 from components.pictures import PictureRules
 from components.records import DataInfo, to_canonical
 from components.sources import synthetic_beam
+from components.sources.painting import CaptchaPainter, SynthPlan, find_fonts
 from components.sources.sheet import samples
-from components.sources.synthetic import CaptchaPainter, SynthPlan, check_fonts, in_processes, make_shard, synthesise
+from components.sources.synthetic import in_processes, make_shard, synthesise
 from components.splits import SPLIT_RULE, encoded_split_key, split_of
 from components.tfrecords import read_records
 from pipeline.data_cli import data_app
@@ -176,16 +177,16 @@ def test_fonts_without_the_glyphs_are_refused_before_anything_is_written(tmp_pat
     with pytest.raises(CaptchaPipelineError, match=r"DroidSansMono.ttf has no glyphs for 2 characters .*: あい\. .*synth.fonts"):
         synthesise(plan(spec=spec), tmp_path / "data")
     with pytest.raises(CaptchaPipelineError, match="DejaVuSans"):
-        check_fonts(plan(spec=spec, fonts=(dejavu, *DEFAULT_FONTS)))
+        find_fonts((dejavu, *DEFAULT_FONTS), spec.characters)
     assert not (tmp_path / "data").exists()
 
 
 def test_what_is_no_font_is_named(tmp_path):
     (tmp_path / "a.ttf").write_text("not a font at all")
     with pytest.raises(CaptchaPipelineError, match=r"a\.ttf is not a TrueType"):
-        check_fonts(plan(fonts=(str(tmp_path / "a.ttf"),)))
+        find_fonts([str(tmp_path / "a.ttf")], "01")
     with pytest.raises(CaptchaPipelineError, match=r"Cannot read the font .*b\.ttf: No such file"):
-        check_fonts(plan(fonts=(str(tmp_path / "b.ttf"),)))
+        find_fonts([str(tmp_path / "b.ttf")], "01")
 
 
 def test_drawing_does_not_load_tensorflow():

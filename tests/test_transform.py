@@ -61,29 +61,49 @@ def test_pngs_are_decoded_as_example_gen_shows_them(kind: str, channels: int) ->
     rules = PictureRules(max_pixels=10_000, background=BACKGROUND, wrong_size="refuse")
     converted = inspect_picture(PNGS[kind], spec, rules).encoded
     expected = np.asarray(Image.open(io.BytesIO(converted)).convert("RGB" if channels == 3 else "L")).reshape(20, 40, channels)
-    assert (decode_picture(tf.constant(PNGS[kind]), 20, 40, channels, BACKGROUND).numpy() == expected).all()
-    assert (decode_picture(tf.constant(converted), 20, 40, channels, BACKGROUND).numpy() == expected).all()
+    assert (decode_picture(tf.constant(PNGS[kind]), spec, BACKGROUND).numpy() == expected).all()
+    assert (decode_picture(tf.constant(converted), spec, BACKGROUND).numpy() == expected).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", JPEGS)
 def test_jpegs_are_decoded_as_example_gen_measures_them(mode: str, channels: int) -> None:
+    spec = CaptchaSpec(width=40, height=20, channels=channels)
     expected = np.asarray(Image.open(io.BytesIO(JPEGS[mode])).convert("RGB").convert("RGB" if channels == 3 else "L"))
-    assert (decode_picture(tf.constant(JPEGS[mode]), 20, 40, channels).numpy() == expected.reshape(20, 40, channels)).all()
+    assert (decode_picture(tf.constant(JPEGS[mode]), spec).numpy() == expected.reshape(20, 40, channels)).all()
 
 
 @pytest.mark.parametrize("size", [(80, 40), (20, 10), (33, 57)])
-def test_other_sizes_are_resized(size: tuple[int, int]) -> None:
+def test_stretched_pictures_have_the_size_whatever_their_shape(size: tuple[int, int]) -> None:
     image = SMOOTH.resize(size, Image.Resampling.BICUBIC)
-    found = decode_picture(tf.constant(save(image)), 20, 40, 3).numpy()
-    expected = np.asarray(image.resize((40, 20), Image.Resampling.BILINEAR))
-    assert np.abs(found.astype(int) - expected).max() <= 2
+    found = decode_picture(tf.constant(save(image)), CaptchaSpec(width=40, height=20, fit="stretch")).numpy()
+    assert np.abs(found.astype(int) - shrunk(image, 40, 20)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("size", "fitted"),
+    [((80, 40), (40, 20)), ((20, 10), (40, 20)), ((160, 20), (40, 5)), ((33, 57), (12, 20)), ((400, 2), (40, 1)), ((1, 90), (1, 20))],
+)
+def test_padded_pictures_keep_their_shape(size: tuple[int, int], fitted: tuple[int, int]) -> None:
+    image = SMOOTH.resize(size, Image.Resampling.BICUBIC)
+    found = decode_picture(tf.constant(save(image)), CaptchaSpec(width=40, height=20)).numpy().astype(int)
+    left, top = (40 - fitted[0]) // 2, (20 - fitted[1]) // 2
+    inside = np.s_[top : top + fitted[1], left : left + fitted[0]]
+    expected = shrunk(image, *fitted)
+    assert np.abs(found[inside] - expected).max() <= 2
+    border = np.concatenate([expected[0], expected[-1], expected[:, 0], expected[:, -1]]).mean(axis=0)
+    found[inside] = border.round()
+    assert np.abs(found - border).max() <= 2
+
+
+def shrunk(image: Image.Image, width: int, height: int) -> np.ndarray:
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), int)
 
 
 def test_what_cannot_be_decoded_is_an_error() -> None:
     for data in (b"", b"text", PNGS["colour"][:-600]):
         with pytest.raises(tf.errors.InvalidArgumentError):
-            decode_picture(tf.constant(data), 20, 40, 3)
+            decode_picture(tf.constant(data), CaptchaSpec())
 
 
 def example(image: Image.Image, label: str, spec: CaptchaSpec) -> bytes:

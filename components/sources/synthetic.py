@@ -1,11 +1,8 @@
-"""Synthetic captchas, drawn by the captcha library.
+"""Spans of synthetic captchas.
 
-Each picture depends on (seed, index) alone, each shard on its own pictures alone: the same seed gives the same bytes,
-however many workers there are.
+A shard depends on its own pictures alone: the same seed gives the same bytes, however many workers there are.
 """
 
-import importlib.metadata
-import io
 import multiprocessing
 import os
 import random
@@ -13,111 +10,21 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from captcha.image import DEFAULT_FONTS, ImageCaptcha, random_color
-from PIL.Image import Image
-from PIL.ImageFilter import SMOOTH
 
-from components.captcha import CaptchaSpec
 from components.disk import writing_in
-from components.errors import CaptchaPipelineError
 from components.features import DATA_INFO
 from components.records import DataInfo, book_example, canonical_example, encode_png
+from components.sources.painting import Captcha, SynthPlan, find_fonts, painter
 from components.sources.span_writer import ShardWriter, new_span, write_manifest
-from components.sources.spans import Layout, ShardFile, Span
+from components.sources.spans import ShardFile, Span
 from components.splits import split_key, split_of
 
 SOURCE: Final = "synthetic"
-# The library's defaults are for pictures of 160 x 60 pixels: fonts of 42, 50 and 56 points, and 30 dots.
-_RELATIVE_FONT_SIZES: Final = (42 / 60, 50 / 60, 56 / 60)
-_DOTS_PER_PIXEL: Final = 30 / (160 * 60)
-
-
-@dataclass(frozen=True)
-class SynthPlan:
-    """All that decides the contents of a span, so that a shard can be made anywhere.
-
-    Attributes:
-      count: pictures in the span.
-      shard_size: pictures a shard, over its three splits.
-      fonts: paths of TrueType fonts, none for the library's own.
-      font_sizes: in points, none for the library's own, in proportion to the height.
-      splits: the relative size of each split.
-      noise_dots: in a picture, None for as many as the library's own, in proportion to the area.
-      background: the darkest and the brightest value that a channel of the background's colour may have; the library's own.
-    """
-
-    spec: CaptchaSpec
-    count: int
-    seed: int
-    shard_size: int
-    splits: dict[str, int]
-    fonts: tuple[str, ...] = ()
-    font_sizes: tuple[int, ...] = ()
-    noise_dots: int | None = None
-    noise_curve: bool = True
-    background: tuple[int, int] = (238, 255)
-    layout: Layout = "canonical"
-
-    @property
-    def shards(self) -> int:
-        return -(-self.count // self.shard_size)
-
-    @property
-    def effective_font_sizes(self) -> tuple[int, ...]:
-        return self.font_sizes or tuple(max(6, round(size * self.spec.height)) for size in _RELATIVE_FONT_SIZES)
-
-    @property
-    def effective_noise_dots(self) -> int:
-        return round(_DOTS_PER_PIXEL * self.spec.width * self.spec.height) if self.noise_dots is None else self.noise_dots
-
-
-@dataclass(frozen=True)
-class Captcha:
-    """One picture: RGB or L, of the spec's size, and its label. `params` says how it was drawn."""
-
-    image: Image
-    label: str
-    params: dict[str, Any]
-
-
-class CaptchaPainter(ImageCaptcha):
-    """ImageCaptcha with a choice of noise. With the default choice it draws the same pictures."""
-
-    def __init__(self, plan: SynthPlan):
-        self._sizes = plan.effective_font_sizes
-        super().__init__(plan.spec.width, plan.spec.height, list(plan.fonts) or None, self._sizes)
-        self._plan = plan
-        self._params = {
-            "curve": plan.noise_curve,
-            "dots": plan.effective_noise_dots,
-            "font_sizes": self._sizes,
-            "fonts": [Path(font).name for font in self._fonts],
-        }
-
-    def paint(self, index: int) -> Captcha:
-        """Draws the picture with this index in the span. Seeds the global `random`, which the library draws from."""
-        plan, spec = self._plan, self._plan.spec
-        random.seed(f"{plan.seed}/{index}")
-        length = random.randint(spec.min_length, spec.max_length)  # noqa: S311
-        label = "".join(random.choices(spec.characters, k=length))  # noqa: S311
-        image, background, colour = self.draw(label)
-        params = {"background": background, "colour": colour, **self._params}
-        return Captcha(image if spec.channels == 3 else image.convert("L"), label, params)
-
-    def draw(self, label: str) -> tuple[Image, tuple[int, ...], tuple[int, ...]]:
-        """Draws as ImageCaptcha.generate_image does, in the same order of random numbers; returns the two colours as well."""
-        background = random_color(*self._plan.background)
-        colour = random_color(10, 200, random.randint(220, 255))  # noqa: S311
-        image = self.create_captcha_image(label, colour, background)
-        self.create_noise_dots(image, colour, number=self._plan.effective_noise_dots)
-        if self._plan.noise_curve:
-            self.create_noise_curve(image, colour)
-        return image.filter(SMOOTH), background, colour
 
 
 def make_shard(plan: SynthPlan, shard: int, root: str | Path, on_picture: Callable[[], None] | None = None) -> list[ShardFile]:
@@ -133,10 +40,10 @@ def make_shard(plan: SynthPlan, shard: int, root: str | Path, on_picture: Callab
       What the manifest says of the files.
     """
     state = random.getstate()
-    painter = CaptchaPainter(plan)
+    drawn_by = painter(plan)
     with ShardWriter(Path(root), f"shard-{shard:05d}-of-{plan.shards:05d}", plan.layout) as writer:
         for index in range(shard * plan.shard_size, min((shard + 1) * plan.shard_size, plan.count)):
-            captcha = painter.paint(index)
+            captcha = drawn_by.paint(index)
             writer.write(split_of(split_key(captcha.image), plan.splits), _example(plan, captcha).SerializeToString(deterministic=True))
             if on_picture:
                 on_picture()
@@ -197,19 +104,16 @@ def synthesise(plan: SynthPlan, root: str | Path, make_shards: MakeShards = in_p
       make_shards: writes the shards into a folder, and returns what the manifest says of each: `in_processes`, or on Beam.
 
     Raises:
-      CaptchaPipelineError: a font is not right, or the span cannot be written.
+      CaptchaPipelineError: a font is missing or lacks characters, or the span cannot be written.
     """
-    check_fonts(plan)
+    fonts = find_fonts(plan.effective_fonts, plan.spec.characters)
+    plan = replace(plan, fonts=fonts if plan.fonts else ())
     making = new_span(root)
     with writing_in(root), making as draft:
         files = [file for shard in make_shards(plan, draft) for file in shard]
         if plan.layout == "book":
             DataInfo.for_spec(plan.spec).save(draft / DATA_INFO)
-        params = {key: value for key, value in asdict(plan).items() if key not in ("spec", "seed", "layout")}
-        # Another release of either draws other pictures from the same seed.
-        params |= {"font_sizes": plan.effective_font_sizes, "noise_dots": plan.effective_noise_dots}
-        params |= {name: importlib.metadata.version(name) for name in ("captcha", "pillow")}
-        write_manifest(draft, layout=plan.layout, spec=plan.spec, seed=plan.seed, source=SOURCE, params=params, files=files)
+        write_manifest(draft, layout=plan.layout, spec=plan.spec, seed=plan.seed, source=SOURCE, params=plan.params, files=files)
     return making.span
 
 
@@ -240,26 +144,3 @@ def _work(plan: SynthPlan, shard: int, root: Path) -> list[ShardFile]:
 def _count() -> None:
     with _counter.get_lock():
         _counter.value += 1
-
-
-def check_fonts(plan: SynthPlan) -> None:
-    """Checks that every font is there and can write every character of the charset.
-
-    Raises:
-      CaptchaPipelineError: names the font, the characters and the remedy.
-    """
-    from fontTools.ttLib import TTFont, TTLibError
-
-    remedy = "Name fonts that can with --set 'synth.fonts=[/path/to/font.ttf]'."
-    for font in plan.fonts or DEFAULT_FONTS:
-        try:
-            with open(font, "rb") as file, TTFont(io.BytesIO(file.read()), fontNumber=0, lazy=True) as opened:
-                known = opened.getBestCmap() or {}
-        except OSError as error:
-            raise CaptchaPipelineError(f"Cannot read the font {font}: {error.strerror}. {remedy}") from None
-        except (TTLibError, KeyError) as error:
-            raise CaptchaPipelineError(f"{font} is not a TrueType or OpenType font: {error}. {remedy}") from None
-        missing = [character for character in plan.spec.characters if ord(character) not in known]
-        if missing:
-            shown = "".join(missing[:20]) + ("…" if len(missing) > 20 else "")
-            raise CaptchaPipelineError(f"The font {font} has no glyphs for {len(missing)} characters of the charset: {shown}. {remedy}")

@@ -11,8 +11,9 @@ import apache_beam as beam
 
 from components.features import SPLITS
 from components.files import write_whole
+from components.sources.painting import SynthPlan
 from components.sources.spans import ShardFile
-from components.sources.synthetic import SynthPlan, in_processes
+from components.sources.synthetic import in_processes
 
 _MADE: Final = "made.jsonl"
 
