@@ -25,6 +25,7 @@ from components.disk import writing_in
 from components.errors import Busy, CaptchaPipelineError
 from components.files import locked
 from kubeflow.cli import kubeflow_app
+from pipeline.config_cli import config_app
 from pipeline.data_cli import data_app
 from pipeline.options import DEFAULT_CONFIG, BeamOption, ConfigOption, SetOption
 from pipeline.quiet import load_tensorflow, silence
@@ -49,6 +50,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no model was pushed or pictures with two labels were left out, 130 stopped.",
 )
+app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(kubeflow_app, name="kubeflow")
 console = Console()
@@ -326,17 +328,6 @@ def gc(
     from pipeline.garbage import collect
 
     tables.print_garbage(console, collect(load_config(config, overrides), dry_run=dry_run), dry_run=dry_run)
-
-
-@app.command("config")
-def show_config(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
-    """Print the effective configuration, every default included, as YAML."""
-    import yaml
-
-    from pipeline.config_file import load_config
-
-    tree = load_config(config, overrides).model_dump(mode="json")
-    print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")
 
 
 def _name_what_servers_cannot_use(settings: "Config") -> None:

@@ -14,7 +14,7 @@ import typer
 
 from components.errors import CaptchaPipelineError
 from components.features import SPLITS
-from pipeline.options import DEFAULT_CONFIG, BeamOption, ConfigOption, SetOption
+from pipeline.options import DEFAULT_CONFIG, BeamOption, ConfigOption, PatternOption, SetOption
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -42,10 +42,6 @@ class LayoutName(str, Enum):
     book = "book"
 
 
-PatternOption = Annotated[
-    str,
-    typer.Option(help="For a folder: the file name, with {label} in the label's place and * for any text, such as '{label}_*'."),
-]
 LayoutOption = Annotated[LayoutName, typer.Option(help="canonical: encoded pictures and text; book: raw pixels and class ids.")]
 
 

@@ -20,4 +20,8 @@ BeamOption: TypeAlias = Annotated[
         help="The engine of the Beam steps: beam/NAME.yaml beside the configuration, or a file. See docs/scaling.md.",
     ),
 ]
+PatternOption: TypeAlias = Annotated[
+    str,
+    typer.Option(help="For a folder: the file name, with {label} in the label's place and * for any text, such as '{label}_*'."),
+]
 DEFAULT_CONFIG = Path("configs/digits.yaml")
