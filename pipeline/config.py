@@ -58,7 +58,8 @@ class SynthConfig(Section):
 
     @model_validator(mode="after")
     def _one_style(self) -> "SynthConfig":
-        others = sorted(self.model_fields_set & {"font_sizes", "noise_dots", "noise_curve", "background"})
+        names = ("font_sizes", "noise_dots", "noise_curve", "background")
+        others = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if self.free and others:
             raise ValueError(f"{', '.join(others)} are settings of the captcha library's style: remove them, or synth.free")
         return self

@@ -211,7 +211,7 @@ def _clutter(
             tuple((1 - t) ** 2 * a + 2 * t * (1 - t) * b + t * t * c for a, b, c in zip(start, middle, end, strict=True))
             for t in (step / 24 for step in range(25))
         ]
-        drawing.line(points, colour(), max(1, round(rng.uniform(0.6, 3) * unit)), joint="curve")  # type: ignore[arg-type]
+        drawing.line(points, colour(), max(1, round(rng.uniform(0.6, 3) * unit)), joint="curve")
     for _ in range(dots):
         x, y, radius = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.4, 1.6) * unit
         drawing.ellipse((x - radius, y - radius, x + radius, y + radius), colour())
