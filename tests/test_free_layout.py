@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 import yaml
+from fontTools.ttLib import TTFont
 from PIL import Image
 from pydantic import ValidationError
 from typer.testing import CliRunner
@@ -91,7 +92,21 @@ def test_a_font_without_the_characters_is_left_out_of_a_folder_and_refused_by_na
     with pytest.raises(CaptchaPipelineError, match="no glyphs for 2 characters of the charset: AB"):
         find_fonts([symbols], "AB")
     with pytest.raises(CaptchaPipelineError, match=r"None of the \d+ fonts \(\.ttf, \.otf\) in the folder .* has all characters"):
-        find_fonts([FOLDER], "\U00020000")
+        find_fonts([FOLDER], "\U00020000\U00020001")
+
+
+def test_a_font_that_draws_characters_alike_is_refused(tmp_path):
+    """Such as a font of last resort, which draws a box for whatever it is asked for."""
+    with TTFont(Path(FOLDER, "DejaVuSans.ttf")) as font:
+        for table in font["cmap"].tables:
+            if table.isUnicode():
+                table.cmap[ord("B")] = table.cmap[ord("A")]
+        font.save(tmp_path / "boxes.ttf")
+    assert find_fonts([str(tmp_path)], "AC")
+    with pytest.raises(CaptchaPipelineError, match=r"boxes\.ttf draws 2 characters of the charset alike: AB"):
+        find_fonts([str(tmp_path / "boxes.ttf")], "ABC")
+    with pytest.raises(CaptchaPipelineError, match="None of the 1 fonts"):
+        find_fonts([str(tmp_path)], "ABC")
 
 
 def test_the_command_draws_and_the_books_layout_is_refused(tmp_path):

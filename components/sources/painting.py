@@ -5,7 +5,8 @@ A picture depends on the plan and its own index alone, so that any process can d
 
 import importlib.metadata
 import random
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -163,11 +164,11 @@ def _label(spec: CaptchaSpec, rng: Any) -> str:
 
 
 def find_fonts(paths: Iterable[str], characters: str) -> tuple[str, ...]:
-    """Returns the fonts among `paths` to draw these characters with: of a folder, all that have every character.
+    """Returns the fonts among `paths` to draw these characters with: of a folder, all that have a glyph of its own for every character.
 
     Raises:
-      CaptchaPipelineError: a file is missing, is not a font or lacks characters, or a folder has no font that has them all. Names
-        the path, the characters and the remedy.
+      CaptchaPipelineError: a file is missing, is not a font, lacks characters or draws some alike, or a folder has no usable font.
+        Names the path, the characters and the remedy.
     """
     fonts: list[str] = []
     for path in paths:
@@ -207,5 +208,14 @@ def _check_font(font: str, characters: str) -> None:
         raise CaptchaPipelineError(f"{font} is not a TrueType or OpenType font: {error}. {_REMEDY}") from None
     missing = [character for character in characters if ord(character) not in known]
     if missing:
-        shown = "".join(missing[:20]) + ("…" if len(missing) > 20 else "")
-        raise CaptchaPipelineError(f"The font {font} has no glyphs for {len(missing)} characters of the charset: {shown}. {_REMEDY}")
+        these = f"{len(missing)} characters of the charset: {_some(missing)}"
+        raise CaptchaPipelineError(f"The font {font} has no glyphs for {these}. {_REMEDY}")
+    # Such as a font of last resort, which has a few boxes for all of Unicode.
+    drawn = Counter(known[ord(character)] for character in characters)
+    alike = [character for character in characters if drawn[known[ord(character)]] > 1]
+    if alike:
+        raise CaptchaPipelineError(f"The font {font} draws {len(alike)} characters of the charset alike: {_some(alike)}. {_REMEDY}")
+
+
+def _some(characters: Sequence[str]) -> str:
+    return "".join(characters[:20]) + ("…" if len(characters) > 20 else "")
