@@ -72,8 +72,6 @@ def synth(
 
     settings = _load(config, overrides, beam)
     options = settings.synth
-    if options.free and layout is LayoutName.book:
-        raise CaptchaPipelineError("synth.free draws pictures of many sizes; the book's layout holds one size. Leave --layout out.")
     plan = SynthPlan(
         spec=settings.captcha,
         count=count or options.count,

@@ -7,7 +7,7 @@ import importlib.metadata
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -75,13 +75,12 @@ class SynthPlan:
     @property
     def params(self) -> dict[str, Any]:
         """What the manifest says of how the pictures were drawn: JSON values."""
-        plan = asdict(self)
-        style = ("fonts", "free") if self.free else ("fonts", "font_sizes", "noise_dots", "noise_curve", "background")
-        params = {name: plan[name] for name in ("count", "shard_size", "splits", *style)}
+        params: dict[str, Any] = {"count": self.count, "shard_size": self.shard_size, "splits": self.splits, "fonts": self.fonts}
         if self.free:
             params["free"] = self.free.model_dump()
         else:
             params |= {"font_sizes": self.effective_font_sizes, "noise_dots": self.effective_noise_dots}
+            params |= {"noise_curve": self.noise_curve, "background": self.background}
         # Another release of either draws other pictures from the same seed.
         return params | {name: importlib.metadata.version(name) for name in ("captcha", "pillow")}
 

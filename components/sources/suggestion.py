@@ -13,10 +13,10 @@ from PIL import Image
 from components.captcha import CHARSETS
 from components.errors import CaptchaPipelineError
 from components.pictures import PictureError, PictureRules, visible_picture
+from components.sources.imported import MAX_FILE_BYTES
 from components.sources.listing import Entry
 
 _PICTURES: Final = 1_000  # of which the sizes and the colours are looked at
-_MAX_FILE_BYTES: Final = 16 << 20
 # More pixels than these make a fit long, and rarely a reading better.
 _MOST_PIXELS: Final = 16_384
 _HIGHEST: Final = 64
@@ -60,8 +60,8 @@ def suggest(entries: Sequence[Entry], rules: PictureRules) -> list[Suggestion]:
 def _decoded(path: Path, rules: PictureRules) -> Image.Image | None:
     try:
         with open(path, "rb") as file:
-            data = file.read(_MAX_FILE_BYTES + 1)
-        return visible_picture(data, rules) if len(data) <= _MAX_FILE_BYTES else None
+            data = file.read(MAX_FILE_BYTES + 1)
+        return visible_picture(data, rules) if len(data) <= MAX_FILE_BYTES else None
     except (OSError, PictureError):
         return None
 

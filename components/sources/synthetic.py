@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from components.disk import writing_in
+from components.errors import CaptchaPipelineError
 from components.features import DATA_INFO
 from components.records import DataInfo, book_example, canonical_example, encode_png
 from components.sources.painting import Captcha, SynthPlan, find_fonts, painter
@@ -104,8 +105,11 @@ def synthesise(plan: SynthPlan, root: str | Path, make_shards: MakeShards = in_p
       make_shards: writes the shards into a folder, and returns what the manifest says of each: `in_processes`, or on Beam.
 
     Raises:
-      CaptchaPipelineError: a font is missing or lacks characters, or the span cannot be written.
+      CaptchaPipelineError: a font is missing or lacks characters, the book's layout is asked for with `free`, or the span cannot be
+        written.
     """
+    if plan.free and plan.layout == "book":
+        raise CaptchaPipelineError("synth.free draws pictures of many sizes; the book's layout holds one size. Leave --layout out.")
     fonts = find_fonts(plan.effective_fonts, plan.spec.characters)
     plan = replace(plan, fonts=fonts if plan.fonts else ())
     making = new_span(root)
