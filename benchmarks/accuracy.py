@@ -39,7 +39,6 @@ def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
         f"trainer.preset={preset}",
         f"trainer.epochs={epochs}",
         f"trainer.seed={seed}",
-        f"trainer.patience={epochs}",
         "evaluator.min_sequence_accuracy=0",
         "evaluator.max_regression=1",
     )

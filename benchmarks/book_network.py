@@ -126,7 +126,7 @@ def fit(arm: Arm, config: Config, data: Prepared, images: int, seed: int) -> dic
     than _MARGIN below that of guessing, None if it never was.
     """
     spec = config.captcha
-    recipe = Hyperparameters(**config.trainer.model_dump())
+    recipe = Hyperparameters(**config.trainer.hyperparameters)
     files = record_files(data.files("train"), "train")
     count = count_records(files)
     keras.utils.set_random_seed(seed)

@@ -84,7 +84,7 @@ def arrays(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     silence()
     config = TASKS["digits-recipe"].config()
-    parameters = Hyperparameters(**config.trainer.model_dump())
+    parameters = Hyperparameters(**config.trainer.hyperparameters)
     prepared = prepare(config)
     files, eval_files = (record_files(prepared.files(split), split) for split in ("train", "eval"))
     count = count_records(files)

@@ -77,7 +77,7 @@ def rates(config: Config, network: str, precision: str, batch_size: int) -> dict
     from benchmarks.on_jax import Learner, measure, to_device
 
     spec = config.captcha
-    parameters = dataclasses.replace(Hyperparameters(**config.trainer.model_dump()), preset=network, batch_size=batch_size)
+    parameters = dataclasses.replace(Hyperparameters(**config.trainer.hyperparameters), preset=network, batch_size=batch_size)
     learner = Learner(spec, parameters, precision)
     pictures = to_device(random_pictures(spec))
     measures, state = measure(pictures.pixels), learner.start(parameters.seed)

@@ -65,7 +65,7 @@ def main(
     splits = draw(config, drawn, len(os.sched_getaffinity(0)))
     about = {"task": task, "drawn": drawn, "draw_s": round(time.monotonic() - started, 1)}
     print(about, flush=True)
-    parameters = dataclasses.replace(Hyperparameters(**config.trainer.model_dump()), epochs=1)
+    parameters = dataclasses.replace(Hyperparameters(**config.trainer.hyperparameters), epochs=1)
     for outcome in outcomes(
         config.captcha, parameters, splits, [Fit.parse(text) for text in wanted], [int(seed) for seed in seeds.split(",")]
     ):

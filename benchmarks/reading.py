@@ -67,7 +67,7 @@ def timed_loop(step: tf.types.experimental.PolymorphicFunction, batches: Iterabl
 def main() -> None:
     silence()
     config = TASKS["digits-recipe"].config()
-    parameters = Hyperparameters(**config.trainer.model_dump())
+    parameters = Hyperparameters(**config.trainer.hyperparameters)
     files = record_files(prepare(config).files("train"), "train")
     count = count_records(files)
 

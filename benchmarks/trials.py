@@ -51,7 +51,7 @@ class Trial:
 def fit(trial: Trial, config: Config, data: Prepared, epochs: int, pictures: int | None, seed: int) -> dict[str, Any]:
     """Fits a trial to the training split, or to some of its `pictures`, and returns what it makes of the eval split."""
     spec = config.captcha
-    parameters = Hyperparameters(**(config.trainer.model_dump() | {"epochs": epochs, "seed": seed} | dict(trial.parameters)))
+    parameters = Hyperparameters(**(config.trainer.hyperparameters | {"epochs": epochs, "seed": seed} | dict(trial.parameters)))
     keras.utils.set_random_seed(seed)
     files = record_files(data.files("train"), "train")
     there = count_records(files)

@@ -19,6 +19,7 @@ from components.files import publish
 _LOG: Final = logging.getLogger(__name__)
 _STATE: Final = "state.json"
 _FITS: Final = 3  # whose checkpoints stay
+_LEARNT: Final = 0.1
 _HDF5_ENTRY: Final = 4096  # bytes around the values of a variable; about half of it is needed
 # Of two thousand pictures a good model misreads four, give or take two: by that an epoch of the schedule's middle is the best by luck.
 # The cross-entropy tells how well each character of each of them is read. It is that of the model as it would be exported, without
@@ -31,18 +32,20 @@ class Progress(keras.callbacks.Callback):
 
     Attributes:
       epoch: the number of epochs finished.
+      epochs: how many there are to be.
       history: for each of them: `loss`, the metrics, the same of the eval split with `val_` before the name, JUDGED_BY and `seconds`.
     """
 
-    def __init__(self, epochs: int, patience: int):
+    def __init__(self, epochs: int, patience: int | None):
         """Args:
         epochs: how many there are to be.
-        patience: epochs without a lower JUDGED_BY after which the fit ends.
+        patience: epochs without a lower JUDGED_BY after which the fit ends, None for never. They count once JUDGED_BY has fallen by
+          _LEARNT from where it began: a fit can be at chance for long before it learns.
         """
         super().__init__()
         self.epoch = 0
         self.history: list[dict[str, float]] = []
-        self._epochs = epochs
+        self.epochs = epochs
         self._patience = patience
         self._started = 0.0
 
@@ -54,7 +57,11 @@ class Progress(keras.callbacks.Callback):
     @property
     def finished(self) -> bool:
         """Whether there is no further epoch to come."""
-        return self.epoch >= self._epochs or self.epoch - self.best_epoch >= self._patience
+        if self.epoch >= self.epochs or self._patience is None or not self.history:
+            return self.epoch >= self.epochs
+        first, best = (self.history[number - 1][JUDGED_BY] for number in (1, self.best_epoch))
+        has_learnt = best < (1 - _LEARNT) * first
+        return has_learnt and self.epoch - self.best_epoch >= self._patience
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._started = time.monotonic()
@@ -66,6 +73,9 @@ class Progress(keras.callbacks.Callback):
         if self.finished:
             self.model.stop_training = True
 
+    def say(self, line: str) -> None:
+        """Prints how the fit goes, where that is of interest."""
+
 
 class Checkpoint(Progress):
     """Keeps the state after the last finished epoch and after the best one in a folder, and says how it goes.
@@ -75,7 +85,7 @@ class Checkpoint(Progress):
     that cannot be read is deleted, and which epoch is the best follows from the history.
     """
 
-    def __init__(self, directory: Path, epochs: int, patience: int, *, writes: bool = True):
+    def __init__(self, directory: Path, epochs: int, patience: int | None, *, writes: bool = True):
         """Args:
         directory: where the state is kept.
         epochs, patience: as for Progress.
@@ -92,7 +102,7 @@ class Checkpoint(Progress):
             model.optimizer.build(model.trainable_variables)
             try:
                 state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-                self.history, self.epoch = state["history"], len(state["history"])
+                self.history, self.epoch, self.epochs = state["history"], len(state["history"]), state["epochs"]
                 model.load_weights(self._folder(self.best_epoch) / WEIGHTS_FILE)  # it will be wanted in the end
                 model.load_weights(folder / WEIGHTS_FILE)
                 for variable, value in zip(_random_states(model), state["random"], strict=True):
@@ -103,7 +113,7 @@ class Checkpoint(Progress):
                     _LOG.warning("The checkpoint %s cannot be read (%s): training goes on from an older one or starts over.", folder, error)
                     shutil.rmtree(folder)
                 continue
-            self._say(f"going on after epoch {self.epoch} of {self._epochs}")
+            self.say(f"going on after epoch {self.epoch} of {self.epochs}")
             return model
         return build()
 
@@ -116,8 +126,8 @@ class Checkpoint(Progress):
         if self._writes:
             self._save()
         row = self.history[-1]
-        self._say(
-            f"epoch {self.epoch}/{self._epochs}: loss {row['loss']:.4f}, eval cross-entropy {row[JUDGED_BY]:.4f}, "
+        self.say(
+            f"epoch {self.epoch}/{self.epochs}: loss {row['loss']:.4f}, eval cross-entropy {row[JUDGED_BY]:.4f}, "
             f"eval full-sequence accuracy {row['val_sequence_accuracy']:.2%}, {row['seconds']:.0f} s"
         )
 
@@ -129,14 +139,19 @@ class Checkpoint(Progress):
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir(parents=True)
         save_weights(self.model, half / WEIGHTS_FILE)
-        state = {"history": self.history, "random": [variable.numpy().tolist() for variable in _random_states(self.model)]}
+        state = {
+            "epochs": self.epochs,
+            "history": self.history,
+            "random": [variable.numpy().tolist() for variable in _random_states(self.model)],
+        }
         (half / _STATE).write_text(json.dumps(state), encoding="utf-8")
         publish(half, self._folder(self.epoch))
         for folder in self._directory.glob("epoch-*"):
             if folder not in (self._folder(self.epoch), self._folder(self.best_epoch)):
                 shutil.rmtree(folder)
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Prints a line, in the one process that writes."""
         if self._writes:
             print(line, flush=True)
 

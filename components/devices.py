@@ -1,6 +1,7 @@
 """What the Trainer computes on: which devices, in which precision, and how a fit is shared among several of them."""
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -101,7 +102,7 @@ def fit(
       evaluation: likewise; see `evaluation_batches`.
       initial_epoch: how many epochs are done.
       epochs: the number of the last.
-      callbacks: told of epochs, not of batches.
+      callbacks: told of epochs, and of the ends of batches.
 
     Raises:
       CaptchaPipelineError: the workers do not agree on `initial_epoch`.
@@ -126,12 +127,18 @@ def fit(
 
         return run_next
 
-    def metrics(of: keras.Model, run_next: Callable[[Any], None], batches: tf.distribute.DistributedDataset) -> dict[str, float]:
+    def metrics(
+        of: keras.Model,
+        run_next: Callable[[Any], None],
+        batches: tf.distribute.DistributedDataset,
+        on_batch: Callable[[int], None] = lambda batch: None,
+    ) -> dict[str, float]:
         of.reset_metrics()
         iterator = iter(batches)
         with contextlib.suppress(tf.errors.OutOfRangeError):  # the end of the batches
-            while True:
+            for batch in itertools.count():
                 run_next(iterator)
+                on_batch(batch)
         return {name: float(value) for name, value in of.get_metrics_result().items()}
 
     _check_agreement(strategy, initial_epoch)
@@ -144,7 +151,7 @@ def fit(
     told.on_train_begin()
     for epoch in range(initial_epoch, epochs):
         told.on_epoch_begin(epoch)
-        trained = metrics(model, train, training_batches)
+        trained = metrics(model, train, training_batches, told.on_train_batch_end)
         judged = {f"val_{name}": value for name, value in metrics(judge, evaluate, evaluation_batches).items()}
         told.on_epoch_end(epoch, trained | judged)
         if model.stop_training:

@@ -23,6 +23,13 @@ class Muon(keras.optimizers.Adam):
     variable of TensorFlow's for its `path`).
     """
 
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule | float):
+        """Args:
+        schedule: the learning rate, by step or throughout.
+        """
+        super().__init__(schedule)
+        self.schedule = schedule
+
     def update_step(self, gradient: keras.KerasTensor, variable: keras.Variable, learning_rate: keras.KerasTensor) -> None:
         """Called by Keras for each variable."""
         if len(variable.shape) != 4:

@@ -65,7 +65,7 @@ def recipe(settings: str, window: str, epochs: int, attempt: int) -> str:
     Args:
       settings: the parts of the configuration that decide what the model is, as JSON.
       window: the digest of the window of spans, see `components.sources.spans.Window`.
-      epochs: passes over the training split, which a run of a compiled pipeline may set.
+      epochs: passes over the training split, 0 for as many as suit its size, which a run of a compiled pipeline may set.
       attempt: how often the same has been fitted before; each attempt starts from another seed.
     """
     code = source_digest(*(module for step in _MAKE_THE_MODEL for module in _CODE[step]))

@@ -22,6 +22,7 @@ from components.features import BASE_PROBLEM, FINGERPRINT, HISTORY_FILE, RECIPE,
 from components.hyperparameters import Hyperparameters, learning_rate_schedule
 from components.model import PRESETS, build_model, captcha_loss, captcha_metrics
 from components.optimizer import Muon
+from components.pace import Pace
 from components.recipe import fingerprint
 from components.signatures import export_model
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
@@ -65,7 +66,10 @@ def run_fn(fn_args: FnArgs) -> None:
     # On a CPU that is enough for the same weights twice: TensorFlow's kernels for it add up in a fixed order.
     keras.utils.set_random_seed(parameters.seed)
     examples = find_examples(fn_args)
+    parameters = parameters.for_count(examples.count)
     check_batch_size(parameters.batch_size, strategy.num_replicas_in_sync, examples.count)
+    if parameters.max_minutes and parameters.strategy == "multi_worker":
+        raise CaptchaPipelineError("trainer.max_minutes is for one machine: several workers would time it differently. Set trainer.epochs.")
     chief = is_chief(strategy)
     checkpoint_dir = Path(config["checkpoint_dir"])
     if chief:
@@ -73,11 +77,14 @@ def run_fn(fn_args: FnArgs) -> None:
     checkpoint = Checkpoint(checkpoint_dir / name, parameters.epochs, parameters.patience, writes=chief)
     with strategy.scope():
         model = checkpoint.restore(lambda: compiled_model(spec, parameters, examples.count, base))
+    model.optimizer.schedule.steps.assign(float(checkpoint.epochs * parameters.epoch_steps(examples.count)))
     if not checkpoint.finished:
+        checkpoint.say(_plan(parameters, examples.count))
+        pace = Pace(checkpoint, model.optimizer.schedule, parameters.max_minutes)
         # Not in fn_args.model_run_dir: on Kubeflow that is copied out of the pod only at the end, and a fit taken up again has another.
         log_dir = Path(config["log_dir"]) / name
         shown = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if chief else []
-        fit_to(examples, model, spec, parameters, strategy, checkpoint.epoch, [*shown, checkpoint])
+        fit_to(examples, model, spec, parameters, strategy, checkpoint.epoch, [*shown, pace, checkpoint])
     if not chief:
         return
     checkpoint.restore_best(model)
@@ -102,6 +109,12 @@ def run_fn(fn_args: FnArgs) -> None:
         config["wrong_size"],
     )
     (Path(fn_args.model_run_dir) / HISTORY_FILE).write_text(json.dumps(checkpoint.history, indent=1) + "\n", encoding="utf-8")
+
+
+def _plan(parameters: Hyperparameters, count: int) -> str:
+    passes = f" of {parameters.passes} passes" if parameters.passes > 1 else ""
+    steps = parameters.epochs * parameters.epoch_steps(count)
+    return f"{count:,} pictures to learn from: {parameters.epochs} epochs{passes}, {steps:,} steps of {parameters.batch_size} pictures"
 
 
 def find_examples(fn_args: FnArgs) -> Examples:
@@ -140,6 +153,7 @@ def fit_to(
             parameters.batch_size,
             parameters.shift,
             parameters.seed,
+            passes=parameters.passes,
             first_epoch=initial_epoch,
         ),
         partial(evaluation_batches, examples.eval, spec, EVALUATION_BATCH),

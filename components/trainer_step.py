@@ -51,7 +51,7 @@ class Trainer(components.Trainer):
 
     Args:
       settings: for the recipe of the model, see `components.recipe.recipe`.
-      epochs: passes over the training split.
+      epochs: passes over the training split, 0 for as many as suit its size.
       attempt: how often the same has been fitted before; each time from another seed.
     """
 

@@ -67,6 +67,7 @@ def training_batches(
     shift: int,
     seed: int,
     *,
+    passes: int = 1,
     first_epoch: int = 0,
     replicas: int = 1,
     ours: range = range(1),
@@ -83,6 +84,7 @@ def training_batches(
       batch_size: pictures a batch; the last one of an epoch may be smaller.
       shift: pixels, 0 for none.
       seed: of the order and the shifts.
+      passes: how often each record comes in an epoch; they are shuffled together.
       first_epoch: how many epochs are behind: the orders and shifts are those that would have followed them.
       replicas: among how many each batch is split evenly. With more than one, an epoch leaves out the records after the last whole
         batch: another few each time.
@@ -96,7 +98,8 @@ def training_batches(
     records = tf.data.TFRecordDataset(list(files), "GZIP")
     if count <= in_memory:
         records = records.cache()
-    shuffled = records.shuffle(max(1, min(count, in_memory)), seed=seed, reshuffle_each_iteration=True)
+    together = records.repeat(passes)
+    shuffled = together.shuffle(max(1, min(passes * count, in_memory)), seed=seed, reshuffle_each_iteration=True)
     batches = _parts(shuffled.batch(batch_size, drop_remainder=replicas > 1), replicas, ours)
     # Stateless shifts: those of a stateful generator would depend on which thread of `map` comes first.
     seeds = tf.data.Dataset.random(seed=seed + ours.start, rerandomize_each_iteration=True).batch(2)

@@ -27,7 +27,8 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     search that was killed goes on with the trial that it was in.
 
     `fn_args.custom_config` holds: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `fixed`, the names of
-    those to leave alone; `trials` and `epochs`, how many trials of how many epochs; `search_dir`, where the search is kept.
+    those to leave alone; `trials` and `epochs`, how many trials of how many epochs, 0 for as many as suit the number of pictures; and
+    `search_dir`, where the search is kept.
 
     Raises:
       CaptchaPipelineError: a split is empty, every hyperparameter is fixed, or the strategy asks for what is not there.
@@ -44,7 +45,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
 
     def run_trial(trial: Trial) -> dict[str, float]:
         keras.backend.clear_session()
-        parameters = replace(now, **trial.hyperparameters.values)
+        parameters = replace(now, **trial.hyperparameters.values).for_count(examples.count)
         keras.utils.set_random_seed(parameters.seed)
         with strategy.scope():
             model = compiled_model(spec, parameters, examples.count)

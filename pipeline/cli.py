@@ -175,7 +175,7 @@ def tune(
     overrides: SetOption = None,
     beam: BeamOption = None,
     trials: Annotated[int, typer.Option(min=1, help="Fits, the first with the present values.")] = 12,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split, each fit.")] = 4,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training split, each fit (default: as in a run)")] = None,
 ) -> None:
     """Search for a better learning rate, batch size, label smoothing and shift. Runs use what it finds from then on.
 
@@ -192,7 +192,7 @@ def tune(
     from pipeline import local, tables
 
     with tables.StepProgress(console) as progress:
-        found = local.tune(settings, trials, epochs, progress.on_step)
+        found = local.tune(settings, trials, epochs or settings.trainer.passes, progress.on_step)
     _clean_up(settings)
     tables.print_trials(console, found)
     console.print(f"Written to {settings.tuned_path}: runs use it. Remove it to have the defaults back.", highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """The configuration: one typed, frozen tree. pipeline/config_file.py reads it."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -81,19 +81,30 @@ class WarmStart(Section):
 
 class TrainerConfig(Section):
     preset: Literal["vgg-slim", "vgg16-bn", "vgg-book"] = "vgg-slim"
-    epochs: int = Field(8, ge=1, description="passes over the training split")
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="passes over the training split; auto: by its size")
+    max_minutes: float | None = Field(None, gt=0, description="a fit that would take longer has fewer epochs; null for no limit")
     batch_size: int = Field(32, ge=1, description="of all GPUs or machines together")
     learning_rate: float = Field(7e-3, gt=0)
     warmup: Fraction = Field(0.1, description="the share of the fit in which the learning rate rises")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="the share of a label that is spread over all classes")
     shift: int = Field(2, ge=0, le=16, description="pixels by which training pictures are moved at most, each way")
-    patience: int = Field(5, ge=1, description="epochs without a lower cross-entropy on eval before stopping")
+    patience: int | None = Field(None, ge=1, description="epochs without a lower cross-entropy on eval before stopping; null for never")
     precision: Literal["auto", "float32", "mixed_bfloat16"] = Field("auto", description="auto: bfloat16 where it is faster")
     strategy: Literal["auto", "cpu", "one_gpu", "mirrored", "multi_worker"] = Field(
         "auto", description="auto: every GPU of this machine, or the CPU; multi_worker: the machines of TF_CONFIG, see docs/scaling.md"
     )
     seed: int = Field(1, ge=0)
     warm_start: WarmStart | None = Field(None, description="go on from the model in production, with these; null to start from nothing")
+
+    @property
+    def passes(self) -> int:
+        """`epochs` as a parameter of a run, which is a number: 0 for auto."""
+        return 0 if self.epochs == "auto" else self.epochs
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The fields of components.hyperparameters.Hyperparameters."""
+        return self.model_dump() | {"epochs": self.passes}
 
 
 class EvaluatorConfig(Section):

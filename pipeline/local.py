@@ -57,7 +57,7 @@ def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict
     Args:
       config: as the user wrote it, see `load_config`: what it sets is not searched.
       trials: fits.
-      epochs: of each fit.
+      epochs: of each fit, 0 for as many as suit the number of pictures.
       on_step: as for `run`.
 
     Returns:
@@ -71,7 +71,8 @@ def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict
     results = Path(record.artifact_uri("Tuner", "tuner_results") or "") / "tuner_results.json"
     found = sorted(json.loads(results.read_text(encoding="utf-8")), key=lambda trial: trial["score"])
     best = {name: value for name, value in found[0].items() if name in TrainerConfig.model_fields}
-    text = f"# By captcha-pipeline tune: the best of {trials} trials of {epochs} epochs, cross-entropy on eval {found[0]['score']:.4f}.\n"
+    length = f" of {epochs} epochs" if epochs else ""
+    text = f"# By captcha-pipeline tune: the best of {trials} trials{length}, cross-entropy on eval {found[0]['score']:.4f}.\n"
     write_whole(Path(config.tuned_path), text + yaml.safe_dump({"trainer": best}))
     return found
 
