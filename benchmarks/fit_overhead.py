@@ -88,6 +88,7 @@ def main() -> None:
     prepared = prepare(config)
     files, eval_files = (record_files(prepared.files(split), split) for split in ("train", "eval"))
     count = count_records(files)
+    parameters = parameters.for_count(count)
     judged_by = eval_files[:1]
     strategy = choose_strategy(parameters.strategy)
 

@@ -106,10 +106,10 @@ def main(config: ConfigOption, overrides: SetOption = None) -> None:
 
     settings = load_config(config, overrides)
     data = prepare(settings)
-    epochs = settings.trainer.epochs
     rows = []
     with tempfile.TemporaryDirectory() as root:
         whole, _ = finish(start(settings, data, Path(root, "whole")), Path(root, "whole"))
+        epochs = len(whole.history)
         rows.append(["not killed", "", f"{whole.accuracy:.2%}", "", ""])
         for epoch in (1, (epochs + 1) // 2, epochs):
             folder = Path(root, f"killed-{epoch}")

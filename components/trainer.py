@@ -77,9 +77,11 @@ def run_fn(fn_args: FnArgs) -> None:
     checkpoint = Checkpoint(checkpoint_dir / name, parameters.epochs, parameters.patience, writes=chief)
     with strategy.scope():
         model = checkpoint.restore(lambda: compiled_model(spec, parameters, examples.count, base))
-    model.optimizer.schedule.steps.assign(float(checkpoint.epochs * parameters.epoch_steps(examples.count)))
+        if checkpoint.epochs != parameters.epochs:  # a fit that trainer.max_minutes has shortened goes on
+            model.optimizer.schedule.steps.assign(float(checkpoint.epochs * parameters.epoch_steps(examples.count)))
     if not checkpoint.finished:
-        checkpoint.say(_plan(parameters, examples.count))
+        if not checkpoint.epoch:
+            checkpoint.say(_plan(parameters, examples.count))
         pace = Pace(checkpoint, model.optimizer.schedule, parameters.max_minutes)
         # Not in fn_args.model_run_dir: on Kubeflow that is copied out of the pod only at the end, and a fit taken up again has another.
         log_dir = Path(config["log_dir"]) / name
