@@ -1,6 +1,6 @@
 """The Trainer's optimizer: Muon for the kernels of convolutions, Adam for all else."""
 
-from typing import Final
+from typing import Any, Final
 
 import keras
 from keras import ops
@@ -23,11 +23,12 @@ class Muon(keras.optimizers.Adam):
     variable of TensorFlow's for its `path`).
     """
 
-    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule | float):
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule | float, **options: Any):
         """Args:
         schedule: the learning rate, by step or throughout.
+        options: Adam's.
         """
-        super().__init__(schedule)
+        super().__init__(schedule, **options)
         self.schedule = schedule
 
     def update_step(self, gradient: keras.KerasTensor, variable: keras.Variable, learning_rate: keras.KerasTensor) -> None:

@@ -4,11 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import pace
 from components.checkpoint import Progress
 from components.hyperparameters import Hyperparameters, WarmupCosine, learning_rate_schedule
 from components.pace import Pace
 from pipeline.config import TrainerConfig
+
+
+class Talking(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(10, None)
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def parameters(**changes) -> Hyperparameters:
@@ -56,15 +66,13 @@ def test_the_rate_rises_and_falls_as_keras_own_schedule():
 )
 def test_a_fit_says_how_long_it_takes_and_keeps_to_the_time_there_is(monkeypatch, max_minutes, epoch, epochs, said):
     clock = iter([100.0, 100.0 + 20 * 1.2])
-    monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
-    lines = []
-    progress = Progress(10, None)
+    monkeypatch.setattr("components.pace.time.monotonic", lambda: next(clock))
+    progress = Talking()
     progress.epoch = epoch
-    progress.say = lines.append  # type: ignore[method-assign]
     schedule = WarmupCosine(0.01, 0.1, 1000)
     paced = Pace(progress, schedule, max_minutes)
     for batch in range(40):
         paced.on_train_batch_end(batch)
-    assert lines == [said]
+    assert progress.lines == [said]
     assert progress.epochs == epochs
     assert float(schedule.steps) == 100 * epochs
