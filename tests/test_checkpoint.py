@@ -113,6 +113,19 @@ def test_stopping_early_and_the_best_weights_outlive_a_kill(tmp_path: Path) -> N
     assert again.finished
 
 
+def test_a_fit_that_has_not_learnt_yet_does_not_stop(tmp_path: Path) -> None:
+    """With few pictures a fit can be at chance for many epochs."""
+    progress = Checkpoint(tmp_path, 9, patience=2)
+    model = epochs(progress, [2.30, 2.31, 2.29, 2.31, 2.32, 2.20])
+    assert not model.stop_training
+    model = epochs(Checkpoint(tmp_path, 9, patience=2), [1.9, 2.0, 1.95])
+    assert model.stop_training
+
+
+def test_without_patience_it_goes_on_to_the_last_epoch(tmp_path: Path) -> None:
+    assert epochs(Checkpoint(tmp_path, 6, patience=None), [0.9, 0.2, 0.6, 0.6, 0.6, 0.6]).stop_training
+
+
 def test_without_the_best_weights_it_goes_on_from_what_is_left(tmp_path: Path) -> None:
     epochs(Checkpoint(tmp_path, 9, patience=9), [0.9, 0.5, 0.6])
     (tmp_path / "epoch-000002" / WEIGHTS_FILE).unlink()

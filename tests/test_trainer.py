@@ -2,6 +2,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -224,13 +225,27 @@ def test_the_checkpoints_of_few_fits_stay(fit: Fit, tmp_path: Path) -> None:
     assert {path.name for path in checkpoints.iterdir()} == {fingerprint("abc", None), "newest", "second"}
 
 
-def test_it_stops_early_and_keeps_the_best(fit: Fit) -> None:
+def test_a_fit_with_no_number_of_epochs_is_by_the_pictures_and_keeps_to_its_minutes(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    history = _history(fit("auto", epochs=0, max_minutes=0.001))
+    lines = capsys.readouterr().out.splitlines()
+    planned = re.fullmatch(r"(\d+) pictures to learn from: (\d+) epochs of (\d+) passes, ([\d,]+) steps of 16 pictures", lines[0])
+    assert planned
+    count, epochs, passes = map(int, planned.groups()[:3])
+    assert int(planned[4].replace(",", "")) == epochs * -(-passes * count // 16)
+    assert passes > 5
+    assert re.fullmatch(rf"about 1 min to go: \d+ ms a step, 1 epochs in place of {epochs}", lines[1])
+    assert len(history) == 1
+    assert history[0]["val_sequence_accuracy"] > 0.5, "one epoch of many passes"
+    fit("again", epochs=0, max_minutes=0.001)
+    assert capsys.readouterr().out.splitlines() == ["going on after epoch 1 of 1"]
+
+
+def test_at_chance_it_does_not_stop_early_and_the_best_epoch_is_exported(fit: Fit) -> None:
     # What moves at this rate are the averages of the batch normalisation.
     folder = fit("early", patience=1, learning_rate=1e-9, warmup=0.0)
     history = _history(folder)
-    best, last = history[-2:]
-    assert len(history) < EPOCHS
-    assert best[JUDGED_BY] == min(row[JUDGED_BY] for row in history) < last[JUDGED_BY]
+    assert len(history) == EPOCHS
+    best, last = min(history, key=lambda row: row[JUDGED_BY]), history[-1]
     pictures = [(encoded(draw(SPEC, label, seed)), label) for seed in range(20, 24) for label in LABELS]
     answer = tf.saved_model.load(str(folder / "model")).signatures["serving_default"](image=tf.constant([data for data, _ in pictures]))
     read = np.mean([text.decode() == label for text, (_, label) in zip(answer[TEXT].numpy(), pictures, strict=True)])
