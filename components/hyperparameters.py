@@ -96,7 +96,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         """As Keras has it."""
-        return {"highest": self._highest, "warmup": self._warmup, "steps": int(self.steps)}
+        return {"highest": self._highest, "warmup": self._warmup, "steps": int(self.steps.numpy())}
 
 
 def learning_rate_schedule(parameters: Hyperparameters, count: int) -> WarmupCosine:

@@ -37,7 +37,7 @@ class Pace(keras.callbacks.Callback):
             self._decide((time.monotonic() - self._started) / _TIMED / 60)
 
     def _decide(self, minutes_a_step: float) -> None:
-        progress, steps = self._progress, int(self._schedule.steps)
+        progress, steps = self._progress, int(self._schedule.steps.numpy())
         planned = progress.epochs
         # What is taken up again keeps the length that it began with.
         if self._max_minutes and not progress.epoch and minutes_a_step * steps > self._max_minutes:
