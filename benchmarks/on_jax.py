@@ -12,7 +12,7 @@ import numpy.typing as npt
 from benchmarks.in_memory import Split, shifted
 from components.captcha import CaptchaSpec
 from components.hyperparameters import Hyperparameters
-from components.model import PRESETS, build_model, captcha_loss
+from components.model import PRESETS, build_model, captcha_loss, with_column_loss
 from components.optimizer import Muon
 
 Values: TypeAlias = list[jax.Array]
@@ -71,9 +71,9 @@ class Learner:
 
     def __init__(self, spec: CaptchaSpec, parameters: Hyperparameters, dtype: str):
         self._build = partial(build_model, spec, PRESETS[parameters.preset], dtype)
-        self.model = self._build()
+        self.model = with_column_loss(self._build())
+        self.model.compile(loss=captcha_loss(parameters.label_smoothing))
         self._shift = parameters.shift
-        self._loss = captcha_loss(parameters.label_smoothing)
         self._optimizer = Muon(0.0)
         self._optimizer.build(self.model.trainable_variables)
         self._rate: Final = [variable.name for variable in self._optimizer.variables].index("learning_rate")
@@ -109,8 +109,8 @@ class Learner:
             images = _normalised(shifted(pixels, offsets, self._shift), measures)
 
             def loss(weights: Values) -> tuple[jax.Array, Values]:
-                logits, others = self.model.stateless_call(weights, state.others, images, training=True)
-                return self._loss(labels, logits), others
+                outputs, others = self.model.stateless_call(weights, state.others, images, training=True)
+                return self.model.compute_loss(y=labels, y_pred=outputs), others
 
             (value, others), gradients = jax.value_and_grad(loss, has_aux=True)(state.weights)
             optimizer = list(state.optimizer)
@@ -124,7 +124,8 @@ class Learner:
         """Returns the probabilities, float32 [batches, batch, max_length, num_classes], of int32 [batches, batch] pictures."""
 
         def read(order: jax.Array) -> jax.Array:
-            logits, _ = self.model.stateless_call(state.weights, state.others, _normalised(pixels[order], measures), training=False)
+            outputs, _ = self.model.stateless_call(state.weights, state.others, _normalised(pixels[order], measures), training=False)
+            logits, *_ = jax.tree.leaves(outputs)
             return jax.nn.softmax(logits)
 
         return jax.lax.map(read, order)

@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from components.model import Glimpses
+from components.glimpses import Glimpses
 
 
 def reading_operations(model: keras.Model) -> int:
@@ -27,8 +27,8 @@ def _operations(layer: keras.layers.Layer) -> int:
     if isinstance(layer, keras.layers.Dense):
         return 2 * math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
     if isinstance(layer, Glimpses):
-        width = layer.input.shape[2]
+        width = layer.input[0].shape[1]
         _, positions, size = layer.output.shape
-        keys, queries, _ = layer.weights
+        keys, queries, *_ = layer.weights
         return 2 * width * (math.prod(keys.shape) + math.prod(queries.shape) + positions * size)
     return 0

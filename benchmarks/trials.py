@@ -13,7 +13,7 @@ from benchmarks.prepared import Prepared
 from components.captcha import CaptchaSpec
 from components.devices import training_dtype
 from components.hyperparameters import Hyperparameters, learning_rate_schedule
-from components.model import PRESETS, Glimpses, Preset, build_model, captcha_loss, captcha_metrics
+from components.model import PRESETS, Preset, build_model, captcha_loss, captcha_metrics, with_column_loss
 from components.optimizer import Muon
 from components.trainer import EVALUATION_BATCH
 from components.training_input import count_records, evaluation_batches, record_files, training_batches
@@ -59,7 +59,7 @@ def fit(trial: Trial, config: Config, data: Prepared, epochs: int, pictures: int
     design = dataclasses.replace(PRESETS[parameters.preset], **trial.design)
 
     def compiled(spec: CaptchaSpec, epochs: int) -> keras.Model:
-        model = trial.build(spec, design, training_dtype(parameters.precision))
+        model = with_column_loss(trial.build(spec, design, training_dtype(parameters.precision)))
         optimizer = trial.optimizer(trial.schedule(dataclasses.replace(parameters, epochs=epochs), count))
         model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics(spec))
         return model
@@ -94,13 +94,14 @@ def _with_head(
 ) -> keras.Model:
     """The convolutions of `build_model` under other heads: from the last map [N, h, w, C] to logits [N, max_length, num_classes]."""
     whole = build_model(spec, design, dtype)
-    return keras.Model(whole.input, head(whole.get_layer("glimpses").input, spec, design))
+    return keras.Model(whole.input, head(whole.get_layer("margin").input, spec, design))
 
 
-def _own_heads(x: keras.KerasTensor, spec: CaptchaSpec, design: Preset) -> keras.KerasTensor:
+def _own_heads(spec: CaptchaSpec, design: Preset, dtype: str) -> keras.Model:
     """As the preset, but each position's head has weights of its own."""
-    glimpses = layers.Dropout(design.dropout)(Glimpses(spec.max_length, "glimpses", keras.DTypePolicy("float32"))(x))
-    return layers.EinsumDense("npc,pck->npk", (spec.max_length, spec.num_classes), bias_axes="pk", dtype="float32")(glimpses)
+    whole = build_model(spec, design, dtype)
+    heads = layers.EinsumDense("npc,pck->npk", (spec.max_length, spec.num_classes), bias_axes="pk", dtype="float32")
+    return keras.Model(whole.input, heads(whole.get_layer("drop").output))
 
 
 def _position_wise(x: keras.KerasTensor, spec: CaptchaSpec, design: Preset) -> keras.KerasTensor:
@@ -127,8 +128,8 @@ def _colour_blind(spec: CaptchaSpec, design: Preset, dtype: str) -> keras.Model:
 
 def _linear(parameters: Hyperparameters, count: int) -> Schedule:
     """Up in the warm-up, then down to 0, both straight."""
-    cosine = learning_rate_schedule(parameters, count)
-    return _Linear(parameters.learning_rate, cosine.warmup_steps, cosine.warmup_steps + cosine.decay_steps)
+    steps = parameters.epochs * parameters.epoch_steps(count)
+    return _Linear(parameters.learning_rate, round(parameters.warmup * steps), steps)
 
 
 class _Linear(Schedule):
@@ -255,7 +256,7 @@ TRIALS: Final = MappingProxyType(
         "late": Trial(design=_groups((16,), (32,), (64, 64), (128, 128))),
         "five groups": Trial(design=_groups((16,), (32, 32), (64, 64), (128, 128), (256,))),
         "direct heads": Trial(design={"heads": "direct"}),
-        "own heads": Trial(build=partial(_with_head, _own_heads)),
+        "own heads": Trial(build=_own_heads),
         "position-wise": Trial(build=partial(_with_head, _position_wise)),
         "colour-blind at first": Trial(build=_colour_blind),
         "pooled": Trial(build=partial(_with_head, _pooled)),

@@ -7,12 +7,13 @@ Networks" (2014).
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import keras
 from keras import ops
 
 from components.captcha import CaptchaSpec
+from components.glimpses import Count, Glimpses
 from components.metrics import read
 
 
@@ -24,8 +25,10 @@ class Preset:
       groups: the filters of the convolutions of each group; a 2x2 pooling follows each group, see `heads`.
       dense: the units of the fully connected layers between the last pooling and the heads.
       dropout: the rate after each fully connected layer; where there is none, before the heads.
-      heads: "direct", each a fully connected layer on all that comes before; or "attention", see `Glimpses`: then a pooling halves
-        the width only if three columns are left for each position, so that no two positions have to share one.
+      heads: "direct", each a fully connected layer on all that comes before; or "counted", one layer that all positions share, on what
+        `Glimpses` shows each of them. Then a pooling halves the width only if three columns are left for each position, so that no two
+        positions have to share one.
+      context: the filters of the convolution over the whole height and three columns that comes before counted heads.
       batch_norm: whether each convolution and each fully connected layer is followed by batch normalisation (Ioffe and
         Szegedy, 2015). Without it VGG stays at chance for long at Adam's usual rates.
     """
@@ -33,7 +36,8 @@ class Preset:
     groups: tuple[tuple[int, ...], ...]
     dense: tuple[int, ...] = ()
     dropout: float = 0.5
-    heads: Literal["direct", "attention"] = "direct"
+    heads: Literal["direct", "counted"] = "direct"
+    context: int = 0
     batch_norm: bool = True
 
 
@@ -43,7 +47,7 @@ PRESETS: Final = MappingProxyType(
     {
         # The heads see the columns of the map, not a pooled or a dense summary of it: where a character stands is what tells them
         # apart.
-        "vgg-slim": Preset(groups=((16,), (32, 32), (64, 64), (128, 128)), dropout=0.1, heads="attention"),
+        "vgg-slim": Preset(groups=((16,), (32, 32), (64, 64), (128, 128)), dropout=0.1, heads="counted", context=256),
         "vgg16-bn": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096)),
         "vgg-book": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096), batch_norm=False),
     }
@@ -52,9 +56,9 @@ PRESETS: Final = MappingProxyType(
 # The moving averages decide what the eval split sees. 0.9 follows the weights within some ten batches; Keras' 0.99 lags behind
 # them by hundreds, which in a run of a few thousand batches is a good part of it.
 _BATCH_NORM_MOMENTUM: Final = 0.9
-_KEY_UNITS: Final = 64
 _COLUMNS_A_POSITION: Final = 3
 _NAME: Final = "multi_head_vgg"
+COLUMN_HEAD: Final = "column_head"
 
 
 def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> keras.Model:
@@ -91,8 +95,14 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
             x = activate(x, name)
         if not design.batch_norm:
             x = pool(x)
-    if design.heads == "attention":
-        x = Glimpses(spec.max_length, name="glimpses", dtype=policy)(x)
+    if design.heads == "counted":
+        _, height, width, _ = x.shape
+        x = keras.layers.ZeroPadding2D((0, 1), name="margin", dtype=policy)(x)
+        x = activate(keras.layers.Conv2D(design.context, (height, 3), name="context", **weights)(x), "context")
+        x = keras.layers.Reshape((width, design.context), name="columns", dtype=policy)(x)
+        dropped = keras.layers.Dropout(design.dropout, name="column_drop", dtype=policy)(x)
+        count = Count(name="count", dtype="float32")(keras.layers.Dense(len(spec.characters) + 1, name=COLUMN_HEAD, dtype="float32")(dropped))
+        x = Glimpses(spec.max_length, name="glimpses", dtype=policy)([x, count])
         x = keras.layers.Dropout(design.dropout, name="drop", dtype=policy)(x)
         return keras.Model(inputs, keras.layers.Dense(spec.num_classes, name="head", dtype="float32")(x), name=_NAME)
     x = keras.layers.Flatten(name="flatten", dtype=policy)(x)
@@ -105,33 +115,48 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
     return keras.Model(inputs, ops.stack(heads, axis=1), name=_NAME)
 
 
-class Glimpses(keras.layers.Layer):
-    """What each position's head sees of the map: the mean of its columns, weighted by where the position's query finds its character.
+def with_column_loss(model: keras.Model) -> keras.Model:
+    """Returns a model of the same layers and weights to fit, whose loss is also that of what its columns are read as.
 
-    Additive attention (Bahdanau et al., "Neural Machine Translation by Jointly Learning to Align and Translate", 2015) with one
-    learned query a position, all positions at once, as in the parallel visual attention of Yu et al., "Towards Accurate Scene Text
-    Recognition with Semantic Reasoning Networks" (2020). A glimpse holds one character, wherever it stood, so that all heads can
-    share their weights: each then learns from every position's characters.
+    Its outputs are the logits, and float32 [N, columns, characters + 1] where the heads are counted. Compile it with `captcha_loss`: to
+    that it adds the CTC loss (Graves et al., 2006), without which counted heads would have to find out by themselves what to count.
+    Where a picture has too few columns for CTC, or a model has none, that is left out.
 
-    From [N, h, w, C] to [N, positions, h * C].
+    Args:
+      model: from `build_model`.
     """
+    columns = [layer.output for layer in model.layers if layer.name == COLUMN_HEAD]
+    if not columns or columns[0].shape[1] < 2 * model.output.shape[1] - 1:  # a blank between any two characters
+        return model
+    fitted = _WithColumnLoss(model.inputs, [model.output, *columns], name=_NAME)
+    fitted.output_names = fitted.output_names[:1]  # whose loss and metrics `compile` is given
+    return fitted
 
-    def __init__(self, positions: int, name: str, dtype: keras.DTypePolicy):
-        super().__init__(name=name, dtype=dtype)
-        self._positions = positions
 
-    def build(self, shape: tuple[int | None, int, int, int]) -> None:
-        _, height, width, channels = shape
-        self._keys = self.add_weight((height * channels, _KEY_UNITS), "glorot_uniform", name="keys")
-        self._queries = self.add_weight((_KEY_UNITS, self._positions), "glorot_uniform", name="queries")
-        self._place = self.add_weight((width, self._positions), "zeros", name="place")  # where it stands as a rule
+class _WithColumnLoss(keras.Model):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: keras.KerasTensor | None = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> keras.KerasTensor:
+        """Called by Keras."""
+        logits, columns = y_pred
+        return super().compute_loss(x, y, logits, sample_weight, training) + _column_loss(y, columns)
 
-    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        height, width, channels = x.shape[1:]
-        columns = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, width, height * channels))
-        scores = ops.add(ops.matmul(ops.tanh(ops.matmul(columns, self._keys)), self._queries), self._place)
-        weights = ops.softmax(ops.cast(scores, "float32"), axis=1)
-        return ops.einsum("nwp,nwc->npc", ops.cast(weights, columns.dtype), columns)
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Called by Keras."""
+        return super().compute_metrics(x, y, y_pred[0], sample_weight)
+
+
+def _column_loss(labels: keras.KerasTensor, columns: keras.KerasTensor) -> keras.KerasTensor:
+    blank = columns.shape[-1] - 1
+    lengths = ops.sum(ops.cast(ops.not_equal(labels, blank), "int32"), axis=1)
+    widths = ops.full_like(lengths, columns.shape[1])
+    losses = ops.ctc_loss(ops.cast(labels, "int32"), ops.cast(columns, "float32"), lengths, widths, mask_index=blank)
+    return ops.mean(losses / ops.cast(lengths, "float32"))
 
 
 def captcha_loss(smoothing: float = 0.0) -> keras.losses.Loss:

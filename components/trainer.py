@@ -20,7 +20,7 @@ from components.devices import choose_strategy, fit, is_chief, synchronise_batch
 from components.errors import CaptchaPipelineError
 from components.features import BASE_PROBLEM, FINGERPRINT, HISTORY_FILE, RECIPE, WARM_START
 from components.hyperparameters import Hyperparameters, learning_rate_schedule
-from components.model import PRESETS, build_model, captcha_loss, captcha_metrics
+from components.model import PRESETS, build_model, captcha_loss, captcha_metrics, with_column_loss
 from components.optimizer import Muon
 from components.pace import Pace
 from components.recipe import fingerprint
@@ -140,7 +140,7 @@ def fit_to(
 ) -> None:
     """Fits a compiled model to the training split, and judges it by the eval split after each epoch. See components.devices.fit."""
     with strategy.scope():
-        judge = keras.Model(model.input, model.output)
+        judge = keras.Model(model.input, model.outputs[0])
         # Not a metric of the training split as well: with a large charset it takes a good part of a step.
         judge.compile(loss=model.loss, metrics=[*captcha_metrics(spec), CalibratedCrossEntropy()])
     fit(
@@ -186,6 +186,7 @@ def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, count: int, b
     model = build_model(spec, PRESETS[parameters.preset], training_dtype(parameters.precision, parameters.strategy != "cpu"))
     if base:
         take_over(model, spec, base)
+    model = with_column_loss(model)
     synchronise_batch_norm(model)
     optimizer = Muon(learning_rate_schedule(parameters, count))
     model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics(spec))

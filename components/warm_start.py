@@ -9,7 +9,7 @@ import keras
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
 from components.features import FINGERPRINT, SPEC_FILE, WEIGHTS_FILE
-from components.model import PRESETS, build_model
+from components.model import COLUMN_HEAD, PRESETS, build_model
 
 
 class UnreadableBase(CaptchaPipelineError):
@@ -96,7 +96,7 @@ def layers_that_differ(model: keras.Model, spec: CaptchaSpec, base: Base) -> lis
       model, spec, base: as for `take_over`.
     """
     same_classes = (spec.characters, spec.blank_id) == (base.spec.characters, base.spec.blank_id)
-    shapes = {layer.name: _shapes(layer) for layer in base.model.layers if same_classes or not layer.name.startswith("head")}
+    shapes = {layer.name: _shapes(layer) for layer in base.model.layers if same_classes or not layer.name.startswith(("head", COLUMN_HEAD))}
     return [layer.name for layer in model.layers if _shapes(layer) and _shapes(layer) != shapes.get(layer.name)]
 
 

@@ -1,13 +1,17 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_metrics import heads
 
 from components.captcha import CaptchaSpec, LengthRange
+from components.glimpses import Count, Glimpses
 from components.metrics import read
-from components.model import PRESETS, Glimpses, build_model, captcha_loss, captcha_metrics
+from components.model import PRESETS, build_model, captcha_loss, captcha_metrics, with_column_loss
 
 SMALL = CaptchaSpec(charset="abc", length=3, width=8, height=8, channels=1)
 
@@ -55,21 +59,58 @@ def test_direct_heads_line_up_with_labels() -> None:
 
 def test_a_glimpse_is_the_mean_of_the_columns_weighted_by_the_scores() -> None:
     rng = np.random.default_rng(0)
-    cells = rng.normal(size=(4, 2, 5, 3)).astype(np.float32)
+    columns, counts = rng.normal(size=(4, 5, 6)).astype(np.float32), rng.uniform(0, 2, size=(4, 5)).astype(np.float32)
     layer = Glimpses(2, "glimpses", keras.DTypePolicy("float32"))
-    assert layer(cells).shape == (4, 2, 6)
-    keys, queries, place = (rng.normal(size=weight.shape).astype(np.float32) for weight in layer.get_weights())
-    layer.set_weights([keys, queries, place])
-    columns = np.concatenate([cells[:, 0], cells[:, 1]], axis=-1)  # [4, 5, 6]
-    scores = np.exp(np.tanh(columns @ keys) @ queries + place)
+    assert layer([columns, counts]).shape == (4, 2, 6)
+    keys, queries, place = (rng.normal(size=weight.shape).astype(np.float32) for weight in layer.get_weights()[:3])
+    layer.set_weights([keys, queries, place, np.float32(2.5)])
+    off = counts[:, :, np.newaxis] - [0.5, 1.5]
+    scores = np.exp(np.tanh(columns @ keys) @ queries + place - 2.5 * off**2)
     weights = scores / scores.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(layer(cells), np.einsum("nwp,nwc->npc", weights, columns), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer([columns, counts]), np.einsum("nwp,nwc->npc", weights, columns), rtol=1e-4, atol=1e-5)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_columns_are_counted_as_ctc_reads_them(columns: list[int]) -> None:
+    """What each column is read as: one of three characters, or 3, the blank."""
+    counts = Count()(np.float32(100) * np.eye(4, dtype=np.float32)[[columns]])
+    begun = [now != 3 and (i == 0 or now != columns[i - 1]) for i, now in enumerate(columns)]
+    np.testing.assert_allclose(counts[0], np.cumsum(begun) - np.array(begun) / 2, atol=1e-5)
+
+
+def test_the_loss_of_the_columns_is_that_of_every_way_to_read_the_label() -> None:
+    rng = np.random.default_rng(0)
+    spec = CaptchaSpec(charset="ab", length=LengthRange(min=1, max=2), width=8, height=8, channels=1)
+    model = with_column_loss(build_model(spec, PRESETS["vgg-slim"]))
+    model.compile(loss=captcha_loss())
+    labels = np.array([spec.encode(text) for text in ("a", "ab", "bb")])
+    heads, columns = rng.normal(size=(3, 2, 3)).astype(np.float32), rng.normal(size=(3, 4, 3)).astype(np.float32)
+    log_probabilities = columns - np.log(np.exp(columns).sum(-1, keepdims=True))
+    losses = []
+    for label, scores in zip(labels, log_probabilities, strict=True):
+        text = [character for character in label if character != 2]
+        ways = [way for way in itertools.product(range(3), repeat=4) if [c for c, _ in itertools.groupby(way) if c != 2] == text]
+        losses.append(-np.log(sum(np.exp(scores[range(4), way].sum()) for way in ways)) / len(text))
+    found = float(model.compute_loss(y=labels, y_pred=[heads, columns]))
+    assert found == pytest.approx(float(captcha_loss()(labels, heads)) + np.mean(losses), rel=1e-4)
+
+
+def test_a_model_to_fit_has_the_weights_of_the_model() -> None:
+    model = build_model(SMALL, PRESETS["vgg-slim"])
+    fitted = with_column_loss(model)
+    assert [id(weight) for weight in fitted.weights] == [id(weight) for weight in model.weights]
+
+
+@pytest.mark.parametrize(("preset", "width"), [("vgg-book", 100), ("vgg-slim", 8)])
+def test_a_model_without_columns_enough_is_fitted_by_its_heads(preset: str, width: int) -> None:
+    model = build_model(CaptchaSpec(charset="ab", length=5, width=width, height=8, channels=1), PRESETS[preset])
+    assert with_column_loss(model) is model
 
 
 @pytest.mark.parametrize(("width", "length", "columns"), [(100, 4, 13), (128, 4, 16), (160, 8, 40), (40, 2, 10), (12, 6, 12)])
-def test_attention_has_three_columns_a_position_where_the_picture_has_them(width: int, length: int, columns: int) -> None:
+def test_counted_heads_have_three_columns_a_position_where_the_picture_has_them(width: int, length: int, columns: int) -> None:
     model = build_model(CaptchaSpec(length=length, width=width), PRESETS["vgg-slim"])
-    assert model.get_layer("glimpses").input.shape[2] == columns
+    assert model.get_layer("columns").output.shape[1] == columns
 
 
 def test_bfloat16_gives_float32_logits_and_shares_weights_with_float32() -> None:
