@@ -28,6 +28,8 @@ class Preset:
       heads: "direct", each a fully connected layer on all that comes before; or "counted", one layer that all positions share, on what
         `Glimpses` shows each of them. Then a pooling halves the width only if three columns are left for each position, so that no two
         positions have to share one.
+      patches: whether the values of two by two pixels are first made the channels of one place, in place of a first convolution over all
+        pixels and its pooling.
       context: the filters of the convolution over the whole height and three columns that comes before counted heads.
       batch_norm: whether each convolution and each fully connected layer is followed by batch normalisation (Ioffe and
         Szegedy, 2015). Without it VGG stays at chance for long at Adam's usual rates.
@@ -37,6 +39,7 @@ class Preset:
     dense: tuple[int, ...] = ()
     dropout: float = 0.5
     heads: Literal["direct", "counted"] = "direct"
+    patches: bool = False
     context: int = 0
     batch_norm: bool = True
 
@@ -47,7 +50,7 @@ PRESETS: Final = MappingProxyType(
     {
         # The heads see the columns of the map, not a pooled or a dense summary of it: where a character stands is what tells them
         # apart.
-        "vgg-slim": Preset(groups=((16,), (32, 32), (64, 64), (128, 128)), dropout=0.1, heads="counted", context=256),
+        "vgg-slim": Preset(groups=((32, 32), (64, 64), (128, 128)), dropout=0.1, heads="counted", patches=True, context=256),
         "vgg16-bn": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096)),
         "vgg-book": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096), batch_norm=False),
     }
@@ -83,10 +86,14 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
     # He et al. (2015): the variance that keeps a signal's size through a ReLU.
     weights = {"kernel_initializer": "he_normal", "use_bias": not design.batch_norm, "dtype": policy}
     x = inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="float32", name="image")
+    def narrower(x: keras.KerasTensor) -> int:
+        return 2 if design.heads == "direct" or -(-x.shape[2] // 2) >= _COLUMNS_A_POSITION * spec.max_length else 1
+
+    if design.patches:
+        x = _patches(x, 2, narrower(x), policy)
     for group, filters in enumerate(design.groups, start=1):
         # "same" rounds up, so that small pictures never reach a height of zero.
-        narrower = design.heads == "direct" or -(-x.shape[2] // 2) >= _COLUMNS_A_POSITION * spec.max_length
-        pool = keras.layers.MaxPooling2D((2, 2 if narrower else 1), padding="same", name=f"pool{group}", dtype=policy)
+        pool = keras.layers.MaxPooling2D((2, narrower(x)), padding="same", name=f"pool{group}", dtype=policy)
         for number, count in enumerate(filters, start=1):
             name = f"conv{group}_{number}"
             x = keras.layers.Conv2D(count, 3, padding="same", name=name, **weights)(x)
@@ -101,8 +108,8 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
         x = activate(keras.layers.Conv2D(design.context, (height, 3), name="context", **weights)(x), "context")
         x = keras.layers.Reshape((width, design.context), name="columns", dtype=policy)(x)
         dropped = keras.layers.Dropout(design.dropout, name="column_drop", dtype=policy)(x)
-        count = Count(name="count", dtype="float32")(keras.layers.Dense(len(spec.characters) + 1, name=COLUMN_HEAD, dtype="float32")(dropped))
-        x = Glimpses(spec.max_length, name="glimpses", dtype=policy)([x, count])
+        read = keras.layers.Dense(len(spec.characters) + 1, name=COLUMN_HEAD, dtype="float32")(dropped)
+        x = Glimpses(spec.max_length, name="glimpses", dtype=policy)([x, Count(name="count", dtype="float32")(read)])
         x = keras.layers.Dropout(design.dropout, name="drop", dtype=policy)(x)
         return keras.Model(inputs, keras.layers.Dense(spec.num_classes, name="head", dtype="float32")(x), name=_NAME)
     x = keras.layers.Flatten(name="flatten", dtype=policy)(x)
@@ -113,6 +120,17 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
         x = keras.layers.Dropout(design.dropout, name="drop", dtype=policy)(x)
     heads = [keras.layers.Dense(spec.num_classes, name=f"head_{i}", dtype="float32")(x) for i in range(1, spec.max_length + 1)]
     return keras.Model(inputs, ops.stack(heads, axis=1), name=_NAME)
+
+
+def _patches(image: keras.KerasTensor, tall: int, wide: int, policy: keras.DTypePolicy) -> keras.KerasTensor:
+    """Returns [N, h, w, tall * wide * channels]: the values of each part of an image, which is filled up with zeros below and right."""
+    _, height, width, channels = image.shape
+    down, across = -(-height // tall), -(-width // wide)
+    margin = ((0, down * tall - height), (0, across * wide - width))
+    x = keras.layers.ZeroPadding2D(margin, name="even", dtype=policy)(image)
+    x = keras.layers.Reshape((down, tall, across, wide * channels), name="rows", dtype=policy)(x)
+    x = keras.layers.Permute((1, 3, 2, 4), name="parts", dtype=policy)(x)
+    return keras.layers.Reshape((down, across, tall * wide * channels), name="patches", dtype=policy)(x)
 
 
 def with_column_loss(model: keras.Model) -> keras.Model:

@@ -352,7 +352,8 @@ def _run(settings: "Config", trigger: str, attempt: int) -> None:
     tables.print_outcome(console, outcome)
     if outcome.changed or not outcome.report.exists():
         with console.status("Writing the report"):
-            results.write_report(settings, outcome)
+            shown = results.write_report(settings, outcome)
+        tables.print_advice(console, shown.advice)
     _clean_up(settings)
     console.print(f"Report: {outcome.report}\nTrend: {write_trend_page(settings)}", highlight=False, soft_wrap=True)
     if not outcome.in_production:

@@ -15,6 +15,7 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx.utils import path_utils
 
 from components import features, report
+from components.advice import advise
 from components.errors import CaptchaPipelineError
 from components.evaluator import Evaluation, load_results
 from components.example_proto import Example
@@ -95,8 +96,11 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
     )
 
 
-def write_report(config: Config, outcome: Outcome) -> None:
+def write_report(config: Config, outcome: Outcome) -> report.ReportInputs:
     """Writes the report of a run to `outcome.report`, by what the run was made with: the configuration may differ since.
+
+    Returns:
+      What it shows.
 
     Raises:
       CaptchaPipelineError: an output of the run is missing or broken.
@@ -111,6 +115,11 @@ def write_report(config: Config, outcome: Outcome) -> None:
         for group, by_name in outcome.evaluation.slices.items()
         for name, part in by_name.items()
     ]
+    results = outcome.evaluation.results
+    history = json.loads((Path(_uri(run, "Trainer", "model_run")) / features.HISTORY_FILE).read_text(encoding="utf-8"))
+    misread = _misread(run, model)
+    splits = [_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split, characters) for split in features.SPLITS]
+    floor, wrong = recorded["evaluator"]["min_sequence_accuracy"], [picture.confidence for picture in misread]
     inputs = report.ReportInputs(
         title=config.name,
         run_id=run.run_id,
@@ -118,26 +127,28 @@ def write_report(config: Config, outcome: Outcome) -> None:
         blessed=outcome.blessed,
         failures=outcome.failures,
         warnings=outcome.warnings,
+        advice=[] if outcome.blessed else advise(results, [*characters, *blank], history, splits[0].count, floor, wrong),
         pushed_version=run.pushed_version,
         base_problem=run.base_problem,
         steps=[report.Step(step.node, step.state, step.seconds, step.engine) for step in run.steps],
         evaluation=report.Evaluation(
-            results=outcome.evaluation.results,
+            results=results,
             classes=[*characters, *blank],
             slices=slices,
             baseline=overall.champion,
             sets=outcome.sets,
             confidence=recorded["evaluator"]["confidence"],
         ),
-        history=json.loads((Path(_uri(run, "Trainer", "model_run")) / features.HISTORY_FILE).read_text(encoding="utf-8")),
-        misread=_misread(run, model),
+        history=history,
+        misread=misread,
         quarantine=_quarantine(Path(_uri(run, "CaptchaExampleGen", "quarantine"))),
-        splits=[_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split, characters) for split in features.SPLITS],
+        splits=splits,
         drift=_drift(outcome.drift),
         config=run.configuration or "# That of this run is not on record, as of all runs of earlier releases.",
         versions={package: importlib.metadata.version(package) for package in _PACKAGES} | libraries(),
     )
     report.write_report(inputs, outcome.report)
+    return inputs
 
 
 def _drift(found: Mapping[str, Any]) -> report.Drift:

@@ -85,6 +85,14 @@ def _print_verdict(console: Console, outcome: "Outcome") -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
+def print_advice(console: Console, advice: Sequence[str]) -> None:
+    """Prints what would help a model that is under the floor, a line each."""
+    if advice:
+        console.print("What would help:", highlight=False)
+    for line in advice:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
 def print_accuracy(console: Console, results: Results, title: str) -> None:
     """Prints full-sequence and per-position accuracy with their intervals; `components.metrics.Results` says what they count."""
     table = Table(title=title, title_justify="left")
