@@ -224,6 +224,14 @@ class Config(Section):
             raise ValueError(f"data.max_pixels is {self.data.max_pixels}; a picture of captcha's {size} has {pixels}, and would be refused")
         return self
 
+    @model_validator(mode="after")
+    def _drawn_pictures_are_taken(self) -> "Config":
+        free, spec = self.synth.free, self.captcha
+        if free and self.data.wrong_size == "refuse" and not free.has_one_size(spec.width, spec.height):
+            size = f"{spec.width} x {spec.height}"
+            raise ValueError(f"synth.free draws other sizes than captcha's {size}, which data.wrong_size=refuse refuses: set it to resize")
+        return self
+
     _root_is_no_pattern = field_validator("root")(_no_pattern)
 
     @property

@@ -56,6 +56,7 @@ def test_overrides_reach_any_depth_and_are_typed(tmp_path: Path) -> None:
             ["trainer.shift=9"],
             "  trainer.shift is 9 pixels; pictures of 100 x 8 can be moved by 8 at most",
         ),
+        ("name: a", ["synth.free={}", "data.wrong_size=refuse"], "synth.free draws other sizes than captcha's 100 x 30"),
         ("name: a", ["data.max_pixels=2999"], "data.max_pixels is 2999; a picture of captcha's 100 x 30 has 3000, and would be refused"),
         ("name: a", ["root=s3://bucket/output"], "  root: this must be a folder or file of this machine, not a URL.*'s3://bucket/output'"),
         ("name: a", ["data.root=gs://bucket"], "  data.root: this must be a folder or file"),

@@ -52,6 +52,10 @@ class FreeLayout(BaseModel):
     width: PixelRange = PixelRange(min=190, max=640)
     height: PixelRange = PixelRange(min=80, max=80)
 
+    def has_one_size(self, width: int, height: int) -> bool:
+        """Whether every canvas is of this size, in pixels."""
+        return (self.width.min, self.width.max, self.height.min, self.height.max) == (width, width, height, height)
+
 
 class FreeHand:
     """Draws labels on canvases of a layout, with any of the fonts."""
