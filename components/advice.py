@@ -13,8 +13,8 @@ _ERRORS_BY_LABELS: Final = -0.7
 _MOST_LABELS: Final = 50  # times as many: further than that nothing was measured
 _AT_CHANCE: Final = 2.0  # times what guessing gives
 _CLEARLY: Final = 0.02
-# The confidence of a calibrated model is how often it is right: of readings so sure one in twenty is wrong at most.
-_SURE: Final = 0.95
+# Of readings so sure one in five is wrong at most, labels included: where many labels are wrong, no reading is surer than they allow.
+_SURE: Final = 0.8
 _COMMON: Final = 0.15  # of all wrong characters
 _FEW: Final = 3  # mistakes of a kind may be chance
 
