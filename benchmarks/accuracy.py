@@ -24,26 +24,29 @@ from pipeline.quiet import silence
 
 def main(
     task: Annotated[str, typer.Argument(help="digits-final, alnum or another of benchmarks/tasks.py")],
-    epochs: Annotated[int, typer.Option(help="passes over the training split")],
+    epochs: Annotated[int, typer.Option(min=0, help="passes over the training split; 0 for as many as suit the number of pictures")] = 0,
+    minutes: Annotated[float | None, typer.Option(help="how long the fit may take")] = None,
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "1",
     preset: Annotated[str, typer.Option(help="of the model")] = "vgg-slim",
 ) -> None:
     for seed in map(int, seeds.split(",")):
-        keep("accuracy", measure(TASKS[task], preset, epochs, seed))
+        keep("accuracy", measure(TASKS[task], preset, epochs, minutes, seed))
     record("accuracy", "Accuracy against pictures seen and time", *table(kept("accuracy")))
 
 
-def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
+def measure(task: Task, preset: str, epochs: int, minutes: float | None, seed: int) -> dict[str, Any]:
     """Runs the pipeline and returns what the Trainer and the Evaluator left."""
     overrides = (
         f"trainer.preset={preset}",
-        f"trainer.epochs={epochs}",
+        f"trainer.epochs={epochs or 'auto'}",
+        f"trainer.max_minutes={minutes or 'null'}",
         f"trainer.seed={seed}",
         "evaluator.min_sequence_accuracy=0",
         "evaluator.max_regression=1",
     )
     config = task.config(*overrides)
     command("run", *task.options(*overrides))
+    from components.model import PRESETS
     from components.optimizer import Muon
     from pipeline.results import outcome
 
@@ -54,6 +57,7 @@ def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
     return {
         "task": task.name,
         "preset": preset,
+        "heads": PRESETS[preset].heads,
         "optimizer": Muon.__name__,
         "epochs": len(fit),
         "train": span.manifest.counts["train"],
@@ -67,10 +71,11 @@ def measure(task: Task, preset: str, epochs: int, seed: int) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The columns and the cells: one line for the seeds of the same task, preset, optimizer, epochs and processor."""
+    """The columns and the cells: one line for the seeds of the same task, preset, heads, optimizer, epochs and processor."""
     columns = [
         "task",
         "preset",
+        "heads",
         "optimizer",
         "epochs",
         "pictures seen",
@@ -83,17 +88,17 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     ]
     groups = defaultdict(list)
     for row in rows:
-        groups[
-            row["task"], row["preset"], row["optimizer"], row["epochs"], row["train"], row["test"], row["machine"].partition(",")[0]
-        ].append(row)
+        key = tuple(row[name] for name in ("task", "preset", "heads", "optimizer", "epochs", "train", "test"))
+        groups[(*key, row["machine"].partition(",")[0])].append(row)
     lines = []
-    for (task, preset, optimizer, epochs, train, test, processor), runs in sorted(groups.items()):
+    for (task, preset, heads, optimizer, epochs, train, test, processor), runs in sorted(groups.items()):
         middle = wilson_interval(statistics.median_low(run["read"] for run in runs), test, 0.95)
         # A row's seconds are null where the machine did other work beside the fit.
         lines.append(
             [
                 task,
                 preset,
+                heads,
                 optimizer,
                 str(epochs),
                 f"{epochs * train:,}",

@@ -98,10 +98,16 @@ def command(*words: str) -> None:
 _RECIPE: Final = Task("digits-recipe", "digits", 40_000, "{train: 2, eval: 1, test: 1}", seed=7)
 # For the figures: 20,000 to train, 2,000 for early stopping, 10,000 to test, used for nothing else.
 _FINAL: Final = Task("digits-final", "digits", 32_000, "{train: 10, eval: 1, test: 5}", seed=11)
+# The same with glyphs of the captcha library's own size, 21 to 28 points on 30 pixels: strokes are then no wider than the dots over them.
+_LIBRARY: Final = replace(_FINAL, name="digits-library", changes=("synth.font_sizes=[]",))
 # For both: 128,000 to train, 4,000 to compare by, 10,000 to test.
 _ALNUM: Final = Task("alnum", "alnum", 142_000, "{train: 64, eval: 2, test: 5}", seed=7)
 # The same with 512,000 to train: each seen once, as where pictures are drawn while training.
 _ALNUM_ONCE: Final = Task("alnum-once", "alnum", 526_000, "{train: 256, eval: 2, test: 5}", seed=13)
+
+# Text anywhere on a canvas: 16,700 to train, and 100,000.
+_FREE: Final = Task("free", "free", 20_000, "{train: 10, eval: 1, test: 1}", seed=17)
+_FREE_MANY: Final = Task("free-many", "free", 120_000, "{train: 50, eval: 1, test: 1}", seed=19)
 
 
 def _read_in(channels: int, task: Task, name: str) -> Task:
@@ -115,8 +121,11 @@ TASKS: Final = MappingProxyType(
         for task in (
             _RECIPE,
             _FINAL,
+            _LIBRARY,
             _ALNUM,
             _ALNUM_ONCE,
+            _FREE,
+            _FREE_MANY,
             _read_in(1, _FINAL, "digits-final-grey"),
             _read_in(3, _ALNUM, "alnum-colour"),
         )

@@ -17,6 +17,10 @@ _CLEARLY: Final = 0.02
 _SURE: Final = 0.8
 _COMMON: Final = 0.15  # of all wrong characters
 _FEW: Final = 3  # mistakes of a kind may be chance
+_LOOK_AT_THE_DATA: Final = (
+    "The model reads no better than by guessing. Look at some pictures with their labels: do they belong together, and do captcha.length, "
+    "captcha.charset and captcha.case_sensitive suit them? If so, make the fit longer: double trainer.epochs."
+)
 
 
 def advise(
@@ -42,10 +46,7 @@ def advise(
         return []
     fitted = history[-1].get("sequence_accuracy", math.nan)
     if results.character_accuracy < _AT_CHANCE / len(classes):
-        return [
-            "The model reads no better than by guessing. Look at some pictures with their labels: do they belong together, and do "
-            "captcha.length, captcha.charset and captcha.case_sensitive suit them? If so, make the fit longer: double trainer.epochs."
-        ]
+        return [_LOOK_AT_THE_DATA]
     advice = []
     if fitted > accuracy + _CLEARLY:
         advice.append(
@@ -81,12 +82,13 @@ def _confusion(results: Results, classes: Sequence[str]) -> list[str]:
     if total == 0 or counts[commonest] < max(_FEW, _COMMON * total):
         return []
     truth, reading = classes[cells.row[commonest]], classes[cells.col[commonest]]
-    share = f"{counts[commonest]} of {total} mistakes"
     if not truth:
-        return [f"{share} are a '{reading}' after the end of the text. Does the label of every picture hold all its characters?"]
-    if not reading:
-        return [f"{share} are a '{truth}' that is left out, most at the end of a text. Do the pictures show it whole?"]
-    return [
-        f"{share} are '{reading}' for '{truth}'. Get more labels with these two; or, if nobody can tell them apart in these pictures, use one "
-        "of them for both in the labels."
-    ]
+        what = f"are a '{reading}' after the end of the text. Does the label of every picture hold all its characters?"
+    elif not reading:
+        what = f"are a '{truth}' that is left out, most at the end of a text. Do the pictures show it whole?"
+    else:
+        what = (
+            f"are '{reading}' for '{truth}'. Get more labels with these two; or, if nobody can tell them apart here, use one of them for both "
+            "in the labels."
+        )
+    return [f"{counts[commonest]} of {total} mistakes {what}"]

@@ -86,6 +86,7 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
     # He et al. (2015): the variance that keeps a signal's size through a ReLU.
     weights = {"kernel_initializer": "he_normal", "use_bias": not design.batch_norm, "dtype": policy}
     x = inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="float32", name="image")
+
     def narrower(x: keras.KerasTensor) -> int:
         return 2 if design.heads == "direct" or -(-x.shape[2] // 2) >= _COLUMNS_A_POSITION * spec.max_length else 1
 

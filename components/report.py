@@ -144,8 +144,8 @@ class ReportInputs:
     `history` has one mapping an epoch: loss, val_loss, sequence_accuracy, val_sequence_accuracy, val_cross_entropy,
     seconds; each may be missing.
     `failures` says in words what kept the model from being blessed, or the run from finishing; `warnings` what else to know of the figures;
-    `advice` what would help a model that is under the floor; `base_problem` what kept its fit from going on from the model in production, ""
-    for nothing.
+    `advice` what would help a model that is under the floor; `base_problem` what kept its fit from going on from the model in
+    production, "" for nothing.
     """
 
     title: str
