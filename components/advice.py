@@ -88,7 +88,7 @@ def _confusion(results: Results, classes: Sequence[str]) -> list[str]:
         what = f"are a '{truth}' that is left out, most at the end of a text. Do the pictures show it whole?"
     else:
         what = (
-            f"are '{reading}' for '{truth}'. Get more labels with these two; or, if nobody can tell them apart here, use one of them for both "
-            "in the labels."
+            f"are '{reading}' for '{truth}'. Get more labels with these two; or, if nobody can tell them apart, use one for both in "
+            "the labels."
         )
     return [f"{counts[commonest]} of {total} mistakes {what}"]

@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 _KEY_UNITS: Final = 64
-# At first a column whose count is one off has e to the power of -6 of the weight.
-_SHARPNESS: Final = 6.0
+# At first a column whose count is one off has 1 / e of the weight. docs/recipe.md has what it was chosen by.
+_SHARPNESS: Final = 1.0
 
 
 class Count(keras.layers.Layer):
