@@ -88,8 +88,9 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     ]
     groups = defaultdict(list)
     for row in rows:
-        key = tuple(row[name] for name in ("task", "preset", "heads", "optimizer", "epochs", "train", "test"))
-        groups[(*key, row["machine"].partition(",")[0])].append(row)
+        names = ("task", "preset", "heads", "optimizer", "epochs", "train", "test")
+        group = (*(row[name] for name in names), row["machine"].partition(",")[0])
+        groups[group].append(row)
     lines = []
     for (task, preset, heads, optimizer, epochs, train, test, processor), runs in sorted(groups.items()):
         middle = wilson_interval(statistics.median_low(run["read"] for run in runs), test, 0.95)
