@@ -11,8 +11,8 @@ def results(mistakes: list[tuple[str, str]], right: int) -> Results:
     """Those of labels of one character, and `right` readings of a 7 as a 7."""
     counts = ReadingCounts(1, len(CLASSES), min_length=0)
     truths, readings = zip(*mistakes, *[("7", "7")] * right, strict=True)
-    ids = [np.array([[CLASSES.index(text)] for text in texts]) for texts in (truths, readings)]
-    counts.add_readings(*ids, np.full(len(truths), 0.9))
+    truth, reading = (np.array([[CLASSES.index(text)] for text in texts]) for texts in (truths, readings))
+    counts.add_readings(truth, reading, np.full(len(truths), 0.9))
     return counts.results(0.95)
 
 
