@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -89,9 +90,11 @@ def _picture(data: bytes) -> Picture:
     return Picture(feature[LABEL].bytes_list.value[0].decode(), feature[IMAGE].bytes_list.value[0])
 
 
-def command(*words: str) -> None:
-    """Runs `captcha-pipeline` in a process of its own, and ends this one if it fails."""
-    subprocess.run([sys.executable, "-c", "from pipeline.cli import main; main()", *words], check=True)
+def command(*words: str, exit_codes: Collection[int] = (0,)) -> None:
+    """Runs `captcha-pipeline` in a process of its own, and ends this one if its exit code is none of these."""
+    done = subprocess.run([sys.executable, "-c", "from pipeline.cli import main; main()", *words])
+    if done.returncode not in exit_codes:
+        done.check_returncode()
 
 
 # For decisions about the recipe: 20,000 to train, 10,000 to compare by.

@@ -1,0 +1,226 @@
+"""Real pictures: ours against trainers that others have published, and against readers that need no training.
+
+    uv run --group readers python -m benchmarks.real --data FOLDER
+
+FOLDER has a folder for each set (benchmarks/real_sets.py says which files it takes, and how it divides them). Each row of the table is a
+set, a reader and a number of labels; `--labels 200 --labels 300` adds rows with only so many pictures to train with. Nothing is chosen
+on a test part: charset, length, size and channels come from the pictures to train with, as `captcha-pipeline config suggest` proposes
+them, and everything else of ours is the default.
+
+The trainers (benchmarks/peers.py) have two rows: with the seconds that the fit of ours took, and with `--peer-minutes`. The readers have
+the settings that read 200 of the pictures to train with best (benchmarks/readers.py). What is not installed is said to be so.
+
+Each fold's outcome is kept when it is there, and the table is made of all that are: readers, sets and folds can be run one by one, ours
+before the trainers. With all, expect hours: as many fits as there are folds and numbers of labels, and two of each trainer.
+"""
+
+import csv
+import re
+import shutil
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+import yaml
+
+from benchmarks.peers import CRNN, FAST_PLATE_OCR, NotInstalled, fit_and_read
+from benchmarks.readers import Reader, best_reader, ddddocr_readers, tesseract_readers
+from benchmarks.real_sets import FOLDS, Division, Labelled, Part, divisions, first, spec_of
+from benchmarks.results import FOLDER, keep, kept, machine, record
+from benchmarks.season import fit_of
+from benchmarks.tasks import Picture, command
+from components.captcha import CaptchaSpec
+from components.metrics import wilson_interval
+from pipeline.config import Config
+from pipeline.config_file import load_config
+from pipeline.data_cli import CONTRADICTED
+from pipeline.quiet import load_tensorflow, silence
+
+OURS: Final = "ours"
+_TRAINERS: Final = (FAST_PLATE_OCR, CRNN)
+_UNTRAINED: Final[dict[str, Callable[[CaptchaSpec], Iterator[tuple[str, Reader]]]]] = {
+    "ddddocr": ddddocr_readers,
+    "tesseract": tesseract_readers,
+}
+READERS: Final = (OURS, *_TRAINERS, *_UNTRAINED)
+_NAME: Final = "real"
+_CHOICE_PICTURES: Final = 200  # of those to train with, to choose the settings of an untrained reader by
+_CONFIDENCE: Final = 0.95
+_SECONDS: Final = 60
+
+_DATA: Final = Path("data/benchmarks/real")
+_OUTPUT: Final = Path("output/benchmarks/real")
+
+Row = dict[str, Any]
+"""What is kept of one fold: set, labels (null for all), fold, folds, train, test, machine, reader, read; of fits fit_s, of ours whole_s."""
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="a folder with a folder for each set")],
+    readers: Annotated[str, typer.Option(help="comma-separated")] = ",".join(READERS),
+    labels: Annotated[list[int] | None, typer.Option(min=1, help="also train with only so many pictures; can be repeated")] = None,
+    folds: Annotated[int, typer.Option(min=1, max=FOLDS, help="of a set that has folds, run only the first so many")] = FOLDS,
+    peer_minutes: Annotated[float, typer.Option(min=0.1, help="for a fit of another trainer, besides the one with the time of ours")] = 20,
+) -> None:
+    chosen = readers.split(",")
+    if unknown := sorted(set(chosen) - set(READERS)):
+        raise typer.BadParameter(f"there is no reader {', '.join(unknown)}; there are {', '.join(READERS)}")
+    missing: set[str] = set()
+    for division, fold, part, number in _rounds(divisions(data), labels or [], folds):
+        for reader in chosen:
+            try:
+                for row in measure(reader, division, fold, part, number, peer_minutes):
+                    keep(_NAME, row)
+            except NotInstalled:
+                missing.add(reader)
+    notes = [
+        "Each test picture is read by a model that was trained on none with the same bytes; folds are summed.",
+        "Full sequence: the whole label is right; case does not count where the set has but one. Seconds are medians over the folds.",
+        "Whole run: the import and every step of the pipeline, with the push. The other trainers' seconds are those of the fit alone.",
+        *(f"{reader}: not installed." for reader in sorted(missing)),
+    ]
+    record(_NAME, "Real pictures, beside other trainers and readers", *table(_rows()), notes, "uv run --group readers python")
+
+
+def _rounds(found: Sequence[Division], labels: Sequence[int], folds: int) -> Iterator[tuple[Division, int, Part, int | None]]:
+    for division in found:
+        for number in (None, *labels):
+            for fold, part in enumerate(division.parts[:folds]):
+                if number is None:
+                    yield division, fold, part, None
+                elif number < len(part.train):
+                    yield division, fold, first(part, number), number
+
+
+def measure(reader: str, division: Division, fold: int, part: Part, number: int | None, minutes: float) -> Iterator[Row]:
+    """Yields what there is to keep of a reader and a part: of another trainer two rows, of one that is not trained none for fewer labels.
+
+    Args:
+      reader: one of READERS.
+      division: where the part is from.
+      fold: its index there.
+      part: perhaps with fewer pictures to train with; then `number` says how many.
+      number: null for all.
+      minutes: for a trainer's longer fit.
+
+    Raises:
+      NotInstalled: what the reader needs is not.
+    """
+    spec = spec_of(part.train)
+    about: Row = {
+        "set": division.name,
+        "labels": number,
+        "fold": fold,
+        "folds": len(division.parts),
+        "train": len(part.train),
+        "test": len(part.test),
+        "machine": machine(),
+    }
+    name = re.sub(r"[^a-z0-9]+", "-", f"{division.name}-{number or 'all'}-{fold}".lower()).strip("-")
+    if reader == OURS:
+        yield about | {"reader": reader} | _ours(name, spec, part)
+    elif reader in _TRAINERS:
+        limits = {f"{reader}, up to {minutes:g} minutes": minutes * _SECONDS}
+        if ours := [row for row in _rows() if row["reader"] == OURS and about.items() <= row.items()]:
+            limits = {f"{reader}, as long as ours": ours[-1]["fit_s"]} | limits
+        for label, seconds in limits.items():
+            fitted = fit_and_read(reader, spec, part.train, part.test, seconds, _OUTPUT / name / reader)
+            outcome = {"read": right(part.test, fitted.readings, spec), "fit_s": round(fitted.seconds, 1), "epochs": fitted.epochs}
+            yield about | {"reader": label} | outcome
+    elif number is None:
+        yield about | {"train": 0, "reader": reader} | _untrained(reader, spec, part)
+
+
+def right(test: Sequence[Labelled], readings: Sequence[str], spec: CaptchaSpec) -> int:
+    """Returns the number of pictures whose whole label is read, without case where the spec has it so."""
+    fold = str if spec.case_sensitive else str.casefold
+    return sum(fold(picture.label) == fold(reading) for picture, reading in zip(test, readings, strict=True))
+
+
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The columns and the cells: a line a set, number of labels and reader, its folds together. Of a fold the newest row counts."""
+    columns = ["set", "pictures to train with", "reader", "test pictures", "full sequence (95 %)", "fit, median", "whole run, median"]
+    groups: dict[tuple[str, int | None, str], dict[int, Row]] = defaultdict(dict)
+    for row in rows:
+        groups[row["set"], row["labels"], row["reader"]][row["fold"]] = row
+    lines = []
+    for (name, _, reader), by_fold in sorted(groups.items(), key=_order):
+        runs = list(by_fold.values())
+        tested, folds = sum(run["test"] for run in runs), runs[0]["folds"]
+        rate = wilson_interval(sum(run["read"] for run in runs), tested, _CONFIDENCE)
+        of = f"{len(runs)}" if len(runs) == folds else f"{len(runs)} of {folds}"
+        lines.append(
+            [
+                name,
+                f"{statistics.median_low(run['train'] for run in runs):,}" if runs[0]["train"] else "none",
+                reader,
+                f"{tested:,} in {of} folds" if folds > 1 else f"{tested:,}",
+                f"{rate.value:.2%} ({rate.lower:.2%} to {rate.upper:.2%})",
+                *(
+                    f"{statistics.median(run[seconds] for run in runs):.0f} s" if seconds in runs[0] else ""
+                    for seconds in ("fit_s", "whole_s")
+                ),
+            ]
+        )
+    return columns, lines
+
+
+def _order(group: tuple[tuple[str, int | None, str], dict[int, Row]]) -> tuple[str, float, int]:
+    (name, labels, reader), _ = group
+    return name, labels or float("inf"), READERS.index(reader.partition(",")[0])
+
+
+def _rows() -> list[Row]:
+    return kept(_NAME) if (FOLDER / f"{_NAME}.jsonl").exists() else []
+
+
+def _ours(name: str, spec: CaptchaSpec, part: Part) -> Row:
+    """Imports, runs the pipeline and reads with what it has pushed; what an earlier run left is removed first."""
+    data = _DATA / name
+    for folder in (data, _OUTPUT / name):
+        shutil.rmtree(folder, ignore_errors=True)
+    data.mkdir(parents=True)
+    with (data / "train.csv").open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["path", "label"])
+        lines.writerows([picture.path.resolve(), picture.label] for picture in part.train)
+    settings = data / "config.yaml"
+    about = {"name": name, "root": str(_OUTPUT), "captcha": spec.model_dump(mode="json"), "data": {"root": str(data / "spans")}}
+    settings.write_text(yaml.safe_dump(about | {"evaluator": {"min_sequence_accuracy": 0}}, allow_unicode=True), encoding="utf-8")
+    start = time.perf_counter()
+    command("data", "import", str(data / "train.csv"), "--outside", "--config", str(settings), exit_codes=(0, CONTRADICTED))
+    command("run", "--config", str(settings))
+    whole = time.perf_counter() - start
+    config = load_config(settings)
+    return {
+        "read": right(part.test, _readings(config, [picture.path for picture in part.test]), spec),
+        "fit_s": round(sum(epoch["seconds"] for epoch in fit_of(config)), 1),
+        "whole_s": round(whole, 1),
+    }
+
+
+def _readings(config: Config, files: Sequence[Path]) -> list[str]:
+    load_tensorflow(with_keras=False)
+    from pipeline.prediction import predict
+    from pipeline.served_model import newest_model
+
+    return [answer.text or "" for answer in predict(config, newest_model(config), files)]
+
+
+def _untrained(reader: str, spec: CaptchaSpec, part: Part) -> Row:
+    try:
+        settings = dict(_UNTRAINED[reader](spec))
+    except (ImportError, FileNotFoundError) as error:
+        raise NotInstalled(reader) from error
+    shown = [Picture(picture.label, picture.path.read_bytes()) for picture in part.train[:_CHOICE_PICTURES]]
+    setting, read = best_reader(settings, shown, spec.case_sensitive)
+    return {"read": right(part.test, [read(picture.path.read_bytes()) for picture in part.test], spec), "setting": setting}
+
+
+if __name__ == "__main__":
+    silence()
+    typer.run(main)
