@@ -20,6 +20,8 @@ FAST_PLATE_OCR: Final = "fast-plate-ocr"
 CRNN: Final = "crnn"
 _ROOT: Final = Path(__file__).parents[1]
 _PACKAGES: Final = ("fast-plate-ocr[train,onnx]==1.1.0", "tensorflow==2.21.0", "keras==3.15.1", "albumentations==2.0.8")
+# What TensorFlow's C++ code says while it is loaded is of no use; a peer that fails says so by an exception.
+_ENVIRONMENT: Final = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
 _VALIDATE_EVERY: Final = 10  # a tenth of the pictures to train with decides when to stop
 
 
@@ -88,5 +90,5 @@ def fit_and_read(peer: str, spec: CaptchaSpec, train: Sequence[Labelled], test: 
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     # -I keeps the modules that lie beside the script from those of its own environment.
     script = ["-m", "benchmarks.crnn_fit"] if peer == CRNN else ["-I", str(Path(__file__).with_name("fast_plate_ocr_fit.py"))]
-    subprocess.run([*python, *script, str(folder)], check=True, env=os.environ | {"KERAS_BACKEND": "tensorflow"})
+    subprocess.run([*python, *script, str(folder)], check=True, env=os.environ | _ENVIRONMENT)
     return Fitted(**json.loads((folder / "fitted.json").read_text(encoding="utf-8")))

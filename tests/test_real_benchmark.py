@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks import real
 from benchmarks.crnn_fit import build, texts
+from benchmarks.peers import NotInstalled
 from benchmarks.real_sets import FOLDS, Division, Labelled, divided, divisions, first, spec_of
 from components.captcha import CaptchaSpec
 from components.errors import CaptchaPipelineError
@@ -123,7 +124,7 @@ def test_a_line_has_the_folds_together_and_of_each_the_newest_row() -> None:
 def test_a_reader_that_is_not_installed_is_said_to_be_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     division: Division = divisions(folder)[0]
-    with pytest.raises(real.NotInstalled):
+    with pytest.raises(NotInstalled):
         list(real.measure("tesseract", division, 0, division.parts[0], None, 1))
     assert list(real.measure("tesseract", division, 0, division.parts[0], 5, 1)) == []
 
