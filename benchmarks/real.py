@@ -81,6 +81,8 @@ def main(
         "Each test picture is read by a model that was trained on none with the same bytes; folds are summed.",
         "Full sequence: the whole label is right; case does not count where the set has but one. Seconds are medians over the folds.",
         "Whole run: the import and every step of the pipeline, with the push. The other trainers' seconds are those of the fit alone.",
+        "Of a trainer's pictures a tenth decides when it stops; ours divides them as it always does.",
+        f"Untrained readers have the settings that read up to {_CHOICE_PICTURES} pictures best that the trainers would train with.",
         *(f"{reader}: not installed." for reader in sorted(missing)),
     ]
     record(_NAME, "Real pictures, beside other trainers and readers", *table(_rows()), notes, "uv run --group readers python")
