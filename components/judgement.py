@@ -181,7 +181,10 @@ def _counts(it: Comparison) -> str:
 
 def _too_few(name: str, count: int, minimum: int) -> str:
     if name == ALL:
-        return f"there are only {count} test pictures, fewer than evaluator.min_pictures ({minimum}): their figures say little"
+        return (
+            f"there are only {count} test pictures, fewer than evaluator.min_pictures ({minimum}): their figures say little; "
+            "`captcha-pipeline cross-validate` says more"
+        )
     return f"the {name} has only {count} test pictures, fewer than evaluator.min_pictures ({minimum}): it does not judge"
 
 

@@ -222,6 +222,29 @@ def evaluate(
         tables.print_accuracy(console, results, f"{directory} on the {split.value} split")
 
 
+@app.command("cross-validate")
+@_stoppable("Nothing of it is kept.")
+def cross_validate(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    folds: Annotated[int, typer.Option(min=2, max=20, help="Fits, each to all pictures but those of one fold.")] = 5,
+) -> None:
+    """Measure how well this configuration reads where pictures are few: each is read by a model that was fitted to others.
+
+    Uses the pictures of the latest complete run, without its test split, and pushes nothing.
+    """
+    from pipeline.config_file import load_config
+
+    settings = load_config(config, overrides)
+    load_tensorflow()
+    from pipeline import evaluation, history, tables
+
+    run = history.latest_complete_run(settings.metadata_path)
+    with console.status(f"{folds} fits …"):
+        results = evaluation.cross_validation(settings, run, folds, lambda so_far: tables.print_fold(console, so_far))
+    tables.print_accuracy(console, results, f"{settings.name}, {folds} folds of the train and the eval split")
+
+
 @app.command()
 def predict(
     files: Annotated[list[Path], typer.Argument(help="Pictures to read.", metavar="FILE…")],

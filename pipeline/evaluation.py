@@ -1,16 +1,19 @@
-"""Measures a pushed model on a split of the data."""
+"""Measures a pushed model on a split of the data, and a recipe by cross-validation."""
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from components.captcha import CaptchaSpec, LabelError
 from components.errors import CaptchaPipelineError
 from components.example_gen import shards_of
-from components.features import IMAGE, LABEL
+from components.features import IMAGE, LABEL, SPLITS
+from components.hyperparameters import Hyperparameters
 from components.metrics import ReadingCounts, Results
 from components.pictures import PictureError
 from components.record_check import check_record
@@ -18,6 +21,7 @@ from components.records import RecordError
 from components.sources.spans import Span
 from components.tfrecords import Record, read_records
 from pipeline.config import Config
+from pipeline.history import RunRecord
 from pipeline.served_model import BATCH_SIZE, ServedModel
 
 
@@ -41,6 +45,36 @@ def evaluate_spans(config: Config, model: Path, split: str, spans: Sequence[Span
     if not counts.examples:
         raise CaptchaPipelineError(f"The {split} split of {config.data.root} has no record that can be read.")
     return counts.results(config.evaluator.confidence)
+
+
+def cross_validation(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results], None]) -> Results:
+    """Measures the recipe of the configuration, not a model, by `components.cross_validation.cross_validate`.
+
+    Args:
+      config: of the trainer, and the confidence of the intervals.
+      run: whose transformed pictures are used, those of the train and the eval split: the test split stays for what is chosen by this.
+      folds: how many fits.
+      on_fold: told the figures so far, after each.
+
+    Raises:
+      CaptchaPipelineError: the run has left no transformed pictures, or there are too few.
+    """
+    from components.cross_validation import cross_validate
+    from components.training_input import record_files
+
+    folder = run.artifact_uri("Transform", "transformed_examples")
+    if folder is None or not Path(folder).is_dir():
+        raise CaptchaPipelineError(f"Run {run.run_id} has left no pictures to fit to: `captcha-pipeline run` first.")
+    if (yaml.safe_load(run.configuration) or {}).get("captcha") != config.captcha.model_dump(mode="json"):
+        raise CaptchaPipelineError("The section captcha differs from that of the latest complete run: `captcha-pipeline run` first.")
+    files = [file for split in SPLITS[:2] for file in record_files([str(Path(folder, f"Split-{split}", "*"))], split)]
+    parameters = Hyperparameters(**config.trainer.hyperparameters)
+    confidence = config.evaluator.confidence
+    with tempfile.TemporaryDirectory(dir=config.root) as directory:
+        counts = cross_validate(
+            files, config.captcha, parameters, folds, Path(directory), lambda counted: on_fold(counted.results(confidence))
+        )
+    return counts.results(confidence)
 
 
 def _good_records(config: Config, split: str, spans: Sequence[Span], spec: CaptchaSpec) -> Iterator[tuple[bytes, str]]:

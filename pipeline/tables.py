@@ -110,6 +110,13 @@ def print_accuracy(console: Console, results: Results, title: str) -> None:
     )
 
 
+def print_fold(console: Console, so_far: Results) -> None:
+    """Prints how well the folds that are done have been read."""
+    rate = so_far.sequence_accuracy
+    interval = f"{rate.lower:.2%} to {rate.upper:.2%}"
+    console.print(f"{so_far.example_count:,} pictures read: full sequence {_percent(rate)} ({interval})", highlight=False)
+
+
 def accuracy_as_json(results: Results) -> dict[str, object]:
     """Returns what `print_accuracy` prints, for a script; a position that no label reaches is null."""
     return {

@@ -104,6 +104,15 @@ def test_the_evaluators_figures_are_those_of_plain_numpy(first_run: history.RunR
     assert [reading.text for reading in readings] == [spec.decode(list(ids)) for ids in read]
 
 
+def test_the_recipe_is_measured_on_all_pictures_but_those_of_the_test_split(first_run: history.RunRecord, options: list[str]) -> None:
+    output = call("cross-validate", *options, "--folds", "2", "--set", "trainer.epochs=1")
+    transformed = first_run.artifact_uri("Transform", "transformed_examples")
+    count = sum(len(examples(f"{transformed}/Split-{split}")) for split in ("train", "eval"))
+    assert f"{count:,} pictures; expected calibration error" in output
+    with pytest.raises(CaptchaPipelineError, match="The section captcha differs"):
+        call("cross-validate", *options, "--set", "captcha.width=48")
+
+
 def test_the_model_answers_to_its_signatures(first_run: history.RunRecord, config: Config) -> None:
     loaded = tf.saved_model.load(str(serving_dir.versions(config.serving_dir)[0].path))
     assert set(loaded.signatures) == {"serving_default", "serving_examples", "transform_features"}
