@@ -163,19 +163,22 @@ class _WithColumnLoss(keras.Model):
     ) -> keras.KerasTensor:
         """Called by Keras."""
         logits, columns = y_pred
-        return super().compute_loss(x, y, logits, sample_weight, training) + _column_loss(y, columns)
+        return super().compute_loss(x, y, logits, sample_weight, training) + _ColumnLoss(name="columns")(y, columns)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Called by Keras."""
         return super().compute_metrics(x, y, y_pred[0], sample_weight)
 
 
-def _column_loss(labels: keras.KerasTensor, columns: keras.KerasTensor) -> keras.KerasTensor:
-    blank = columns.shape[-1] - 1
-    lengths = ops.sum(ops.cast(ops.not_equal(labels, blank), "int32"), axis=1)
-    widths = ops.full_like(lengths, columns.shape[1])
-    losses = ops.ctc_loss(ops.cast(labels, "int32"), ops.cast(columns, "float32"), lengths, widths, mask_index=blank)
-    return ops.mean(losses / ops.cast(lengths, "float32"))
+class _ColumnLoss(keras.losses.Loss):
+    """The mean of pictures. A loss of Keras' takes the share of a replica, where there are several, into account."""
+
+    def call(self, labels: keras.KerasTensor, columns: keras.KerasTensor) -> keras.KerasTensor:
+        blank = columns.shape[-1] - 1
+        lengths = ops.sum(ops.cast(ops.not_equal(labels, blank), "int32"), axis=1)
+        widths = ops.full_like(lengths, columns.shape[1])
+        losses = ops.ctc_loss(ops.cast(labels, "int32"), ops.cast(columns, "float32"), lengths, widths, mask_index=blank)
+        return losses / ops.cast(lengths, "float32")
 
 
 def captcha_loss(smoothing: float = 0.0) -> keras.losses.Loss:
