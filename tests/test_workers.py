@@ -105,7 +105,8 @@ def assert_same(folder: Path, alone: Path, epochs: int = EPOCHS) -> None:
     ours, theirs = history(folder), history(alone)
     assert len(ours) == len(theirs) == epochs
     for row, expected in zip(ours, theirs, strict=True):
-        assert row.pop(JUDGED_BY) == pytest.approx(expected.pop(JUDGED_BY), rel=0.02, abs=1e-3)  # the temperature sharpens what differs
+        # Of probabilities at the temperature that suits the eval split best: it sharpens what differs, most of all in a picture misread.
+        assert row.pop(JUDGED_BY) == pytest.approx(expected.pop(JUDGED_BY), rel=0.02, abs=2e-3)
         assert row == pytest.approx(expected, rel=2e-3)  # rounding grows with each step
     np.testing.assert_allclose(probabilities(folder), probabilities(alone), atol=0.02)  # the temperature sharpens what differs
 
