@@ -8,11 +8,11 @@ from typing import Any, Final
 import keras
 from keras import ops
 
-# The number of passes over a training split that is given none: 8 over 20,000 pictures, more over fewer, so that the number of steps falls
-# with the fourth root of the number of pictures. docs/recipe.md has what it was chosen by.
+# The number of passes over a training split, where the configuration has none: 8 over 20,000 pictures, more over fewer. The number of steps
+# grows as the number of pictures to the power of 0.4. docs/recipe.md has what it was chosen by.
 _PASSES: Final = 8
 _PASSES_OVER: Final = 20_000
-_EXPONENT: Final = 0.735
+_EXPONENT: Final = 0.6
 _FEWEST_PASSES, _MOST_PASSES = 3, 400
 # An epoch of fewer steps is not worth an evaluation and a checkpoint.
 _EPOCH_STEPS: Final = 150
