@@ -9,7 +9,7 @@ import json
 import statistics
 from collections import defaultdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -21,6 +21,12 @@ from components.sources.spans import list_spans
 from pipeline import history
 from pipeline.quiet import silence
 
+_FONTS: Final = (
+    "averia-sans-gwf, averia-serif-gwf, comfortaa, croscore, crosextra-caladea, crosextra-carlito, dejavu-core, dejavu-extra, dustin, "
+    "ecolier-court, freefont-ttf, hack, inconsolata, karla, lato, liberation, open-sans, play, quicksand, roboto-unhinted, tuffy, vollkorn"
+)
+_NOTES: Final = (f"*free* is drawn with the fonts in /usr/share/fonts/truetype of these packages of Debian 12, fonts-…: {_FONTS}.",)
+
 
 def main(
     task: Annotated[str, typer.Argument(help="digits-final, alnum or another of benchmarks/tasks.py")],
@@ -31,7 +37,7 @@ def main(
 ) -> None:
     for seed in map(int, seeds.split(",")):
         keep("accuracy", measure(TASKS[task], preset, epochs, minutes, seed))
-    record("accuracy", "Accuracy against pictures seen and time", *table(kept("accuracy")))
+    record("accuracy", "Accuracy against pictures seen and time", *table(kept("accuracy")), _NOTES)
 
 
 def measure(task: Task, preset: str, epochs: int, minutes: float | None, seed: int) -> dict[str, Any]:
