@@ -38,24 +38,24 @@ test: install
 
 # TensorFlow for Java reads with an exported model. Needs a JDK, 11 or newer, and Maven; gets 170 MB the first time.
 test-java: install .tools/java/classpath
-	JAVA_READER=$(CURDIR)/.tools/java $(RUN) pytest tests/test_java.py
+	JAVA_READER=$(CURDIR)/.tools/java $(RUN) pytest tests/serving/test_java.py
 
 # Kubeflow Pipelines' own code judges what is compiled for it, and runs it. Needs Go and git; some minutes the first time.
 test-kfp: install .tools/acceptance
-	KFP_ACCEPTANCE=$(CURDIR)/.tools/acceptance $(RUN) --group kfp pytest tests/test_kubeflow_acceptance.py tests/test_kubeflow_launcher.py
+	KFP_ACCEPTANCE=$(CURDIR)/.tools/acceptance $(RUN) --group kfp pytest tests/runners/test_kubeflow_acceptance.py tests/runners/test_kubeflow_launcher.py
 
 # The manifests of the cluster as kustomize builds them. Needs Go.
 test-manifests: install .tools/bin/kustomize
-	KUSTOMIZE=$(CURDIR)/.tools/bin/kustomize $(RUN) pytest tests/test_kubeflow_manifests.py
+	KUSTOMIZE=$(CURDIR)/.tools/bin/kustomize $(RUN) pytest tests/runners/test_kubeflow_manifests.py
 
 # Builds the image, and rehearses the pipeline in it. Needs Docker or podman, and 25 GB for a while.
 test-image: install
 	$(ENGINE) build $(BUILD_OPTIONS) -f kubeflow/Dockerfile -t captcha-pipeline:test .
-	ENGINE=$(ENGINE) CAPTCHA_IMAGE=captcha-pipeline:test $(RUN) pytest tests/test_kubeflow_image.py
+	ENGINE=$(ENGINE) CAPTCHA_IMAGE=captcha-pipeline:test $(RUN) pytest tests/runners/test_kubeflow_image.py
 
 # The Beam steps on a Flink cluster of this machine. Needs Java 11 or 17, and Maven if JOB_SERVER is not set. A quarter of an hour.
 test-flink: install $(FLINK)
-	FLINK=$(FLINK) FLINK_RELEASE=$(FLINK_RELEASE) JOB_SERVER=$(JOB_SERVER) $(RUN) pytest tests/test_flink.py tests/test_flink_lacking.py
+	FLINK=$(FLINK) FLINK_RELEASE=$(FLINK_RELEASE) JOB_SERVER=$(JOB_SERVER) $(RUN) pytest tests/runners/test_flink.py tests/runners/test_flink_lacking.py
 
 # Says where the job server is, and gets it first if it is not there.
 job-server: install
@@ -75,7 +75,7 @@ check: install
 	$(RUN) hadolint kubeflow/Dockerfile
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) mypy components deploy kubeflow pipeline benchmarks
+	$(RUN) mypy components deploy pipeline benchmarks
 	$(RUN) mypy --allow-untyped-defs tests
 
 # About twenty minutes. The figures are of use only where nothing else runs beside it.

@@ -15,11 +15,11 @@ import typer
 
 from benchmarks.results import keep, kept, machine, record
 from benchmarks.tasks import TASKS, Task, command
-from components.features import HISTORY_FILE
-from components.metrics import wilson_interval
-from components.sources.spans import list_spans
-from pipeline import history
-from pipeline.quiet import silence
+from components.base.features import HISTORY_FILE
+from components.data.spans import list_spans
+from components.evaluation.metrics import wilson_interval
+from pipeline.logs import silence
+from pipeline.runs import history
 
 _FONTS: Final = (
     "averia-sans-gwf, averia-serif-gwf, comfortaa, croscore, crosextra-caladea, crosextra-carlito, dejavu-core, dejavu-extra, dustin, "
@@ -52,9 +52,9 @@ def measure(task: Task, preset: str, epochs: int, minutes: float | None, seed: i
     )
     config = task.config(*overrides)
     command("run", *task.options(*overrides))
-    from components.model import PRESETS
-    from components.optimizer import Muon
-    from pipeline.results import outcome
+    from components.training.model import PRESETS
+    from components.training.optimizer import Muon
+    from pipeline.reporting.results import outcome
 
     finished = history.latest_complete_run(config.metadata_path)
     results = outcome(config, finished).evaluation.results

@@ -5,7 +5,7 @@
 Expected: a line an arm and a seed, appended to benchmarks/results/book_network.jsonl, and the table of all lines on record. 20,000
 pictures are one epoch, some ten minutes of the book's network on 2 cores. First looks at its own rate, 2,000 pictures, and 40,000 at an
 eighth of the width, were still at chance, ln 10 = 2.303 a head.
-The preset `vgg-book` is the same network (tests/test_book_network.py) with He's first weights.
+The preset `vgg-book` is the same network (tests/benchmarks/test_book_network.py) with He's first weights.
 
 Every arm sees the Transform output of the task `digits-recipe`, in the same order for the same seed, and is judged by the first
 pictures of its eval split.
@@ -28,14 +28,14 @@ from keras import layers
 from benchmarks.prepared import Prepared, prepare
 from benchmarks.results import keep, kept, record
 from benchmarks.tasks import TASKS
-from components.captcha import CaptchaSpec
-from components.devices import training_dtype
-from components.hyperparameters import Hyperparameters, learning_rate_schedule
-from components.model import PRESETS, build_model, captcha_loss, captcha_metrics
-from components.optimizer import Muon
-from components.training_input import count_records, evaluation_batches, record_files, training_batches
-from pipeline.config import Config
-from pipeline.quiet import load_tensorflow, silence
+from components.data.captcha_spec import CaptchaSpec
+from components.training.batches import count_records, evaluation_batches, record_files, training_batches
+from components.training.devices import training_dtype
+from components.training.hyperparameters import Hyperparameters, learning_rate_schedule
+from components.training.model import PRESETS, build_model, captcha_loss, captcha_metrics
+from components.training.optimizer import Muon
+from pipeline.config.config import Config
+from pipeline.logs import load_tensorflow, silence
 
 _TASK: Final = "digits-recipe"
 _EVAL_PICTURES: Final = 2_000

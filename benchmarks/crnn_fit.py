@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from components.pictures import visible_picture
-from pipeline.config import DataConfig
-from pipeline.quiet import silence
+from components.data.pictures import visible_picture
+from pipeline.config.config import DataConfig
+from pipeline.logs import silence
 
 _BATCH: Final = 16
 _PATIENCE: Final = 10

@@ -26,10 +26,10 @@ from PIL import Image
 from benchmarks.prepared import DATA_STEPS
 from benchmarks.results import record
 from benchmarks.tasks import Task
-from components.decoding import decode_picture
-from components.record_check import Shard, check_record
-from components.tfrecords import Record, read_records
-from pipeline.quiet import silence
+from components.data.decoding import decode_picture
+from components.data.record_check import Shard, check_record
+from components.data.tfrecords import Record, read_records
+from pipeline.logs import silence
 
 SIZES: Final = (10_000, 20_000, 200_000)
 _SAMPLE: Final = 512  # pictures

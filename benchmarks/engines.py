@@ -22,10 +22,10 @@ import typer
 from benchmarks.prepared import DATA_STEPS
 from benchmarks.results import record
 from benchmarks.tasks import Task, command
-from components.example_proto import Example
-from components.features import LABEL_IDS, PIXELS
-from components.sources.spans import ShardFile, list_spans
-from components.tfrecords import Record, read_records
+from components.base.features import LABEL_IDS, PIXELS
+from components.data.example_proto import Example
+from components.data.spans import ShardFile, list_spans
+from components.data.tfrecords import Record, read_records
 from deploy.flink.cluster import Cluster, JobServerOption, ask, end
 from deploy.flink.job_server import job_server as get_job_server
 

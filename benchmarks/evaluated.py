@@ -19,11 +19,12 @@ import typer
 from tfx.types import standard_artifacts
 from tfx.utils import proto_utils
 
-from components import features, tfma_metrics
-from components.captcha import CaptchaSpec
+from components.base import features
+from components.data.captcha_spec import CaptchaSpec
+from components.evaluation import tfma_metrics
 from components.evaluator import CaptchaEvaluatorExecutor
-from pipeline.engines import Engine
-from pipeline.quiet import silence
+from pipeline.config.engines import Engine
+from pipeline.logs import silence
 
 PICTURES: Final = 2_000
 LENGTH: Final = 4

@@ -22,12 +22,12 @@ import tensorflow as tf
 from benchmarks.prepared import prepare
 from benchmarks.results import record
 from benchmarks.tasks import TASKS
-from components.checkpoint import Checkpoint
-from components.devices import choose_strategy
-from components.hyperparameters import Hyperparameters
-from components.trainer import EVALUATION_BATCH, Examples, compiled_model, fit_to
-from components.training_input import count_records, evaluation_batches, record_files, training_batches
-from pipeline.quiet import silence
+from components.training.batches import count_records, evaluation_batches, record_files, training_batches
+from components.training.checkpoint import Checkpoint
+from components.training.devices import choose_strategy
+from components.training.hyperparameters import Hyperparameters
+from components.training.run_fn import EVALUATION_BATCH, Examples, compiled_model, fit_to
+from pipeline.logs import silence
 
 ROUNDS: Final = 3
 

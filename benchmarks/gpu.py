@@ -28,11 +28,11 @@ from benchmarks.in_memory import Split
 from benchmarks.operations import reading_operations, training_operations
 from benchmarks.results import gpus, keep, kept, machine, record, versions
 from benchmarks.tasks import TASKS
-from components.captcha import CaptchaSpec
-from components.hyperparameters import Hyperparameters
-from components.model import PRESETS
-from pipeline.config import Config
-from pipeline.config_file import load_config
+from components.data.captcha_spec import CaptchaSpec
+from components.training.hyperparameters import Hyperparameters
+from components.training.model import PRESETS
+from pipeline.config.config import Config
+from pipeline.config.loading import load_config
 
 _PICTURES: Final = 16_384
 _REPETITIONS: Final = 5

@@ -25,10 +25,10 @@ import typer
 from benchmarks.in_memory import Split, draw, passes
 from benchmarks.results import gpus, keep, kept, machine, record, versions
 from benchmarks.tasks import TASKS
-from components.captcha import CaptchaSpec
-from components.hyperparameters import Hyperparameters, learning_rate_schedule
-from components.metrics import ReadingCounts, read, wilson_interval
-from pipeline.config_file import load_config
+from components.data.captcha_spec import CaptchaSpec
+from components.evaluation.metrics import ReadingCounts, read, wilson_interval
+from components.training.hyperparameters import Hyperparameters, learning_rate_schedule
+from pipeline.config.loading import load_config
 
 _PRECISION: Final = "mixed_bfloat16"
 _STEPS: Final = 250  # a dispatch

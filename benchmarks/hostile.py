@@ -28,18 +28,18 @@ from typer.testing import CliRunner
 from benchmarks import hostile_inputs as inputs
 from benchmarks.hostile_served import serve
 from benchmarks.results import record
-from components.errors import CaptchaPipelineError
-from components.example_proto import Example
-from components.features import DATA_INFO, LABEL, PARAMS, SPAN, SPLITS, SUMMARY_FILE
-from components.records import DataInfo, book_example, canonical_example
-from components.sources.span_writer import ShardWriter, new_span, write_manifest
-from components.sources.spans import ShardFile, describe, list_spans
-from components.tfrecords import Record, read_records
-from pipeline.cli import app
-from pipeline.config import Config
-from pipeline.config_file import load_config
-from pipeline.history import latest_complete_run
-from pipeline.quiet import silence
+from components.base.errors import CaptchaPipelineError
+from components.base.features import DATA_INFO, LABEL, PARAMS, SPAN, SPLITS, SUMMARY_FILE
+from components.data.example_proto import Example
+from components.data.records import DataInfo, book_example, canonical_example
+from components.data.span_writer import ShardWriter, new_span, write_manifest
+from components.data.spans import ShardFile, describe, list_spans
+from components.data.tfrecords import Record, read_records
+from pipeline.cli.main import app
+from pipeline.config.config import Config
+from pipeline.config.loading import load_config
+from pipeline.logs import silence
+from pipeline.runs.history import latest_complete_run
 
 _TINY: Final = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 _PICTURES: Final = {"every format and mode": 3000, "odd": 900, "cut": 900, "bits turned": 1400, "chunks changed": 500}
@@ -287,7 +287,7 @@ def main(seed: Annotated[int, typer.Option(help="Of all inputs.")] = 1) -> None:
         groups += [import_pictures(folder, kind, them) for kind, them in made.items()]
         groups.append(import_labels(folder, rng))
         tables = try_tables(folder, rng)
-        command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", *options(folder)]
+        command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "run", *options(folder)]
         subprocess.run(command, check=True)
         config = load_config(_TINY, [option.removeprefix("--set=") for option in options(folder)[2:]])
         judge(groups, config)

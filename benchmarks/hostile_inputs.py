@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 import numpy as np
 from PIL import Image
 
-from components.captcha import CaptchaSpec
-from components.exif import PNG_SIGNATURE, png_chunks
-from components.records import canonical_example
+from components.data.captcha_spec import CaptchaSpec
+from components.data.exif import PNG_SIGNATURE, png_chunks
+from components.data.records import canonical_example
 
 Expectation = Literal["good", "bad", "either"]
 

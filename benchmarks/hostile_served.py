@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from benchmarks.hostile_inputs import Expectation, Hostile
-from components.exif import JPEG_SIGNATURE, PNG_SIGNATURE
-from components.features import TEXT, VALID
-from components.pictures import PictureError, inspect_picture
-from components.records import canonical_example
-from components.serving_dir import versions
-from pipeline.config import Config
-from pipeline.quiet import load_tensorflow
+from components.base.features import TEXT, VALID
+from components.data.exif import JPEG_SIGNATURE, PNG_SIGNATURE
+from components.data.pictures import PictureError, inspect_picture
+from components.data.records import canonical_example
+from components.serving.serving_dir import versions
+from pipeline.config.config import Config
+from pipeline.logs import load_tensorflow
 
 _BATCH: Final = 64
 

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from components.captcha import CaptchaSpec
-from components.features import SPLITS
-from components.sources.painting import CaptchaPainter, SynthPlan
-from components.splits import split_key, split_of
-from pipeline.config import Config
+from components.base.features import SPLITS
+from components.data.captcha_spec import CaptchaSpec
+from components.data.sources.painting import CaptchaPainter, SynthPlan
+from components.data.splits import split_key, split_of
+from pipeline.config.config import Config
 
 _PART: Final = 1_000  # pictures that a process draws before it hands them over
 
@@ -83,7 +83,7 @@ def passes(count: int, images: int, seed: int) -> npt.NDArray[np.int32]:
 
 
 def shifted(pixels: keras.KerasTensor, offsets: keras.KerasTensor, shift: int) -> keras.KerasTensor:
-    """Moves each image as `components.training_input.random_shift` does, which draws the offsets itself.
+    """Moves each image as `components.training.batches.random_shift` does, which draws the offsets itself.
 
     Args:
       pixels: [N, H, W, C], H and W at least `shift`.

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.results import record
-from components.sources.imported import import_folder
-from components.sources.index import SpanIndex
-from components.sources.painting import SynthPlan
-from components.sources.sheet import samples
-from components.sources.sift import ImportPlan, NothingNew
-from components.sources.spans import list_spans
-from components.sources.synthetic import synthesise
-from pipeline.config_file import load_config
+from components.data.sources.imported import import_folder
+from components.data.sources.index import SpanIndex
+from components.data.sources.painting import SynthPlan
+from components.data.sources.sheet import samples
+from components.data.sources.sift import ImportPlan, NothingNew
+from components.data.sources.synthetic import synthesise
+from components.data.spans import list_spans
+from pipeline.config.loading import load_config
 
 _INBOX = 1_000
 

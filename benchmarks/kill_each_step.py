@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 from benchmarks.results import record
-from components import serving_dir
-from pipeline import history
-from pipeline.config_file import load_config
-from pipeline.served_model import ServedModel
+from components.serving import serving_dir
+from pipeline.config.loading import load_config
+from pipeline.inference.served_model import ServedModel
+from pipeline.runs import history
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 STEPS = (
@@ -39,7 +39,7 @@ DELAYS = {"CaptchaExampleGen": 1.0, "StatisticsGen": 1.5, "Transform": 2.0, "Cap
 
 def command(root: str, *words: str) -> list[str]:
     # -u: the lines that the steps are told apart by must come at once.
-    program = [sys.executable, "-u", "-c", "from pipeline.cli import main; main()"]
+    program = [sys.executable, "-u", "-c", "from pipeline.cli.main import main; main()"]
     return [*program, *words, "--config", str(TINY), "--set", f"root={root}/output", "--set", f"data.root={root}/data"]
 
 

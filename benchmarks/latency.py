@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from benchmarks import served
 from benchmarks.results import record
-from components.features import VALID
-from pipeline.quiet import load_tensorflow, silence
+from components.base.features import VALID
+from pipeline.logs import load_tensorflow, silence
 
 SINGLE_CALLS: Final = 3_000
 BATCH: Final = 64

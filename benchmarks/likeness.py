@@ -1,4 +1,4 @@
-"""How well the perceptual hash of components/likeness.py tells different captchas from copies of one.
+"""How well the perceptual hash of components/data/likeness.py tells different captchas from copies of one.
 
     uv run python -m benchmarks.likeness [FOLDER or TABLE …]
 
@@ -20,11 +20,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.results import record
-from components.captcha import CaptchaSpec
-from components.likeness import MAX_DISTANCE, look_of
-from components.sources.listing import folder_entries, table_entries
-from components.sources.painting import CaptchaPainter, SynthPlan
-from pipeline.config_file import load_config
+from components.data.captcha_spec import CaptchaSpec
+from components.data.likeness import MAX_DISTANCE, look_of
+from components.data.sources.listing import folder_entries, table_entries
+from components.data.sources.painting import CaptchaPainter, SynthPlan
+from pipeline.config.loading import load_config
 
 _DRAWN = 1_500
 _COPIED = 300

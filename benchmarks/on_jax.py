@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.in_memory import Split, shifted
-from components.captcha import CaptchaSpec
-from components.hyperparameters import Hyperparameters
-from components.model import PRESETS, build_model, captcha_loss, with_column_loss
-from components.optimizer import Muon
+from components.data.captcha_spec import CaptchaSpec
+from components.training.hyperparameters import Hyperparameters
+from components.training.model import PRESETS, build_model, captcha_loss, with_column_loss
+from components.training.optimizer import Muon
 
 Values: TypeAlias = list[jax.Array]
 

@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from components.glimpses import Glimpses
+from components.training.counting import Glimpses
 
 
 def reading_operations(model: keras.Model) -> int:

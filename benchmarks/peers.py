@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.real_sets import Labelled
-from components.captcha import CaptchaSpec
+from components.data.captcha_spec import CaptchaSpec
 
 FAST_PLATE_OCR: Final = "fast-plate-ocr"
 CRNN: Final = "crnn"

@@ -13,14 +13,14 @@ import typer
 from tfx.orchestration import metadata, pipeline
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
-from pipeline import history
-from pipeline.config import Config
-from pipeline.config_file import load_config
+from pipeline.cli.options import ConfigOption, SetOption
+from pipeline.config.config import Config
+from pipeline.config.loading import load_config
 from pipeline.graph import RunParameters, create_pipeline
-from pipeline.local import log_path
-from pipeline.options import ConfigOption, SetOption
-from pipeline.quiet import load_tensorflow, log_to, silence
-from pipeline.surroundings import look_around
+from pipeline.logs import load_tensorflow, log_to, silence
+from pipeline.runners.local import log_path
+from pipeline.runs import history
+from pipeline.runs.fingerprint import look_around
 
 DATA_STEPS = ("CaptchaExampleGen", "StatisticsGen", "Transform")
 

@@ -27,14 +27,14 @@ from typing import Annotated, Any, Final
 import typer
 
 from benchmarks.results import record
-from components import serving_dir
-from components.features import WEIGHTS_FILE
-from components.records import encode_png
-from components.sources.painting import CaptchaPainter, SynthPlan
-from components.sources.spans import list_spans
-from pipeline.config import Config
-from pipeline.config_file import load_config
-from pipeline.retrainings import retrainings
+from components.base.features import WEIGHTS_FILE
+from components.data.records import encode_png
+from components.data.sources.painting import CaptchaPainter, SynthPlan
+from components.data.spans import list_spans
+from components.serving import serving_dir
+from pipeline.config.config import Config
+from pipeline.config.loading import load_config
+from pipeline.runs.outcomes import retrainings
 
 _TINY: Final = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 _CHANGES: Final = (
@@ -84,7 +84,7 @@ class Deployment:
         return serving_dir.versions(self.config.serving_dir)
 
     def start(self, words: Sequence[str]) -> "subprocess.Popen[str]":
-        program = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+        program = [sys.executable, "-c", "from pipeline.cli.main import main; main()"]
         return subprocess.Popen(
             [*program, *words, *self.options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )

@@ -31,11 +31,11 @@ from PIL import Image, ImageFilter, ImageOps
 
 from benchmarks.results import record
 from benchmarks.tasks import TASKS, Picture
-from components import serving_dir
-from components.captcha import CaptchaSpec
-from components.metrics import Rate, wilson_interval
-from pipeline.config import Config
-from pipeline.quiet import load_tensorflow, silence
+from components.data.captcha_spec import CaptchaSpec
+from components.evaluation.metrics import Rate, wilson_interval
+from components.serving import serving_dir
+from pipeline.config.config import Config
+from pipeline.logs import load_tensorflow, silence
 
 Reader: TypeAlias = Callable[[bytes], str]
 """Encoded picture in, text out."""
@@ -201,7 +201,7 @@ def our_reader(config: Config) -> tuple[str, Reader]:
     if pushed is None:
         raise FileNotFoundError(config.serving_dir)
     load_tensorflow()
-    from pipeline.served_model import ServedModel
+    from pipeline.inference.served_model import ServedModel
 
     model = ServedModel(pushed.path)
     return f"{pushed.about['preset']}, version {pushed.version}", lambda encoded: next(model.read([encoded])).text

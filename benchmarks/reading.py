@@ -23,10 +23,10 @@ import tensorflow as tf
 from benchmarks.prepared import prepare
 from benchmarks.results import record
 from benchmarks.tasks import TASKS
-from components.hyperparameters import Hyperparameters
-from components.trainer import compiled_model
-from components.training_input import count_records, record_files, training_batches
-from pipeline.quiet import silence
+from components.training.batches import count_records, record_files, training_batches
+from components.training.hyperparameters import Hyperparameters
+from components.training.run_fn import compiled_model
+from pipeline.logs import silence
 
 LATER_EPOCHS: Final = 5
 ROUNDS: Final = 3

@@ -33,12 +33,12 @@ from benchmarks.real_sets import FOLDS, Division, Labelled, Part, divisions, fir
 from benchmarks.results import FOLDER, keep, kept, machine, record
 from benchmarks.season import fit_of
 from benchmarks.tasks import Picture, command
-from components.captcha import CaptchaSpec
-from components.metrics import wilson_interval
-from pipeline.config import Config
-from pipeline.config_file import load_config
-from pipeline.data_cli import CONTRADICTED
-from pipeline.quiet import load_tensorflow, silence
+from components.data.captcha_spec import CaptchaSpec
+from components.evaluation.metrics import wilson_interval
+from pipeline.cli.data import CONTRADICTED
+from pipeline.config.config import Config
+from pipeline.config.loading import load_config
+from pipeline.logs import load_tensorflow, silence
 
 OURS: Final = "ours"
 _TRAINERS: Final = (FAST_PLATE_OCR, CRNN)
@@ -207,8 +207,8 @@ def _ours(name: str, spec: CaptchaSpec, part: Part) -> Row:
 
 def _readings(config: Config, files: Sequence[Path]) -> list[str]:
     load_tensorflow(with_keras=False)
-    from pipeline.prediction import predict
-    from pipeline.served_model import newest_model
+    from pipeline.inference.prediction import predict
+    from pipeline.inference.served_model import newest_model
 
     return [answer.text or "" for answer in predict(config, newest_model(config), files)]
 

@@ -9,11 +9,11 @@ from typing import Final
 
 from PIL import Image
 
-from components.captcha import CaptchaSpec
-from components.errors import CaptchaPipelineError
-from components.sources.listing import Entry, folder_entries, table_entries
-from components.sources.suggestion import suggest
-from pipeline.config import DataConfig
+from components.base.errors import CaptchaPipelineError
+from components.data.captcha_spec import CaptchaSpec
+from components.data.sources.listing import Entry, folder_entries, table_entries
+from components.data.sources.suggestion import suggest
+from pipeline.config.config import DataConfig
 
 FOLDS: Final = 5
 _FIXED_ABOVE: Final = 2_000  # pictures; a fifth of so many are enough to test with

@@ -14,7 +14,7 @@ import typer
 
 from benchmarks.results import keep
 from benchmarks.tasks import TASKS
-from pipeline.quiet import load_tensorflow, silence
+from pipeline.logs import load_tensorflow, silence
 
 
 def main(

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from benchmarks.results import record
-from components.features import HISTORY_FILE, WEIGHTS_FILE
-from pipeline.config import Config
-from pipeline.config_file import load_config
-from pipeline.options import ConfigOption, SetOption
-from pipeline.quiet import load_tensorflow, silence
+from components.base.features import HISTORY_FILE, WEIGHTS_FILE
+from pipeline.cli.options import ConfigOption, SetOption
+from pipeline.config.config import Config
+from pipeline.config.loading import load_config
+from pipeline.logs import load_tensorflow, silence
 
 if TYPE_CHECKING:
     from benchmarks.prepared import Prepared
@@ -39,7 +39,7 @@ class Fit:
     @property
     def accuracy(self) -> float:
         """The full-sequence accuracy on the eval split of the exported weights."""
-        from components.checkpoint import best_epoch
+        from components.training.checkpoint import best_epoch
 
         return self.history[best_epoch(self.history) - 1]["val_sequence_accuracy"]
 
@@ -48,7 +48,7 @@ def start(config: Config, data: "Prepared", folder: Path) -> subprocess.Popen[st
     """Starts the Trainer in a process of its own."""
     from tfx.components.trainer.fn_args_utils import FnArgs
 
-    from components.worker import write_fn_args
+    from components.training.worker import write_fn_args
 
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     arguments = FnArgs(
@@ -68,7 +68,7 @@ def start(config: Config, data: "Prepared", folder: Path) -> subprocess.Popen[st
         },
     )
     write_fn_args(arguments, folder / "fn_args.json")
-    command = [sys.executable, "-u", "-m", "components.worker", str(folder / "fn_args.json")]
+    command = [sys.executable, "-u", "-m", "components.training.worker", str(folder / "fn_args.json")]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 

@@ -28,19 +28,19 @@ import matplotlib
 import typer
 
 from benchmarks.results import record
-from components import serving_dir
-from components.example_proto import Example
-from components.features import HISTORY_FILE, IMAGE, LABEL, SPLITS
-from components.judgement import GOLDEN, NEWEST
-from components.sources.span_writer import ShardWriter, new_span, write_manifest
-from components.sources.spans import list_spans
-from components.tfrecords import Record, read_records
-from components.trend import Retraining
-from pipeline import history
-from pipeline.cli import NOT_PUSHED
-from pipeline.config import Config
-from pipeline.config_file import load_config
-from pipeline.retrainings import retrainings
+from components.base.features import HISTORY_FILE, IMAGE, LABEL, SPLITS
+from components.data.example_proto import Example
+from components.data.span_writer import ShardWriter, new_span, write_manifest
+from components.data.spans import list_spans
+from components.data.tfrecords import Record, read_records
+from components.evaluation.gate import GOLDEN, NEWEST
+from components.serving import serving_dir
+from pipeline.cli.main import NOT_PUSHED
+from pipeline.config.config import Config
+from pipeline.config.loading import load_config
+from pipeline.reporting.trend import Retraining
+from pipeline.runs import history
+from pipeline.runs.outcomes import retrainings
 
 CONFIG: Final = Path(__file__).with_name("season.yaml")
 _FONT: Final = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSerif-Bold.ttf")
@@ -71,7 +71,7 @@ class Root:
 
     def start(self, *words: str, changes: Sequence[str] = ()) -> "subprocess.Popen[str]":
         # -u: the lines that tell how far a fit is must come at once.
-        program = [sys.executable, "-u", "-c", "from pipeline.cli import main; main()"]
+        program = [sys.executable, "-u", "-c", "from pipeline.cli.main import main; main()"]
         return subprocess.Popen([*program, *words, *self.options(*changes)], stdout=subprocess.PIPE, text=True, start_new_session=True)
 
     def call(self, *words: str, changes: Sequence[str] = (), exit_codes: Sequence[int] = (0,)) -> str:

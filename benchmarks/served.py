@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.tasks import Task, command
-from components import serving_dir
+from components.serving import serving_dir
 
 _TASK: Final = Task("digits-served", "digits", 3_000, "{train: 4, eval: 1, test: 1}", seed=3)
 _OVERRIDES: Final = ("trainer.epochs=1", "evaluator.min_sequence_accuracy=0", "evaluator.max_regression=1")

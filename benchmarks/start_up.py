@@ -20,7 +20,7 @@ from benchmarks import served
 from benchmarks.results import record
 
 RUNS: Final = 5
-_COMMAND: Final = (sys.executable, "-c", "from pipeline.cli import main; main()")
+_COMMAND: Final = (sys.executable, "-c", "from pipeline.cli.main import main; main()")
 
 
 def measure(*words: str) -> list[str]:

@@ -19,9 +19,9 @@ from captcha.image import ImageCaptcha
 
 from benchmarks.results import record
 from benchmarks.tasks import TASKS
-from components.sources.painting import SynthPlan
-from components.sources.synthetic import make_shard, synthesise
-from pipeline.config_file import load_config
+from components.data.sources.painting import SynthPlan
+from components.data.sources.synthetic import make_shard, synthesise
+from pipeline.config.loading import load_config
 
 CHUNK: Final = 500  # pictures drawn in turn by the library and by us
 ROUNDS: Final = 15

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from components.example_proto import Example
-from components.features import IMAGE, LABEL
-from components.sources.spans import list_spans
-from components.tfrecords import Damage, Record, read_records
-from pipeline.config import Config
-from pipeline.config_file import load_config
+from components.base.features import IMAGE, LABEL
+from components.data.example_proto import Example
+from components.data.spans import list_spans
+from components.data.tfrecords import Damage, Record, read_records
+from pipeline.config.config import Config
+from pipeline.config.loading import load_config
 
 _CONFIGS: Final = Path(__file__).parents[1] / "configs"
 
@@ -92,7 +92,7 @@ def _picture(data: bytes) -> Picture:
 
 def command(*words: str, exit_codes: Collection[int] = (0,)) -> None:
     """Runs `captcha-pipeline` in a process of its own, and ends this one if its exit code is none of these."""
-    done = subprocess.run([sys.executable, "-c", "from pipeline.cli import main; main()", *words])
+    done = subprocess.run([sys.executable, "-c", "from pipeline.cli.main import main; main()", *words])
     if done.returncode not in exit_codes:
         done.check_returncode()
 

@@ -10,14 +10,14 @@ import keras
 import tensorflow as tf
 
 from benchmarks.prepared import Prepared
-from components.captcha import CaptchaSpec
-from components.devices import training_dtype
-from components.hyperparameters import Hyperparameters, learning_rate_schedule
-from components.model import PRESETS, Preset, build_model, captcha_loss, captcha_metrics, with_column_loss
-from components.optimizer import Muon
-from components.trainer import EVALUATION_BATCH
-from components.training_input import count_records, evaluation_batches, record_files, training_batches
-from pipeline.config import Config
+from components.data.captcha_spec import CaptchaSpec
+from components.training.batches import count_records, evaluation_batches, record_files, training_batches
+from components.training.devices import training_dtype
+from components.training.hyperparameters import Hyperparameters, learning_rate_schedule
+from components.training.model import PRESETS, Preset, build_model, captcha_loss, captcha_metrics, with_column_loss
+from components.training.optimizer import Muon
+from components.training.run_fn import EVALUATION_BATCH
+from pipeline.config.config import Config
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 layers = keras.layers

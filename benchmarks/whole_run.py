@@ -14,8 +14,8 @@ from typing import Final
 
 from benchmarks.results import record
 from benchmarks.tasks import Task, command
-from components.features import HISTORY_FILE
-from pipeline import history
+from components.base.features import HISTORY_FILE
+from pipeline.runs import history
 
 TASK: Final = Task("digits-whole", "digits", 24_000, "{train: 10, eval: 1, test: 1}", seed=1)
 

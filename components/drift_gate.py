@@ -10,9 +10,9 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types.standard_artifacts import ExampleAnomalies, ExampleStatistics
 
-from components.drift import Profile, complain, describe
-from components.errors import CaptchaPipelineError
-from components.features import DRIFT_FILE, PROFILES_FILE
+from components.base.errors import CaptchaPipelineError
+from components.base.features import DRIFT_FILE, PROFILES_FILE
+from components.data.drift import Profile, complain, describe
 
 STOP: Final = "stop"
 
@@ -25,7 +25,7 @@ def DriftGate(
     action: Parameter[str],
     source_digest: Parameter[str],
 ) -> None:
-    """Writes DRIFT_FILE into the artifact `anomalies`, as `components.drift.describe` returns it.
+    """Writes DRIFT_FILE into the artifact `anomalies`, as `components.data.drift.describe` returns it.
 
     Args:
       profiles: of CaptchaExampleGen.

@@ -1,4 +1,4 @@
-"""The Evaluator that takes "no model in production" for "no baseline", and blesses by the rules of components/judgement.py."""
+"""The Evaluator that takes "no model in production" for "no baseline", and blesses by the rules of components/evaluation/gate.py."""
 
 import dataclasses
 import json
@@ -20,14 +20,15 @@ from tfx.types import artifact_utils
 from tfx.types import standard_component_specs as specs
 from tfx.utils import io_utils, path_utils
 
-from components import features, golden, tfma_metrics
-from components.errors import CaptchaPipelineError
-from components.features import GOLDEN_FILE, JUDGEMENT_FILE
-from components.golden import Best, GoldenReading
-from components.judgement import ALL, BEST, GOLDEN, NEWEST, BestSoFar, Comparison, Rules, judge
-from components.metrics import Results
-from components.serving_dir import recipe_of
-from components.sources.spans import span_name
+from components.base import features
+from components.base.errors import CaptchaPipelineError
+from components.base.features import GOLDEN_FILE, JUDGEMENT_FILE
+from components.data.spans import span_name
+from components.evaluation import golden, tfma_metrics
+from components.evaluation.gate import ALL, BEST, GOLDEN, NEWEST, BestSoFar, Comparison, Rules, judge
+from components.evaluation.golden import Best, GoldenReading
+from components.evaluation.metrics import Results
+from components.serving.serving_dir import recipe_of
 
 SPLIT: Final = "test"  # neither trained on nor used to stop training
 
@@ -135,14 +136,14 @@ def _bless(blessing: types.Artifact, model: types.Artifact, *, blessed: bool) ->
 
 
 class CaptchaEvaluator(component.Evaluator):
-    """Evaluates `model` on the test split and blesses it if `components.judgement.judge` finds nothing against it.
+    """Evaluates `model` on the test split and blesses it if `components.evaluation.gate.judge` finds nothing against it.
 
     `baseline_model` may be an artifact without a model in it, or with one that reads something else: then there is no baseline. The
     thresholds are properties of their own, not a part of `eval_config`, so that a run of a compiled pipeline can have its own.
 
     Args:
       golden: the number of the span whose test split is the golden set; 0 for none.
-      min_sequence_accuracy, max_regression, max_slice_regression, confidence, min_pictures: see `components.judgement.Rules`.
+      min_sequence_accuracy, max_regression, max_slice_regression, confidence, min_pictures: see `components.evaluation.gate.Rules`.
     """
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(CaptchaEvaluatorExecutor)

@@ -24,17 +24,17 @@ from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact, artifact_utils, channel, component_spec, standard_artifacts
 
-from components import features
-from components.beam_output import remove_abandoned
-from components.captcha import CaptchaSpec
-from components.drift import Profile
-from components.errors import CaptchaPipelineError
-from components.pictures import PictureRules
-from components.record_check import BAD, KEYS, PROFILE, SUMMARY, CheckShard, Shard
-from components.records import DataInfo
-from components.sources.spans import Span, Window, window_as_of
-from components.splits import merge_keys
-from components.tally import stop_reason, summarise
+from components.base import features
+from components.base.errors import CaptchaPipelineError
+from components.data.beam_output import remove_abandoned
+from components.data.captcha_spec import CaptchaSpec
+from components.data.drift import Profile
+from components.data.pictures import PictureRules
+from components.data.record_check import BAD, KEYS, PROFILE, SUMMARY, CheckShard, Shard
+from components.data.records import DataInfo
+from components.data.spans import Span, Window, window_as_of
+from components.data.splits import merge_keys
+from components.data.tally import stop_reason, summarise
 
 # Custom properties of the examples: JSON, the numbers of the spans that they come from, and the checksums of their manifests.
 SPANS: Final = "spans"

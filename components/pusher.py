@@ -15,10 +15,10 @@ from tfx.types import artifact_utils, component_spec, standard_artifacts
 from tfx.types import standard_component_specs as specs
 from tfx.utils import io_utils
 
-from components.errors import CaptchaPipelineError
-from components.features import GOLDEN_FILE, SPLITS
-from components.golden import GoldenReading
-from components.serving_dir import Withdrawn, check_not_withdrawn, push
+from components.base.errors import CaptchaPipelineError
+from components.base.features import GOLDEN_FILE, SPLITS
+from components.evaluation.golden import GoldenReading
+from components.serving.serving_dir import Withdrawn, check_not_withdrawn, push
 
 # Loading takes some seconds, and some minutes for the largest model on a busy machine.
 _TRIAL_SECONDS: Final = 600
@@ -65,7 +65,7 @@ def _golden_reading(input_dict: dict[str, list[types.Artifact]]) -> GoldenReadin
 
 
 def check_servable(model_dir: str, records: str, seconds: float = _TRIAL_SECONDS) -> None:
-    """Has components/server_trial.py use a model as a server would, in a process of its own.
+    """Has components/serving/server_trial.py use a model as a server would, in a process of its own.
 
     Args:
       model_dir: of the SavedModel.
@@ -75,7 +75,15 @@ def check_servable(model_dir: str, records: str, seconds: float = _TRIAL_SECONDS
     Raises:
       CaptchaPipelineError: the model cannot be loaded that way, does not answer, or not as it should.
     """
-    program = [sys.executable, "-W", "ignore", "-m", "components.server_trial", os.path.abspath(model_dir), os.path.abspath(records)]
+    program = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "components.serving.server_trial",
+        os.path.abspath(model_dir),
+        os.path.abspath(records),
+    ]
     # On the CPU: the memory of a GPU may be another process's.
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
     try:
@@ -99,7 +107,7 @@ def check_servable(model_dir: str, records: str, seconds: float = _TRIAL_SECONDS
         f"The model was not pushed: loaded as TensorFlow Serving loads it, it {how}. What was served before still is.\n"
         + "".join(f"  {line}\n" for line in lines)
         + "If memory or time was short, run again: it takes up at this step. If not, the export is at fault: a change of "
-        "components/signatures.py, or of the release of TensorFlow or Keras."
+        "components/serving/signatures.py, or of the release of TensorFlow or Keras."
     )
 
 

@@ -1,193 +1,63 @@
-"""Fits the model to the transformed examples and exports it: the Trainer's `run_fn`."""
+"""Trainer as TFX has it, but for what belongs to a run and not to the pipeline: how long it fits, and what the model is made from.
+
+A compiled pipeline's parameters are whole properties of a step: they cannot be a part of `custom_config`.
+"""
 
 import json
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Final
+import os
+from typing import Any
 
-import keras
-import tensorflow as tf
-import tensorflow_transform as tft
+from tfx import components
+from tfx.components.trainer import executor
 from tfx.components.trainer.fn_args_utils import FnArgs
+from tfx.dsl.components.base import executor_spec
+from tfx.dsl.io import fileio
+from tfx.orchestration.data_types import RuntimeParameter
+from tfx.types import artifact_utils
+from tfx.types import standard_component_specs as specs
+from tfx.utils import path_utils
 
-from components.calibration import CalibratedCrossEntropy, calibrate
-from components.captcha import CaptchaSpec
-from components.checkpoint import Checkpoint, remove_old
-from components.devices import choose_strategy, fit, is_chief, synchronise_batch_norm, training_dtype
-from components.errors import CaptchaPipelineError
-from components.features import BASE_PROBLEM, FINGERPRINT, HISTORY_FILE, RECIPE, WARM_START
-from components.hyperparameters import Hyperparameters, learning_rate_schedule
-from components.model import PRESETS, build_model, captcha_loss, captcha_metrics, with_column_loss
-from components.optimizer import Muon
-from components.pace import Pace
-from components.recipe import fingerprint
-from components.signatures import export_model
-from components.training_input import count_records, evaluation_batches, record_files, training_batches
-from components.warm_start import Base, find_base, take_over
-
-_LOG: Final = logging.getLogger(__name__)
-EVALUATION_BATCH: Final = 256
+from components.base.features import BASE_PROBLEM, FINGERPRINT, RECIPE, SPEC_FILE, WARM_START, WINDOW
+from components.base.recipe import recipe
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Files of transformed examples: those of the training split, those of the eval split, and how many examples the former hold."""
+class Executor(executor.GenericExecutor):
+    """TFX's executor, which gives `run_fn` the epochs, the seed and the recipe where it looks for them."""
 
-    train: list[str]
-    eval: list[str]
-    count: int
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """As TFX's; the properties of the model then say what it was made from, and whether from the model in production on."""
+        super().Do(input_dict, output_dict, exec_properties)
+        model = artifact_utils.get_single_instance(output_dict[specs.MODEL_KEY])
+        with fileio.open(os.path.join(path_utils.serving_model_path(model.uri), "assets.extra", SPEC_FILE)) as file:
+            about = json.loads(file.read())
+        for name in (RECIPE, FINGERPRINT, BASE_PROBLEM):
+            model.set_string_custom_property(name, about[name])
+        model.set_int_custom_property(WARM_START, int(about[WARM_START]))
+
+    def _GetFnArgs(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> FnArgs:
+        fn_args = super()._GetFnArgs(input_dict, output_dict, exec_properties)
+        epochs, attempt = exec_properties["epochs"], exec_properties["attempt"]
+        window = artifact_utils.get_single_instance(input_dict[specs.EXAMPLES_KEY]).get_string_custom_property(WINDOW)
+        trainer = fn_args.custom_config["trainer"]
+        fn_args.custom_config |= {
+            "trainer": trainer | {"epochs": epochs, "seed": trainer["seed"] + attempt},
+            "recipe": recipe(exec_properties["settings"], window, epochs, attempt),
+        }
+        return fn_args
 
 
-def run_fn(fn_args: FnArgs) -> None:
-    """Trains and exports. TFX calls it.
+class Trainer(components.Trainer):
+    """See the module; the other arguments, inputs and outputs are those of TFX's Trainer.
 
-    `fn_args.custom_config` holds: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `recipe`, which
-    names this combination of config, data and code (components/recipe.py); `checkpoint_dir`, where a fit leaves what it needs to go on
-    after a kill; `log_dir`, where TensorBoard finds a folder for each fingerprint, while it is fitted; and `max_pixels` and `wrong_size`,
-    by which the served model refuses pictures: see `export_model`. `fn_args.base_model` is the folder of a SavedModel to go on from, if
-    there is one in it.
-
-    Raises:
-      CaptchaPipelineError: a split is empty, the strategy asks for what is not there, or its replicas cannot share a batch evenly.
+    Args:
+      settings: for the recipe of the model, see `components.base.recipe.recipe`.
+      epochs: passes over the training split, 0 for as many as suit its size.
+      attempt: how often the same has been fitted before; each time from another seed.
     """
-    config = fn_args.custom_config
-    spec = CaptchaSpec.model_validate_json(config["spec"])
-    parameters = Hyperparameters(**config["trainer"])
-    strategy = choose_strategy(parameters.strategy)  # before all else: with several workers TensorFlow insists
-    base, problem = find_base(fn_args.base_model, spec, parameters.preset)
-    if problem:
-        _LOG.warning("%s", problem)
-    if base:
-        parameters = parameters.warm
-    name = fingerprint(config["recipe"], base.fingerprint if base else None)
-    # On a CPU that is enough for the same weights twice: TensorFlow's kernels for it add up in a fixed order.
-    keras.utils.set_random_seed(parameters.seed)
-    examples = find_examples(fn_args)
-    parameters = parameters.for_count(examples.count)
-    check_batch_size(parameters.batch_size, strategy.num_replicas_in_sync, examples.count)
-    if parameters.max_minutes and parameters.strategy == "multi_worker":
-        raise CaptchaPipelineError("trainer.max_minutes is for one machine: several workers would time it differently. Set trainer.epochs.")
-    chief = is_chief(strategy)
-    checkpoint_dir = Path(config["checkpoint_dir"])
-    if chief:
-        remove_old(checkpoint_dir, keep=name)
-    checkpoint = Checkpoint(checkpoint_dir / name, parameters.epochs, parameters.patience, writes=chief)
-    with strategy.scope():
-        model = checkpoint.restore(lambda: compiled_model(spec, parameters, examples.count, base))
-        if checkpoint.epochs != parameters.epochs:  # a fit that trainer.max_minutes has shortened goes on
-            model.optimizer.schedule.steps.assign(float(checkpoint.epochs * parameters.epoch_steps(examples.count)))
-    if not checkpoint.finished:
-        if not checkpoint.epoch:
-            checkpoint.say(_plan(parameters, examples.count))
-        pace = Pace(checkpoint, model.optimizer.schedule, parameters.max_minutes)
-        # Not in fn_args.model_run_dir: on Kubeflow that is copied out of the pod only at the end, and a fit taken up again has another.
-        log_dir = Path(config["log_dir"]) / name
-        shown = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if chief else []
-        fit_to(examples, model, spec, parameters, strategy, checkpoint.epoch, [*shown, pace, checkpoint])
-    if not chief:
-        return
-    checkpoint.restore_best(model)
-    # In float32 whatever it was trained in, so that it runs, and runs fast, on machines without bfloat16.
-    exported = build_model(spec, PRESETS[parameters.preset])
-    exported.set_weights(model.get_weights())
-    calibrate(exported, evaluation_batches(examples.eval, spec, EVALUATION_BATCH))
-    about = {
-        RECIPE: config["recipe"],
-        FINGERPRINT: name,
-        "preset": parameters.preset,
-        WARM_START: base is not None,
-        BASE_PROBLEM: problem,
-    }
-    export_model(
-        exported,
-        tft.TFTransformOutput(fn_args.transform_output),
-        spec,
-        config["max_pixels"],
-        about,
-        fn_args.serving_model_dir,
-        config["wrong_size"],
-    )
-    (Path(fn_args.model_run_dir) / HISTORY_FILE).write_text(json.dumps(checkpoint.history, indent=1) + "\n", encoding="utf-8")
 
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
-def _plan(parameters: Hyperparameters, count: int) -> str:
-    passes = f" of {parameters.passes} passes" if parameters.passes > 1 else ""
-    steps = parameters.epochs * parameters.epoch_steps(count)
-    return f"{count:,} pictures to learn from: {parameters.epochs} epochs{passes}, {steps:,} steps of {parameters.batch_size} pictures"
-
-
-def find_examples(fn_args: FnArgs) -> Examples:
-    """Returns what TFX gives a fit to read.
-
-    Raises:
-      CaptchaPipelineError: a split is empty.
-    """
-    train = record_files(fn_args.train_files, "train")
-    return Examples(train, record_files(fn_args.eval_files, "eval"), count_records(train))
-
-
-def fit_to(
-    examples: Examples,
-    model: keras.Model,
-    spec: CaptchaSpec,
-    parameters: Hyperparameters,
-    strategy: tf.distribute.Strategy,
-    initial_epoch: int,
-    callbacks: Sequence[keras.callbacks.Callback],
-) -> None:
-    """Fits a compiled model to the training split, and judges it by the eval split after each epoch. See components.devices.fit."""
-    with strategy.scope():
-        judge = keras.Model(model.input, model.outputs[0])
-        # Not a metric of the training split as well: with a large charset it takes a good part of a step.
-        judge.compile(loss=model.loss, metrics=[*captcha_metrics(spec), CalibratedCrossEntropy()])
-    fit(
-        model,
-        judge,
-        strategy,
-        partial(
-            training_batches,
-            examples.train,
-            examples.count,
-            spec,
-            parameters.batch_size,
-            parameters.shift,
-            parameters.seed,
-            passes=parameters.passes,
-            first_epoch=initial_epoch,
-        ),
-        partial(evaluation_batches, examples.eval, spec, EVALUATION_BATCH),
-        initial_epoch=initial_epoch,
-        epochs=parameters.epochs,
-        callbacks=callbacks,
-    )
-
-
-def check_batch_size(batch_size: int, replicas: int, count: int) -> None:
-    """Raises CaptchaPipelineError if `replicas` cannot share batches of `count` records evenly, or there is no whole batch for them."""
-    if batch_size % replicas:
-        raise CaptchaPipelineError(
-            f"trainer.batch_size={batch_size} is that of all {replicas} replicas together, and they cannot share it evenly. Set a multiple."
-        )
-    if replicas > 1 and count < batch_size:
-        raise CaptchaPipelineError(
-            f"The train split has {count} records, not one batch of {batch_size}: nothing to share among {replicas} replicas. "
-            "Set trainer.strategy=auto or a smaller trainer.batch_size."
-        )
-
-
-def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, count: int, base: Base | None = None) -> keras.Model:
-    """Returns a model ready to fit to `count` records: Muon at `learning_rate_schedule`. Call it in the scope of the strategy.
-
-    With a `base` it has the weights of that one, where they fit.
-    """
-    model = build_model(spec, PRESETS[parameters.preset], training_dtype(parameters.precision, parameters.strategy != "cpu"))
-    if base:
-        take_over(model, spec, base)
-    model = with_column_loss(model)
-    synchronise_batch_norm(model)
-    optimizer = Muon(learning_rate_schedule(parameters, count))
-    model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics(spec))
-    return model
+    def __init__(self, *, settings: str, epochs: int | RuntimeParameter, attempt: int, **arguments: Any):
+        super().__init__(**arguments)
+        # As TFX itself adds what a constructor of its own does not know.
+        self.spec.exec_properties.update(settings=settings, epochs=epochs, attempt=attempt)

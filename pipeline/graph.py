@@ -13,18 +13,18 @@ from tfx.orchestration import pipeline
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto import trainer_pb2, transform_pb2
 
+from components.data.spans import span_name
 from components.drift_gate import DriftGate
+from components.evaluation.tfma_metrics import eval_config
 from components.evaluator import CaptchaEvaluator
 from components.example_gen import CaptchaExampleGen
-from components.pushed_model import LatestPushedModel
+from components.latest_pushed_model import LatestPushedModel
 from components.pusher import AtomicPusher
-from components.schema import CaptchaSchema, SchemaGate
-from components.sources.spans import span_name
-from components.tfma_metrics import eval_config
-from components.trainer_step import Trainer
-from components.transform_step import Transform
-from pipeline.config import Config
-from pipeline.surroundings import Surroundings, model_settings
+from components.schema_gate import CaptchaSchema, SchemaGate
+from components.trainer import Trainer
+from components.transform import Transform
+from pipeline.config.config import Config
+from pipeline.runs.fingerprint import Surroundings, model_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
         source_digest=around.digests["LatestPushedModel"],
     )
     trainer = Trainer(
-        run_fn="components.trainer.run_fn",
+        run_fn="components.training.run_fn.run_fn",
         **made_from,
         # Without it as an input, what is in production does not have a fit run anew.
         base_model=production.outputs["model"] if config.trainer.warm_start else None,
@@ -123,7 +123,7 @@ def create_tuning_pipeline(config: Config, around: Surroundings, trials: int, ep
     """Returns a search for hyperparameters on the same data: `trials` fits of `epochs` each. What the configuration sets stays as it is."""
     data = _data_steps(config, around, RunParameters.of(config))
     tuner = Tuner(
-        tuner_fn="components.tuner.tuner_fn",
+        tuner_fn="components.training.tuner_fn.tuner_fn",
         **_to_fit_to(data.transform),
         custom_config={
             "spec": config.captcha.model_dump_json(),
@@ -172,7 +172,7 @@ def _data_steps(config: Config, around: Surroundings, parameters: RunParameters)
     transform = Transform(
         examples=example_gen.outputs["examples"],
         schema=schema.outputs["schema"],
-        preprocessing_fn="components.transform.preprocessing_fn",
+        preprocessing_fn="components.training.preprocessing.preprocessing_fn",
         # The test split stays as it came: the Evaluator reads it through the served graph.
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         disable_statistics=True,

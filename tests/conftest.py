@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.quiet import silence
+from pipeline.logs import silence
 
 silence()
 

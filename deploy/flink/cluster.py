@@ -23,7 +23,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from deploy.flink.job_server import job_server as get_job_server
-from pipeline.engines import POOL_PORT, POOL_READY
+from pipeline.config.engines import POOL_PORT, POOL_READY
 
 REST: Final = "127.0.0.1:8081"
 SLOTS: Final = 2  # of a TaskManager
@@ -134,7 +134,7 @@ class Cluster:
             (self.folder / "conf" / name).write_text("".join(f"{key}: {value}\n" for key, value in settings.items()), encoding="utf-8")
         (self.folder / "conf" / "log4j.properties").write_text(_LOGGING, encoding="utf-8")
         self._write_runner_classes()
-        self._start("pool", [sys.executable, "-m", "pipeline.worker_pool"])
+        self._start("pool", [sys.executable, "-m", "pipeline.runners.beam.worker_pool"])
         self._start_java("job-manager", _JOB_MANAGER, "GET_JM_RESOURCE_PARAMS", ["--executionMode", "cluster"])
         for number in range(1, task_managers + 1):
             self.start_task_manager(number)

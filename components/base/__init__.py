@@ -1,0 +1,1 @@
+"""What all rooms use: errors, files, names, and the hash of the code."""

@@ -1,0 +1,187 @@
+"""Own pictures with labels, as a new span: a folder, a table, or records in the book's layout.
+
+Labels and pictures are taken as they are; CaptchaExampleGen judges them. The same content beside the same spans gives the same bytes. A
+picture's split is decided by its pixels, or by the split of a picture that it looks like (components/data/sources/sift.py).
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from PIL import Image
+
+from components.base.errors import CaptchaPipelineError
+from components.base.features import DATA_INFO
+from components.data.captcha_spec import LabelError
+from components.data.example_proto import Example
+from components.data.pictures import PictureError, inspect_picture
+from components.data.records import DataInfo, RecordError, book_example, canonical_example, to_canonical
+from components.data.sources.index import Progress
+from components.data.sources.listing import Entry, folder_entries, regular_files, table_entries
+from components.data.sources.seen import FILE, of_book, of_encoded
+from components.data.sources.sift import Imported, ImportPlan, Item, save
+from components.data.tfrecords import Damage, read_records
+
+MAX_FILE_BYTES: Final = 16 * 2**20
+DEFAULT_PATTERN: Final = "{label}.*"
+_IMPORTING: Final = "Importing"
+_TFRECORD: Final = re.compile(r"(\.records?|tfrecord[^/]*)(\.gz)?$", re.IGNORECASE)
+
+
+def import_folder(folder: str | Path, pattern: str, plan: ImportPlan, progress: Progress | None = None) -> Imported:
+    """Imports the pictures in a folder and its subfolders, whose names hold the labels.
+
+    Args:
+      folder: links in it that lead out of it are not followed.
+      pattern: the name, in which `{label}` stands for the label (the shortest text that fits) and `*` for any text, such as
+        `{label}_*`. With a `/` it is compared with the path below the folder, such as `{label}/*.png`.
+      plan: where to.
+      progress: is called after each picture.
+
+    Raises:
+      NothingNew: there are pictures, and all are in a span already that the plan wants left out.
+      CaptchaPipelineError: no file matches, no label is right, or nothing could be imported.
+    """
+    result = Imported()
+    entries = list(folder_entries(Path(folder), pattern, result.leave_out))
+    if not entries:
+        raise CaptchaPipelineError(
+            f"No picture in {folder} could be imported with --pattern '{pattern}'.\n{result.describe() or 'The folder is empty.'}\n"
+            "Write the file name with {label} in the label's place and * for any text, such as '{label}_*'."
+        )
+    return _import_pictures(entries, plan, result, progress, f"Does {pattern} fit the file names?")
+
+
+def import_table(table: str | Path, plan: ImportPlan, progress: Progress | None = None, outside: bool = False) -> Imported:
+    """Imports the pictures that a .csv or .jsonl file lists in `path` and `label`.
+
+    Args:
+      table: the file; paths are relative to its folder.
+      plan: where to.
+      progress: is called after each picture.
+      outside: whether pictures outside the table's folder are imported as well. A table from a stranger could name any file.
+
+    Raises:
+      CaptchaPipelineError: the table is not right, no label is right, or nothing could be imported.
+    """
+    table = Path(table)
+    entries = list(table_entries(table, outside))
+    if not entries:
+        raise CaptchaPipelineError(f"{table} lists no pictures. Give it a row with path and label for each.")
+    return _import_pictures(entries, plan, Imported(), progress, f"Does {table} hold the labels in its column label?")
+
+
+def import_book(path: str | Path, plan: ImportPlan, progress: Progress | None = None) -> Imported:
+    """Imports records in the book's layout: a folder with data_info.csv and TFRecord files, or one such file beside it.
+
+    Records that are not right are left out where they are converted, and copied for CaptchaExampleGen to judge where not.
+
+    Raises:
+      CaptchaPipelineError: data_info.csv is missing or not right, there are no TFRecord files, or nothing could be imported.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    info = DataInfo.load(folder / DATA_INFO)
+    result = Imported()
+    found = regular_files(folder, result.leave_out) if path.is_dir() else [(path, path.name)]
+    files = [(file, name) for file, name in found if _TFRECORD.search(name)]
+    if not files:
+        raise CaptchaPipelineError(f"{folder} has {DATA_INFO}, but no TFRecord files (such as train.tfrecord) beside it.")
+    return save(_book_items(files, info, plan, result, progress), plan, result, info if plan.layout == "book" else None, progress)
+
+
+def _book_items(
+    files: list[tuple[Path, str]], info: DataInfo, plan: ImportPlan, result: Imported, progress: Progress | None
+) -> Iterator[Item]:
+    read = 0
+    for file, name in files:
+        for item in read_records(file):
+            read += 1
+            if progress:
+                progress(_IMPORTING, read, None)
+            where = f"{name}, record {item.index}"
+            if isinstance(item, Damage):
+                result.leave_out(item.reason, f"{where} ({item.detail})")
+                continue
+            try:
+                example = Example.FromString(item.data)
+                seen = of_book(example, info, plan.spec, where, plan.rules)
+            except (DecodeError, RecordError) as error:
+                if plan.layout == "book":
+                    yield Item(item.data, None)
+                else:
+                    result.leave_out(error.reason if isinstance(error, RecordError) else "record_unparseable", f"{where} ({error})")
+                continue
+            record = item.data
+            if plan.layout == "canonical":
+                record = to_canonical(example, info, plan.spec, plan.source).SerializeToString(deterministic=True)
+            yield Item(record, seen)
+
+
+def _import_pictures(entries: list[Entry], plan: ImportPlan, result: Imported, progress: Progress | None, question: str) -> Imported:
+    entries = sorted(entries, key=lambda entry: entry.name)
+    for entry in entries:
+        try:
+            plan.spec.canonical(entry.label)
+        except LabelError as error:
+            result.refused_labels.append(f"{entry.name}: {error}")
+    if len(result.refused_labels) == len(entries):
+        raise CaptchaPipelineError(
+            f"None of the {len(entries):,} labels is as the configuration says, for example {result.refused_labels[0]}.\n"
+            f"{question} Do captcha.charset and captcha.length?"
+        )
+    return save(_picture_items(entries, plan, result, progress), plan, result, None, progress)
+
+
+def _picture_items(entries: list[Entry], plan: ImportPlan, result: Imported, progress: Progress | None) -> Iterator[Item]:
+    for read, entry in enumerate(entries, start=1):
+        if progress:
+            progress(_IMPORTING, read, len(entries))
+        data = _read(entry, result)
+        if data is None:
+            continue
+        if plan.layout == "canonical":
+            record = canonical_example(data, entry.label, plan.source, {FILE: entry.name})
+        else:
+            try:
+                record = book_example(_pixels(data, plan), entry.label, plan.spec)
+            except (LabelError, PictureError) as error:
+                result.leave_out(error.reason, f"{entry.name} ({error})")
+                continue
+        yield Item(record.SerializeToString(deterministic=True), of_encoded(data, entry.label, entry.name, plan.rules))
+
+
+def _read(entry: Entry, result: Imported) -> bytes | None:
+    try:
+        (entry.name + entry.label).encode()
+        if not entry.path.is_file():  # a pipe or a device would never end
+            result.leave_out("there is no such file", entry.name)
+            return None
+        if entry.inside and not entry.path.resolve().is_relative_to(entry.inside):
+            result.leave_out("its path leads out of the table's folder (--outside takes it all the same)", entry.name)
+            return None
+        with open(entry.path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except UnicodeEncodeError:
+        result.leave_out("its name or label is not Unicode text", ascii(entry.name))
+        return None
+    except OSError as error:
+        result.leave_out(f"it cannot be read: {error.strerror}", entry.name)
+        return None
+    if len(data) > MAX_FILE_BYTES:
+        result.leave_out(f"it is larger than {MAX_FILE_BYTES // 2**20} MiB", entry.name)
+        return None
+    return data
+
+
+def _pixels(data: bytes, plan: ImportPlan) -> np.ndarray:
+    picture = inspect_picture(data, plan.spec, plan.rules)
+    if (picture.width, picture.height) != (plan.spec.width, plan.spec.height):
+        raise PictureError("image_size", f"{picture.width}x{picture.height} pixels; the book's layout holds one size")
+    with Image.open(io.BytesIO(picture.encoded)) as image:
+        pixels = np.asarray(image.convert("RGB" if plan.spec.channels == 3 else "L"))
+    return pixels.reshape(plan.spec.height, plan.spec.width, plan.spec.channels)

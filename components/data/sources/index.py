@@ -1,0 +1,203 @@
+"""What the spans hold, picture by picture: so that an import finds what is there already without reading all spans again.
+
+The index is DATA/.index.sqlite. It is a cache: it is brought up to date before it is used, by the number of each span and the checksum of
+its manifest, so that spans may be removed, replaced and brought back. It can be deleted at any time; a damaged one is made again. SQLite
+comes with Python, a kill leaves none of its transactions half done, and it finds a picture among millions without loading them all. Only
+a process that holds the data folder's lock writes to it.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from components.base.features import DATA_INFO, SPLITS
+from components.data.likeness import MAX_DISTANCE, bands, distance
+from components.data.pictures import PictureRules
+from components.data.records import DataInfo
+from components.data.sources.seen import Seen, of_record
+from components.data.spans import Span
+from components.data.splits import SPLIT_RULE
+from components.data.tfrecords import Record, read_records
+
+_FILE: Final = ".index.sqlite"
+_VERSION: Final = 1  # of the tables and of what is in them
+_TABLES: Final = f"""
+    CREATE TABLE span (number INTEGER PRIMARY KEY, made_from TEXT NOT NULL);
+    CREATE TABLE picture (
+        id INTEGER PRIMARY KEY, span INTEGER NOT NULL, split INTEGER NOT NULL, shard INTEGER NOT NULL, record INTEGER NOT NULL,
+        key BLOB NOT NULL, look BLOB, label TEXT NOT NULL, name TEXT NOT NULL
+    );
+    CREATE INDEX by_key ON picture (key);
+    CREATE TABLE band (value INTEGER NOT NULL, picture INTEGER NOT NULL, PRIMARY KEY (value, picture)) WITHOUT ROWID;
+    PRAGMA user_version = {_VERSION};
+"""
+_CACHE: Final = 64 * 2**10  # KiB
+
+Progress = Callable[[str, int, int | None], None]  # what is being done, how many are done, and of how many where that is known
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a picture is: in a span, or earlier in the import that makes the span `number`."""
+
+    number: int
+    split: str
+    shard: int
+    record: int
+    label: str
+    name: str
+
+
+class SpanIndex:
+    """The index of a data folder, as a context manager; what is added and not kept is gone at its end.
+
+    Args:
+      root: the data folder.
+      rules: what the pictures look like to the model.
+      save: False leaves the file as it is, and works on a copy in memory.
+    """
+
+    def __init__(self, root: Path, rules: PictureRules, save: bool = True):
+        self._root = root
+        self._rules = rules
+        self._save = save
+        self._spans: dict[int, Span] = {}
+
+    def __enter__(self) -> "SpanIndex":
+        self._database = self._open() if self._save else self._copy()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._database.close()
+
+    def _open(self) -> sqlite3.Connection:
+        path = self._root / _FILE
+        with contextlib.suppress(_Unusable):
+            return _usable(sqlite3.connect(path))
+        for file in (path, path.with_name(f"{_FILE}-journal")):
+            file.unlink(missing_ok=True)
+        return _usable(sqlite3.connect(path))
+
+    def _copy(self) -> sqlite3.Connection:
+        memory = sqlite3.connect(":memory:")
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(_read_only(self._root / _FILE), uri=True)) as file:
+            file.backup(memory)
+        with contextlib.suppress(_Unusable):
+            return _usable(memory)
+        return _usable(sqlite3.connect(":memory:"))
+
+    def refresh(self, spans: Iterable[Span], progress: Progress | None = None) -> None:
+        """Forgets the spans that are gone or changed, and reads those that are new.
+
+        Raises:
+          CaptchaPipelineError: a shard is missing, or not as the manifest says.
+        """
+        self._spans = {span.number: span for span in spans}
+        current = {number: self._made_from(span.checksum) for number, span in self._spans.items()}
+        known = dict(self._database.execute("SELECT number, made_from FROM span"))
+        for number in known:
+            if known[number] != current.get(number):
+                self._database.execute("DELETE FROM band WHERE picture IN (SELECT id FROM picture WHERE span = ?)", (number,))
+                self._database.execute("DELETE FROM picture WHERE span = ?", (number,))
+                self._database.execute("DELETE FROM span WHERE number = ?", (number,))
+        self._database.commit()
+        for number, span in self._spans.items():
+            if known.get(number) != current[number]:
+                total = sum(span.manifest.counts.values())
+                for done, (split, shard, record, seen) in enumerate(_records(span, self._rules), start=1):
+                    self.add(number, split, shard, record, seen)
+                    if progress:
+                        progress(f"Reading {span.path.name}", done, total)
+                self.keep(number, span.checksum)
+
+    def _made_from(self, checksum: str) -> str:
+        return f"{checksum} split rule {SPLIT_RULE}, {self._rules.max_pixels} pixels on {self._rules.background}"
+
+    def same(self, key: bytes) -> list[Place]:
+        """Returns where the picture with this key is, the oldest place first."""
+        return [
+            Place(number, SPLITS[split], *rest)
+            for number, split, *rest in self._database.execute(
+                "SELECT span, split, shard, record, label, name FROM picture WHERE key = ? ORDER BY id", (key,)
+            )
+        ]
+
+    def most_alike(self, look: bytes) -> Place | None:
+        """Returns where the picture is that looks most like this one, within MAX_DISTANCE; the oldest of several."""
+        values = bands(look)
+        found = self._database.execute(
+            f"SELECT id, look FROM picture WHERE id IN (SELECT picture FROM band WHERE value IN ({','.join('?' * len(values))}))",  # noqa: S608
+            values,
+        )
+        nearest = min(((distance(look, other), row) for row, other in found), default=(MAX_DISTANCE + 1, 0))
+        if nearest[0] > MAX_DISTANCE:
+            return None
+        number, split, *rest = self._database.execute(
+            "SELECT span, split, shard, record, label, name FROM picture WHERE id = ?", (nearest[1],)
+        ).fetchone()
+        return Place(number, SPLITS[split], *rest)
+
+    def add(self, number: int, split: str, shard: int, record: int, seen: Seen) -> None:
+        """Adds a picture of the span `number`: which record of which of its shards, both from 0."""
+        row = self._database.execute(
+            "INSERT INTO picture (span, split, shard, record, key, look, label, name) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (number, SPLITS.index(split), shard, record, seen.key, seen.look, seen.label, seen.name),
+        ).lastrowid
+        if seen.look is not None:
+            self._database.executemany("INSERT INTO band VALUES (?, ?)", ((value, row) for value in bands(seen.look)))
+
+    def keep(self, number: int, checksum: str) -> None:
+        """Keeps what was added of a span whose manifest has this checksum. It may be kept before the span is there."""
+        self._database.execute("INSERT INTO span VALUES (?, ?)", (number, self._made_from(checksum)))
+        self._database.commit()
+
+    def describe(self, place: Place) -> str:
+        """Returns a place in words: the file of a span and the record in it, and the picture's own file where that is known."""
+        span = self._spans.get(place.number)
+        if span is None:
+            return place.name
+        shard = span.files(place.split)[place.shard].relative_to(self._root)
+        return f"{shard}, record {place.record}" + (f" ({place.name})" if place.name else "")
+
+
+class _Unusable(Exception):
+    """The file is damaged, or of another version."""
+
+
+def _usable(database: sqlite3.Connection) -> sqlite3.Connection:
+    """Checks a database, and makes the tables where it is empty."""
+    try:
+        ((state,),) = database.execute("PRAGMA quick_check(1)")
+        ((version,),) = database.execute("PRAGMA user_version")
+        ((tables,),) = database.execute("SELECT count(*) FROM sqlite_master")
+        if state != "ok" or (tables and version != _VERSION):
+            raise _Unusable(state)
+        if not tables:
+            database.executescript(f"BEGIN; {_TABLES} COMMIT")
+        database.execute(f"PRAGMA cache_size = -{_CACHE}")
+    except sqlite3.OperationalError:  # the disk's, which is not the file's fault
+        database.close()
+        raise
+    except (sqlite3.DatabaseError, _Unusable) as error:
+        database.close()
+        raise _Unusable(str(error)) from None
+    return database
+
+
+def _read_only(path: Path) -> str:
+    return f"file:{quote(str(path.absolute()))}?mode=ro"
+
+
+def _records(span: Span, rules: PictureRules) -> Iterator[tuple[str, int, int, Seen]]:
+    """Yields split, shard, record and picture of each record of a span that is right."""
+    info = DataInfo.load(span.path / DATA_INFO) if span.manifest.layout == "book" else None
+    for split in SPLITS:
+        files = [file for file in span.manifest.files if file.path.startswith(f"{split}/")]
+        for shard, file in enumerate(files):
+            for item in read_records(span.located(file), file.sha256):
+                if isinstance(item, Record) and (seen := of_record(item.data, info, span.manifest.spec, rules)):
+                    yield split, shard, item.index, seen

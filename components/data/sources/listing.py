@@ -1,0 +1,134 @@
+"""Which pictures an import takes, and their labels: from file names, or from a table."""
+
+import contextlib
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from components.base.errors import CaptchaPipelineError
+
+TABLES: Final = (".csv", ".jsonl")
+
+LeaveOut = Callable[[str, str], None]  # why, and the name of the file
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture to import.
+
+    Attributes:
+      path: of the file.
+      name: the path as the folder or the table has it.
+      label: as the folder or the table has it.
+      inside: the folder, with no links in its path, that the file must be in, wherever links lead; None for anywhere.
+    """
+
+    path: Path
+    name: str
+    label: str
+    inside: Path | None = None
+
+
+def folder_entries(folder: Path, pattern: str, leave_out: LeaveOut) -> Iterator[Entry]:
+    """Yields the files below a folder whose names fit the pattern (components.data.sources.imported.import_folder).
+
+    Raises:
+      CaptchaPipelineError: there is no such folder, or the pattern has no `{label}`.
+    """
+    matcher = _matcher(pattern)
+    for path, name in regular_files(folder, leave_out):
+        match = matcher.fullmatch(name if "/" in pattern else PurePosixPath(name).name)
+        if match:
+            yield Entry(path, name, match["label"])
+        else:
+            leave_out(f"the name does not match {pattern}", name)
+
+
+def table_entries(table: Path, outside: bool) -> Iterator[Entry]:
+    """Yields what the rows of a .csv or .jsonl file say in `path` and `label`, in their order.
+
+    Args:
+      table: the file.
+      outside: whether its pictures may be outside its folder.
+
+    Raises:
+      CaptchaPipelineError: the table cannot be read, or a row is not right.
+    """
+    inside = None if outside else table.parent.resolve()
+    rows = _csv_rows if table.suffix.lower() == ".csv" else _jsonl_rows
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            for name, label in rows(table, file):
+                yield Entry(table.parent / name, name, label, inside)
+    except OSError as error:
+        raise CaptchaPipelineError(f"Cannot read {table}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise CaptchaPipelineError(f"{table} is not in UTF-8. Save it as UTF-8 text.") from None
+
+
+def _matcher(pattern: str) -> re.Pattern[str]:
+    if pattern.count("{label}") != 1:
+        raise CaptchaPipelineError(f"--pattern '{pattern}' must hold {{label}} once, in the label's place, such as '{{label}}_*'.")
+    parts = re.split(r"(\{label\}|\*)", pattern)
+    return re.compile("".join({"{label}": "(?P<label>[^/]+?)", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts))
+
+
+def regular_files(folder: Path, leave_out: LeaveOut) -> Iterator[tuple[Path, str]]:
+    """Yields the regular files below a folder, hidden ones excepted, and their paths in it, in the order of these.
+
+    Raises:
+      CaptchaPipelineError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise CaptchaPipelineError(f"There is no folder {folder}.")
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    inside = folder.resolve()
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in found):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            leave_out("the name is not UTF-8", ascii(name))
+            continue
+        if not path.is_file():
+            leave_out("it is not a file", name)
+        elif not path.resolve().is_relative_to(inside):
+            leave_out("it is a link out of the folder", name)
+        else:
+            yield path, name
+
+
+def _csv_rows(table: Path, file: Any) -> Iterator[tuple[str, str]]:
+    reader = csv.DictReader(file)
+    missing = [column for column in ("path", "label") if column not in (reader.fieldnames or ())]
+    if missing:
+        raise CaptchaPipelineError(f"{table} lacks the column {' and '.join(missing)}; its first row must name path and label.")
+    try:
+        for row in reader:
+            if row["path"] is None or row["label"] is None:
+                raise CaptchaPipelineError(f"{table}, line {reader.line_num}: the row is too short; it needs path and label.")
+            yield row["path"], row["label"]
+    except csv.Error as error:
+        raise CaptchaPipelineError(f"{table}, line {reader.line_num}: {error}.") from None
+
+
+def _jsonl_rows(table: Path, file: Any) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(file, start=1):
+        row: Any = None
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line) if line.strip() else {}
+        if row == {}:
+            continue
+        # A label such as 0042 must not have been made a number: its zeros would be lost.
+        if not isinstance(row, dict) or not isinstance(row.get("path"), str) or not isinstance(row.get("label"), str):
+            raise CaptchaPipelineError(
+                f'{table}, line {number}: write an object such as {{"path": "a.png", "label": "0042"}}, both as strings.'
+            )
+        yield row["path"], row["label"]

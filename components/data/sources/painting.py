@@ -1,0 +1,220 @@
+"""What a synthetic picture looks like: the plan of a span, which decides all of it, and the painters that draw it.
+
+A picture depends on the plan and its own index alone, so that any process can draw it.
+"""
+
+import importlib.metadata
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from captcha.image import DEFAULT_FONTS, ImageCaptcha, random_color
+from PIL.Image import Image
+from PIL.ImageFilter import SMOOTH
+
+from components.base.errors import CaptchaPipelineError
+from components.data.captcha_spec import CaptchaSpec
+from components.data.sources.free_layout import FreeHand, FreeLayout
+from components.data.spans import Layout
+
+# The library's defaults are for pictures of 160 x 60 pixels: fonts of 42, 50 and 56 points, and 30 dots.
+_RELATIVE_FONT_SIZES: Final = (42 / 60, 50 / 60, 56 / 60)
+_DOTS_PER_PIXEL: Final = 30 / (160 * 60)
+_FONT_FILES: Final = ("*.ttf", "*.otf")
+_REMEDY: Final = "Name fonts that can with --set 'synth.fonts=[/path/to/font.ttf]'."
+
+
+@dataclass(frozen=True)
+class SynthPlan:
+    """All that decides the contents of a span, so that a shard can be made anywhere.
+
+    Attributes:
+      count: pictures in the span.
+      shard_size: pictures a shard, over its three splits.
+      splits: the relative size of each split.
+      fonts: paths of TrueType fonts, none for the captcha library's own.
+      free: the canvas of text that stands anywhere, drawn by FreeHand; None for pictures of the spec's size, drawn by the captcha library,
+        which the following attributes are for.
+      font_sizes: in points, none for the library's own, in proportion to the height.
+      noise_dots: in a picture, None for as many as the library's own, in proportion to the area.
+      background: the darkest and the brightest value that a channel of the background's colour may have; the library's own.
+    """
+
+    spec: CaptchaSpec
+    count: int
+    seed: int
+    shard_size: int
+    splits: dict[str, int]
+    fonts: tuple[str, ...] = ()
+    font_sizes: tuple[int, ...] = ()
+    noise_dots: int | None = None
+    noise_curve: bool = True
+    background: tuple[int, int] = (238, 255)
+    free: FreeLayout | None = None
+    layout: Layout = "canonical"
+
+    @property
+    def shards(self) -> int:
+        return -(-self.count // self.shard_size)
+
+    @property
+    def effective_fonts(self) -> tuple[str, ...]:
+        return self.fonts or tuple(DEFAULT_FONTS)
+
+    @property
+    def effective_font_sizes(self) -> tuple[int, ...]:
+        return self.font_sizes or tuple(max(6, round(size * self.spec.height)) for size in _RELATIVE_FONT_SIZES)
+
+    @property
+    def effective_noise_dots(self) -> int:
+        return round(_DOTS_PER_PIXEL * self.spec.width * self.spec.height) if self.noise_dots is None else self.noise_dots
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What the manifest says of how the pictures were drawn: JSON values."""
+        params: dict[str, Any] = {"count": self.count, "shard_size": self.shard_size, "splits": self.splits, "fonts": self.fonts}
+        if self.free:
+            params["free"] = self.free.model_dump()
+        else:
+            params |= {"font_sizes": self.effective_font_sizes, "noise_dots": self.effective_noise_dots}
+            params |= {"noise_curve": self.noise_curve, "background": self.background}
+        # Another release of either draws other pictures from the same seed.
+        return params | {name: importlib.metadata.version(name) for name in ("captcha", "pillow")}
+
+
+@dataclass(frozen=True)
+class Captcha:
+    """One picture, RGB or L, and its label. `params` says how it was drawn: JSON values."""
+
+    image: Image
+    label: str
+    params: dict[str, Any]
+
+
+class Painter(Protocol):
+    """Draws the pictures of a plan."""
+
+    def paint(self, index: int) -> Captcha:
+        """Draws the picture with this index in the span. May seed the global `random`."""
+
+
+def painter(plan: SynthPlan) -> Painter:
+    """Returns the painter of a plan."""
+    return FreePainter(plan) if plan.free else CaptchaPainter(plan)
+
+
+class CaptchaPainter(ImageCaptcha):
+    """ImageCaptcha with a choice of noise. With the default choice it draws the same pictures."""
+
+    def __init__(self, plan: SynthPlan):
+        self._sizes = plan.effective_font_sizes
+        super().__init__(plan.spec.width, plan.spec.height, list(plan.fonts) or None, self._sizes)
+        self._plan = plan
+        self._params = {
+            "curve": plan.noise_curve,
+            "dots": plan.effective_noise_dots,
+            "font_sizes": self._sizes,
+            "fonts": [Path(font).name for font in self._fonts],
+        }
+
+    def paint(self, index: int) -> Captcha:
+        """As Painter. The library draws from the global `random`, which is seeded."""
+        plan, spec = self._plan, self._plan.spec
+        random.seed(f"{plan.seed}/{index}")
+        label = _label(spec, random)
+        image, background, colour = self.draw(label)
+        params = {"background": background, "colour": colour, **self._params}
+        return Captcha(image if spec.channels == 3 else image.convert("L"), label, params)
+
+    def draw(self, label: str) -> tuple[Image, tuple[int, ...], tuple[int, ...]]:
+        """Draws as ImageCaptcha.generate_image does, in the same order of random numbers; returns the two colours as well."""
+        background = random_color(*self._plan.background)
+        colour = random_color(10, 200, random.randint(220, 255))  # noqa: S311
+        image = self.create_captcha_image(label, colour, background)
+        self.create_noise_dots(image, colour, number=self._plan.effective_noise_dots)
+        if self._plan.noise_curve:
+            self.create_noise_curve(image, colour)
+        return image.filter(SMOOTH), background, colour
+
+
+class FreePainter:
+    """Draws in colour, whatever the spec's channels, on a canvas of the plan's layout, whatever the spec's size."""
+
+    def __init__(self, plan: SynthPlan):
+        assert plan.free is not None
+        self._plan = plan
+        self._hand = FreeHand(plan.free, plan.effective_fonts)
+
+    def paint(self, index: int) -> Captcha:
+        """As Painter."""
+        rng = random.Random(f"{self._plan.seed}/{index}")  # noqa: S311
+        label = _label(self._plan.spec, rng)
+        image, params = self._hand.draw(label, rng)
+        return Captcha(image, label, params)
+
+
+def _label(spec: CaptchaSpec, rng: Any) -> str:
+    """Returns a label by lot. `rng` is a random.Random, or the module."""
+    length = rng.randint(spec.min_length, spec.max_length)
+    return "".join(rng.choices(spec.characters, k=length))
+
+
+def find_fonts(paths: Iterable[str], characters: str) -> tuple[str, ...]:
+    """Returns the fonts among `paths` to draw these characters with: of a folder, all that have a glyph of its own for every character.
+
+    Raises:
+      CaptchaPipelineError: a file is missing, is not a font, lacks characters or draws some alike, or a folder has no usable font.
+        Names the path, the characters and the remedy.
+    """
+    fonts: list[str] = []
+    for path in paths:
+        if not Path(path).is_dir():
+            _check_font(path, characters)
+            fonts.append(path)
+            continue
+        found = sorted(str(file) for pattern in _FONT_FILES for file in Path(path).rglob(pattern))
+        usable = [font for font in found if _has_glyphs(font, characters)]
+        if not usable:
+            raise CaptchaPipelineError(
+                f"None of the {len(found)} fonts (.ttf, .otf) in the folder {path} has all characters of the charset. {_REMEDY}"
+            )
+        fonts += usable
+    return tuple(fonts)
+
+
+def _has_glyphs(font: str, characters: str) -> bool:
+    try:
+        _check_font(font, characters)
+    except CaptchaPipelineError:
+        return False
+    return True
+
+
+def _check_font(font: str, characters: str) -> None:
+    from fontTools.ttLib import TTFont, TTLibError
+
+    try:
+        with open(font, "rb") as file, TTFont(file, fontNumber=0, lazy=True) as opened:
+            # The glyphs' names do not matter, and take ten times as long to read as all else.
+            opened.setGlyphOrder([str(number) for number in range(opened["maxp"].numGlyphs)])
+            known = opened.getBestCmap() or {}
+    except OSError as error:
+        raise CaptchaPipelineError(f"Cannot read the font {font}: {error.strerror}. {_REMEDY}") from None
+    except (TTLibError, KeyError) as error:
+        raise CaptchaPipelineError(f"{font} is not a TrueType or OpenType font: {error}. {_REMEDY}") from None
+    missing = [character for character in characters if ord(character) not in known]
+    if missing:
+        these = f"{len(missing)} characters of the charset: {_some(missing)}"
+        raise CaptchaPipelineError(f"The font {font} has no glyphs for {these}. {_REMEDY}")
+    # Such as a font of last resort, which has a few boxes for all of Unicode.
+    drawn = Counter(known[ord(character)] for character in characters)
+    alike = [character for character in characters if drawn[known[ord(character)]] > 1]
+    if alike:
+        raise CaptchaPipelineError(f"The font {font} draws {len(alike)} characters of the charset alike: {_some(alike)}. {_REMEDY}")
+
+
+def _some(characters: Sequence[str]) -> str:
+    return "".join(characters[:20]) + ("…" if len(characters) > 20 else "")

@@ -1,0 +1,165 @@
+"""A look at spans: a contact sheet, and statistics of each split."""
+
+import contextlib
+import io
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from components.base.features import DATA_INFO, IMAGE, LABEL, SPLITS
+from components.data.captcha_spec import CaptchaSpec
+from components.data.example_proto import Example
+from components.data.pictures import ALLOWED_FORMATS
+from components.data.records import DataInfo, book_label, book_picture
+from components.data.spans import Span
+from components.data.tfrecords import Record
+
+_SHEET_WIDTH: Final = 1200  # pixels; so are the others
+_CELL_WIDTH: Final = 138
+_GAP: Final = 10
+_TEXT: Final = 16
+_MAX_PIXELS: Final = 4_000_000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A record: its label and picture, not yet decoded, and the picture's bytes as they are stored. No picture where broken."""
+
+    label: str
+    image: Image.Image | None
+    stored_bytes: int
+
+
+@dataclass
+class SplitStatistics:
+    """Counts over the records of one split. `broken` ones have no label or no picture that can be read, and count nowhere else."""
+
+    split: str
+    records: int = 0
+    broken: int = 0
+    stored_bytes: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
+    characters: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def share_of_characters(self) -> tuple[float, float, float]:
+        """Returns the smallest, the mean and the largest share that a character has among the labels' characters, in [0, 1]."""
+        total = self.characters.total() or 1
+        shares = [count / total for count in self.characters.values()] or [0.0]
+        return min(shares), sum(shares) / len(shares), max(shares)
+
+
+def samples(span: Span, split: str) -> Iterator[Sample]:
+    """Yields the records of one split of a span, in either layout. Raises CaptchaPipelineError as `Span.records`."""
+    info = DataInfo.load(span.path / DATA_INFO) if span.manifest.layout == "book" else None
+    for item in span.records(split):
+        sample = Sample("", None, 0)
+        if isinstance(item, Record):
+            # A record that cannot be read is shown as such; Pillow raises nearly anything.
+            with contextlib.suppress(Exception):
+                sample = _canonical_sample(item.data) if info is None else _book_sample(item.data, info, span.manifest.spec)
+        yield sample
+
+
+def _canonical_sample(data: bytes) -> Sample:
+    feature = Example.FromString(data).features.feature
+    encoded = feature[IMAGE].bytes_list.value[0]
+    image = Image.open(io.BytesIO(encoded), formats=ALLOWED_FORMATS)
+    return Sample(feature[LABEL].bytes_list.value[0].decode(), image, len(encoded))
+
+
+def _book_sample(data: bytes, info: DataInfo, spec: CaptchaSpec) -> Sample:
+    example = Example.FromString(data)
+    image = book_picture(example, info)
+    return Sample(book_label(example, info, spec), image, len(image.tobytes()))
+
+
+def span_statistics(spans: Iterable[Span], spec: CaptchaSpec) -> list[SplitStatistics]:
+    """Returns the statistics of each split over the spans. Every character of the spec is counted, be it 0 times.
+
+    Reads every record, and of the pictures the headers.
+    """
+    statistics = [SplitStatistics(split, characters=Counter(dict.fromkeys(spec.characters, 0))) for split in SPLITS]
+    for span, counts in itertools.product(spans, statistics):
+        for sample in samples(span, counts.split):
+            counts.records += 1
+            if sample.image is None:
+                counts.broken += 1
+                continue
+            counts.stored_bytes += sample.stored_bytes
+            counts.lengths[len(sample.label)] += 1
+            counts.characters.update(sample.label)
+            counts.sizes[sample.image.size] += 1
+    return statistics
+
+
+def contact_sheet(spans: list[Span], path: str | Path, per_split: int, spec: CaptchaSpec) -> None:
+    """Writes a PNG with the first pictures of each split, spread over the spans, and their labels.
+
+    Args:
+      spans: in either layout.
+      path: of the PNG.
+      per_split: pictures of each split at most.
+      spec: gives the proportions of a cell.
+    """
+    cell = (_CELL_WIDTH, max(1, round(_CELL_WIDTH * spec.height / spec.width)))
+    columns = (_SHEET_WIDTH - _GAP) // (_CELL_WIDTH + _GAP)
+    row = cell[1] + _TEXT + 2 * _GAP
+    parts = [(split, _first(spans, split, per_split)) for split in SPLITS]
+    height = sum(_TEXT + 2 * _GAP + row * -(-len(shown) // columns) for _, shown in parts) + _GAP
+    sheet = Image.new("RGB", (_SHEET_WIDTH, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = _font(spans)
+    top = _GAP
+    for split, shown in parts:
+        count = sum(span.manifest.counts[split] for span in spans)
+        draw.text((_GAP, top), f"{split}: {count:,} pictures", "black", _title_font())
+        top += _TEXT + 2 * _GAP
+        for index, sample in enumerate(shown):
+            corner = _GAP + index % columns * (_CELL_WIDTH + _GAP), top + index // columns * row
+            thumbnail = _thumbnail(sample, cell)
+            sheet.paste(thumbnail, corner)
+            draw.rectangle((corner[0] - 1, corner[1] - 1, corner[0] + cell[0], corner[1] + cell[1]), outline="#cccccc")
+            draw.text((corner[0], corner[1] + cell[1] + 3), sample.label[: _CELL_WIDTH // 6] or "broken", "black", font)
+        top += row * -(-len(shown) // columns)
+    sheet.save(path, "PNG")
+
+
+def _first(spans: list[Span], split: str, count: int) -> list[Sample]:
+    streams = [samples(span, split) for span in spans]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*streams))
+    return list(itertools.islice((sample for sample in turns if sample is not None), count))
+
+
+def _thumbnail(sample: Sample, cell: tuple[int, int]) -> Image.Image:
+    canvas = Image.new("RGB", cell, "#eeeeee")
+    image = sample.image
+    if image is None or image.width * image.height > _MAX_PIXELS:
+        return canvas
+    try:
+        fitted = ImageOps.contain(image.convert("RGB"), cell)
+    # The header was right, the rest is not.
+    except Exception:
+        return canvas
+    canvas.paste(fitted, ((cell[0] - fitted.width) // 2, (cell[1] - fitted.height) // 2))
+    return canvas
+
+
+def _title_font() -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    # It comes with matplotlib and knows far more scripts than Pillow's own.
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), _TEXT)
+
+
+def _font(spans: list[Span]) -> ImageFont.FreeTypeFont:
+    """Returns the font that the labels were drawn with, which has their characters, or DejaVu Sans."""
+    for name in itertools.chain.from_iterable(span.manifest.params.get("fonts", ()) for span in spans):
+        if Path(name).is_file():
+            return ImageFont.truetype(name, _TEXT)
+    return _title_font()

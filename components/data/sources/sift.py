@@ -1,0 +1,261 @@
+"""What of an import goes into the span, and into which split: each picture once, with one label, and on one side of a split.
+
+Two files hold the same picture if their visible pixels are equal, however they are encoded. A perceptual hash (components/data/likeness.py)
+finds pictures that were encoded again or resized. Each picture is compared with those of all spans and with the earlier ones of its import,
+through an index (components/data/sources/index.py). Synthetic spans skip this: measurement shows that no two drawn pictures are near each
+other (docs/benchmarks.md), their shards are made in parallel, and the same seed must give the same bytes.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from components.base.disk import writing_in
+from components.base.errors import CaptchaPipelineError
+from components.base.features import DATA_INFO
+from components.data.captcha_spec import CaptchaSpec, LabelError
+from components.data.pictures import PictureRules
+from components.data.records import DataInfo
+from components.data.sources.index import Progress, SpanIndex
+from components.data.sources.seen import Seen
+from components.data.span_writer import ShardWriter, new_span, rename_shards, write_manifest
+from components.data.spans import Layout, ShardFile, Span, list_spans, next_number
+from components.data.splits import bytes_key, split_of
+
+_EXAMPLES: Final = 5
+_CONTRADICTIONS: Final = 100
+_CONTRADICTED: Final = (
+    "Put the labels right and import again. Where the label in a span is wrong, take that span out first (`captcha-pipeline data drop`), "
+    "and import its pictures again as well."
+)
+
+
+@dataclass(frozen=True)
+class ImportPlan:
+    """Where an import goes.
+
+    Attributes:
+      root: the folder of the spans.
+      spec: what the labels and pictures should be.
+      splits: the relative size of each split.
+      source: the name of the set, which the Evaluator slices by.
+      rules: for pictures; in the book's layout, which holds pixels of one size, others are left out.
+      shard_size: records a shard, over its three splits.
+      only_new: leaves out what a span has already, with the same label.
+      dry_run: reads everything, and writes nothing.
+    """
+
+    root: Path
+    spec: CaptchaSpec
+    splits: dict[str, int]
+    source: str
+    rules: PictureRules
+    layout: Layout = "canonical"
+    shard_size: int = 4_000
+    only_new: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Item:
+    """A record to import. `seen` is None for one of the book's layout that is not right, and copied for CaptchaExampleGen to judge."""
+
+    record: bytes
+    seen: Seen | None
+
+
+@dataclass
+class Found:
+    """How many there are of a kind, and the first few."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, example: str) -> None:
+        self.count += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(example)
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.examples)}{' …' if self.count > len(self.examples) else ''}"
+
+
+@dataclass
+class Imported:
+    """What came of an import.
+
+    Attributes:
+      span: what was made; not set after a dry run.
+      counts: how many records each split got.
+      reasons: by reason, what was left out; but for contradictions.
+      contradictions: pictures that were left out because they are there with another label: a line each, with both places and labels.
+      refused_labels: labels that the spec refuses: a line each. They are imported for a run to set aside.
+      refused_pictures: by reason, pictures that a run will set aside. They are imported as well.
+      doubtful: pictures that look like one with another label. They are imported.
+      known: how many pictures are in a span already with the same label.
+      alike: how many pictures were put into the split of one that they look like.
+      sizes: how many pictures have each width and height in pixels.
+    """
+
+    span: Span = field(init=False, repr=False)
+    counts: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, Found] = field(default_factory=dict)
+    contradictions: list[str] = field(default_factory=list)
+    refused_labels: list[str] = field(default_factory=list)
+    refused_pictures: dict[str, Found] = field(default_factory=dict)
+    doubtful: Found = field(default_factory=Found)
+    known: int = 0
+    alike: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many were left out, by reason."""
+        return {why: found.count for why, found in self.reasons.items()}
+
+    def leave_out(self, why: str, where: str) -> None:
+        self.reasons.setdefault(why, Found()).add(where)
+
+    def describe(self) -> str:
+        """Returns a line for each reason why something was left out, with the first few cases, and a line for each contradiction."""
+        by_count = sorted(self.reasons.items(), key=lambda item: -item[1].count)
+        lines = [f"{found.count:,} left out: {why}: {found}" for why, found in by_count]
+        if self.contradictions:
+            further = len(self.contradictions) - _CONTRADICTIONS
+            lines += [
+                f"{len(self.contradictions):,} left out: the same picture is there with another label:",
+                *(f"  {line}" for line in self.contradictions[:_CONTRADICTIONS]),
+                *([f"  … and {further:,} more"] if further > 0 else []),
+                _CONTRADICTED,
+            ]
+        return "\n".join(lines)
+
+
+class NothingNew(CaptchaPipelineError):
+    """All that could be imported is in a span already. `result` says what was left out besides."""
+
+    def __init__(self, result: Imported):
+        super().__init__("All pictures are in a span already.")
+        self.result = result
+
+
+def save(items: Iterable[Item], plan: ImportPlan, result: Imported, info: DataInfo | None, progress: Progress | None) -> Imported:
+    """Writes a span of those items that should be in it; nothing in a dry run.
+
+    Args:
+      items: are read as they are written.
+      plan: where to.
+      result: is added to, and returned.
+      info: what describes the records in the book's layout; None for `DataInfo.for_spec`.
+      progress: is called while spans are read that are not in the index yet.
+
+    Raises:
+      NothingNew: there are items, and all are known.
+      CaptchaPipelineError: there is nothing to import.
+    """
+    if plan.dry_run:
+        with SpanIndex(plan.root, plan.rules, save=False) as index:
+            for _ in _sift(items, plan, result, index, progress):
+                pass
+        _check_any(result)
+        return result
+    making = new_span(plan.root)
+    # What is known is read when no other process can make a span any more.
+    with writing_in(plan.root), making as draft, SpanIndex(plan.root, plan.rules) as index:
+        files = _write_shards(_sift(items, plan, result, index, progress), plan, draft)
+        _check_any(result)
+        if plan.layout == "book":
+            (info or DataInfo.for_spec(plan.spec)).save(draft / DATA_INFO)
+        params = {"splits": plan.splits, "shard_size": plan.shard_size, "background": plan.rules.background}
+        manifest = write_manifest(draft, layout=plan.layout, spec=plan.spec, seed=None, source=plan.source, params=params, files=files)
+        number = next_number(plan.root)
+        index.keep(number, Span(number, draft, manifest).checksum)
+    result.span = making.span
+    return result
+
+
+def _check_any(result: Imported) -> None:
+    if not result.counts and result.known:
+        raise NothingNew(result)
+    if not result.counts:
+        raise CaptchaPipelineError(f"Nothing could be imported.\n{result.describe()}".rstrip())
+
+
+def _sift(
+    items: Iterable[Item], plan: ImportPlan, result: Imported, index: SpanIndex, progress: Progress | None
+) -> Iterator[tuple[str, bytes]]:
+    """Yields the split and the record of each item that is to be imported, and counts the others."""
+    index.refresh(list_spans(plan.root), progress)
+    number = next_number(plan.root)
+    in_shard: Counter[str] = Counter()
+    for item in items:
+        split = _split(item.seen, plan, result, index, number) if item.seen else split_of(bytes_key(item.record), plan.splits)
+        if split is None:
+            continue
+        shard, first = divmod(result.counts.total(), plan.shard_size)
+        if not first:
+            in_shard.clear()
+        if item.seen:
+            index.add(number, split, shard, in_shard[split], item.seen)
+        in_shard[split] += 1
+        result.counts[split] += 1
+        yield split, item.record
+
+
+def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, number: int) -> str | None:
+    """Returns the split that a picture belongs to, or None where it is left out."""
+    same = index.same(seen.key)
+    label = _canonical(seen.label, plan.spec)
+    with_its_label = [place for place in same if place.label == seen.label or (label and _canonical(place.label, plan.spec) == label)]
+    if any(place.number == number for place in with_its_label):
+        result.leave_out("the same picture is there with the same label", seen.name)
+        return None
+    if with_its_label and plan.only_new:
+        result.known += 1
+        return None
+    wrong_size = plan.rules.wrong_size == "refuse" and seen.size != (plan.spec.width, plan.spec.height)
+    refusal = seen.refusal or ("image_size" if wrong_size else "")
+    # What a run sets aside anyway contradicts nothing.
+    labelled = [] if refusal or not label else [place for place in same if _canonical(place.label, plan.spec) not in (None, label)]
+    if labelled:
+        result.contradictions.append(
+            f"{seen.name} is labelled {seen.label!r}; {index.describe(labelled[0])} is labelled {labelled[0].label!r}"
+        )
+        return None
+    result.known += bool(with_its_label)
+    if refusal:
+        result.refused_pictures.setdefault(refusal, Found()).add(seen.name)
+    if seen.size:
+        result.sizes[seen.size] += 1
+    if same:
+        return same[0].split
+    alike = index.most_alike(seen.look) if seen.look else None
+    if alike is None:
+        return split_of(seen.key, plan.splits)
+    result.alike += 1
+    if label and _canonical(alike.label, plan.spec) not in (None, label):
+        result.doubtful.add(f"{seen.name} ({seen.label!r}) like {index.describe(alike)} ({alike.label!r})")
+    return alike.split
+
+
+def _canonical(label: str, spec: CaptchaSpec) -> str | None:
+    try:
+        return spec.canonical(label)
+    except LabelError:
+        return None
+
+
+def _write_shards(records: Iterator[tuple[str, bytes]], plan: ImportPlan, draft: Path) -> list[ShardFile]:
+    files: list[ShardFile] = []
+    shards = 0
+    # The number of shards, which is part of their names, is known at the end.
+    while (first := next(records, None)) is not None:
+        with ShardWriter(draft, f"shard-{shards:05d}", plan.layout) as writer:
+            for split, record in itertools.islice(itertools.chain([first], records), plan.shard_size):
+                writer.write(split, record)
+        files += writer.files
+        shards += 1
+    return rename_shards(draft, files, shards)

@@ -1,0 +1,150 @@
+"""Spans of synthetic captchas.
+
+A shard depends on its own pictures alone: the same seed gives the same bytes, however many workers there are.
+"""
+
+import multiprocessing
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from components.base.disk import writing_in
+from components.base.errors import CaptchaPipelineError
+from components.base.features import DATA_INFO
+from components.data.records import DataInfo, book_example, canonical_example, encode_png
+from components.data.sources.painting import Captcha, SynthPlan, find_fonts, painter
+from components.data.span_writer import ShardWriter, new_span, write_manifest
+from components.data.spans import ShardFile, Span
+from components.data.splits import split_key, split_of
+
+SOURCE: Final = "synthetic"
+
+
+def make_shard(plan: SynthPlan, shard: int, root: str | Path, on_picture: Callable[[], None] | None = None) -> list[ShardFile]:
+    """Writes one shard of each split under the folder `root`. Leaves the global `random` as it was.
+
+    Args:
+      plan: of the whole span.
+      shard: its number, from 0.
+      root: the folder of the span.
+      on_picture: is called after each picture.
+
+    Returns:
+      What the manifest says of the files.
+    """
+    state = random.getstate()
+    drawn_by = painter(plan)
+    with ShardWriter(Path(root), f"shard-{shard:05d}-of-{plan.shards:05d}", plan.layout) as writer:
+        for index in range(shard * plan.shard_size, min((shard + 1) * plan.shard_size, plan.count)):
+            captcha = drawn_by.paint(index)
+            writer.write(split_of(split_key(captcha.image), plan.splits), _example(plan, captcha).SerializeToString(deterministic=True))
+            if on_picture:
+                on_picture()
+    random.setstate(state)
+    return writer.files
+
+
+def _example(plan: SynthPlan, captcha: Captcha) -> Any:
+    if plan.layout == "book":
+        shape = (plan.spec.height, plan.spec.width, plan.spec.channels)
+        return book_example(np.asarray(captcha.image).reshape(shape), captcha.label, plan.spec)
+    return canonical_example(encode_png(captcha.image), captcha.label, SOURCE, captcha.params)
+
+
+def in_processes(
+    plan: SynthPlan,
+    root: Path,
+    workers: int = 1,
+    on_pictures: Callable[[int], None] = lambda count: None,
+    shards: Sequence[int] = (),
+) -> Iterator[list[ShardFile]]:
+    """Writes the shards of these numbers, or all, with the given number of worker processes.
+
+    `on_pictures` is called with the number of further pictures, a few times a second.
+    """
+    shards = shards or range(plan.shards)
+    # Spawned, not forked: the caller may have TensorFlow's threads, and a forked copy of those can hang.
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("Q", 0)
+    with ProcessPoolExecutor(min(workers, len(shards)), context, _start_worker, (counter,)) as pool:
+        # The workers inherit this: a Ctrl-C while they start waits until they can go without a word (_start_worker).
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            futures = [pool.submit(_work, plan, shard, root) for shard in shards]
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        try:
+            reported, pending = 0, set(futures)
+            while pending:
+                pending = wait(pending, timeout=0.25).not_done
+                on_pictures(counter.value - reported)
+                reported = counter.value
+            yield from map(Future.result, futures)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+MakeShards = Callable[[SynthPlan, Path], Iterable[list[ShardFile]]]
+
+
+def synthesise(plan: SynthPlan, root: str | Path, make_shards: MakeShards = in_processes) -> Span:
+    """Makes a span in the folder `root`.
+
+    Args:
+      plan: of the span.
+      root: the folder of all spans.
+      make_shards: writes the shards into a folder, and returns what the manifest says of each: `in_processes`, or on Beam.
+
+    Raises:
+      CaptchaPipelineError: a font is missing or lacks characters, the book's layout is asked for with `free`, or the span cannot be
+        written.
+    """
+    if plan.free and plan.layout == "book":
+        raise CaptchaPipelineError("synth.free draws pictures of many sizes; the book's layout holds one size. Leave --layout out.")
+    fonts = find_fonts(plan.effective_fonts, plan.spec.characters)
+    plan = replace(plan, fonts=fonts if plan.fonts else ())
+    making = new_span(root)
+    with writing_in(root), making as draft:
+        files = [file for shard in make_shards(plan, draft) for file in shard]
+        if plan.layout == "book":
+            DataInfo.for_spec(plan.spec).save(draft / DATA_INFO)
+        write_manifest(draft, layout=plan.layout, spec=plan.spec, seed=plan.seed, source=SOURCE, params=plan.params, files=files)
+    return making.span
+
+
+_counter: Any = None
+
+
+def _start_worker(counter: Any) -> None:
+    global _counter
+    _counter = counter
+    # On Ctrl-C the worker goes without a word; the parent process says what there is to say.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when its parent process is gone: a pool's workers would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
+
+
+def _work(plan: SynthPlan, shard: int, root: Path) -> list[ShardFile]:
+    return make_shard(plan, shard, root, _count)
+
+
+def _count() -> None:
+    with _counter.get_lock():
+        _counter.value += 1

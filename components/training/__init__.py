@@ -1,0 +1,1 @@
+"""How the model is built and fitted."""

@@ -1,0 +1,194 @@
+"""Transformed examples to batches for the model."""
+
+import fnmatch
+import os
+from collections.abc import Sequence
+from typing import Final
+
+import tensorflow as tf
+
+from components.base.errors import CaptchaPipelineError
+from components.base.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
+from components.data.captcha_spec import CaptchaSpec
+
+# Records up to this size in all are kept in memory after the first epoch; and as much of a larger set is shuffled at a time.
+_MEMORY_BYTES: Final = 2 << 30
+
+
+def model_inputs(features: dict[str, tf.Tensor], spec: CaptchaSpec) -> tf.Tensor:
+    """Turns a batch of Transform's features into what the model takes; in training and in the served model.
+
+    Args:
+      features: PIXELS, PIXEL_MEAN and PIXEL_STD, each [N] or [N, 1].
+      spec: the image size.
+
+    Returns:
+      float32 [N, height, width, channels], (pixel - mean) / std.
+    """
+    return _normalised(_pixels(features, spec), features)
+
+
+def _pixels(features: dict[str, tf.Tensor], spec: CaptchaSpec) -> tf.Tensor:
+    raw = tf.io.decode_raw(tf.reshape(features[PIXELS], [-1]), tf.uint8, fixed_length=spec.height * spec.width * spec.channels)
+    return tf.reshape(raw, [-1, spec.height, spec.width, spec.channels])
+
+
+def _normalised(pixels: tf.Tensor, features: dict[str, tf.Tensor]) -> tf.Tensor:
+    mean, std = (tf.reshape(features[name], [-1, 1, 1, 1]) for name in (PIXEL_MEAN, PIXEL_STD))
+    return (tf.cast(pixels, tf.float32) - mean) / std
+
+
+def record_files(patterns: Sequence[str], split: str) -> list[str]:
+    """Returns the files that TFX's patterns stand for, each a folder and a pattern for the names in it; sorted by name.
+
+    Raises:
+      CaptchaPipelineError: there is none.
+    """
+    files = []
+    for folder, name in map(os.path.split, patterns):
+        # The folder is a path of the user's, and no pattern.
+        there = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
+        files += [os.path.join(folder, file) for file in sorted(fnmatch.filter(there, name))]
+    if not files:
+        raise CaptchaPipelineError(f"The {split} split is empty: no file matches {', '.join(patterns)}. Make a span with more pictures.")
+    return files
+
+
+def count_records(files: Sequence[str]) -> int:
+    """Returns the number of records in gzipped TFRecord files, by reading them once."""
+    return int(tf.data.TFRecordDataset(list(files), "GZIP").reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
+
+
+def training_batches(
+    files: Sequence[str],
+    count: int,
+    spec: CaptchaSpec,
+    batch_size: int,
+    shift: int,
+    seed: int,
+    *,
+    passes: int = 1,
+    first_epoch: int = 0,
+    replicas: int = 1,
+    ours: range = range(1),
+) -> tf.data.Dataset:
+    """Returns one epoch of shuffled batches, another order and other shifts each time it is iterated over.
+
+    The same seed gives the same batches. Each picture is moved by up to `shift` pixels up, down and sideways, the border
+    repeated: see `random_shift`.
+
+    Args:
+      files: gzipped TFRecords of Transform's features.
+      count: how many records they hold.
+      spec: the image size and the label length.
+      batch_size: pictures a batch; the last one of an epoch may be smaller.
+      shift: pixels, 0 for none.
+      seed: of the order and the shifts.
+      passes: how often each record comes in an epoch; they are shuffled together.
+      first_epoch: how many epochs are behind: the orders and shifts are those that would have followed them.
+      replicas: among how many each batch is split evenly. With more than one, an epoch leaves out the records after the last whole
+        batch: another few each time.
+      ours: the replicas whose parts are returned, one after the other. Every worker shuffles all records, so that the batches do
+        not depend on the number of workers; it decodes and shifts its own parts alone.
+
+    Returns:
+      float32 images [N, height, width, channels], int64 labels [N, max_length].
+    """
+    in_memory = _MEMORY_BYTES // (spec.height * spec.width * spec.channels)
+    records = tf.data.TFRecordDataset(list(files), "GZIP")
+    if count <= in_memory:
+        records = records.cache()
+    together = records.repeat(passes)
+    shuffled = together.shuffle(max(1, min(passes * count, in_memory)), seed=seed, reshuffle_each_iteration=True)
+    batches = _parts(shuffled.batch(batch_size, drop_remainder=replicas > 1), replicas, ours)
+    # Stateless shifts: those of a stateful generator would depend on which thread of `map` comes first.
+    seeds = tf.data.Dataset.random(seed=seed + ours.start, rerandomize_each_iteration=True).batch(2)
+
+    def prepare(serialized: tf.Tensor, shift_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = _parse(serialized, spec)
+        pixels = _pixels(features, spec)
+        if shift:
+            pixels = random_shift(pixels, shift, shift_seed)
+        return _normalised(pixels, features), features[LABEL_IDS]
+
+    prepared = tf.data.Dataset.zip((batches, seeds)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    for _ in range(first_epoch):
+        iter(prepared)  # reads nothing; each iterator takes the next seeds
+    return prepared
+
+
+def evaluation_batches(
+    files: Sequence[str], spec: CaptchaSpec, batch_size: int, *, replicas: int = 1, ours: range = range(1)
+) -> tf.data.Dataset:
+    """Returns the records in the order of the files, as `training_batches` without shuffling and shifts, and leaving none out.
+
+    Raises:
+      CaptchaPipelineError: there are fewer records than replicas.
+    """
+    if replicas > 1:
+        batch_size = _without_empty_parts(count_records(files), batch_size, replicas)
+    batches = _parts(tf.data.TFRecordDataset(list(files), "GZIP").batch(batch_size), replicas, ours)
+
+    def prepare(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = _parse(serialized, spec)
+        return model_inputs(features, spec), features[LABEL_IDS]
+
+    return batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _without_empty_parts(count: int, batch_size: int, replicas: int) -> int:
+    """Returns the largest size up to `batch_size` with which the last batch, too, has a record for each replica.
+
+    An empty batch is no batch to TensorFlow: its convolutions on the CPU return a wrong shape, its batch normalisation NaN.
+    """
+    for size in range(batch_size, replicas - 1, -1):
+        if count >= replicas and (count % size == 0 or count % size >= replicas):
+            return size
+    raise CaptchaPipelineError(
+        f"The eval split has {count} records: too few to share among {replicas} replicas. Set trainer.strategy=auto."
+    )
+
+
+def _parts(batches: tf.data.Dataset, replicas: int, ours: range) -> tf.data.Dataset:
+    """Splits each batch among replicas, every so-manyth record to the same one, and returns the parts of `ours`, one after the other."""
+    if replicas == 1:
+        return batches
+    return batches.flat_map(lambda batch: tf.data.Dataset.range(ours.start, ours.stop).map(lambda replica: batch[replica::replicas]))
+
+
+def _parse(serialized: tf.Tensor, spec: CaptchaSpec) -> dict[str, tf.Tensor]:
+    parsed: dict[str, tf.Tensor] = tf.io.parse_example(
+        serialized,
+        {
+            PIXELS: tf.io.FixedLenFeature([], tf.string),
+            PIXEL_MEAN: tf.io.FixedLenFeature([], tf.float32),
+            PIXEL_STD: tf.io.FixedLenFeature([], tf.float32),
+            LABEL_IDS: tf.io.FixedLenFeature([spec.max_length], tf.int64),
+        },
+    )
+    return parsed
+
+
+def random_shift(images: tf.Tensor, shift: int, seed: tf.Tensor) -> tf.Tensor:
+    """Moves each image by its own whole number of pixels, uniform in [-shift, shift], down and to the right.
+
+    What moves in from outside repeats the border's pixels, mirrored.
+
+    Args:
+      images: [N, H, W, C], H and W at least `shift`.
+      shift: pixels.
+      seed: int64 [2].
+
+    Returns:
+      A tensor like `images`.
+    """
+    count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+    offsets = tf.random.stateless_uniform([2, count, 1], seed, -shift, shift + 1, tf.int32)
+    rows = tf.gather(images, _mirrored(tf.range(height) + offsets[0], height), axis=1, batch_dims=1)
+    return tf.gather(rows, _mirrored(tf.range(width) + offsets[1], width), axis=2, batch_dims=1)
+
+
+def _mirrored(index: tf.Tensor, size: int) -> tf.Tensor:
+    """What lies beyond an edge is what lies as far before it."""
+    index = tf.where(index < 0, -1 - index, index)
+    return tf.where(index >= size, 2 * size - 1 - index, index)

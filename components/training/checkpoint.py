@@ -1,0 +1,200 @@
+"""What a fit leaves on disk after each epoch, so that a kill costs one epoch at most, and when a fit has gone on long enough."""
+
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import keras
+
+from components.base.features import WEIGHTS_FILE
+from components.base.files import publish
+from components.training.calibration import CalibratedCrossEntropy
+
+_LOG: Final = logging.getLogger(__name__)
+_STATE: Final = "state.json"
+_FITS: Final = 3  # whose checkpoints stay
+_LEARNT: Final = 0.1
+_HDF5_ENTRY: Final = 4096  # bytes around the values of a variable; about half of it is needed
+# Of two thousand pictures a good model misreads four, give or take two: by that an epoch of the schedule's middle is the best by luck.
+# The cross-entropy tells how well each character of each of them is read. It is that of the model as it would be exported, without
+# label smoothing and at the best temperature, so that fits with different label smoothing can be compared.
+JUDGED_BY: Final = f"val_{CalibratedCrossEntropy.NAME}"
+
+
+class Progress(keras.callbacks.Callback):
+    """Follows a fit, knows which of its epochs is the best, and stops it early.
+
+    Attributes:
+      epoch: the number of epochs finished.
+      epochs: how many there are to be.
+      history: for each of them: `loss`, the metrics, the same of the eval split with `val_` before the name, JUDGED_BY and `seconds`.
+    """
+
+    def __init__(self, epochs: int, patience: int | None):
+        """Args:
+        epochs: how many there are to be.
+        patience: epochs without a lower JUDGED_BY after which the fit ends, None for never. They count once JUDGED_BY has fallen by
+          _LEARNT from where it began: a fit can be at chance for long before it learns.
+        """
+        super().__init__()
+        self.epoch = 0
+        self.history: list[dict[str, float]] = []
+        self.epochs = epochs
+        self._patience = patience
+        self._started = 0.0
+
+    @property
+    def best_epoch(self) -> int:
+        """The first of the epochs with the lowest JUDGED_BY, from 1; 0 before there is any. It is the one that is exported."""
+        return best_epoch(self.history)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is no further epoch to come."""
+        if self.epoch >= self.epochs or self._patience is None or not self.history:
+            return self.epoch >= self.epochs
+        first, best = (self.history[number - 1][JUDGED_BY] for number in (1, self.best_epoch))
+        has_learnt = best < (1 - _LEARNT) * first
+        return has_learnt and self.epoch - self.best_epoch >= self._patience
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._started = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        row = {name: float(value) for name, value in (logs or {}).items()} | {"seconds": time.monotonic() - self._started}
+        self.epoch = epoch + 1
+        self.history = [*self.history, row]
+        if self.finished:
+            self.model.stop_training = True
+
+    def say(self, line: str) -> None:
+        """Prints how the fit goes, where that is of interest."""
+
+
+class Checkpoint(Progress):
+    """Keeps the state after the last finished epoch and after the best one in a folder, and says how it goes.
+
+    Keras' BackupAndRestore overwrites its file in place: a kill in the middle of it leaves half a file, on which the next run
+    fails; and its EarlyStopping keeps the best weights in memory alone. Here each epoch is a folder that appears by renaming, one
+    that cannot be read is deleted, and which epoch is the best follows from the history.
+    """
+
+    def __init__(self, directory: Path, epochs: int, patience: int | None, *, writes: bool = True):
+        """Args:
+        directory: where the state is kept.
+        epochs, patience: as for Progress.
+        writes: False for a worker that only reads what another one writes.
+        """
+        super().__init__(epochs, patience)
+        self._directory = directory
+        self._writes = writes
+
+    def restore(self, build: Callable[[], keras.Model]) -> keras.Model:
+        """Returns `build()`, a compiled model, with the newest state that can be read, if there is any."""
+        for folder in sorted(self._directory.glob("epoch-*"), reverse=True):
+            model = build()
+            model.optimizer.build(model.trainable_variables)
+            try:
+                state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+                self.history, self.epoch, self.epochs = state["history"], len(state["history"]), state["epochs"]
+                model.load_weights(self._folder(self.best_epoch) / WEIGHTS_FILE)  # it will be wanted in the end
+                model.load_weights(folder / WEIGHTS_FILE)
+                for variable, value in zip(_random_states(model), state["random"], strict=True):
+                    variable.assign(value)
+            except (OSError, ValueError, KeyError, RuntimeError) as error:
+                self.history, self.epoch = [], 0
+                if self._writes:
+                    _LOG.warning("The checkpoint %s cannot be read (%s): training goes on from an older one or starts over.", folder, error)
+                    shutil.rmtree(folder)
+                continue
+            self.say(f"going on after epoch {self.epoch} of {self.epochs}")
+            return model
+        return build()
+
+    def restore_best(self, model: keras.Model) -> None:
+        """Gives the model the weights of the best epoch."""
+        model.load_weights(self._folder(self.best_epoch) / WEIGHTS_FILE)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        super().on_epoch_end(epoch, logs)
+        if self._writes:
+            self._save()
+        row = self.history[-1]
+        self.say(
+            f"epoch {self.epoch}/{self.epochs}: loss {row['loss']:.4f}, eval cross-entropy {row[JUDGED_BY]:.4f}, "
+            f"eval full-sequence accuracy {row['val_sequence_accuracy']:.2%}, {row['seconds']:.0f} s"
+        )
+
+    def _folder(self, epoch: int) -> Path:
+        return self._directory / f"epoch-{epoch:06d}"
+
+    def _save(self) -> None:
+        half = self._directory / "half"
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(parents=True)
+        save_weights(self.model, half / WEIGHTS_FILE)
+        state = {
+            "epochs": self.epochs,
+            "history": self.history,
+            "random": [variable.numpy().tolist() for variable in _random_states(self.model)],
+        }
+        (half / _STATE).write_text(json.dumps(state), encoding="utf-8")
+        publish(half, self._folder(self.epoch))
+        for folder in self._directory.glob("epoch-*"):
+            if folder not in (self._folder(self.epoch), self._folder(self.best_epoch)):
+                shutil.rmtree(folder)
+
+    def say(self, line: str) -> None:
+        """Prints a line, in the one process that writes."""
+        if self._writes:
+            print(line, flush=True)
+
+
+def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
+    """Returns which epoch of a fit's history is exported: see `Progress.best_epoch`."""
+    values = [math.inf if math.isnan(row[JUDGED_BY]) else row[JUDGED_BY] for row in history]
+    return 1 + values.index(min(values)) if values else 0
+
+
+def remove_old(directory: Path, keep: str) -> None:
+    """Removes the checkpoints of all fits but the newest few, so that they do not fill the disk.
+
+    A fit does not remove its own at its end: its outputs are safe only when the runner has published them, which on Kubeflow is after
+    the process has ended. Until then a rerun finds the fit finished, and exports at once.
+
+    Args:
+      directory: holds a folder for each fit.
+      keep: the name of the one that stays in any case.
+    """
+    others = [folder for folder in directory.iterdir() if folder.name != keep] if directory.is_dir() else []
+    for folder in sorted(others, key=lambda folder: folder.stat().st_mtime, reverse=True)[_FITS - 1 :]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Writes the weights of a model, and the state of its optimizer if it is compiled.
+
+    Raises:
+      OSError: there is no room for them. HDF5, with which Keras writes, would crash the process: room is asked for first.
+    """
+    variables = [*model.variables, *getattr(getattr(model, "optimizer", None), "variables", ())]
+    room = sum(_HDF5_ENTRY + 4 * math.prod(variable.shape) for variable in variables)
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, room)
+        except OSError:
+            path.unlink()
+            raise
+    model.save_weights(path)
+
+
+def _random_states(model: keras.Model) -> list[keras.Variable]:
+    """Returns the variables that Keras leaves out of a file of weights: how far the random numbers of dropout have come."""
+    weights = {id(variable) for variable in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]

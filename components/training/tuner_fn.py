@@ -1,0 +1,118 @@
+"""Looks for better hyperparameters of the Trainer: the Tuner's `tuner_fn`."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import keras
+import keras_tuner
+from keras_tuner.engine.base_tuner import BaseTuner
+from keras_tuner.engine.trial import Trial, TrialStatus
+from tfx.components.trainer.fn_args_utils import FnArgs
+from tfx.components.tuner.component import TunerFnResult
+
+from components.base.errors import CaptchaPipelineError
+from components.data.captcha_spec import CaptchaSpec
+from components.training.checkpoint import JUDGED_BY, Progress
+from components.training.devices import choose_strategy
+from components.training.hyperparameters import Hyperparameters
+from components.training.run_fn import check_batch_size, compiled_model, find_examples, fit_to
+
+
+def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
+    """Returns a random search (Bergstra and Bengio, "Random Search for Hyper-Parameter Optimization", 2012). TFX calls it.
+
+    A trial is judged by the epoch that the Trainer would export, by the Trainer's own measure, `checkpoint.JUDGED_BY`.
+    The first trial is with the hyperparameters as they are, so that what is found is never worse than them on the eval split. A
+    search that was killed goes on with the trial that it was in.
+
+    `fn_args.custom_config` holds: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `fixed`, the names of
+    those to leave alone; `trials` and `epochs`, how many trials of how many epochs, 0 for as many as suit the number of pictures; and
+    `search_dir`, where the search is kept.
+
+    Raises:
+      CaptchaPipelineError: a split is empty, every hyperparameter is fixed, or the strategy asks for what is not there.
+    """
+    config = fn_args.custom_config
+    spec = CaptchaSpec.model_validate_json(config["spec"])
+    now = replace(Hyperparameters(**config["trainer"]), epochs=config["epochs"])
+    strategy = choose_strategy(now.strategy)
+    examples = find_examples(fn_args)
+    check_batch_size(now.batch_size, strategy.num_replicas_in_sync, examples.count)
+    space = search_space(now, spec, strategy.num_replicas_in_sync, config["fixed"])
+    objective = keras_tuner.Objective(JUDGED_BY, "min")
+    oracle = _FromHere(objective=objective, max_trials=config["trials"], seed=now.seed, hyperparameters=space, allow_new_entries=False)
+
+    def run_trial(trial: Trial) -> dict[str, float]:
+        keras.backend.clear_session()
+        parameters = replace(now, **trial.hyperparameters.values).for_count(examples.count)
+        keras.utils.set_random_seed(parameters.seed)
+        with strategy.scope():
+            model = compiled_model(spec, parameters, examples.count)
+        progress = Progress(parameters.epochs, parameters.patience)
+        fit_to(examples, model, spec, parameters, strategy, 0, [progress])
+        best = progress.history[progress.best_epoch - 1]
+        values = ", ".join(f"{name} {value:.3g}" for name, value in trial.hyperparameters.values.items())
+        print(
+            f"trial {int(trial.trial_id) + 1}/{config['trials']}: {values}: epoch {progress.best_epoch} of {parameters.epochs}, "
+            f"eval cross-entropy {best[JUDGED_BY]:.4f}, eval full-sequence accuracy {best['val_sequence_accuracy']:.2%}",
+            flush=True,
+        )
+        # KerasTuner cannot sort what is no number, to which a rate that is far too high leads.
+        return {JUDGED_BY: math.inf if math.isnan(best[JUDGED_BY]) else best[JUDGED_BY]}
+
+    return TunerFnResult(tuner=_Search(run_trial, oracle, config["search_dir"]), fit_kwargs={"verbose": 0})
+
+
+def search_space(now: Hyperparameters, spec: CaptchaSpec, replicas: int, fixed: list[str]) -> keras_tuner.HyperParameters:
+    """Returns the values to choose from: those that docs/recipe.md found to decide, and with each the one in force as the default.
+
+    Args:
+      now: the hyperparameters in force.
+      spec: the image size, which bounds the shift.
+      replicas: among how many a batch is shared.
+      fixed: names of hyperparameters to leave alone.
+
+    Raises:
+      CaptchaPipelineError: nothing is left to choose.
+    """
+    space = keras_tuner.HyperParameters()
+    rate = now.learning_rate
+    choices: dict[str, list[Any]] = {
+        "batch_size": [size * replicas for size in (16, 32, 64, 128)],
+        "label_smoothing": [0.0, 0.05, 0.1, 0.2],
+        "shift": [shift for shift in (0, 1, 2, 4) if shift < min(spec.width, spec.height)],
+    }
+    if "learning_rate" not in fixed:
+        space.Float("learning_rate", min(1e-3, rate), max(3e-2, rate), sampling="log", default=rate)
+    for name, values in choices.items():
+        if name not in fixed:
+            value = getattr(now, name)
+            space.Choice(name, sorted({*values, value}), default=value)
+    if not space.space:
+        raise CaptchaPipelineError(
+            f"The configuration sets {', '.join(fixed)}: nothing is left to search for. Remove from it what the search may choose."
+        )
+    return space
+
+
+class _FromHere(keras_tuner.oracles.RandomSearchOracle):
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        if not self.trials:
+            return {"status": TrialStatus.RUNNING, "values": dict(self.hyperparameters.values)}
+        return super().populate_space(trial_id)
+
+
+class _Search(BaseTuner):
+    """Runs trials with a function, and leaves it to the command to print what came of them."""
+
+    def __init__(self, function: Any, oracle: keras_tuner.Oracle, directory: str):
+        self._function = function
+        super().__init__(oracle, directory=directory, project_name="search")
+
+    def run_trial(self, trial: Trial, **_: Any) -> dict[str, float]:
+        return self._function(trial)
+
+    def search_space_summary(self, extended: bool = False) -> None: ...
+
+    def results_summary(self, num_trials: int = 10) -> None: ...

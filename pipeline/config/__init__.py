@@ -1,0 +1,1 @@
+"""The configuration: its sections, and how it is loaded."""

@@ -1,0 +1,129 @@
+"""Reads a configuration: a YAML file, what `--set section.key=value` changes of it, and what `tune` found."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from components.base.errors import CaptchaPipelineError
+from pipeline.cli.options import DEFAULT_CONFIG
+from pipeline.config.config import Config, TrainerConfig
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None, *, beam: str | None = None, tuned: bool = True) -> Config:
+    """Reads a YAML file and applies overrides of the form `section.key=value`, the value in YAML.
+
+    Args:
+      path: the file. Where the default one is missing, as outside a checkout, the one that came with the package is read.
+      overrides: in this order.
+      beam: a file that stands in for the section `beam`, or the NAME of beam/NAME.yaml beside `path`.
+      tuned: whether what `tune` found for this pipeline stands in for what neither the file nor an override sets.
+
+    Raises:
+      CaptchaPipelineError: the file is missing or not YAML, or a key or a value is not right; the message names each.
+    """
+    path = Path(path)
+    if path == DEFAULT_CONFIG and not path.exists():
+        path = Path(__file__).parents[1] / path
+    tree = _read(path)
+    if beam is not None:
+        tree["beam"] = _read(_profile(beam, path.parent / "beam"))
+    for override in overrides or []:
+        _apply(tree, override)
+    config = _validate(tree, path)
+    if not tuned or not Path(config.tuned_path).exists():
+        return config
+    found = _validate({**tree, **_read(config.tuned_path)}, config.tuned_path).trainer
+    ours = config.trainer
+    values = found.model_dump(include=found.model_fields_set) | ours.model_dump(include=ours.model_fields_set)
+    return config.model_copy(update={"trainer": TrainerConfig(**values)})
+
+
+def _profile(name: str, folder: Path) -> Path:
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        there = f"{folder} has {', '.join(known)}" if known else f"{folder} has none"
+        raise CaptchaPipelineError(f"--beam {name}: there is no such profile; {there}. The path of a YAML file will do as well.")
+    return folder / f"{name}.yaml"
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CaptchaPipelineError(f"Cannot read the configuration {path}: {error.strerror}. configs/ has ones to start from.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CaptchaPipelineError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise CaptchaPipelineError(f"{path} must hold keys and values, such as `name: digits`; it holds {type(tree).__name__}.")
+    return tree
+
+
+def _validate(tree: dict[str, Any], path: str | Path) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise CaptchaPipelineError(_explain(error, path)) from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise CaptchaPipelineError(f"--set {override}: write it as section.key=value, such as --set trainer.epochs=3.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise CaptchaPipelineError(f"--set {override}: the value is not valid YAML.") from None
+    for part in parts[:-1]:
+        branch = tree.setdefault(part, {})
+        if not isinstance(branch, dict):
+            raise CaptchaPipelineError(f"--set {override}: {part} is a value, not a section.")
+        tree = branch
+    tree[parts[-1]] = value
+
+
+def _explain(error: ValidationError, path: str | Path) -> str:
+    lines = [f"{path} is not a valid configuration:"]
+    for item in error.errors():
+        problem = item["type"]
+        if problem == "extra_forbidden":
+            message = f"there is no such key{_nearest(item['loc'])}"
+        elif problem == "missing":
+            message = "this key is required"
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            if isinstance(item["input"], str | int | float):
+                message += f" (it is {item['input']!r})"
+        key = _key(item["loc"])  # none where keys do not go together: the message names them
+        lines.append(f"  {key}: {message}" if key else f"  {message}")
+    lines.append("`captcha-pipeline config` lists every key with its default.")
+    return "\n".join(lines)
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """Returns the key as the user wrote it: without pydantic's names for the branches of a union."""
+    known: list[str] = []
+    model: Any = Config
+    for part in location:
+        fields = getattr(model, "model_fields", {})
+        if fields and part not in fields and known and part != location[-1]:
+            continue
+        if not fields and isinstance(part, str) and known:
+            continue
+        known.append(str(part))
+        model = fields[part].annotation if part in fields else None
+    return ".".join(known)
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    model: Any = Config
+    for part in location[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field else None
+    close = difflib.get_close_matches(str(location[-1]), getattr(model, "model_fields", {}), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

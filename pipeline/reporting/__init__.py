@@ -1,0 +1,1 @@
+"""What people see of a run: tables, the report, the trend."""

@@ -1,0 +1,245 @@
+"""Gathers what a finished run has left in its artifacts: for the table on the screen, and for the report."""
+
+import dataclasses
+import heapq
+import importlib.metadata
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from google.protobuf.message import DecodeError
+from tensorflow_metadata.proto.v0 import statistics_pb2
+from tfx.utils import path_utils
+
+from components.base import features
+from components.base.errors import CaptchaPipelineError
+from components.base.recipe import libraries
+from components.data.example_proto import Example
+from components.data.records import IMAGE_RAW
+from components.data.tfrecords import whole_records
+from components.evaluation.advice import advise
+from components.evaluation.gate import SetResult
+from components.evaluator import Evaluation, load_results
+from components.serving.serving_dir import withdrawn
+from pipeline.config.config import Config
+from pipeline.inference.served_model import BATCH_SIZE, ServedModel
+from pipeline.reporting import report
+from pipeline.reporting.trend import Production
+from pipeline.runs.history import RunRecord
+from pipeline.runs.outcomes import drift, judgement, production, report_path
+
+# Besides those that the recipe of a model holds.
+_PACKAGES: Final = ("captcha-pipeline", "captcha")
+_NUMBERS: Final = (features.BRIGHTNESS, features.CONTRAST, features.SHARPNESS, features.WIDTH, features.HEIGHT)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a complete run came to.
+
+    `sets` are those that the model was judged by; `warnings` are what a reader of its figures should know; `drift` is what DriftGate
+    found. `changed` is false where every step was cached. `report` is where the report of this evaluation belongs. `production` is the
+    model in production afterwards, None for none, and `withdrawn` says whether a rollback has taken the run's own model out of production.
+    """
+
+    name: str
+    run: RunRecord
+    evaluation: Evaluation
+    sets: Mapping[str, SetResult]
+    drift: dict[str, Any]
+    blessed: bool
+    failures: tuple[str, ...]
+    warnings: tuple[str, ...]
+    serving_dir: str
+    report: Path
+    changed: bool
+    production: Production | None
+    withdrawn: bool
+
+    @property
+    def in_production(self) -> bool:
+        """Whether the run's model is blessed and in production, pushed by this run or by an earlier one."""
+        run, now = self.run, self.production
+        return self.blessed and now is not None and run.pushed_version is not None and run.fingerprint == now.fingerprint
+
+
+def outcome(config: Config, run: RunRecord) -> Outcome:
+    """Returns what a run came to.
+
+    Raises:
+      CaptchaPipelineError: the run did not get as far as the Evaluator, or an earlier release made it.
+    """
+    evaluation_uri, where = run.artifact_uri("CaptchaEvaluator", "evaluation"), report_path(config, run)
+    if evaluation_uri is None or where is None:
+        raise CaptchaPipelineError(f"Run {run.run_id} did not finish; `captcha-pipeline run` completes it.")
+    judged, found = judgement(run), drift(run)
+    if judged is None or found is None:
+        raise CaptchaPipelineError(
+            f"Run {run.run_id} has left no judgement of its model, as in earlier releases: `captcha-pipeline run` again."
+        )
+    return Outcome(
+        name=config.name,
+        run=run,
+        evaluation=load_results(evaluation_uri),
+        sets=judged.sets,
+        drift=found,
+        blessed=not judged.failures,
+        failures=judged.failures,
+        warnings=judged.warnings,
+        serving_dir=config.serving_dir,
+        report=where,
+        changed=any(step.state != "cached" for step in run.steps),
+        production=production(config),
+        withdrawn=run.recipe in withdrawn(config.serving_dir),
+    )
+
+
+def write_report(config: Config, outcome: Outcome) -> report.ReportInputs:
+    """Writes the report of a run to `outcome.report`, by what the run was made with: the configuration may differ since.
+
+    Returns:
+      What it shows.
+
+    Raises:
+      CaptchaPipelineError: an output of the run is missing or broken.
+    """
+    run = outcome.run
+    overall = outcome.evaluation.overall
+    model = ServedModel(path_utils.serving_model_path(_uri(run, "Trainer", "model")))
+    characters, blank = model.spec.characters, [""] if model.spec.blank_id is not None else []
+    recorded = yaml.safe_load(run.configuration) if run.configuration else config.model_dump(mode="json")
+    slices = [
+        report.Slice(group, name, part.count, part.challenger)
+        for group, by_name in outcome.evaluation.slices.items()
+        for name, part in by_name.items()
+    ]
+    results = outcome.evaluation.results
+    history = json.loads((Path(_uri(run, "Trainer", "model_run")) / features.HISTORY_FILE).read_text(encoding="utf-8"))
+    misread = _misread(run, model)
+    splits = [_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split, characters) for split in features.SPLITS]
+    floor, wrong = recorded["evaluator"]["min_sequence_accuracy"], [picture.confidence for picture in misread]
+    inputs = report.ReportInputs(
+        title=config.name,
+        run_id=run.run_id,
+        started=run.started,
+        blessed=outcome.blessed,
+        failures=outcome.failures,
+        warnings=outcome.warnings,
+        advice=[] if outcome.blessed else advise(results, [*characters, *blank], history, splits[0].count, floor, wrong),
+        pushed_version=run.pushed_version,
+        base_problem=run.base_problem,
+        steps=[report.Step(step.node, step.state, step.seconds, step.engine) for step in run.steps],
+        evaluation=report.Evaluation(
+            results=results,
+            classes=[*characters, *blank],
+            slices=slices,
+            baseline=overall.champion,
+            sets=outcome.sets,
+            confidence=recorded["evaluator"]["confidence"],
+        ),
+        history=history,
+        misread=misread,
+        quarantine=_quarantine(Path(_uri(run, "CaptchaExampleGen", "quarantine"))),
+        splits=splits,
+        drift=_drift(outcome.drift),
+        config=run.configuration or "# That of this run is not on record, as of all runs of earlier releases.",
+        versions={package: importlib.metadata.version(package) for package in _PACKAGES} | libraries(),
+    )
+    report.write_report(inputs, outcome.report)
+    return inputs
+
+
+def _drift(found: Mapping[str, Any]) -> report.Drift:
+    return report.Drift(
+        newest=found["newest"],
+        distances={measure: (entry["value"], entry["threshold"]) for measure, entry in found["distances"].items()},
+        histograms={measure: (sides["newest"], sides["others"]) for measure, sides in found["histograms"].items()},
+    )
+
+
+def _uri(run: RunRecord, node: str, key: str) -> str:
+    uri = run.artifact_uri(node, key)
+    if uri is None:
+        raise CaptchaPipelineError(f"Run {run.run_id} has no output {key} of {node}; `captcha-pipeline run` completes it.")
+    return uri
+
+
+def _misread(run: RunRecord, model: ServedModel) -> list[report.Misread]:
+    """Returns the pictures of the test split that the run's model misreads, those it is most sure of if they are many."""
+    examples = _examples(Path(_uri(run, "CaptchaExampleGen", "examples")) / "Split-test")
+    # Batch by batch: the split may not fit into memory.
+    wrong = (
+        report.Misread(image, label, reading.text, reading.confidence)
+        for batch in iter(lambda: [_image_and_label(example) for example in itertools.islice(examples, BATCH_SIZE)], [])
+        for (image, label), reading in zip(batch, model.read(image for image, _ in batch), strict=True)
+        if reading.text != label
+    )
+    return heapq.nlargest(report.MAX_MISREAD, wrong, key=lambda misread: misread.confidence)
+
+
+def _image_and_label(example: Example) -> tuple[bytes, str]:
+    feature = example.features.feature
+    return feature[features.IMAGE].bytes_list.value[0], feature[features.LABEL].bytes_list.value[0].decode()
+
+
+def _quarantine(folder: Path) -> report.Quarantine:
+    summary = json.loads((folder / features.SUMMARY_FILE).read_text(encoding="utf-8"))
+    shown = {(item["file"], item["index"]) for entry in summary["reasons"].values() for item in entry["examples"]}
+    pictures: dict[tuple[str, int], bytes | None] = {}
+    for example in _examples(folder) if shown else ():
+        feature = example.features.feature
+        key = (feature["source_file"].bytes_list.value[0].decode(), feature["index"].int64_list.value[0])
+        if key in shown:
+            pictures[key] = _picture_of(feature["record"].bytes_list.value[0])
+
+    def reasons(entries: dict[str, Any]) -> list[report.QuarantineReason]:
+        return [
+            report.QuarantineReason(
+                reason,
+                entry["count"],
+                [
+                    report.QuarantineExample(item["file"], item["index"], item["detail"], pictures.get((item["file"], item["index"])))
+                    for item in entry["examples"]
+                ],
+            )
+            for reason, entry in entries.items()
+        ]
+
+    return report.Quarantine(
+        total=summary["total"],
+        bad=summary["bad"],
+        reasons=reasons(summary["reasons"]),
+        overlap=reasons(summary.get("overlap", {})),  # an earlier release left none
+    )
+
+
+def _picture_of(record: bytes) -> bytes | None:
+    """Returns the encoded picture of a refused record, which may be anything; None where it holds none."""
+    try:
+        feature = Example.FromString(record).features.feature
+    except DecodeError:
+        return None
+    if features.IMAGE not in feature or IMAGE_RAW in feature:
+        return None
+    return next(iter(feature[features.IMAGE].bytes_list.value), None)
+
+
+def _statistics(folder: Path, split: str, characters: str) -> report.SplitStatistics:
+    statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString((folder / f"Split-{split}" / "FeatureStats.pb").read_bytes())
+    dataset = statistics.datasets[0]
+    by_name = {feature.path.step[0]: feature for feature in dataset.features}
+    counts = {bucket.label: int(bucket.sample_count) for bucket in by_name[features.CHARACTERS].string_stats.rank_histogram.buckets}
+    numbers = {name: by_name[name].num_stats for name in _NUMBERS}
+    return report.SplitStatistics(
+        split=split,
+        count=int(dataset.num_examples),
+        characters={character: counts.get(character, 0) for character in characters},
+        numbers={name: report.Summary(stats.mean, stats.std_dev, stats.min, stats.max) for name, stats in numbers.items()},
+    )
+
+
+def _examples(folder: Path) -> Iterator[Example]:
+    return map(Example.FromString, whole_records(folder))

@@ -1,0 +1,265 @@
+"""What the commands print."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import rich.filesize
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+
+from components.data.drift import complain
+from components.data.spans import span_name
+from components.evaluation.gate import BEST, GOLDEN, NEWEST, SetResult
+from components.evaluation.metrics import Rate, Results
+from pipeline.reporting.filters import ranges
+from pipeline.runs.history import StepRecord
+from pipeline.runs.lineage import Lineage
+
+if TYPE_CHECKING:  # Some import TensorFlow, which the list of runs does without.
+    from pipeline.inference.prediction import Answer
+    from pipeline.reporting.results import Outcome
+    from pipeline.reporting.trend import Production, Retraining
+    from pipeline.runs.garbage import Garbage
+
+
+class StepProgress:
+    """Shows which step is at work, and a line for each that has ended."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._status = Status("Starting", console=console)
+
+    def __enter__(self) -> "StepProgress":
+        self._status.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._status.stop()
+
+    def on_step(self, name: str, event: str) -> None:
+        if event == "running":
+            self._status.update(f"{name} …")
+        else:
+            self._console.print(f"[green]✓[/] {name}", highlight=False)
+
+
+def print_outcome(console: Console, outcome: "Outcome") -> None:
+    """Prints the table of a run: time a step, accuracy with intervals, verdict."""
+    _print_steps(console, outcome.run.steps)
+    print_accuracy(console, outcome.evaluation.results, f"{outcome.name} on the test split")
+    if len(outcome.sets) > 1 or outcome.evaluation.overall.champion:
+        _print_sets(console, outcome.sets)
+    for warning in outcome.warnings:
+        console.print(f"[bold yellow]Warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
+    if complaint := complain(outcome.drift):
+        console.print(f"[bold yellow]Drift[/]: {escape(complaint)}", highlight=False)
+    _print_verdict(console, outcome)
+    if not outcome.changed:
+        console.print("Nothing has changed since an earlier run: every step was cached.", highlight=False)
+
+
+def _print_verdict(console: Console, outcome: "Outcome") -> None:
+    now, version, folder = outcome.production, outcome.run.pushed_version, outcome.serving_dir
+    newest = f"In production is version {now.version}." if now else f"{folder} holds no version: nothing is in production."
+    if not outcome.blessed:
+        lines = ["[bold yellow]Not blessed[/], nothing was pushed:", *(f"  {escape(failure)}" for failure in outcome.failures)]
+    elif outcome.in_production and now:
+        pushed = any(step.node == "AtomicPusher" and step.state == "done" for step in outcome.run.steps)
+        where = f"pushed as version {now.version} to" if pushed else f"in production as version {now.version} in"
+        lines = [f"[bold green]Blessed[/], {where} {escape(folder)}"]
+    elif outcome.withdrawn:
+        lines = [f"[bold yellow]Withdrawn[/] by a rollback, and not pushed again: new data make a new model. {newest}"]
+    elif version:
+        # A cached push copies nothing: TFX cannot see what has been done in the folder since.
+        gone = "and it has been removed since, or another put above it"
+        again = "`captcha-pipeline retrain --force` makes another model."
+        lines = [f"[bold yellow]Nothing was pushed[/]: an earlier run pushed this model as version {version}, {gone}. {newest} {again}"]
+    else:
+        lines = [f"[bold yellow]Blessed, but not pushed[/]: run.log says why. {newest}"]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def print_advice(console: Console, advice: Sequence[str]) -> None:
+    """Prints what would help a model that is under the floor, a line each."""
+    if advice:
+        console.print("What would help:", highlight=False)
+    for line in advice:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_accuracy(console: Console, results: Results, title: str) -> None:
+    """Prints full-sequence and per-position accuracy with their intervals; `components.evaluation.metrics.Results` says what they count."""
+    table = Table(title=title, title_justify="left")
+    for column in ("accuracy", "%", "interval"):
+        table.add_column(column, justify="left" if column == "accuracy" else "right")
+    rates = [("full sequence", results.sequence_accuracy)]
+    rates += [(f"position {i}", rate) for i, rate in enumerate(results.position_accuracy, start=1) if not math.isnan(rate.value)]
+    for name, rate in rates:
+        table.add_row(name, _percent(rate).removesuffix(" %"), f"{rate.lower:.2%} to {rate.upper:.2%}".replace("%", " %"))
+    console.print(table)
+    if (results.position_count != results.example_count).any():
+        console.print("A position counts the pictures whose label has a character there.", highlight=False)
+    console.print(
+        f"{results.example_count:,} pictures; expected calibration error {results.expected_calibration_error:.4f}", highlight=False
+    )
+
+
+def print_fold(console: Console, so_far: Results) -> None:
+    """Prints how well the folds that are done have been read."""
+    rate = so_far.sequence_accuracy
+    interval = f"{rate.lower:.2%} to {rate.upper:.2%}"
+    console.print(f"{so_far.example_count:,} pictures read: full sequence {_percent(rate)} ({interval})", highlight=False)
+
+
+def accuracy_as_json(results: Results) -> dict[str, object]:
+    """Returns what `print_accuracy` prints, for a script; a position that no label reaches is null."""
+    return {
+        "example_count": results.example_count,
+        "sequence_accuracy": dataclasses.asdict(results.sequence_accuracy),
+        "position_accuracy": [None if math.isnan(rate.value) else dataclasses.asdict(rate) for rate in results.position_accuracy],
+        "expected_calibration_error": results.expected_calibration_error,
+    }
+
+
+def print_answers(console: Console, answers: "Sequence[Answer]") -> None:
+    """Prints what the model reads in each file, and why one could not be read."""
+    table = Table()
+    for column in ("file", "text", "confidence"):
+        table.add_column(column, overflow="fold")
+    for answer in answers:
+        if answer.error:
+            table.add_row(escape(answer.file), "[red]not read[/]", escape(answer.error))
+        else:
+            table.add_row(escape(answer.file), escape(answer.text or ""), f"{answer.confidence:.4f}")
+    console.print(table)
+
+
+def print_retrainings(console: Console, retrainings: "Sequence[Retraining]", production: "Production | None") -> None:
+    """Prints a line a run, the newest last, and which model is in production."""
+    if not retrainings:
+        console.print("There are no runs yet. Start one with `captcha-pipeline run`.", highlight=False)
+        return
+    table = Table(box=None, pad_edge=False, caption="% of pictures read whole, in brackets by the model in production until then")
+    for column in ("run", "why", "spans", "drift", "newest %", "golden %", "decision", "seconds"):
+        right = column in ("newest %", "golden %", "seconds")
+        table.add_column(column, justify="right" if right else "left", overflow="fold", no_wrap=column == "run")
+    for it in retrainings:
+        decision = "; ".join((f"pushed as {it.version}" if it.decision == "pushed" else it.decision, *it.why, *it.warnings))
+        table.add_row(
+            _time(it),
+            escape(it.trigger),
+            ranges(it.spans) or "-",
+            ", ".join(it.drifted) or "-",
+            *(_against(it.sets.get(name)) for name in (NEWEST, GOLDEN)),
+            escape(decision),
+            f"{it.seconds:.0f}",
+        )
+    console.print(table)
+    console.print(f"In production: {_in_production(retrainings, production)}", highlight=False, soft_wrap=True)
+
+
+def _in_production(retrainings: "Sequence[Retraining]", production: "Production | None") -> str:
+    from pipeline.reporting.trend import retraining_of
+
+    if production is None:
+        return "nothing, there is no version in the serving folder"
+    copy = f", a copy of {production.original} that a rollback has made" if production.original != production.version else ""
+    pushed_by = retraining_of(production, retrainings)
+    return f"version {production.version}{copy}, from " + (f"the run of {_time(pushed_by)}" if pushed_by else "none of these runs")
+
+
+def _time(retraining: "Retraining") -> str:
+    return retraining.run_id[:16].replace("T", " ")
+
+
+def _against(comparison: SetResult | None) -> str:
+    if comparison is None:
+        return "-"
+    champion = f" ({_percent(comparison.champion).removesuffix(' %')})" if comparison.champion else ""
+    return _percent(comparison.challenger).removesuffix(" %") + champion
+
+
+def print_trials(console: Console, trials: Sequence[Mapping[str, float]]) -> None:
+    """Prints a line a trial of a search, in the order given."""
+    names = [name for name in trials[0] if name not in ("trial_id", "score")]
+    table = Table(title="trials", title_justify="left")
+    for column in (*names, "cross-entropy on eval"):
+        table.add_column(column, justify="right")
+    for trial in trials:
+        table.add_row(*(f"{trial[name]:.3g}" for name in names), f"{trial['score']:.4f}")
+    console.print(table)
+
+
+def print_garbage(console: Console, garbage: "Garbage", *, dry_run: bool) -> None:
+    """Prints what old runs have left, or had, how much room it takes, and what is not touched."""
+    if garbage.leftovers:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("would be removed" if dry_run else "removed", overflow="fold")
+        table.add_column("size", justify="right")
+        for leftover in garbage.leftovers:
+            table.add_row(escape(leftover.name), room(leftover.size))
+        table.add_section()
+        table.add_row("all", room(garbage.size))
+        console.print(table)
+    else:
+        console.print("There is nothing to remove: kept runs need all that is on record.", highlight=False)
+    if garbage.unknown:
+        console.print("Left alone, as no run on record has made it:", highlight=False)
+        for path in garbage.unknown:
+            console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def room(size: int) -> str:
+    """Returns a number of bytes in decimal units, such as "1.2 GB"."""
+    return rich.filesize.decimal(size)
+
+
+def print_lineage(console: Console, lineage: Lineage) -> None:
+    """Prints which spans and which executions made a version."""
+    console.print(f"Version {lineage.version} was made from these spans, by the SHA-256 of their manifest.json:", highlight=False)
+    for number, checksum in lineage.spans.items():
+        console.print(f"  {span_name(number)} {checksum}", highlight=False, soft_wrap=True)
+    if lineage.base:
+        console.print(f"Its fit went on from version {lineage.base}.", highlight=False)
+    if lineage.base_problem:
+        console.print(lineage.base_problem, highlight=False, markup=False, soft_wrap=True)
+    table = Table()
+    for column in ("step", "run", "finished", "output"):
+        table.add_column(column, overflow="fold")
+    for step in lineage.steps:
+        outputs = [uri for uris in step.outputs.values() for uri in uris]
+        where = "removed by gc" if step.removed else "\n".join(outputs)
+        table.add_row(step.node, step.run_id, f"{step.finished:%Y-%m-%d %H:%M:%S}", where)
+    console.print(table)
+
+
+def _print_sets(console: Console, sets: Mapping[str, SetResult]) -> None:
+    title = f"full sequence, against the model in production{' and the best so far' if BEST in sets else ''}"
+    table = Table(title=title, title_justify="left")
+    for column in ("pictures of", "number", "this model %", "that model %", "p"):
+        table.add_column(column, justify="left" if column == "pictures of" else "right")
+    for name, part in sets.items():
+        rates = [_percent(rate).removesuffix(" %") if rate else "-" for rate in (part.challenger, part.champion)]
+        table.add_row(name, f"{part.count:,}", *rates, "-" if part.p_value is None else f"{part.p_value:.2g}")
+    console.print(table)
+
+
+def _print_steps(console: Console, steps: Sequence[StepRecord]) -> None:
+    table = Table(title="steps", title_justify="left")
+    table.add_column("step")
+    table.add_column("seconds", justify="right")
+    for step in steps:
+        table.add_row(step.node, "cached" if step.state == "cached" else f"{step.seconds or 0:.1f}")
+    table.add_section()
+    table.add_row("all", f"{sum(step.seconds or 0 for step in steps if step.state != 'cached'):.1f}")
+    console.print(table)
+
+
+def _percent(rate: Rate) -> str:
+    return "-" if math.isnan(rate.value) else f"{rate.value:.2%}".replace("%", " %")

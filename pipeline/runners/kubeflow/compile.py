@@ -1,0 +1,120 @@
+"""Compiles the graph to what open-source Kubeflow Pipelines v2 runs: a pipeline spec, and what Kubernetes is told besides.
+
+TFX's compiler is for Vertex. What its spec lacks is added here: parameters with defaults, what is cached, retries, resources. What
+open-source Kubeflow Pipelines refuses, `Resolver` nodes and drivers in pods (`lifecycle`), is not in the graph.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import yaml
+from tfx.orchestration.data_types import RuntimeParameter
+from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
+
+from components.base.errors import CaptchaPipelineError
+from components.base.recipe import code_digests
+from components.example_gen import Quarantine
+from pipeline.config.config import Config, PodConfig
+from pipeline.config.engines import LOCAL, EngineStep
+from pipeline.graph import RunParameters, create_pipeline
+from pipeline.runs.fingerprint import Surroundings
+
+COMMAND: Final = ("python", "-m", "pipeline.runners.kubeflow.entrypoint")
+# These look at folders that the cache's key does not cover.
+_NEVER_CACHED: Final = ("CaptchaExampleGen", "LatestPushedModel", "AtomicPusher")
+_BACKOFF: Final = {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "3600s"}
+
+
+def compile_pipeline(config: Config) -> str:
+    """Returns the YAML: the PipelineSpec of schema 2.1.0 and, as a second document, its PlatformSpec for Kubernetes.
+
+    The same configuration, code and libraries give the same text.
+
+    Raises:
+      CaptchaPipelineError: `kubeflow.image` or `kubeflow.root` is not set, or data or output would be left in a pod.
+    """
+    _check(config)
+    around = Surroundings(spans="", production="", attempt=0, digests=code_digests(), recipe="")
+    defaults = vars(RunParameters.of(config))
+    spec = _tfx_spec(config, around, defaults)
+    quarantine = spec["components"]["CaptchaExampleGen"]["outputDefinitions"]["artifacts"]["quarantine"]["artifactType"]
+    # Where TFX's entrypoint imports the type from; its compiler takes no path that long.
+    quarantine["instanceSchema"] = quarantine["instanceSchema"].replace(
+        Quarantine.TYPE_NAME, f"{Quarantine.__module__}.{Quarantine.__name__}"
+    )
+    spec["defaultPipelineRoot"] = config.kubeflow.root
+    for name, definition in spec["root"]["inputDefinitions"]["parameters"].items():
+        definition |= {"defaultValue": defaults[name], "isOptional": True}
+    for name, task in spec["root"]["dag"]["tasks"].items():
+        if name in _NEVER_CACHED:
+            task["cachingOptions"] = {}
+        if config.kubeflow.retries:
+            task["retryPolicy"] = {"maxRetryCount": config.kubeflow.retries} | _BACKOFF
+    for label, executor in spec["deploymentSpec"]["executors"].items():
+        executor["container"]["command"].append(label.removesuffix("_executor"))
+        if resources := _resources(_pod(config, label)):
+            executor["container"]["resources"] = resources
+    executors = {label: _platform(config, _pod(config, label)) for label in sorted(spec["deploymentSpec"]["executors"])}
+    platform = {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {label: it for label, it in executors.items() if it}}}}}
+    documents = [spec, platform] if any(executors.values()) else [spec]
+    return yaml.safe_dump_all(documents, sort_keys=True)
+
+
+def _check(config: Config) -> None:
+    for key, option in (("image", "--image"), ("root", "--root")):
+        if not getattr(config.kubeflow, key):
+            raise CaptchaPipelineError(f"kubeflow.{key} is not set: give {option}, or --set kubeflow.{key}=…")
+    mounts = [Path(mount) for mount in config.kubeflow.volumes]
+    for key, path in (("data.root", config.data.root), ("root", config.root), ("pusher.serving_dir", config.serving_dir)):
+        if not any(Path(path).is_relative_to(mount) for mount in mounts):
+            raise CaptchaPipelineError(
+                f"{key} is {path}, which is in none of kubeflow.volumes ({', '.join(config.kubeflow.volumes) or 'there are none'}): "
+                f"it would be the pod's own folder. Set it to a path in a volume, such as --set {key}=/mnt/captcha/…, "
+                "and name the volume's claim, such as --set kubeflow.volumes='{/mnt/captcha: captcha}'."
+            )
+    for step in get_args(EngineStep):
+        if (engine := config.beam.of(step)).runner != LOCAL and step != "synth":
+            raise CaptchaPipelineError(
+                f"{step} is to run on {engine}: on Kubeflow Pipelines the artifacts lie in the pod of a step while it runs, where the "
+                "workers of another engine do not see them. Run the whole pipeline in one pod instead, as docs/scaling.md says."
+            )
+
+
+def _tfx_spec(config: Config, around: Surroundings, defaults: dict[str, Any]) -> dict[str, Any]:
+    parameters = RunParameters(**{name: RuntimeParameter(name=name, ptype=type(value)) for name, value in defaults.items()})
+    graph = create_pipeline(config, around, parameters)
+    runner_config = KubeflowV2DagRunnerConfig(
+        default_image=config.kubeflow.image, default_commands=list(COMMAND), use_pipeline_spec_2_1=True
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        KubeflowV2DagRunner(runner_config, output_dir=folder, output_filename="pipeline.yaml").run(graph, write_out=True)
+        spec: dict[str, Any] = yaml.safe_load(Path(folder, "pipeline.yaml").read_text(encoding="utf-8"))
+    return spec
+
+
+def _pod(config: Config, executor_label: str) -> PodConfig:
+    return config.kubeflow.trainer if executor_label == "Trainer_executor" else config.kubeflow.steps
+
+
+def _resources(pod: PodConfig) -> dict[str, Any]:
+    """A request that is the limit: a pod that is promised what it may use is the last to be evicted."""
+    resources: dict[str, Any] = {}
+    if pod.cpu:
+        resources |= {"cpuRequest": pod.cpu, "cpuLimit": pod.cpu}
+    if pod.memory:
+        resources |= {"memoryRequest": pod.memory, "memoryLimit": pod.memory}
+    if pod.gpus:
+        resources["accelerator"] = {"type": pod.gpu, "count": str(pod.gpus)}
+    return resources
+
+
+def _platform(config: Config, pod: PodConfig) -> dict[str, Any]:
+    """The KubernetesExecutorConfig of a step, in the JSON form of its protocol buffer."""
+    platform: dict[str, Any] = {
+        "pvcMount": [{"constant": claim, "mountPath": path} for path, claim in sorted(config.kubeflow.volumes.items())],
+        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in pod.tolerations],
+    }
+    if pod.node_selector:
+        platform["nodeSelector"] = {"labels": pod.node_selector}
+    return {key: value for key, value in platform.items() if value}

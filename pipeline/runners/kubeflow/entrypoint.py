@@ -1,0 +1,104 @@
+"""What a step's pod runs: `python -m pipeline.runners.kubeflow.entrypoint STEP --executor_class_path …`, as compile.py writes it.
+
+Kubeflow's launcher copies the artifacts of a step from object storage into folders of the pod, starts this, and copies back what it
+finds in the folders of the outputs. TFX's executors open URIs themselves, and know no minio://; here they are given the folders.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any, Final
+
+from components.base.errors import CaptchaPipelineError
+
+# As the launcher has it: `LocalPathForURI` in backend/src/v2/component/launcher_v2.go of Kubeflow Pipelines.
+_MIRRORS: Final = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
+# An output that no component declares, a file into which the launcher copies what the step prints, unless the cluster forbids it.
+EXECUTOR_LOGS: Final = "executor-logs"
+_INPUT_OPTION: Final = "--json_serialized_invocation_args"
+_TYPES_OPTION: Final = "--json_serialized_inputs_spec_args"
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a step; returns the exit code.
+
+    Args:
+      arguments: the step's name, and what TFX's executor entrypoint takes.
+    """
+    step, *rest = arguments
+    try:
+        _run(rest)
+    except CaptchaPipelineError as error:
+        print(f"{step} failed: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        print(f"{step} failed: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def local_path(artifact: dict[str, Any]) -> str:
+    """Returns where the launcher keeps an artifact in the pod.
+
+    Args:
+      artifact: a RuntimeArtifact of an ExecutorInput, as JSON.
+
+    Raises:
+      CaptchaPipelineError: its URI is of a kind that the launcher does not copy.
+    """
+    uri: str = artifact["uri"]
+    if custom := artifact.get("customPath"):
+        return str(custom)
+    for scheme, folder in _MIRRORS.items():
+        if uri.startswith(scheme):
+            return folder + uri.removeprefix(scheme)
+    raise CaptchaPipelineError(f"The artifact {uri} is not in object storage: kubeflow.root must begin with {', '.join(_MIRRORS)}.")
+
+
+def _run(arguments: list[str]) -> None:
+    position = arguments.index(_INPUT_OPTION) + 1
+    executor_input = json.loads(arguments[position])
+    types = json.loads(arguments[arguments.index(_TYPES_OPTION) + 1]).get("artifacts", {})
+    executor_input["outputs"]["artifacts"].pop(EXECUTOR_LOGS, None)
+    for key, artifacts in executor_input["inputs"].get("artifacts", {}).items():
+        for artifact in artifacts["artifacts"]:
+            # The driver leaves the types of inputs empty, and TFX goes by them.
+            artifact |= {"uri": local_path(artifact), "type": types[key]["artifactType"]}
+    uris: dict[str, str] = {}
+    for artifact in artifacts_of(executor_input["outputs"]):
+        path = local_path(artifact)
+        uris[path] = artifact["uri"]
+        artifact["uri"] = path
+        os.makedirs(path, exist_ok=True)  # a step need not write one, and the launcher copies it all the same
+    _execute([*arguments[:position], json.dumps(executor_input), *arguments[position + 1 :]])
+
+    output_file = executor_input["outputs"]["outputFile"]
+    with open(output_file, encoding="utf-8") as file:
+        output = json.load(file)
+    for artifact in artifacts_of(output):
+        artifact["uri"] = uris[artifact["uri"]]
+    with open(output_file, "w", encoding="utf-8") as file:
+        json.dump(output, file)
+
+
+def artifacts_of(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the artifacts of the inputs or outputs of an ExecutorInput, or of an ExecutorOutput, as JSON."""
+    for artifacts in message.get("artifacts", {}).values():
+        yield from artifacts["artifacts"]
+
+
+def _execute(arguments: list[str]) -> None:
+    """TFX's own entrypoint, from a command line to the output file."""
+    from pipeline.logs import load_tensorflow
+
+    load_tensorflow()
+    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
+
+    kubeflow_v2_run_executor.main(kubeflow_v2_run_executor._parse_flags(["entrypoint", *arguments]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

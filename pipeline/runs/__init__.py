@@ -1,0 +1,1 @@
+"""The records of runs, and the decision to start a new one."""

@@ -1,0 +1,147 @@
+"""What each run came to, from the records that its steps left. No TensorFlow: `retrain`, `runs` and the trend page look here."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from components.base.features import DRIFT_FILE, JUDGEMENT_FILE, SUMMARY_FILE
+from components.base.files import read_json
+from components.evaluation.gate import ALL, NEWEST, SetResult, with_interval
+from components.evaluation.metrics import Rate
+from components.serving.serving_dir import versions, withdrawn
+from pipeline.config.config import Config
+from pipeline.reporting.trend import Decision, Production, Retraining, write_trend
+from pipeline.runs import history
+from pipeline.runs.history import RunRecord
+
+FIGURES: Final = frozenset({SUMMARY_FILE, DRIFT_FILE, JUDGEMENT_FILE})  # what is read here of the artifacts of old runs
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the Evaluator made of a run's model: what kept it from being pushed, what else to know, and how the sets were read."""
+
+    failures: tuple[str, ...]
+    warnings: tuple[str, ...]
+    sets: Mapping[str, SetResult]
+
+
+def judgement(run: RunRecord) -> Judgement | None:
+    """Returns what the Evaluator made of a run's model; None where that is not on record."""
+    found = _left(run, "CaptchaEvaluator", "evaluation", JUDGEMENT_FILE)
+    if found is None:
+        return None
+    sets = {name: SetResult.from_json(entry) for name, entry in found["sets"].items()}
+    return Judgement(tuple(found["failures"]), tuple(found.get("warnings", ())), sets)  # earlier releases warned of nothing
+
+
+def drift(run: RunRecord) -> dict[str, Any] | None:
+    """Returns what DriftGate found, as `components.data.drift.describe` does; None where that is not on record."""
+    found: dict[str, Any] | None = _left(run, "DriftGate", "anomalies", DRIFT_FILE)
+    return found
+
+
+def retrainings(config: Config) -> list[Retraining]:
+    """Returns the runs that did anything, oldest first: not those in which all was cached, and no searches for hyperparameters.
+
+    Raises:
+      CaptchaPipelineError: the record of the runs cannot be read.
+    """
+    out_of_service = withdrawn(config.serving_dir)
+    return [
+        _retraining(config, run, withdrawn=run.recipe in out_of_service)
+        for run in history.runs(config.metadata_path)
+        if any(step.state != "cached" for step in run.steps) and not run.is_search
+    ]
+
+
+def trend_page(config: Config) -> Path:
+    """Returns where the page over all runs lies: beside their reports."""
+    return Path(config.report_dir) / "trend.html"
+
+
+def write_trend_page(config: Config) -> Path:
+    """Writes the page over all runs, and returns where it is. Raises CaptchaPipelineError as `retrainings`."""
+    path = trend_page(config)
+    write_trend(config.name, retrainings(config), path, production(config))
+    return path
+
+
+def production(config: Config) -> Production | None:
+    """Returns which model is in production: the newest version in the serving folder, whoever has put it there; None for none."""
+    newest = next(iter(versions(config.serving_dir)), None)
+    return Production(str(newest.version), str(newest.original), newest.fingerprint) if newest else None
+
+
+def accuracy_in_production(config: Config, run: RunRecord) -> Rate | None:
+    """Returns the full-sequence accuracy on the newest span of the model that is in production; None where a run did not measure it."""
+    newest = _with_newest(judged.sets).get(NEWEST) if (judged := judgement(run)) else None
+    now = production(config)
+    return now.rate(newest, run.fingerprint, run.baseline) if now and newest else None
+
+
+def read_badly(what: str, accuracy: Rate, floor: float) -> str:
+    """Returns in words how much of `what` is read, if the whole interval is under `floor`, `retraining.min_sequence_accuracy`; else ""."""
+    if not accuracy.upper < floor:
+        return ""
+    return f"of {what} {with_interval(accuracy)} are read whole; retraining.min_sequence_accuracy is {floor:.2%}"
+
+
+def report_path(config: Config, run: RunRecord) -> Path | None:
+    """Returns where the report of a run belongs; None where it did not get as far as the Evaluator.
+
+    It is named after the evaluation, so that a run in which all was cached finds the report that is there.
+    """
+    evaluation = run.artifact_uri("CaptchaEvaluator", "evaluation")
+    return Path(config.report_dir) / f"evaluation-{Path(evaluation).name}" / "report.html" if evaluation else None
+
+
+def _retraining(config: Config, run: RunRecord, *, withdrawn: bool) -> Retraining:
+    judged = judgement(run) or Judgement((), (), {})
+    distances = (drift(run) or {"distances": {}})["distances"]
+    summary = _left(run, "CaptchaExampleGen", "quarantine", SUMMARY_FILE)
+    report = report_path(config, run)
+    return Retraining(
+        run_id=run.run_id,
+        started=run.started,
+        seconds=sum(step.seconds or 0 for step in run.steps),
+        trigger=run.trigger,
+        spans=run.spans,
+        pictures=summary["good"].get("train", 0) if summary else None,
+        drift={name: (it["value"], it["threshold"]) for name, it in distances.items() if it["threshold"] is not None},
+        sets=_with_newest(judged.sets),
+        decision=_decision(run, withdrawn=withdrawn),
+        why=judged.failures or tuple(_stopped(run)),
+        warnings=judged.warnings,
+        version=run.pushed_version,
+        fingerprint=run.fingerprint,
+        baseline=run.baseline,
+        report=str(report.relative_to(config.report_dir)) if report and report.exists() else None,
+    )
+
+
+def _decision(run: RunRecord, *, withdrawn: bool) -> Decision:
+    if not run.is_complete:
+        return "stopped"
+    if not run.blessed:
+        return "not blessed"
+    return "withdrawn" if withdrawn or not run.pushed_version else "pushed"
+
+
+def _stopped(run: RunRecord) -> Sequence[str]:
+    return [f"{step.node} {step.state}" for step in run.steps if step.state not in ("done", "cached")]
+
+
+def _with_newest(sets: Mapping[str, SetResult]) -> dict[str, SetResult]:
+    """Of a window of one span, all is the newest."""
+    return {NEWEST: sets[ALL], **sets} if ALL in sets else dict(sets)
+
+
+def _left(run: RunRecord, node: str, key: str, name: str) -> Any:
+    """What a step has left in a JSON file of an output; None where it did not finish, or the file is gone."""
+    uri = run.artifact_uri(node, key)
+    with contextlib.suppress(FileNotFoundError):
+        return read_json(Path(uri, name), "Remove it: the history then lacks its figures.") if uri else None
+    return None

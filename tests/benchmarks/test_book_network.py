@@ -1,0 +1,31 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from benchmarks import book_network
+from components.data.captcha_spec import CaptchaSpec
+from components.training.model import PRESETS, build_model, captcha_loss
+
+
+@pytest.mark.slow
+def test_the_book_s_network_and_the_preset_differ_in_their_first_weights_alone() -> None:
+    spec = CaptchaSpec()
+    book, preset = book_network.book_network(spec), build_model(spec, PRESETS["vgg-book"])
+    preset.set_weights(book.get_weights())
+    images = np.random.default_rng(0).normal(size=(2, spec.height, spec.width, spec.channels)).astype(np.float32)
+    np.testing.assert_allclose(book(images), preset(images), atol=1e-6)
+
+
+def test_with_a_sigmoid_before_the_softmax_even_the_surest_right_answer_costs() -> None:
+    spec = CaptchaSpec()
+    labels = np.array([[1, 2, 3, 4]])
+    sure = 60 * np.eye(spec.num_classes, dtype=np.float32)[labels] - 30
+    logits = keras.Input(sure.shape[1:])
+    network = keras.Model(logits, logits * 1.0)
+    loss = captcha_loss()
+    assert float(loss(labels, network(sure))) == pytest.approx(0, abs=1e-6)
+    with_sigmoid = book_network.with_sigmoid(lambda _: network, spec)
+    with_sigmoid.compile(loss=loss)
+    assert with_sigmoid.evaluate(sure, labels, verbose=0) == pytest.approx(math.log(1 + 9 / math.e), abs=1e-4)

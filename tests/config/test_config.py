@@ -1,0 +1,127 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.base.errors import CaptchaPipelineError
+from components.data.captcha_spec import CaptchaSpec, LengthRange
+from pipeline.cli.options import DEFAULT_CONFIG
+from pipeline.config.config import Config, TrainerConfig
+from pipeline.config.loading import load_config
+from tests.support.paths import ROOT
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configurations_load_and_print_as_what_they_are(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(yaml.safe_dump(config.model_dump(mode="json"), allow_unicode=True), encoding="utf-8")
+    assert load_config(printed) == config
+
+
+def test_overrides_reach_any_depth_and_are_typed(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("name: a\n", encoding="utf-8")
+    config = load_config(
+        path, ["trainer.epochs=3", "captcha.length={min: 4, max: 8}", "captcha.charset=京都", "data.window=2", "beam.args=[--a=b]"]
+    )
+    assert config.trainer.epochs == 3
+    assert config.captcha.length == LengthRange(min=4, max=8)
+    assert config.captcha.characters == "京都"
+    assert config.data.window == 2
+    assert config.beam.args == ("--a=b",)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("name: a\ntrainer: {epoch: 3}", [], "trainer.epoch: there is no such key; did you mean epochs?"),
+        ("name: a\ncaptcha: {length: {min: 9, max: 4}}", [], "captcha.length: length.min .9. must be below"),
+        ("name: Upper Case", [], "name: .*it is 'Upper Case'"),
+        ("captcha: {}", [], "name: this key is required"),
+        ("name: a", ["trainer.epochs=many"], "trainer.epochs: Input should be a valid integer"),
+        ("name: a", ["trainer.epochs"], "write it as section.key=value"),
+        ("name: a", ["name.x=1"], "name is a value, not a section"),
+        ("name: a", ["trainer.epochs=[1"], "not valid YAML"),
+        ("name: [", [], "not valid YAML"),
+        ("- 1", [], "must hold keys and values"),
+        ("name: a\ndata: {background: [1, 2, 256]}", [], "data.background.2"),
+        ("name: a\nroot: /data/[old] runs*", [], r"root: TFX takes \[ \* in a path for a pattern: name a folder without"),
+        ("name: a\nkubeflow: {root: 's3://bucket/what?'}", [], r"kubeflow.root: TFX takes \? in a path"),
+        (
+            "name: a\ncaptcha: {height: 8}",
+            ["trainer.shift=9"],
+            "  trainer.shift is 9 pixels; pictures of 100 x 8 can be moved by 8 at most",
+        ),
+        ("name: a", ["synth.free={}", "data.wrong_size=refuse"], "synth.free draws other sizes than captcha's 100 x 30"),
+        ("name: a", ["data.max_pixels=2999"], "data.max_pixels is 2999; a picture of captcha's 100 x 30 has 3000, and would be refused"),
+        ("name: a", ["root=s3://bucket/output"], "  root: this must be a folder or file of this machine, not a URL.*'s3://bucket/output'"),
+        ("name: a", ["data.root=gs://bucket"], "  data.root: this must be a folder or file"),
+        ("name: a", ["pusher.serving_dir=file:///srv/models"], "  pusher.serving_dir: this must be a folder or file"),
+        ("name: a", ["synth.fonts=[/a.ttf, 'https://fonts.example/b.ttf']"], "  synth.fonts.1: this must be a folder or file"),
+        ("name: a", ["data.root=~nobody-of-this-name/data"], "  data.root: there is no home folder for ~nobody-of-this-name"),
+    ],
+)
+def test_errors_name_the_key_and_the_remedy(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CaptchaPipelineError, match=message):
+        load_config(path, overrides)
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    paths = ["root=~/output", "data.root=~/data", "pusher.serving_dir=~/serving", "synth.fonts=[~/a.ttf]"]
+    config = load_config(CONFIGS[0], [*paths, "kubeflow.root=s3://bucket/folder"])
+    assert (config.root, config.data.root, config.serving_dir) == ("/home/ada/output", "/home/ada/data", "/home/ada/serving")
+    assert config.synth.fonts == ("/home/ada/a.ttf",)
+    assert config.kubeflow.root == "s3://bucket/folder"
+
+
+def test_a_picture_can_be_moved_by_its_own_size() -> None:
+    assert Config(name="a", captcha=CaptchaSpec(height=8), trainer=TrainerConfig(shift=8)).trainer.shift == 8
+
+
+def test_a_search_is_held_to_the_pictures_as_well(tmp_path: Path) -> None:
+    """What `tune` found for larger pictures is refused by name."""
+    path = tmp_path / "a.yaml"
+    path.write_text(f"name: a\nroot: {tmp_path}\ncaptcha: {{height: 8}}\n", encoding="utf-8")
+    tuned = Path(load_config(path).tuned_path)
+    tuned.parent.mkdir()
+    tuned.write_text("trainer: {shift: 12}\n", encoding="utf-8")
+    with pytest.raises(CaptchaPipelineError, match=r"tuned\.yaml is not a valid configuration:\n  trainer\.shift is 12 pixels"):
+        load_config(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CaptchaPipelineError, match=r"Cannot read the configuration .*none\.yaml: No such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_outside_a_checkout_the_default_is_the_one_of_the_package(tmp_path: Path) -> None:
+    """And what it names lies in the folder in which the command is given."""
+    program = Path(sys.executable).with_name("captcha-pipeline")
+    done = subprocess.run([program, "data", "synth", "--count", "12"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "data" / "digits" / "span-000001" / "manifest.json").exists()
+
+
+def test_a_configuration_of_ones_own_comes_before_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(DEFAULT_CONFIG).name == "digits"
+    (tmp_path / "configs").mkdir()
+    DEFAULT_CONFIG.write_text("name: mine\n")
+    assert load_config(DEFAULT_CONFIG).name == "mine"
+    DEFAULT_CONFIG.unlink()
+    with pytest.raises(CaptchaPipelineError, match=r"Cannot read the configuration configs/alnum\.yaml"):
+        load_config("configs/alnum.yaml")
+
+
+def test_configurations_are_frozen() -> None:
+    config = Config(name="a")
+    with pytest.raises(ValueError, match="frozen"):
+        config.name = "b"  # type: ignore[misc]

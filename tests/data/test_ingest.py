@@ -1,0 +1,83 @@
+"""An inbox that is imported again and again: what is new becomes a span, and nothing twice."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components.base.errors import CaptchaPipelineError
+from components.data.sources.imported import import_folder
+from components.data.sources.sift import NothingNew
+from components.data.spans import list_spans
+from tests.support.command import call
+from tests.support.imports import labelled, picture, plan
+from tests.support.paths import TINY
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    for number in range(4):
+        drop(folder, f"{number:04d}_a.png", number)
+    return folder
+
+
+def drop(folder: Path, name: str, seed: int) -> None:
+    (folder / name).write_bytes(picture(seed))
+
+
+def ingest(inbox: Path, root: Path) -> list[str]:
+    """The labels in the span that comes of it."""
+    return sorted(labelled(import_folder(inbox, "{label}_*", plan(root, only_new=True)).span))
+
+
+def test_each_picture_comes_once_whatever_its_name_and_place(tmp_path: Path, inbox: Path) -> None:
+    root = tmp_path / "data"
+    assert ingest(inbox, root) == ["0000", "0001", "0002", "0003"]
+    with pytest.raises(NothingNew):
+        ingest(inbox, root)
+    (inbox / "0000_a.png").rename(inbox / "0000_renamed.png")
+    (inbox / "later").mkdir()
+    shutil.move(inbox / "0001_a.png", inbox / "later")
+    with pytest.raises(NothingNew):
+        ingest(inbox, root)
+    drop(inbox, "0009_b.png", 9)
+    assert ingest(inbox, root) == ["0009"]
+    assert [span.number for span in list_spans(root)] == [1, 2]
+
+
+def test_another_picture_with_the_same_label_is_new(tmp_path: Path, inbox: Path) -> None:
+    root = tmp_path / "data"
+    ingest(inbox, root)
+    drop(inbox, "0000_other-picture.png", 50)
+    assert ingest(inbox, root) == ["0000"]
+
+
+def test_a_span_that_has_been_removed_comes_back(tmp_path: Path, inbox: Path) -> None:
+    root = tmp_path / "data"
+    ingest(inbox, root)
+    (span,) = list_spans(root)
+    shutil.rmtree(span.path)
+    assert ingest(inbox, root) == ["0000", "0001", "0002", "0003"]
+
+
+def test_an_empty_inbox_and_a_wrong_pattern_are_still_errors(tmp_path: Path, inbox: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CaptchaPipelineError, match="The folder is empty"):
+        ingest(tmp_path / "empty", tmp_path / "data")
+    with pytest.raises(CaptchaPipelineError, match="could be imported with --pattern"):
+        import_folder(inbox, "{label}-*", plan(tmp_path / "data", only_new=True))
+
+
+def test_the_command(tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    drop(inbox, "01_a.png", 1)
+    arguments = ["data", "ingest", str(inbox), "--pattern", "{label}_*", "--config", str(TINY), "--set", f"data.root={tmp_path / 'data'}"]
+    assert "span-000001 now has 1 pictures" in call(*arguments)
+    assert f"Nothing new in {inbox}" in call(*arguments)
+    drop(inbox, "02_a.png", 2)
+    printed = call(*arguments)
+    assert "span-000002 now has 1 pictures" in printed
+    assert "1 are in a span already, and are left out." in printed

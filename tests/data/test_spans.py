@@ -1,0 +1,234 @@
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from components.base.errors import CaptchaPipelineError
+from components.data.span_writer import new_span
+from components.data.spans import Window, list_spans, next_number, window, window_as_of
+from components.data.splits import SPLIT_RULE
+from components.data.tfrecords import Record, read_records
+from tests.support.model_folder import contents
+from tests.support.span import make_span
+
+
+def what_lies_in(root):
+    """Returns the names of all but the lock file."""
+    return sorted(path.name for path in root.iterdir() if path.name != ".lock")
+
+
+def test_a_span_gets_the_next_number_and_says_what_it_holds(tmp_path):
+    root = tmp_path / "data"
+    assert (list_spans(root), next_number(root)) == ([], 1)
+    first, second = make_span(root), make_span(root, [b"three"])
+    assert [first.path.name, second.path.name] == ["span-000001", "span-000002"]
+    assert list_spans(root) == [first, second]
+    assert first.manifest.counts == {"train": 2, "eval": 0, "test": 0}
+    assert [path.name for path in first.files("train")] == ["shard-00000-of-00001.tfrecord.gz"]
+    assert list(read_records(first.files("train")[0])) == [Record(0, b"one"), Record(1, b"two")]
+    assert list(read_records(first.files("test")[0])) == []
+    assert what_lies_in(root) == ["span-000001", "span-000002"]
+
+
+def test_a_manifest_of_an_earlier_release_has_the_first_split_rule(tmp_path):
+    span = make_span(tmp_path)
+    path = span.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest.pop("split_rule") == SPLIT_RULE > 1
+    path.write_text(json.dumps(manifest))
+    assert list_spans(tmp_path)[0].manifest.split_rule == 1
+
+
+def test_tensorflow_reads_the_shards(tmp_path):
+    import tensorflow as tf
+
+    files = [str(path) for path in make_span(tmp_path).files("train")]
+    assert [record.numpy() for record in tf.data.TFRecordDataset(files, "GZIP")] == [b"one", b"two"]
+
+
+def test_the_same_records_are_the_same_bytes(tmp_path):
+    assert contents(make_span(tmp_path / "a").path) == contents(make_span(tmp_path / "b").path)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_nothing_is_left_of_a_span_that_failed(tmp_path, error):
+    def fail():
+        with new_span(tmp_path) as draft:
+            (draft / "file").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert what_lies_in(tmp_path) == []
+
+
+def test_a_draft_whose_process_was_killed_is_removed(tmp_path):
+    script = (
+        "import os, sys, signal; from components.data.span_writer import new_span\n"
+        "with new_span(sys.argv[1]) as d: (d / 'x').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert len(what_lies_in(tmp_path)) == 1
+    assert list_spans(tmp_path) == []
+    assert make_span(tmp_path).number == 1
+    assert what_lies_in(tmp_path) == ["span-000001"]
+
+
+def test_a_draft_without_a_manifest_does_not_become_a_span(tmp_path):
+    with pytest.raises(CaptchaPipelineError, match="manifest"), new_span(tmp_path):
+        pass
+    assert what_lies_in(tmp_path) == []
+
+
+def in_three_processes(work, root):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(root,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+
+
+def _make_three(root):
+    for _ in range(3):
+        make_span(root)
+
+
+def test_processes_that_make_spans_at_once_each_get_their_own(tmp_path):
+    in_three_processes(_make_three, tmp_path)
+    assert [span.number for span in list_spans(tmp_path)] == list(range(1, 10))
+    assert len(what_lies_in(tmp_path)) == 9
+
+
+def _begin_many(root):
+    for _ in range(100):
+        with contextlib.suppress(KeyboardInterrupt), new_span(root) as draft:
+            (draft / "record").touch()
+            raise KeyboardInterrupt
+
+
+def test_one_process_s_draft_is_not_removed_by_another(tmp_path):
+    in_three_processes(_begin_many, tmp_path)
+    assert what_lies_in(tmp_path) == []
+
+
+def numbers(chosen):
+    return [span.number for span in chosen.spans]
+
+
+def test_the_window_is_the_newest_spans(tmp_path):
+    with pytest.raises(CaptchaPipelineError, match=r"There are no spans in .*data synth"):
+        window(tmp_path, None)
+    for record in (b"1", b"2", b"3"):
+        make_span(tmp_path, [record])
+    assert numbers(window(tmp_path, 2)) == [2, 3]
+    assert numbers(window(tmp_path, None)) == [1, 2, 3]
+    assert numbers(window(tmp_path, 9)) == [1, 2, 3]
+
+
+def test_spans_can_be_left_out_of_the_window(tmp_path):
+    for record in (b"1", b"2", b"3"):
+        make_span(tmp_path, [record])
+    assert numbers(window(tmp_path, 2, exclude=[3, 7])) == [1, 2]
+    with pytest.raises(CaptchaPipelineError, match=r"data\.exclude leaves none of the 3 spans"):
+        window(tmp_path, None, exclude=[1, 2, 3])
+
+
+def test_the_golden_span_is_there_whatever_the_window(tmp_path):
+    for record in (b"1", b"2", b"3"):
+        make_span(tmp_path, [record])
+    chosen = window(tmp_path, 1, exclude=[1], golden=1)
+    assert numbers(chosen) == [3]
+    assert chosen.golden is not None
+    assert chosen.golden.number == 1
+    assert chosen.digest != window(tmp_path, 1, golden=2).digest != window(tmp_path, 1).digest
+    with pytest.raises(CaptchaPipelineError, match=r"data\.golden is 4, and .* has the spans 1, 2, 3"):
+        window(tmp_path, None, golden=4)
+
+
+def test_a_run_reads_the_spans_that_it_has_seen(tmp_path):
+    for record in (b"1", b"2", b"3"):
+        make_span(tmp_path, [record])
+    seen = {n: window(tmp_path, n) for n in (None, 2)}
+    as_of = {n: then.as_of for n, then in seen.items()}
+    make_span(tmp_path, [b"4"])
+    make_span(tmp_path, [b"5"])
+    for n, then in seen.items():
+        assert window_as_of(as_of[n], tmp_path, n) == then
+    assert window_as_of("", tmp_path, 2) == window(tmp_path, 2)
+    shutil.rmtree(tmp_path / "span-000002")
+    for n in seen:
+        with pytest.raises(CaptchaPipelineError, match=r"removed or changed after the run began. Start the run again"):
+            window_as_of(as_of[n], tmp_path, n)
+
+
+def test_the_digest_tells_windows_apart(tmp_path):
+    make_span(tmp_path / "a", [b"1"])
+    make_span(tmp_path / "a", [b"1"])
+    make_span(tmp_path / "b", [b"2"])
+    spans, other = list_spans(tmp_path / "a"), list_spans(tmp_path / "b")
+    digests = {Window(tuple(which), None).digest for which in (spans, spans[:1], spans[1:], other)}
+    assert len(digests) == 4
+    assert window(tmp_path / "a", None).digest == Window(tuple(spans), None).digest
+
+
+def test_changed_and_missing_files_are_found_where_they_are_read(tmp_path):
+    span = make_span(tmp_path)
+    assert list(span.records("train")) == [Record(0, b"one"), Record(1, b"two")]
+    train, test = span.files("train")[0], span.files("test")[0]
+    train.write_bytes(train.read_bytes()[:-1] + b"x")
+    test.unlink()
+    with pytest.raises(CaptchaPipelineError, match=r"span-000001/train/shard-00000-of-00001\.tfrecord\.gz has changed"):
+        list(span.records("train"))
+    with pytest.raises(CaptchaPipelineError, match=r"span-000001/test/shard-00000-of-00001\.tfrecord\.gz is missing"):
+        list(span.records("test"))
+
+
+def test_a_look_at_the_files_tells_where_one_was_replaced_or_removed(tmp_path):
+    span = make_span(tmp_path)
+    before = window(tmp_path, None)
+    digest, as_of = before.digest, before.as_of
+    assert window(tmp_path, None).as_of == as_of
+    train = span.files("train")[0]
+    seen = {as_of}
+    for change in (lambda: os.utime(train, ns=(1, 1)), lambda: train.write_bytes(b"x" * train.stat().st_size), train.unlink):
+        change()
+        seen.add(window(tmp_path, None).as_of)
+        assert window(tmp_path, None).digest == digest, "what a model is made from has not changed"
+    assert len(seen) == 4
+    with pytest.raises(CaptchaPipelineError, match="removed or changed after the run began"):
+        window_as_of(as_of, tmp_path, None)
+
+
+@pytest.mark.parametrize("damage", ["gone", "text", "path"])
+def test_a_wrong_manifest_is_named_with_the_remedy(tmp_path, damage):
+    path = make_span(tmp_path).path / "manifest.json"
+    if damage == "gone":
+        path.unlink()
+    elif damage == "text":
+        path.write_text("{")
+    else:
+        manifest = json.loads(path.read_text())
+        manifest["files"][0]["path"] = "train/../../../etc/passwd"
+        path.write_text(json.dumps(manifest))
+    with pytest.raises(CaptchaPipelineError, match=r"manifest.json.*data drop"):
+        list_spans(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CaptchaPipelineError, match="Cannot write in"), new_span(tmp_path / "file"):
+        pass
+
+
+def test_a_removed_span_leaves_no_gap_at_the_end_only(tmp_path):
+    for _ in range(3):
+        make_span(tmp_path)
+    shutil.rmtree(tmp_path / "span-000001")
+    assert make_span(tmp_path).number == 4

@@ -1,0 +1,203 @@
+"""Submitting and scheduling, with the real SDK against an API that holds it to its description."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.base.errors import CaptchaPipelineError
+from pipeline.runners.kubeflow.client import Cluster, Schedule
+from tests.support.command import call
+from tests.support.kfp_stand_in import StandIn, stand_in
+
+NIGHTLY = Schedule(cron="0 0 3 * * *")
+PIPELINE = """\
+pipelineInfo: {name: letters}
+root: {dag: {tasks: {}}}
+schemaVersion: 2.1.0
+sdkVersion: tfx-1.0.0
+deploymentSpec: {executors: {}}
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    with stand_in() as server:
+        yield server
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Path:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(PIPELINE)
+    return path
+
+
+def cluster(server: StandIn, token: str | None = None, patience: float = 5.0) -> Cluster:
+    return Cluster(server.host, None, token, patience)
+
+
+def test_a_version_is_uploaded_once(server: StandIn, pipeline: Path) -> None:
+    first = cluster(server).upload(pipeline)
+    assert server.made() == ["POST /apis/v2beta1/pipelines/upload", "POST /apis/v2beta1/pipelines/upload_version"]
+    assert cluster(server).upload(pipeline) == first
+    assert len(server.made()) == 2
+    pipeline.write_text(PIPELINE + "# changed\n")
+    second = cluster(server).upload(pipeline)
+    assert (second.pipeline_id, second.name == first.name) == (first.pipeline_id, False)
+
+
+def test_the_same_run_is_started_once_and_again_after_it_failed(server: StandIn, pipeline: Path) -> None:
+    version = cluster(server).upload(pipeline)
+    first, is_new = cluster(server).start(version, "captcha", {"epochs": 3}, "runner")
+    assert is_new
+    run = server.store["runs"][first]
+    assert run["pipeline_version_reference"] == {"pipeline_id": version.pipeline_id, "pipeline_version_id": version.version_id}
+    assert (run["runtime_config"]["parameters"], run["service_account"]) == ({"epochs": 3}, "runner")
+    assert cluster(server).start(version, "captcha", {"epochs": 3}, "runner") == (first, False)
+    other, is_new = cluster(server).start(version, "captcha", {"epochs": 4}, "runner")
+    assert is_new
+    assert other != first
+    run["state"] = "FAILED"
+    again, is_new = cluster(server).start(version, "captcha", {"epochs": 3}, "runner")
+    assert is_new
+    assert again not in (first, other)
+
+
+def test_a_run_is_followed_to_its_end(server: StandIn, pipeline: Path) -> None:
+    there = cluster(server)
+    run_id, _ = there.start(there.upload(pipeline), "captcha", {}, None)
+    run = server.store["runs"][run_id]
+    run |= {"state": "RUNNING", "run_details": {"task_details": [{"display_name": "a", "state": "RUNNING"}]}}
+    states = there.follow(run_id, interval=0.01)
+    assert next(states) == ("a", "RUNNING")
+    run |= {"state": "SUCCEEDED", "run_details": {"task_details": [{"display_name": "a", "state": "SUCCEEDED"}]}}
+    assert list(states) == [("a", "SUCCEEDED"), ("", "SUCCEEDED")]
+
+
+def test_a_schedule_is_made_once_and_replaced_when_it_differs(server: StandIn, pipeline: Path) -> None:
+    there = cluster(server)
+    version = there.upload(pipeline)
+    assert there.schedule(version, "captcha", "nightly", NIGHTLY, {"window": 3}, None)
+    (run,) = server.store["recurringruns"].values()
+    assert (int(run["max_concurrency"]), run["no_catchup"]) == (1, True)
+    assert run["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * *"}}
+    assert not there.schedule(version, "captcha", "nightly", NIGHTLY, {"window": 3}, None)
+    assert there.schedule(version, "captcha", "nightly", Schedule(every=3600), {"window": 3}, None)
+    (run,) = server.store["recurringruns"].values()
+    assert list(run["trigger"]) == ["periodic_schedule"]
+    assert not there.schedule(version, "captcha", "nightly", Schedule(every=3600), {"window": 3}, None)
+    assert [found.display_name for found in there.schedules()] == ["nightly"]
+
+
+def test_a_schedule_is_replaced_when_its_account_or_experiment_differs(server: StandIn, pipeline: Path) -> None:
+    there = cluster(server)
+    version = there.upload(pipeline)
+
+    def schedule(experiment: str, account: str | None) -> bool:
+        return there.schedule(version, experiment, "nightly", NIGHTLY, {}, account)
+
+    assert schedule("captcha", None)
+    (run,) = server.store["recurringruns"].values()
+    assert run["service_account"] == "pipeline-runner", "the server puts its default in"
+    assert not schedule("captcha", None)
+    assert schedule("captcha", "captcha-steps")
+    assert not schedule("captcha", "captcha-steps")
+    (run,) = server.store["recurringruns"].values()
+    assert run["service_account"] == "captcha-steps"
+    assert schedule("captcha", None), "back to the default"
+    assert schedule("another", None)
+    assert not schedule("another", None)
+    (run,) = server.store["recurringruns"].values()
+    assert server.store["experiments"][run["experiment_id"]]["display_name"] == "another"
+
+
+def test_pause_resume_and_delete_change_something_once(server: StandIn, pipeline: Path) -> None:
+    there = cluster(server)
+    there.schedule(there.upload(pipeline), "captcha", "nightly", NIGHTLY, {}, None)
+    assert [there.pause("nightly"), there.pause("nightly")] == [True, False]
+    assert [there.resume("nightly"), there.resume("nightly")] == [True, False]
+    assert [there.delete("nightly"), there.delete("nightly")] == [True, False]
+    with pytest.raises(CaptchaPipelineError, match="There is no recurring run nightly on http"):
+        there.pause("nightly")
+
+
+def test_no_token_is_said(server: StandIn, pipeline: Path) -> None:
+    server.token = "secret"
+    with pytest.raises(CaptchaPipelineError, match=r"refuses \(401 Unauthorized\): give a token"):
+        cluster(server, "wrong").upload(pipeline)
+    cluster(server, "secret").upload(pipeline)
+
+
+def test_a_server_that_recovers_is_asked_again_and_nothing_is_made_twice(server: StandIn, pipeline: Path) -> None:
+    there = cluster(server)
+    server.errors = [503, 500]
+    version = there.upload(pipeline)
+    server.errors = [502]
+    there.start(version, "captcha", {}, None)
+    assert server.made().count("POST /apis/v2beta1/pipelines/upload") == 1
+    assert len(server.store["runs"]) == 1
+
+
+def test_a_server_that_does_not_recover_is_said(server: StandIn, pipeline: Path) -> None:
+    there = cluster(server, patience=1.0)
+    server.errors = [500] * 50
+    with pytest.raises(CaptchaPipelineError, match="answers 500 Internal Server Error: the database is away"):
+        there.upload(pipeline)
+
+
+def test_no_answer_is_said(server: StandIn, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.runners.kubeflow.client._REQUEST_TIMEOUT", 1)
+    there = cluster(server, patience=1.0)
+    server.delay = 3.0
+    with pytest.raises(CaptchaPipelineError, match="does not answer"):
+        there.upload(pipeline)
+
+
+def test_nobody_there_is_said(pipeline: Path) -> None:
+    with stand_in() as server:
+        host = server.host
+    with pytest.raises(CaptchaPipelineError, match=r"http://127\.0\.0\.1:\d+ does not answer"):
+        Cluster(host, None, None, patience=1.0).upload(pipeline)
+
+
+def test_commands(server: StandIn, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.host)
+    monkeypatch.setenv("KFP_TOKEN", "secret")
+    server.token = "secret"
+    assert "Started the run" in call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--no-wait")
+    (run,) = server.store["runs"].values()
+    assert run["runtime_config"]["parameters"] == {"epochs": 3}
+    run["state"] = "SUCCEEDED"
+    output = call("kubeflow", "submit", str(pipeline), "-p", "epochs=3")
+    assert "There already: the run" in output
+    assert "The run: SUCCEEDED" in output
+    run["state"] = "RUNNING"
+    with pytest.raises(CaptchaPipelineError, match="is RUNNING after 0 seconds, and goes on"):
+        call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--timeout", "0")
+
+    create = ("kubeflow", "schedule", "create", str(pipeline), "--name", "nightly")
+    call(*create, exit_code=2)
+    assert "has 5 fields" in call(*create, "--cron", "0 3 * * *", exit_code=2)
+    assert "nightly is scheduled\n" in call(*create, "--cron", "0 0 3 * * *")
+    assert "just so already" in call(*create, "--cron", "0 0 3 * * *")
+    assert "0 0 3 * * *" in call("kubeflow", "schedule", "list")
+    assert "is paused" in call("kubeflow", "schedule", "pause", "nightly")
+    assert "goes on" in call("kubeflow", "schedule", "resume", "nightly")
+    assert "is removed" in call("kubeflow", "schedule", "delete", "nightly")
+    assert "There is no nightly" in call("kubeflow", "schedule", "delete", "nightly")
+
+
+def test_a_run_that_fails_is_a_failure(server: StandIn, pipeline: Path) -> None:
+    call("kubeflow", "submit", str(pipeline), "--host", server.host, "--no-wait")
+    (run,) = server.store["runs"].values()
+
+    def fail() -> None:
+        run["state"] = "FAILED"
+
+    timer = threading.Timer(0.5, fail)
+    timer.start()
+    with pytest.raises(CaptchaPipelineError, match="is FAILED"):
+        call("kubeflow", "submit", str(pipeline), "--host", server.host)
+    timer.join()

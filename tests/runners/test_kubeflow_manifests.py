@@ -1,0 +1,171 @@
+"""What is applied to the cluster: held to Kubernetes' own schemas and KServe's, strictly, and to what the pipeline writes where."""
+
+import gzip
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from pipeline.config.loading import load_config
+from tests.support.manifests import KUBERNETES, Document, documents, plant, put
+from tests.support.paths import ROOT, SUPPORT
+from tests.support.strict_schema import closed
+
+MANIFESTS = ROOT / "kubeflow" / "manifests"
+RESOURCES = sorted(set(MANIFESTS.rglob("*.yaml")) - set(MANIFESTS.rglob("kustomization.yaml")))
+OVERLAYS = sorted((MANIFESTS / "overlays").iterdir())
+ALONE = [MANIFESTS / "loader", MANIFESTS / "retrain"]
+KUSTOMIZE = os.environ.get("KUSTOMIZE")
+# The schema of v1beta1 in config/crd/full/serving.kserve.io_inferenceservices.yaml of KServe 0.20.0, as it is.
+KSERVE = SUPPORT / "kserve_inferenceservice_v0.20.0.json.gz"
+
+INFERENCE_SERVICE = jsonschema.Draft202012Validator(closed(json.loads(gzip.decompress(KSERVE.read_bytes()))))
+
+
+def check(document: Document) -> None:
+    """Raises ValidationError for what the API server would refuse, or drop."""
+    for version in KUBERNETES:
+        if document["kind"] == "InferenceService":
+            INFERENCE_SERVICE.validate(document)
+            metadata = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": document["metadata"]}  # the schema has an open object here
+            kubernetes_validate.validate(metadata, version, strict=True)
+        else:
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+def pod_specs(resources: list[Document]) -> list[Document]:
+    deployed = [resource["spec"]["template"]["spec"] for resource in resources if resource["kind"] == "Deployment"]
+    jobs = [resource["spec"]["jobTemplate"]["spec"]["template"]["spec"] for resource in resources if resource["kind"] == "CronJob"]
+    return deployed + jobs + [resource["spec"] for resource in resources if resource["kind"] == "Pod"]
+
+
+@pytest.mark.parametrize("path", RESOURCES, ids=lambda path: str(path.relative_to(MANIFESTS)))
+def test_strictly_valid_and_any_planted_error_is_caught(path: Path) -> None:
+    for document in documents(path):
+        check(document)
+        for place, error in plant(document):
+            with pytest.raises(jsonschema.ValidationError):
+                check(put(document, place, error))
+
+
+def test_what_is_named_is_there() -> None:
+    """Within base and serving: accounts, claims, settings, the ports of services and policies, what selects pods, what is scaled."""
+    resources = [document for path in RESOURCES if path.parent.name in {"base", "serving"} for document in documents(path)]
+    names = {(resource["kind"], resource["metadata"]["name"]) for resource in resources}
+    pods = [resource["spec"]["template"] for resource in resources if resource["kind"] == "Deployment"]
+    labels = [pod["metadata"]["labels"] for pod in pods]
+    for pod in pods:
+        for volume in pod["spec"]["volumes"]:
+            assert "emptyDir" in volume or ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in names
+        for container in pod["spec"]["containers"]:
+            assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["spec"]["volumes"]}
+            assert {("ConfigMap", source["configMapRef"]["name"]) for source in container["envFrom"]} <= names
+            probed = [probe for kind in ("readinessProbe", "livenessProbe") if (probe := container.get(kind))]
+            asked = {(probe.get("httpGet") or probe["tcpSocket"])["port"] for probe in probed}
+            assert asked <= {port["name"] for port in container["ports"]}
+    ports = {port["name"] for pod in pods for container in pod["spec"]["containers"] for port in container["ports"]}
+    for resource in resources:
+        spec = resource.get("spec", {})
+        if resource["kind"] == "Service":
+            assert spec["selector"] in labels
+            assert {port["targetPort"] for port in spec["ports"]} <= ports
+        if resource["kind"] in {"Deployment", "PodDisruptionBudget"}:
+            assert spec["selector"]["matchLabels"] in labels
+        if resource["kind"] == "NetworkPolicy":
+            assert spec["podSelector"]["matchLabels"] in labels
+            assert {port["port"] for rule in spec.get("ingress", []) for port in rule["ports"]} <= ports
+        if resource["kind"] == "HorizontalPodAutoscaler":
+            assert (spec["scaleTargetRef"]["kind"], spec["scaleTargetRef"]["name"]) in names
+        if resource["kind"] == "RoleBinding":
+            assert {(subject["kind"], subject["name"]) for subject in [resource["roleRef"], *resource["subjects"]]} <= names
+
+
+def test_servers_look_where_the_pipeline_writes() -> None:
+    (settings,) = documents(MANIFESTS / "base" / "settings.yaml")
+    name = settings["data"]["PIPELINE"]
+    config = load_config(ROOT / "configs" / "kubeflow.yaml", [])
+    assert config.name == name
+    (claim,) = documents(MANIFESTS / "base" / "volume-claim.yaml")
+    assert config.kubeflow.volumes == {"/mnt/captcha": claim["metadata"]["name"]}
+    (tensorboard,) = pod_specs(documents(MANIFESTS / "base" / "tensorboard.yaml"))
+    (serving,) = pod_specs(documents(MANIFESTS / "serving" / "serving.yaml"))
+    (inference,) = documents(MANIFESTS / "kserve" / "inference-service.yaml")
+    assert f"--logdir={config.log_dir}" in [part.replace("$(PIPELINE)", name) for part in tensorboard["containers"][0]["command"]]
+    command = [part.replace("$(PIPELINE)", name) for part in serving["containers"][0]["command"]]
+    assert f"--model_base_path={config.serving_dir}" in command
+    for pod in (tensorboard, serving):
+        (mount,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "captcha"]
+        assert (mount["mountPath"], mount["readOnly"]) == ("/mnt/captcha", True)
+    uri = inference["spec"]["predictor"]["model"]["storageUri"].replace("PIPELINE", name)
+    assert uri == config.serving_dir.replace("/mnt/captcha", "pvc://captcha")
+
+
+def test_pods_keep_to_the_restricted_standard_and_no_secret_is_in_a_file() -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards, and besides: numeric users, nothing to write in the image."""
+    resources = [document for path in RESOURCES for document in documents(path)]
+    for pod in pod_specs(resources):
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]["memory"]
+    assert not [resource for resource in resources if resource["kind"] == "Secret"]
+    rules = [rule for resource in resources if resource["kind"] == "Role" for rule in resource["rules"]]
+    assert "*" not in {word for rule in rules for words in rule.values() for word in words}
+    assert all("resourceNames" in rule for rule in rules if {"secrets", "configmaps"} & set(rule["resources"]))
+
+
+def build(overlay: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([KUSTOMIZE or "", "build", str(overlay)], capture_output=True, text=True)
+
+
+@pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE is not set: run make test-manifests")
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_overlays_as_kustomize_builds_them(overlay: Path) -> None:
+    built = build(overlay)
+    assert built.returncode == 0, built.stderr
+    resources = list(yaml.safe_load_all(built.stdout))
+    for resource in resources:
+        check(resource)
+        assert resource["metadata"]["labels"]["app.kubernetes.io/part-of"] == "captcha-pipeline"
+        assert resource["metadata"].get("namespace") == (None if resource["kind"] == "StorageClass" else "kubeflow")
+    images = {container["image"] for pod in pod_specs(resources) for container in pod["containers"]}
+    served = [resource for resource in resources if resource["kind"] in {"InferenceService", "HorizontalPodAutoscaler"}]
+    (claim,) = [resource for resource in resources if resource["kind"] == "PersistentVolumeClaim"]
+    assert len(served) == 1
+    if overlay.name == "kserve":
+        assert images == {"registry.example/captcha-pipeline:1"}
+        assert served[0]["spec"]["predictor"]["model"]["storageUri"] == "pvc://captcha/output/digits/serving/digits"
+    else:
+        assert images == {"registry.example/captcha-pipeline:1", "tensorflow/serving:2.21.0"}
+    assert claim["spec"].get("storageClassName") == ("captcha-bucket" if overlay.name == "bucket" else None)
+
+
+@pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE is not set: run make test-manifests")
+@pytest.mark.parametrize("folder", ALONE, ids=lambda path: path.name)
+def test_what_stands_alone_has_the_image_and_the_namespace_of_the_overlays(folder: Path) -> None:
+    (resource,) = yaml.safe_load_all(build(folder).stdout)
+    check(resource)
+    assert resource["metadata"]["namespace"] == "kubeflow"
+    (pod,) = pod_specs([resource])
+    assert [container["image"] for container in pod["containers"]] == ["registry.example/captcha-pipeline:1"]
+    assert {volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume} == {"captcha"}
+
+
+@pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE is not set: run make test-manifests")
+def test_an_error_in_a_kustomization_is_caught(tmp_path: Path) -> None:
+    (tmp_path / "kustomization.yaml").write_text("resources: [nowhere.yaml]\n")
+    assert "nowhere.yaml" in build(tmp_path).stderr
+    (tmp_path / "kustomization.yaml").write_text("ressources: []\n")
+    assert "ressources" in build(tmp_path).stderr

@@ -1,0 +1,87 @@
+"""The pool of Python workers: Beam's own runner asks it for them here, as Flink does in tests/runners/test_flink.py."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import apache_beam as beam
+import grpc
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import ExternalEnvironment
+
+pytestmark = pytest.mark.slow
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        port: int = taken.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """A pool, and its port."""
+    port = free_port()
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "pipeline.runners.beam.worker_pool", str(port)], stdout=log, stderr=log)
+    try:
+        grpc.channel_ready_future(grpc.insecure_channel(f"127.0.0.1:{port}")).result(timeout=60)
+        yield process, port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def work_done_in(port: int, output: Path) -> tuple[int, int, bool]:
+    """Runs a job in a worker of the pool; returns its process, the parent of that, and whether all that the steps need was there."""
+
+    def describe(_: int) -> str:  # in here it goes to the worker by value: that has no module of the tests
+        return json.dumps([os.getpid(), os.getppid(), "tensorflow_model_analysis" in sys.modules])
+
+    with beam.Pipeline(FnApiRunner(ExternalEnvironment(f"localhost:{port}"))) as pipeline:
+        _ = pipeline | beam.Create([1]) | beam.Map(describe) | beam.io.WriteToText(str(output), shard_name_template="")
+    pid, parent, imported = json.loads(output.read_text(encoding="utf-8"))
+    return pid, parent, imported
+
+
+def is_alive(pid: int) -> bool:
+    with suppress(OSError):
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return False
+
+
+def test_workers_are_processes_of_one_that_has_imported_all_they_need(pool, tmp_path: Path) -> None:
+    process, port = pool
+    first, parent, imported = work_done_in(port, tmp_path / "first")
+    second, parent_of_second, _ = work_done_in(port, tmp_path / "second")
+    assert imported
+    assert parent == parent_of_second != process.pid
+    assert first != second
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert not any(map(is_alive, (first, second)))
+    limit = time.monotonic() + 30
+    while is_alive(parent):  # it sees that the pool has gone
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+
+
+def test_a_pool_whose_workers_could_do_nothing_ends(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name", encoding="utf-8")
+    # As where TensorFlow does not load: the pool itself does not need it.
+    start = f"from pipeline import worker_pool; worker_pool._IMPORTED.append('broken'); worker_pool.main({free_port()})"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", start], env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "Cannot import broken: ModuleNotFoundError: No module named 'nothing_of_this_name'" in ended.stderr
+    assert "what all of them need cannot be imported" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,78 @@
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.training.checkpoint import Progress
+from components.training.hyperparameters import Hyperparameters, WarmupCosine, learning_rate_schedule
+from components.training.pace import Pace
+from pipeline.config.config import TrainerConfig
+
+
+class Talking(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(10, None)
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def parameters(**changes) -> Hyperparameters:
+    return Hyperparameters(**TrainerConfig(**changes).hyperparameters)
+
+
+@given(st.integers(1, 10_000_000), st.integers(1, 512))
+def test_more_pictures_are_passed_over_less_often_in_no_fewer_steps(count, batch_size):
+    few, more = (parameters(batch_size=batch_size).for_count(number) for number in (count, 2 * count))
+    passes = [found.epochs * found.passes for found in (few, more)]
+    assert passes[1] <= 1.3 * passes[0], "but for the rounding to whole epochs"
+    assert 2 <= passes[0] <= 600
+    assert few.epochs >= 1
+    steps = [found.epochs * found.epoch_steps(number) for found, number in ((few, count), (more, 2 * count))]
+    assert steps[1] >= steps[0] / 1.3
+
+
+@pytest.mark.parametrize(("count", "passes", "epochs"), [(20_000, 1, 8), (250, 20, 6), (60_000, 1, 4), (1_000_000, 1, 3)])
+def test_the_length_of_a_fit_follows_from_the_number_of_pictures(count, passes, epochs):
+    found = parameters().for_count(count)
+    assert (found.passes, found.epochs) == (passes, epochs)
+
+
+def test_a_number_of_epochs_in_the_configuration_stands():
+    assert parameters(epochs=160).for_count(10) == parameters(epochs=160)
+
+
+def test_the_rate_rises_and_falls_as_keras_own_schedule():
+    ours = learning_rate_schedule(parameters(epochs=4, learning_rate=0.01, warmup=0.2), 800)
+    theirs = keras.optimizers.schedules.CosineDecay(0.0, 80, warmup_target=0.01, warmup_steps=20)
+    steps = range(0, 110, 3)
+    np.testing.assert_allclose([float(ours(step)) for step in steps], [float(theirs(step)) for step in steps], atol=1e-8)
+    assert float(WarmupCosine(0.01, 0.0, 10)(0)) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("max_minutes", "epoch", "epochs", "said"),
+    [
+        (None, 0, 10, "about 20 min to go: 1200 ms a step"),
+        (30.0, 0, 10, "about 20 min to go: 1200 ms a step"),
+        (5.0, 0, 2, "about 4 min to go: 1200 ms a step, 2 epochs in place of 10"),
+        (0.1, 0, 1, "about 2 min to go: 1200 ms a step, 1 epochs in place of 10"),
+        (5.0, 5, 10, "about 10 min to go: 1200 ms a step"),
+    ],
+)
+def test_a_fit_says_how_long_it_takes_and_keeps_to_the_time_there_is(monkeypatch, max_minutes, epoch, epochs, said):
+    clock = iter([100.0, 100.0 + 20 * 1.2])
+    monkeypatch.setattr("components.training.pace.time.monotonic", lambda: next(clock))
+    progress = Talking()
+    progress.epoch = epoch
+    schedule = WarmupCosine(0.01, 0.1, 1000)
+    paced = Pace(progress, schedule, max_minutes)
+    for batch in range(40):
+        paced.on_train_batch_end(batch)
+    assert progress.lines == [said]
+    assert progress.epochs == epochs
+    assert float(schedule.steps) == 100 * epochs

@@ -1,0 +1,274 @@
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.base.errors import CaptchaPipelineError
+from components.base.features import HISTORY_FILE, PROBABILITIES, SPEC_FILE, TEXT, WEIGHTS_FILE
+from components.base.recipe import fingerprint
+from components.data.captcha_spec import CaptchaSpec
+from components.serving.server_trial import answers
+from components.training.checkpoint import JUDGED_BY, Checkpoint
+from components.training.run_fn import check_batch_size, run_fn
+from pipeline.config.config import TrainerConfig
+from tests.support.exported_model import answers_in_python
+from tests.support.transform_run import draw, emitted, encoded, trainer_arguments, transform
+
+pytestmark = pytest.mark.slow
+
+SPEC = CaptchaSpec(charset="012", length=2, width=16, height=32, channels=1)
+Fit = Callable[..., Path]
+EPOCHS = 5
+LABELS = [f"{a}{b}" for a in "012" for b in "012"]
+KEYS = {
+    "loss",
+    "val_loss",
+    "sequence_accuracy",
+    "val_sequence_accuracy",
+    "position_accuracy",
+    "val_position_accuracy",
+    "seconds",
+    JUDGED_BY,
+}
+
+
+def _rows(seeds: range) -> list[bytes]:
+    return [emitted(encoded(draw(SPEC, label, seed)), label, SPEC) for seed in seeds for label in LABELS]
+
+
+@pytest.fixture(scope="module")
+def transformed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("transformed")
+    transform(SPEC, {"train": _rows(range(20)), "eval": _rows(range(20, 24))}, folder)
+    return folder
+
+
+@pytest.fixture
+def fit(transformed: Path, tmp_path: Path) -> Fit:
+    """A fit is taken up by one of the same test with the same changes."""
+    return functools.partial(_fit, transformed, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def plain(transformed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fit with no changes. Its checkpoints lie beside it."""
+    return _fit(transformed, tmp_path_factory.mktemp("fits"), "plain")
+
+
+def _fit(transformed: Path, root: Path, name: str, base: Path | None = None, **changes: Any) -> Path:
+    """Runs the Trainer with some of its configuration changed; returns the folder with `model` and `logs`."""
+    folder = root / name
+    trainer = TrainerConfig(epochs=EPOCHS, batch_size=16, learning_rate=0.01, precision="float32").model_dump() | changes
+    run_fn(trainer_arguments(transformed, folder, checkpoints_of(root, changes), SPEC, trainer, base))
+    return folder
+
+
+def checkpoints_of(root: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> Path:
+    """One folder for each recipe: all of them have the same name here."""
+    return root / "checkpoints" / hashlib.sha256(repr(sorted(changes.items())).encode()).hexdigest()
+
+
+def _weights(folder: Path) -> list[np.ndarray]:
+    model = tf.saved_model.load(str(folder / "model"))
+    answer = model.signatures["serving_default"](image=tf.constant([encoded(draw(SPEC, label, 99)) for label in LABELS]))
+    return [answer[PROBABILITIES].numpy()]
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "model" / "assets.extra" / SPEC_FILE).read_text())
+
+
+def _rename(model: Path, fingerprint: str) -> None:
+    about = model / "assets.extra" / SPEC_FILE
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"fingerprint": fingerprint}))
+
+
+def _history(folder: Path) -> list[dict[str, float]]:
+    return json.loads((folder / "logs" / HISTORY_FILE).read_text())
+
+
+def test_it_learns_and_another_seed_gives_another_model(plain: Path, fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    history = _history(plain)
+    assert [set(epoch) for epoch in history] == [KEYS] * EPOCHS
+    assert history[-1]["val_sequence_accuracy"] > 0.9
+    assert list((plain / "tensorboard" / fingerprint("abc", None)).rglob("events.out.tfevents*"))
+    about = _about(plain)
+    assert (about["recipe"], about["fingerprint"]) == ("abc", fingerprint("abc", None))
+
+    answer = tf.saved_model.load(str(plain / "model")).signatures["serving_default"](
+        image=tf.constant([encoded(draw(SPEC, label, 99)) for label in LABELS])
+    )
+    assert [text.decode() for text in answer[TEXT].numpy()] == LABELS
+
+    capsys.readouterr()
+    assert not np.array_equal(_weights(plain), _weights(fit("other", seed=2)))
+    assert f"epoch {EPOCHS}/{EPOCHS}: loss" in capsys.readouterr().out
+
+
+def test_a_fit_killed_in_an_epoch_ends_as_one_that_was_not(plain: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "on_epoch_begin", lambda self, epoch, logs=None: _kill() if epoch == 3 else None)
+        with pytest.raises(SystemExit):
+            fit("killed")
+    again = fit("again")
+    np.testing.assert_array_equal(_weights(plain), _weights(again))
+    for ours, theirs in zip(_history(again), _history(plain), strict=True):
+        assert ours | {"seconds": 0} == theirs | {"seconds": 0}
+
+
+def test_a_warm_start_goes_on_where_the_model_in_production_was(plain: Path, fit: Fit, tmp_path: Path) -> None:
+    gentle = {"warm_start": {"epochs": 1, "learning_rate": 1e-4}}
+    warm = fit("warm", plain / "model", **gentle)
+    (epoch,) = _history(warm)
+    assert epoch["val_sequence_accuracy"] >= _history(plain)[-1]["val_sequence_accuracy"] - 0.05
+    assert _about(warm)["warm_start"] is True
+    assert _about(warm)["fingerprint"] == fingerprint("abc", fingerprint("abc", None))
+    requests = {"serving_default": [encoded(draw(SPEC, label, 99)) for label in LABELS]}
+    in_session, in_python = (read(warm / "model", requests)["serving_default"] for read in (answers, answers_in_python))
+    np.testing.assert_allclose(in_session[PROBABILITIES], in_python[PROBABILITIES], atol=1e-5)
+    (tmp_path / "nothing").mkdir()
+    cold = fit("cold", tmp_path / "nothing", **gentle)
+    assert len(_history(cold)) == EPOCHS, "nothing is in production: as if there were no warm start"
+    assert _about(cold)["warm_start"] is False
+    assert _about(cold)["base_problem"] == ""
+
+
+def test_a_warm_fit_is_not_resumed_from_what_another_model_has_become(
+    plain: Path, fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed, then a rollback puts another model into production: of the withdrawn one nothing is left in what comes of it."""
+    withdrawn, production = shutil.copytree(plain / "model", tmp_path / "withdrawn"), fit("production", seed=2, epochs=1) / "model"
+    _rename(withdrawn, "withdrawn")
+    _rename(production, "production")
+    warm = {"warm_start": {"epochs": 2}}
+    whole = fit("whole", production, **warm)
+    shutil.rmtree(checkpoints_of(tmp_path, warm) / fingerprint("abc", "production"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "on_epoch_begin", lambda self, epoch, logs=None: _kill() if epoch == 1 else None)
+        with pytest.raises(SystemExit):
+            fit("killed", withdrawn, **warm)
+    capsys.readouterr()
+    again = fit("again", production, **warm)
+    assert "going on after" not in capsys.readouterr().out
+    np.testing.assert_array_equal(_weights(whole), _weights(again))
+    # The same model again takes up where it was.
+    fit("resumed", withdrawn, **warm)
+    assert "going on after epoch 1 of 2" in capsys.readouterr().out
+
+
+def test_a_base_that_cannot_be_read_is_told_of(plain: Path, fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = shutil.copytree(plain / "model", tmp_path / "production")
+    (base / "assets.extra" / WEIGHTS_FILE).write_bytes(b"no weights")
+    cold = fit("cold", base, epochs=2, warm_start={"epochs": 1})
+    assert len(_history(cold)) == 2, "it is not a warm fit"
+    about = _about(cold)
+    assert (about["warm_start"], about["fingerprint"]) == (False, fingerprint("abc", None))
+    assert about["base_problem"].startswith("The model in production cannot be read (OSError")
+    assert about["base_problem"] in caplog.text
+
+
+def test_bfloat16_is_exported_in_float32_and_leaves_no_global_policy(fit: Fit) -> None:
+    folder = fit("mixed", precision="mixed_bfloat16")
+    assert keras.config.dtype_policy().name == "float32"
+    assert _history(folder)[-1]["val_sequence_accuracy"] > 0.9
+    model = tf.saved_model.load(str(folder / "model"))
+    graph = model.signatures["serving_default"].graph.as_graph_def()
+    functions = [*graph.library.function, graph]
+    types = {node.attr["T"].type for part in functions for node in (part.node_def if hasattr(part, "node_def") else part.node)}
+    assert tf.bfloat16.as_datatype_enum not in types
+
+
+def _kill(*_: Any) -> None:
+    raise SystemExit
+
+
+def test_a_fit_killed_before_its_export_only_exports(fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("components.training.run_fn.export_model", _kill)
+        with pytest.raises(SystemExit):
+            fit("killed")
+    capsys.readouterr()
+    history = _history(fit("again"))
+    assert capsys.readouterr().out.splitlines() == [f"going on after epoch {EPOCHS} of {EPOCHS}"]
+    assert len(history) == EPOCHS
+
+
+def test_a_model_that_was_lost_after_its_export_is_exported_again(
+    plain: Path, fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On Kubeflow the outputs are uploaded when the Trainer has ended: where that fails, its next attempt finds what it wrote gone."""
+    shutil.copytree(checkpoints_of(plain.parent), checkpoints_of(tmp_path))
+    capsys.readouterr()
+    again = fit("again")
+    assert capsys.readouterr().out.splitlines() == [f"going on after epoch {EPOCHS} of {EPOCHS}"]
+    assert _history(again) == _history(plain)
+    np.testing.assert_array_equal(_weights(again), _weights(plain))
+
+
+def test_the_checkpoints_of_few_fits_stay(fit: Fit, tmp_path: Path) -> None:
+    checkpoints = checkpoints_of(tmp_path)
+    for age, name in enumerate(["newest", "second", "third", "fourth"]):
+        (checkpoints / name / "epoch-000001").mkdir(parents=True)
+        os.utime(checkpoints / name, (1e9 - age, 1e9 - age))
+    fit("a fit")
+    assert {path.name for path in checkpoints.iterdir()} == {fingerprint("abc", None), "newest", "second"}
+
+
+def test_a_fit_with_no_number_of_epochs_is_by_the_pictures_and_keeps_to_its_minutes(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    history = _history(fit("auto", epochs=0, max_minutes=0.001))
+    lines = capsys.readouterr().out.splitlines()
+    planned = re.fullmatch(r"(\d+) pictures to learn from: (\d+) epochs of (\d+) passes, ([\d,]+) steps of 16 pictures", lines[0])
+    assert planned
+    count, epochs, passes = map(int, planned.groups()[:3])
+    assert int(planned[4].replace(",", "")) == epochs * -(-passes * count // 16)
+    assert passes > 5
+    assert re.fullmatch(rf"about 1 min to go: \d+ ms a step, 1 epochs in place of {epochs}", lines[1])
+    assert len(history) == 1
+    assert history[0]["val_sequence_accuracy"] > 0.5, "one epoch of many passes"
+    fit("again", epochs=0, max_minutes=0.001)
+    assert capsys.readouterr().out.splitlines() == ["going on after epoch 1 of 1"]
+
+
+def test_at_chance_it_does_not_stop_early_and_the_best_epoch_is_exported(fit: Fit) -> None:
+    # What moves at this rate are the averages of the batch normalisation.
+    folder = fit("early", patience=1, learning_rate=1e-9, warmup=0.0)
+    history = _history(folder)
+    assert len(history) == EPOCHS
+    best, last = min(history, key=lambda row: row[JUDGED_BY]), history[-1]
+    pictures = [(encoded(draw(SPEC, label, seed)), label) for seed in range(20, 24) for label in LABELS]
+    answer = tf.saved_model.load(str(folder / "model")).signatures["serving_default"](image=tf.constant([data for data, _ in pictures]))
+    read = np.mean([text.decode() == label for text, (_, label) in zip(answer[TEXT].numpy(), pictures, strict=True)])
+    assert read == pytest.approx(best["val_sequence_accuracy"]) != last["val_sequence_accuracy"]
+
+
+def test_an_epoch_is_judged_as_the_model_would_be_exported(fit: Fit) -> None:
+    """Without label smoothing, and at the temperature that the exported model has: by what the exported model says of the eval split."""
+    folder = fit("smoothed", label_smoothing=0.2)
+    history = _history(folder)
+    best = min(history, key=lambda row: row[JUDGED_BY])
+    assert best["val_loss"] > 4 * best[JUDGED_BY], "no loss with smoothing comes near 0"
+    pictures = [(encoded(draw(SPEC, label, seed)), label) for seed in range(20, 24) for label in LABELS]
+    answer = tf.saved_model.load(str(folder / "model")).signatures["serving_default"](image=tf.constant([data for data, _ in pictures]))
+    labels = np.array([SPEC.encode(label) for _, label in pictures])
+    chances = np.take_along_axis(answer[PROBABILITIES].numpy(), labels[..., np.newaxis], axis=-1)
+    assert best[JUDGED_BY] == pytest.approx(-np.log(chances).mean(), rel=0.02, abs=1e-6)
+
+
+def test_a_batch_that_replicas_cannot_share_is_named() -> None:
+    check_batch_size(64, 2, 64)
+    check_batch_size(64, 1, 10)
+    with pytest.raises(CaptchaPipelineError, match="batch_size=64 is that of all 3 replicas"):
+        check_batch_size(64, 3, 1000)
+    with pytest.raises(CaptchaPipelineError, match="not one batch of 64"):
+        check_batch_size(64, 2, 63)

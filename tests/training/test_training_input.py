@@ -1,0 +1,129 @@
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.base.errors import CaptchaPipelineError
+from components.base.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
+from components.data.captcha_spec import CaptchaSpec
+from components.training import batches
+from components.training.batches import count_records, evaluation_batches, model_inputs, random_shift, record_files, training_batches
+
+SPEC = CaptchaSpec(charset="abc", length=2, width=9, height=8, channels=3)
+MEAN, STD = 100.0, 40.0
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (10, 8, 9, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def files(pictures: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("examples")
+    for shard in range(2):
+        with tf.io.TFRecordWriter(str(folder / f"shard-{shard}.gz"), "GZIP") as writer:
+            for number in range(shard * 5, shard * 5 + 5):
+                example = tf.train.Example()
+                example.features.feature[PIXELS].bytes_list.value.append(pictures[number].tobytes())
+                example.features.feature[PIXEL_MEAN].float_list.value.append(MEAN)
+                example.features.feature[PIXEL_STD].float_list.value.append(STD)
+                example.features.feature[LABEL_IDS].int64_list.value.extend([number % 3, number // 3 % 3])
+                writer.write(example.SerializeToString())
+    return record_files([str(folder / "*")], "train")
+
+
+def test_model_inputs_normalises_row_major_pixels(pictures: np.ndarray) -> None:
+    features = {PIXELS: [[p.tobytes()] for p in pictures], PIXEL_MEAN: [[MEAN]] * 10, PIXEL_STD: [[STD]] * 10}
+    inputs = model_inputs({name: tf.constant(value) for name, value in features.items()}, SPEC)
+    np.testing.assert_allclose(inputs, (pictures.astype(np.float32) - MEAN) / STD, rtol=1e-5)
+
+
+def test_evaluation_keeps_order(files: list[str], pictures: np.ndarray) -> None:
+    images, labels = (np.concatenate(parts) for parts in zip(*evaluation_batches(files, SPEC, 4).as_numpy_iterator(), strict=True))
+    assert count_records(files) == 10
+    np.testing.assert_allclose(images, (pictures.astype(np.float32) - MEAN) / STD, rtol=1e-5)
+    np.testing.assert_array_equal(labels[:, 0], np.arange(10) % 3)
+
+
+def _epochs(files: list[str], seed: int, shift: int = 2) -> list[list[np.ndarray]]:
+    batches = training_batches(files, 10, SPEC, 4, shift, seed)
+    return [[images for images, _ in batches.as_numpy_iterator()] for _ in range(2)]
+
+
+@pytest.mark.parametrize("memory", [2 << 30, 3 * 8 * 9 * 3])
+def test_training_shuffles_shifts_and_repeats_with_its_seed(files: list[str], memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_MEMORY_BYTES", memory)  # all of it, or three pictures at a time
+    first, second = _epochs(files, seed=1)
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert any(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    for ours, again in zip((first, second), _epochs(files, seed=1), strict=True):
+        for a, b in zip(ours, again, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[0], _epochs(files, seed=2)[0][0])
+
+
+def test_an_epoch_holds_each_record_once(files: list[str], pictures: np.ndarray) -> None:
+    first, _ = _epochs(files, seed=1, shift=0)
+    restored = np.concatenate(first) * STD + MEAN
+    assert {p.tobytes() for p in restored.round().astype(np.uint8)} == {p.tobytes() for p in pictures}
+
+
+def test_it_goes_on_where_a_fit_left_off(files: list[str]) -> None:
+    whole = training_batches(files, 10, SPEC, 4, 2, seed=1)
+    expected = [[images for images, _ in whole.as_numpy_iterator()] for _ in range(3)][2]
+    rest = training_batches(files, 10, SPEC, 4, 2, seed=1, first_epoch=2)
+    for ours, theirs in zip(rest.as_numpy_iterator(), expected, strict=True):
+        np.testing.assert_array_equal(ours[0], theirs)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_parts_of_all_replicas_are_the_batches_of_one(files: list[str], workers: int) -> None:
+    here = 2 // workers
+    shares = [range(worker * here, worker * here + here) for worker in range(workers)]
+    for split, count in (
+        (partial(training_batches, files, 10, SPEC, 4, 0, seed=1), 2),  # the last two records, half a batch, are left out
+        (partial(evaluation_batches, files, SPEC, 4), 3),
+    ):
+        one = [images for images, _ in split().as_numpy_iterator()][:count]
+        parts = [[images for images, _ in split(replicas=2, ours=ours).as_numpy_iterator()] for ours in shares]
+        assert [len(part) for part in parts] == [count * here] * workers
+        for number, whole in enumerate(one):
+            ours = [images for part in parts for images in part[number * here : number * here + here]]
+            assert {len(images) for images in ours} == {len(whole) // 2}
+            assert {image.tobytes() for images in ours for image in images} == {image.tobytes() for image in whole}
+
+
+@pytest.mark.parametrize(("replicas", "size", "sizes"), [(3, 9, [2, 1]), (2, 3, [1] * 5), (10, 256, [1])])
+def test_no_replica_is_without_a_record_of_the_last_batch(files: list[str], replicas: int, size: int, sizes: list[int]) -> None:
+    last = evaluation_batches(files, SPEC, size, replicas=replicas, ours=range(replicas)[-1:])
+    assert [len(labels) for _, labels in last.as_numpy_iterator()] == sizes
+    with pytest.raises(CaptchaPipelineError, match="10 records: too few to share among 11"):
+        evaluation_batches(files, SPEC, 256, replicas=11, ours=range(1))
+
+
+def test_random_shift_moves_each_picture_as_a_whole() -> None:
+    images = np.arange(200 * 8 * 9, dtype=np.float32).reshape(200, 8, 9, 1)
+    moved = random_shift(tf.constant(images), 1, tf.constant([3, 4], tf.int64)).numpy()
+    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], "symmetric")
+    seen = set()
+    for number in range(200):
+        offsets = [(y, x) for y in range(3) for x in range(3) if np.array_equal(moved[number], padded[number, y : y + 8, x : x + 9])]
+        assert len(offsets) == 1
+        seen.update(offsets)
+    assert len(seen) == 9
+
+
+def test_the_folder_of_the_files_is_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "[a] b*c?d"
+    folder.mkdir()
+    for name in ("data-1.gz", "data-0.gz", "other"):
+        (folder / name).touch()
+    assert record_files([str(folder / "data*")], "train") == [str(folder / "data-0.gz"), str(folder / "data-1.gz")]
+
+
+def test_an_empty_split_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CaptchaPipelineError, match="eval split is empty"):
+        record_files([str(tmp_path / "*")], "eval")

@@ -1,0 +1,119 @@
+"""The search for hyperparameters: what it may choose, what it leaves, and what a run takes from it."""
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from tfx.components.trainer.fn_args_utils import FnArgs
+
+from components.base.errors import CaptchaPipelineError
+from components.data.captcha_spec import CaptchaSpec
+from components.training import run_fn, tuner_fn
+from components.training.checkpoint import JUDGED_BY
+from components.training.hyperparameters import Hyperparameters
+from components.training.run_fn import Examples
+from pipeline.cli.main import STOPPED
+from pipeline.config.config import TrainerConfig
+from pipeline.config.loading import load_config
+from tests.support.command import call
+from tests.support.paths import TINY
+from tests.support.recorded_run import last_run
+
+SPEC = CaptchaSpec(charset="012", length=2, width=40, height=24, channels=1)
+KNOBS = {"learning_rate", "batch_size", "label_smoothing", "shift"}
+
+
+def hyperparameters(**changes: Any) -> Hyperparameters:
+    return dataclasses.replace(Hyperparameters(**TrainerConfig().model_dump()), **changes)
+
+
+def test_the_values_in_force_are_in_the_space_and_its_defaults() -> None:
+    now = hyperparameters(learning_rate=0.5, batch_size=48, label_smoothing=0.07, shift=3)
+    space = tuner_fn.search_space(now, SPEC, 1, [])
+    assert space.values == {"learning_rate": 0.5, "batch_size": 48, "label_smoothing": 0.07, "shift": 3}
+
+
+def test_what_is_fixed_is_not_searched_and_batches_can_be_shared() -> None:
+    space = tuner_fn.search_space(hyperparameters(batch_size=30), SPEC, 3, ["learning_rate", "shift", "epochs"])
+    assert set(space.values) == {"batch_size", "label_smoothing"}
+    (batch_size,) = (choice for choice in space.space if choice.name == "batch_size")
+    assert all(size % 3 == 0 for size in batch_size.values)
+
+
+def test_a_search_for_nothing_says_so() -> None:
+    with pytest.raises(CaptchaPipelineError, match="nothing is left to search for"):
+        tuner_fn.search_space(hyperparameters(), SPEC, 1, sorted(KNOBS))
+
+
+def test_the_trial_that_would_be_exported_with_the_lowest_cross_entropy_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one that reads most of the eval split, or is best after its last epoch; nor one that has come to no number at all."""
+    fits = iter([[0.5, 0.2, 0.9], [0.3, 0.25, 0.24], [math.nan] * 3])  # by trial and epoch
+
+    def fit(examples: Any, model: Any, spec: Any, parameters: Any, strategy: Any, initial_epoch: int, callbacks: Any) -> None:
+        for callback in callbacks:
+            callback.set_model(SimpleNamespace())
+            for epoch, value in enumerate(next(fits)):
+                callback.on_epoch_begin(epoch)
+                callback.on_epoch_end(epoch, {"loss": 1.0, JUDGED_BY: value, "val_sequence_accuracy": value})
+
+    monkeypatch.setattr(tuner_fn, "fit_to", fit)
+    monkeypatch.setattr(tuner_fn, "compiled_model", lambda *_: None)
+    monkeypatch.setattr(tuner_fn, "find_examples", lambda _: Examples([], [], 640))
+    config = {"spec": SPEC.model_dump_json(), "trainer": TrainerConfig().model_dump(), "fixed": [], "trials": 3, "epochs": 3}
+    search = tuner_fn.tuner_fn(FnArgs(custom_config=config | {"search_dir": str(tmp_path)})).tuner
+    search.search()
+    trials = search.oracle.get_best_trials(3)
+    assert [trial.score for trial in trials] == [0.2, 0.24, math.inf]
+    assert trials[0].hyperparameters.values["learning_rate"] == TrainerConfig().learning_rate
+
+
+@pytest.mark.slow
+def test_a_run_takes_what_the_search_found_and_what_the_user_sets_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--config", str(TINY), "--set", f"root={tmp_path / 'output'}", "--set", f"data.root={tmp_path / 'data'}"]
+    call("data", "synth", *options, "--set", "synth.count=300")
+    fixed = [*options, "--set", "trainer.shift=1"]
+    search = ["tune", *fixed, "--trials", "3", "--epochs", "1"]
+
+    tried: list[tuple[float, int]] = []
+    real = run_fn.fit_to
+
+    def stopped_in_the_second_trial(examples, model, spec, parameters, *rest):
+        tried.append((parameters.learning_rate, parameters.shift))
+        if len(tried) == 2:
+            raise KeyboardInterrupt
+        real(examples, model, spec, parameters, *rest)
+
+    monkeypatch.setattr(run_fn, "fit_to", stopped_in_the_second_trial)  # TFX loads the tuner's module anew
+    stopped = call(*search, exit_code=STOPPED)
+    output = call(*search)
+    assert len(tried) == 4  # the second trial again, and none of those that were complete
+    assert tried[0] == (TrainerConfig().learning_rate, 1)  # the first is with the values in force
+    assert tried[1] == tried[2]
+    assert {shift for _, shift in tried} == {1}
+
+    config = load_config(TINY, fixed[3::2])
+    found = yaml.safe_load(Path(config.tuned_path).read_text(encoding="utf-8"))["trainer"]
+    assert set(found) == KNOBS - {"shift"}
+    assert f"{found['learning_rate']:.3g}" in output
+    *_, best = sorted(re.findall(r"eval cross-entropy (\S+),", stopped + output), reverse=True)
+    assert f"3 trials of 1 epochs, cross-entropy on eval {best}." in Path(config.tuned_path).read_text(encoding="utf-8")
+    assert config.trainer == TrainerConfig(**found, shift=1, epochs=6)
+    assert load_config(TINY, [*fixed[3::2], "trainer.batch_size=8"]).trainer.batch_size == 8
+    assert load_config(TINY, fixed[3::2], tuned=False).trainer == TrainerConfig(shift=1, epochs=6)
+
+    call(*search)
+    assert {step.state for step in last_run(config).steps} == {"cached"}
+
+
+def test_a_tuned_file_that_is_not_right_is_named(tmp_path: Path) -> None:
+    overrides = [f"root={tmp_path}"]
+    path = Path(load_config(TINY, overrides).tuned_path)
+    path.parent.mkdir(parents=True)
+    path.write_text("trainer: {batch_size: 0}\n", encoding="utf-8")
+    with pytest.raises(CaptchaPipelineError, match=r"tuned\.yaml is not a valid configuration:\n +trainer\.batch_size"):
+        load_config(TINY, overrides)
