@@ -38,9 +38,9 @@ from components.serving import serving_dir
 from pipeline.cli.main import NOT_PUSHED
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
-from pipeline.reporting.trend import Retraining
 from pipeline.runs import history
 from pipeline.runs.outcomes import retrainings
+from pipeline.runs.retraining import Retraining
 
 CONFIG: Final = Path(__file__).with_name("season.yaml")
 _FONT: Final = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSerif-Bold.ttf")

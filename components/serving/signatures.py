@@ -13,9 +13,9 @@ import tensorflow_transform as tft
 from components.base.features import CONFIDENCE, IMAGE, LABEL_IDS, PROBABILITIES, SERVABLE, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE, WRONG_SIZE
 from components.data.captcha_spec import CaptchaSpec
 from components.data.decoding import is_png, visible_pixels
+from components.data.model_inputs import model_inputs
 from components.evaluation.metrics import read
-from components.training.batches import model_inputs
-from components.training.checkpoint import save_weights
+from components.serving.weights import save_weights
 
 
 class CaptchaServer(tf.Module):

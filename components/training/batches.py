@@ -10,32 +10,10 @@ import tensorflow as tf
 from components.base.errors import CaptchaPipelineError
 from components.base.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
 from components.data.captcha_spec import CaptchaSpec
+from components.data.model_inputs import model_inputs, normalise, pixels_of
 
 # Records up to this size in all are kept in memory after the first epoch; and as much of a larger set is shuffled at a time.
 _MEMORY_BYTES: Final = 2 << 30
-
-
-def model_inputs(features: dict[str, tf.Tensor], spec: CaptchaSpec) -> tf.Tensor:
-    """Turns a batch of Transform's features into what the model takes; in training and in the served model.
-
-    Args:
-      features: PIXELS, PIXEL_MEAN and PIXEL_STD, each [N] or [N, 1].
-      spec: the image size.
-
-    Returns:
-      float32 [N, height, width, channels], (pixel - mean) / std.
-    """
-    return _normalised(_pixels(features, spec), features)
-
-
-def _pixels(features: dict[str, tf.Tensor], spec: CaptchaSpec) -> tf.Tensor:
-    raw = tf.io.decode_raw(tf.reshape(features[PIXELS], [-1]), tf.uint8, fixed_length=spec.height * spec.width * spec.channels)
-    return tf.reshape(raw, [-1, spec.height, spec.width, spec.channels])
-
-
-def _normalised(pixels: tf.Tensor, features: dict[str, tf.Tensor]) -> tf.Tensor:
-    mean, std = (tf.reshape(features[name], [-1, 1, 1, 1]) for name in (PIXEL_MEAN, PIXEL_STD))
-    return (tf.cast(pixels, tf.float32) - mean) / std
 
 
 def record_files(patterns: Sequence[str], split: str) -> list[str]:
@@ -106,10 +84,10 @@ def training_batches(
 
     def prepare(serialized: tf.Tensor, shift_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = _parse(serialized, spec)
-        pixels = _pixels(features, spec)
+        pixels = pixels_of(features, spec)
         if shift:
             pixels = random_shift(pixels, shift, shift_seed)
-        return _normalised(pixels, features), features[LABEL_IDS]
+        return normalise(pixels, features), features[LABEL_IDS]
 
     prepared = tf.data.Dataset.zip((batches, seeds)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
     for _ in range(first_epoch):

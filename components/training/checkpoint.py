@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +13,13 @@ import keras
 
 from components.base.features import WEIGHTS_FILE
 from components.base.files import publish
+from components.serving.weights import save_weights
 from components.training.calibration import CalibratedCrossEntropy
 
 _LOG: Final = logging.getLogger(__name__)
 _STATE: Final = "state.json"
 _FITS: Final = 3  # whose checkpoints stay
 _LEARNT: Final = 0.1
-_HDF5_ENTRY: Final = 4096  # bytes around the values of a variable; about half of it is needed
 # Of two thousand pictures a good model misreads four, give or take two: by that an epoch of the schedule's middle is the best by luck.
 # The cross-entropy tells how well each character of each of them is read. It is that of the model as it would be exported, without
 # label smoothing and at the best temperature, so that fits with different label smoothing can be compared.
@@ -175,23 +174,6 @@ def remove_old(directory: Path, keep: str) -> None:
     others = [folder for folder in directory.iterdir() if folder.name != keep] if directory.is_dir() else []
     for folder in sorted(others, key=lambda folder: folder.stat().st_mtime, reverse=True)[_FITS - 1 :]:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def save_weights(model: keras.Model, path: Path) -> None:
-    """Writes the weights of a model, and the state of its optimizer if it is compiled.
-
-    Raises:
-      OSError: there is no room for them. HDF5, with which Keras writes, would crash the process: room is asked for first.
-    """
-    variables = [*model.variables, *getattr(getattr(model, "optimizer", None), "variables", ())]
-    room = sum(_HDF5_ENTRY + 4 * math.prod(variable.shape) for variable in variables)
-    with path.open("wb") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, room)
-        except OSError:
-            path.unlink()
-            raise
-    model.save_weights(path)
 
 
 def _random_states(model: keras.Model) -> list[keras.Variable]:

@@ -9,7 +9,8 @@ import typer
 import yaml
 
 from components.base.errors import CaptchaPipelineError
-from pipeline.cli.options import DEFAULT_CONFIG, ConfigOption, PatternOption, SetOption
+from pipeline.cli.options import ConfigOption, PatternOption, SetOption
+from pipeline.config import DEFAULT_CONFIG
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 

@@ -14,7 +14,8 @@ import typer
 
 from components.base.errors import CaptchaPipelineError
 from components.base.features import SPLITS
-from pipeline.cli.options import DEFAULT_CONFIG, BeamOption, ConfigOption, PatternOption, SetOption
+from pipeline.cli.options import BeamOption, ConfigOption, PatternOption, SetOption
+from pipeline.config import DEFAULT_CONFIG
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from components.base.errors import CaptchaPipelineError
 from components.base.files import write_whole
-from pipeline.cli.options import DEFAULT_CONFIG, ConfigOption, SetOption
+from pipeline.cli.options import ConfigOption, SetOption
+from pipeline.config import DEFAULT_CONFIG
 from pipeline.logs import load_tensorflow
 
 if TYPE_CHECKING:

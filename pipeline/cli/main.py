@@ -27,7 +27,8 @@ from components.base.files import locked
 from pipeline.cli.config import config_app
 from pipeline.cli.data import data_app
 from pipeline.cli.kubeflow import kubeflow_app
-from pipeline.cli.options import DEFAULT_CONFIG, BeamOption, ConfigOption, SetOption
+from pipeline.cli.options import BeamOption, ConfigOption, SetOption
+from pipeline.config import DEFAULT_CONFIG
 from pipeline.logs import load_tensorflow, silence
 
 if TYPE_CHECKING:
@@ -239,13 +240,13 @@ def cross_validate(
 
     settings = load_config(config, overrides)
     load_tensorflow()
-    from pipeline.inference import evaluation
     from pipeline.reporting import tables
     from pipeline.runs import history
+    from pipeline.runs.cross_validation import cross_validation
 
     run = history.latest_complete_run(settings.metadata_path)
     with console.status(f"{folds} fits …"):
-        results = evaluation.cross_validation(settings, run, folds, lambda so_far: tables.print_fold(console, so_far))
+        results = cross_validation(settings, run, folds, lambda so_far: tables.print_fold(console, so_far))
     tables.print_accuracy(console, results, f"{settings.name}, {folds} folds of the train and the eval split")
 
 
@@ -334,7 +335,7 @@ def report(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -
 def trend(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
     """Write the HTML page over all runs, as every run does at its end, and say where it is."""
     from pipeline.config.loading import load_config
-    from pipeline.runs.outcomes import write_trend_page
+    from pipeline.reporting.trend import write_trend_page
 
     page = write_trend_page(load_config(config, overrides))
     console.print(f"Trend: {page}", highlight=False, soft_wrap=True)
@@ -353,8 +354,8 @@ def gc(
         captcha-pipeline gc --dry-run --set gc.keep_runs=2
     """
     from pipeline.config.loading import load_config
+    from pipeline.garbage import collect
     from pipeline.reporting import tables
-    from pipeline.runs.garbage import collect
 
     tables.print_garbage(console, collect(load_config(config, overrides), dry_run=dry_run), dry_run=dry_run)
 
@@ -373,8 +374,8 @@ def _run(settings: "Config", trigger: str, attempt: int) -> None:
     check_engines_of(settings)
     load_tensorflow()
     from pipeline.reporting import results, tables
+    from pipeline.reporting.trend import write_trend_page
     from pipeline.runners import local
-    from pipeline.runs.outcomes import write_trend_page
 
     with tables.StepProgress(console) as progress:
         record = local.run(settings, progress.on_step, trigger, attempt)
@@ -392,8 +393,8 @@ def _run(settings: "Config", trigger: str, attempt: int) -> None:
 
 def _clean_up(settings: "Config") -> None:
     """Removes what old runs have left, if the configuration says so. The run is complete whatever becomes of that."""
+    from pipeline.garbage import collect
     from pipeline.reporting import tables
-    from pipeline.runs.garbage import collect
 
     if not settings.gc.after_run:
         return

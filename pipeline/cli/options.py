@@ -24,4 +24,3 @@ PatternOption: TypeAlias = Annotated[
     str,
     typer.Option(help="For a folder: the file name, with {label} in the label's place and * for any text, such as '{label}_*'."),
 ]
-DEFAULT_CONFIG = Path("configs/digits.yaml")

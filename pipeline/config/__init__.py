@@ -1,1 +1,6 @@
 """The configuration: its sections, and how it is loaded."""
+
+from pathlib import Path
+from typing import Final
+
+DEFAULT_CONFIG: Final = Path("configs/digits.yaml")

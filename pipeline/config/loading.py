@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from components.base.errors import CaptchaPipelineError
-from pipeline.cli.options import DEFAULT_CONFIG
+from pipeline.config import DEFAULT_CONFIG
 from pipeline.config.config import Config, TrainerConfig
 
 

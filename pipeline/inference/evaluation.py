@@ -1,16 +1,14 @@
-"""Measures a pushed model on a split of the data, and a recipe by cross-validation."""
+"""Measures a pushed model on a split of the data."""
 
 import contextlib
 import itertools
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import IMAGE, LABEL, SPLITS
+from components.base.features import IMAGE, LABEL
 from components.data.captcha_spec import CaptchaSpec, LabelError
 from components.data.pictures import PictureError
 from components.data.record_check import check_record
@@ -19,10 +17,8 @@ from components.data.spans import Span
 from components.data.tfrecords import Record, read_records
 from components.evaluation.metrics import ReadingCounts, Results
 from components.example_gen import shards_of
-from components.training.hyperparameters import Hyperparameters
 from pipeline.config.config import Config
 from pipeline.inference.served_model import BATCH_SIZE, ServedModel
-from pipeline.runs.history import RunRecord
 
 
 def evaluate(config: Config, model: Path, split: str) -> Results:
@@ -45,36 +41,6 @@ def evaluate_spans(config: Config, model: Path, split: str, spans: Sequence[Span
     if not counts.examples:
         raise CaptchaPipelineError(f"The {split} split of {config.data.root} has no record that can be read.")
     return counts.results(config.evaluator.confidence)
-
-
-def cross_validation(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results], None]) -> Results:
-    """Measures the recipe of the configuration, not a model, by `components.training.cross_validation.cross_validate`.
-
-    Args:
-      config: of the trainer, and the confidence of the intervals.
-      run: whose transformed pictures are used, those of the train and the eval split: the test split stays for what is chosen by this.
-      folds: how many fits.
-      on_fold: told the figures so far, after each.
-
-    Raises:
-      CaptchaPipelineError: the run has left no transformed pictures, or there are too few.
-    """
-    from components.training.batches import record_files
-    from components.training.cross_validation import cross_validate
-
-    folder = run.artifact_uri("Transform", "transformed_examples")
-    if folder is None or not Path(folder).is_dir():
-        raise CaptchaPipelineError(f"Run {run.run_id} has left no pictures to fit to: `captcha-pipeline run` first.")
-    if (yaml.safe_load(run.configuration) or {}).get("captcha") != config.captcha.model_dump(mode="json"):
-        raise CaptchaPipelineError("The section captcha differs from that of the latest complete run: `captcha-pipeline run` first.")
-    files = [file for split in SPLITS[:2] for file in record_files([str(Path(folder, f"Split-{split}", "*"))], split)]
-    parameters = Hyperparameters(**config.trainer.hyperparameters)
-    confidence = config.evaluator.confidence
-    with tempfile.TemporaryDirectory(dir=config.root) as directory:
-        counts = cross_validate(
-            files, config.captcha, parameters, folds, Path(directory), lambda counted: on_fold(counted.results(confidence))
-        )
-    return counts.results(confidence)
 
 
 def _good_records(config: Config, split: str, spans: Sequence[Span], spec: CaptchaSpec) -> Iterator[tuple[bytes, str]]:

@@ -27,9 +27,9 @@ from components.serving.serving_dir import withdrawn
 from pipeline.config.config import Config
 from pipeline.inference.served_model import BATCH_SIZE, ServedModel
 from pipeline.reporting import report
-from pipeline.reporting.trend import Production
 from pipeline.runs.history import RunRecord
 from pipeline.runs.outcomes import drift, judgement, production, report_path
+from pipeline.runs.retraining import Production
 
 # Besides those that the recipe of a model holds.
 _PACKAGES: Final = ("captcha-pipeline", "captcha")

@@ -21,10 +21,10 @@ from pipeline.runs.history import StepRecord
 from pipeline.runs.lineage import Lineage
 
 if TYPE_CHECKING:  # Some import TensorFlow, which the list of runs does without.
+    from pipeline.garbage import Garbage
     from pipeline.inference.prediction import Answer
     from pipeline.reporting.results import Outcome
-    from pipeline.reporting.trend import Production, Retraining
-    from pipeline.runs.garbage import Garbage
+    from pipeline.runs.retraining import Production, Retraining
 
 
 class StepProgress:
@@ -165,7 +165,7 @@ def print_retrainings(console: Console, retrainings: "Sequence[Retraining]", pro
 
 
 def _in_production(retrainings: "Sequence[Retraining]", production: "Production | None") -> str:
-    from pipeline.reporting.trend import retraining_of
+    from pipeline.runs.retraining import retraining_of
 
     if production is None:
         return "nothing, there is no version in the serving folder"

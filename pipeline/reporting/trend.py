@@ -1,81 +1,28 @@
 """The trend: one HTML file over all the retrainings of a deployment, which needs nothing else, like the report of a run.
 
-It knows plain data alone; who calls `write_trend` gathers them. Every figure has one place a retraining, at the same distance
+Every figure has one place a retraining, at the same distance
 from the left in all of them, so that a retraining is read down a column.
 """
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from components.base.files import write_whole
-from components.evaluation.gate import SetResult
 from components.evaluation.metrics import Rate
+from pipeline.config.config import Config
 from pipeline.reporting import filters
-
-Decision = Literal["pushed", "withdrawn", "not blessed", "stopped"]  # stopped: the run did not come to its end
+from pipeline.runs.outcomes import production as in_production
+from pipeline.runs.outcomes import retrainings as all_retrainings
+from pipeline.runs.retraining import Production, Retraining, retraining_of
 
 SETS: Final = ("golden set", "newest span")  # those shown; where there is neither, "all"
 MIN_ERROR_SCALE: Final = 0.01  # the axis of accuracy does not begin above 99 %: closer up, all is noise
 TICKS: Final = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # shares misread that may have a line
 TICK_DISTANCE: Final = 0.13  # at least, as a share of the axis
-
-
-@dataclass(frozen=True)
-class Retraining:
-    """One run and what came of it.
-
-    `trigger` says why it was started, "" where that is not on record. `pictures` are those to train on, None where their number
-    is not known. `drift` has the distance of each measure, such as "brightness", and its threshold; it is empty where there was
-    nothing to compare. `sets` may have "all", "newest span" and "golden set". `why` says what kept the model from being pushed,
-    and `warnings` what else to know of its figures, one sentence each. `fingerprint` is that of the model, `baseline` that of the model in
-    production that it was compared with, None where it is not known. `report` is where the run's report lies, relative to the
-    trend's folder.
-    """
-
-    run_id: str
-    started: datetime
-    seconds: float
-    trigger: str
-    spans: tuple[int, ...]
-    pictures: int | None
-    drift: Mapping[str, tuple[float, float]]
-    sets: Mapping[str, SetResult]
-    decision: Decision
-    why: tuple[str, ...]
-    version: str | None
-    fingerprint: str | None = None
-    baseline: str | None = None
-    report: str | None = None
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def drifted(self) -> list[str]:
-        """The measures whose distance is above the threshold."""
-        return [measure for measure, (distance, threshold) in self.drift.items() if distance > threshold]
-
-
-@dataclass(frozen=True)
-class Production:
-    """The model in production: the newest version in the serving folder.
-
-    `original` is the version that a run pushed: `version` itself, or the one that a rollback has made a copy of. `fingerprint` is that of
-    the model, None where someone else has put it there.
-    """
-
-    version: str
-    original: str
-    fingerprint: str | None
-
-    def rate(self, comparison: SetResult, fingerprint: str | None, baseline: str | None) -> Rate | None:
-        """Returns this model's rate in a comparison of the models with these two fingerprints; None if it is neither of them."""
-        if self.fingerprint is None:
-            return None
-        return {baseline: comparison.champion, fingerprint: comparison.challenger}.get(self.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -90,6 +37,18 @@ class _Reading:
     @property
     def rates(self) -> list[Rate]:
         return [rate for rate in (self.challenger, self.champion) if rate]
+
+
+def trend_page(config: Config) -> Path:
+    """Returns where the page over all runs lies: beside their reports."""
+    return Path(config.report_dir) / "trend.html"
+
+
+def write_trend_page(config: Config) -> Path:
+    """Writes the page over all runs, and returns where it is. Raises CaptchaPipelineError as `retrainings`."""
+    path = trend_page(config)
+    write_trend(config.name, all_retrainings(config), path, in_production(config))
+    return path
 
 
 def write_trend(title: str, retrainings: Sequence[Retraining], path: Path, production: Production | None) -> None:
@@ -116,11 +75,6 @@ def write_trend(title: str, retrainings: Sequence[Retraining], path: Path, produ
         ticks=_ticks,
     )
     write_whole(path, html)
-
-
-def retraining_of(production: Production | None, retrainings: Sequence[Retraining]) -> Retraining | None:
-    """Returns the retraining that pushed the model in production; None if it is none of these."""
-    return next((it for it in reversed(retrainings) if production and it.version == production.original), None)
 
 
 def _rate_in_production(name: str, retrainings: Sequence[Retraining], production: Production | None) -> tuple[Rate, int] | None:

@@ -36,7 +36,7 @@ class LineageStep:
     finished: datetime
     properties: Mapping[str, Property]
     outputs: Mapping[str, tuple[str, ...]]
-    removed: bool  # the outputs, by `pipeline.runs.garbage.collect`
+    removed: bool  # the outputs, by `pipeline.garbage.collect`
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from components.evaluation.gate import ALL, NEWEST, SetResult, with_interval
 from components.evaluation.metrics import Rate
 from components.serving.serving_dir import versions, withdrawn
 from pipeline.config.config import Config
-from pipeline.reporting.trend import Decision, Production, Retraining, write_trend
 from pipeline.runs import history
 from pipeline.runs.history import RunRecord
+from pipeline.runs.retraining import Decision, Production, Retraining
 
 FIGURES: Final = frozenset({SUMMARY_FILE, DRIFT_FILE, JUDGEMENT_FILE})  # what is read here of the artifacts of old runs
 
@@ -55,18 +55,6 @@ def retrainings(config: Config) -> list[Retraining]:
         for run in history.runs(config.metadata_path)
         if any(step.state != "cached" for step in run.steps) and not run.is_search
     ]
-
-
-def trend_page(config: Config) -> Path:
-    """Returns where the page over all runs lies: beside their reports."""
-    return Path(config.report_dir) / "trend.html"
-
-
-def write_trend_page(config: Config) -> Path:
-    """Writes the page over all runs, and returns where it is. Raises CaptchaPipelineError as `retrainings`."""
-    path = trend_page(config)
-    write_trend(config.name, retrainings(config), path, production(config))
-    return path
 
 
 def production(config: Config) -> Production | None:

@@ -7,7 +7,7 @@ import yaml
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec, LengthRange
-from pipeline.cli.options import DEFAULT_CONFIG
+from pipeline.config import DEFAULT_CONFIG
 from pipeline.config.config import Config, TrainerConfig
 from pipeline.config.loading import load_config
 from tests.support.paths import ROOT

@@ -10,7 +10,8 @@ import pytest
 from components.evaluation.gate import SetResult
 from components.evaluation.metrics import Rate, wilson_interval
 from pipeline.reporting.filters import p_value, ranges
-from pipeline.reporting.trend import Decision, Production, Retraining, write_trend
+from pipeline.reporting.trend import write_trend
+from pipeline.runs.retraining import Decision, Production, Retraining
 from tests.support.html_page import Page, read_page
 
 NOTHING = Rate(math.nan, math.nan, math.nan)

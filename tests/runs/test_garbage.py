@@ -21,8 +21,8 @@ from components.base.errors import CaptchaPipelineError
 from components.base.files import locked
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
+from pipeline.garbage import Garbage, collect
 from pipeline.runs import history
-from pipeline.runs.garbage import Garbage, collect
 from pipeline.runs.lineage import lineage
 from pipeline.runs.metadata import open_store
 from pipeline.runs.outcomes import report_path, retrainings
@@ -36,7 +36,7 @@ RATE = {"value": 0.9, "lower": 0.8, "upper": 0.95}
 KILLED = """
 import os, signal, sys
 from pipeline.config.loading import load_config
-from pipeline.runs.garbage import collect
+from pipeline.garbage import collect
 
 def die_before(number):
     left = [number]

@@ -13,9 +13,10 @@ from components.serving.serving_dir import Pushed, push, roll_back
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
 from pipeline.reporting import tables
+from pipeline.reporting.trend import write_trend_page
 from pipeline.runs import history
 from pipeline.runs.history import RunRecord, StepRecord
-from pipeline.runs.outcomes import accuracy_in_production, production, retrainings, write_trend_page
+from pipeline.runs.outcomes import accuracy_in_production, production, retrainings
 from tests.support.model_folder import make_model
 from tests.support.paths import TINY
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from components.base.features import CONFIDENCE, LABEL_IDS, PROBABILITIES, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE
 from components.data.captcha_spec import CaptchaSpec, LengthRange
+from components.data.model_inputs import model_inputs
 from components.evaluation.metrics import ReadingCounts, read
 from components.serving.signatures import export_model
-from components.training.batches import model_inputs
 from components.training.model import PRESETS, build_model
 from tests.support.transform_run import draw, emitted, encoded, transform
 

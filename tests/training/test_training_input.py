@@ -8,8 +8,9 @@ import tensorflow as tf
 from components.base.errors import CaptchaPipelineError
 from components.base.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
 from components.data.captcha_spec import CaptchaSpec
+from components.data.model_inputs import model_inputs
 from components.training import batches
-from components.training.batches import count_records, evaluation_batches, model_inputs, random_shift, record_files, training_batches
+from components.training.batches import count_records, evaluation_batches, random_shift, record_files, training_batches
 
 SPEC = CaptchaSpec(charset="abc", length=2, width=9, height=8, channels=3)
 MEAN, STD = 100.0, 40.0

@@ -23,10 +23,11 @@ from components.base.files import locked, sync
 from components.base.recipe import fingerprint
 from components.serving.serving_dir import versions
 from pipeline.config.config import Config
+from pipeline.reporting.trend import trend_page, write_trend_page
 from pipeline.runs import history
 from pipeline.runs.history import RunRecord
 from pipeline.runs.metadata import node_names, open_store, value_of
-from pipeline.runs.outcomes import FIGURES, report_path, trend_page, write_trend_page
+from pipeline.runs.outcomes import FIGURES, report_path
 
 _BUSY: Final = "A run (process {}) is at work, and what it needs is not known before it ends. Try again then."
 _WORKING: Final = ".system"  # in the folder of a step: what TFX needs while the step is at work
