@@ -75,6 +75,8 @@ check: install
 	$(RUN) hadolint kubeflow/Dockerfile
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	$(RUN) lint-imports
+	$(RUN) deptry .
 	$(RUN) mypy components deploy pipeline benchmarks
 	$(RUN) mypy --allow-untyped-defs tests
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
-from scipy.special import rel_entr
+from scipy.spatial.distance import jensenshannon
 
 from components.base import features
 from components.data.example_proto import Example
@@ -87,7 +87,7 @@ def distances(newest: Profile, others: Profile, thresholds: Mapping[str, float |
     for measure in MEASURES:
         left, right = newest.counts[measure], others.counts[measure]
         if measure in NUMBERS:
-            value = _jensen_shannon(histogram(left), histogram(right))
+            value = float(jensenshannon(histogram(left), histogram(right), base=2) ** 2)  # the divergence, as TFDV has it
         elif measure == POSITIONS:
             value = max(_largest_difference(*pair) for pair in _by_position(left, right))
         else:
@@ -139,11 +139,6 @@ def histogram(counts: Mapping[str, int]) -> np.ndarray:
     for level, count in counts.items():
         bins[min(int(level), _BINS - 1)] += count
     return bins / max(bins.sum(), 1)
-
-
-def _jensen_shannon(left: np.ndarray, right: np.ndarray) -> float:
-    middle = (left + right) / 2
-    return float((rel_entr(left, middle).sum() + rel_entr(right, middle).sum()) / (2 * np.log(2)))
 
 
 def _largest_difference(left: Mapping[str, int], right: Mapping[str, int]) -> float:

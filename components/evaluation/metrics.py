@@ -5,7 +5,6 @@ The served model reads by `read`, and the Evaluator, the `evaluate` command and 
 
 import dataclasses
 import math
-import statistics
 from types import ModuleType
 from typing import Any, Final
 
@@ -64,20 +63,20 @@ class Results:
 
 
 def wilson_interval(successes: int, trials: int, confidence: float) -> Rate:
-    """Returns successes / trials with its score interval (Wilson 1927, "Probable Inference, the Law of Succession, and
-    Statistical Inference"), which stays within 0 and 1 and is right for shares close to 1, where the normal one is not.
+    """Returns successes / trials with its score interval (Wilson 1927), as SciPy computes it. Unlike the normal interval it stays within
+    0 and 1, and holds for shares close to 1.
 
     Args:
       confidence: of the two-sided interval, above 0 and below 1, such as 0.95.
     """
     if trials == 0:
         return Rate(math.nan, math.nan, math.nan)
-    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    from scipy.stats import binomtest  # here, because its import takes longer than all else that the commands without TensorFlow do
+
+    interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    margin = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
     # At 0 and 1 the bound is the share itself; rounding would put it a hair on the wrong side.
-    return Rate(share, max(0.0, min(share, centre - margin)), min(1.0, max(share, centre + margin)))
+    return Rate(share, min(share, float(interval.low)), max(share, float(interval.high)))
 
 
 class ReadingCounts:
