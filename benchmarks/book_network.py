@@ -16,7 +16,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any, Final
@@ -31,9 +31,9 @@ from benchmarks.tasks import TASKS
 from components.data.captcha_spec import CaptchaSpec
 from components.training.batches import count_records, evaluation_batches, record_files, training_batches
 from components.training.devices import training_dtype
-from components.training.hyperparameters import Hyperparameters, learning_rate_schedule
 from components.training.model import PRESETS, build_model, captcha_loss, captcha_metrics
 from components.training.optimizer import Muon
+from components.training.schedule import learning_rate_schedule
 from pipeline.config.config import Config
 from pipeline.logs import load_tensorflow, silence
 
@@ -126,7 +126,7 @@ def fit(arm: Arm, config: Config, data: Prepared, images: int, seed: int) -> dic
     than _MARGIN below that of guessing, None if it never was.
     """
     spec = config.captcha
-    recipe = Hyperparameters(**config.trainer.hyperparameters)
+    recipe = config.trainer
     files = record_files(data.files("train"), "train")
     count = count_records(files)
     keras.utils.set_random_seed(seed)
@@ -135,7 +135,7 @@ def fit(arm: Arm, config: Config, data: Prepared, images: int, seed: int) -> dic
     if arm.rate is None:
         # As in a run of the Trainer that long: whole epochs, or, where it is shorter than one, its one epoch.
         epochs = max(1, images // count)
-        rate = learning_rate_schedule(replace(recipe, epochs=epochs), images // epochs)
+        rate = learning_rate_schedule(recipe, epochs * -(-images // epochs // recipe.batch_size))
         batch_size, shift = recipe.batch_size, recipe.shift
     model = arm.build(spec)
     model.compile(Muon(rate) if arm.rate is None else keras.optimizers.Adam(rate), loss=captcha_loss(), metrics=captcha_metrics(spec))

@@ -25,7 +25,6 @@ from benchmarks.tasks import TASKS
 from components.training.batches import count_records, evaluation_batches, record_files, training_batches
 from components.training.checkpoint import Checkpoint
 from components.training.devices import choose_strategy
-from components.training.hyperparameters import Hyperparameters
 from components.training.run_fn import EVALUATION_BATCH, Examples, compiled_model, fit_to
 from pipeline.logs import silence
 
@@ -84,15 +83,15 @@ def arrays(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     silence()
     config = TASKS["digits-recipe"].config()
-    parameters = Hyperparameters(**config.trainer.hyperparameters)
+    parameters = config.trainer
     prepared = prepare(config)
     files, eval_files = (record_files(prepared.files(split), split) for split in ("train", "eval"))
     count = count_records(files)
-    parameters = parameters.for_count(count)
+    length = parameters.fit_length(count)
     judged_by = eval_files[:1]
     strategy = choose_strategy(parameters.strategy)
 
-    plain = compiled_model(config.captcha, parameters, count)
+    plain = compiled_model(config.captcha, parameters, length.steps)
     images, labels = arrays(training_batches(files, count, config.captcha, parameters.batch_size, 0, parameters.seed))
     judged = arrays(evaluation_batches(judged_by, config.captcha, EVALUATION_BATCH))
 
@@ -107,14 +106,15 @@ def main() -> None:
         )
 
     def in_turn(shift: int) -> TakeTurns:
-        model = compiled_model(config.captcha, parameters, count)
+        model = compiled_model(config.captcha, parameters, length.steps)
         with tempfile.TemporaryDirectory() as folder:
             epochs = 1 + ROUNDS
             turns = TakeTurns(plain_epoch)
             shown = keras.callbacks.TensorBoard(f"{folder}/tensorboard", write_graph=False)
             checkpoint = Checkpoint(Path(folder, "checkpoint"), epochs, patience=epochs)
-            fitted = replace(parameters, shift=shift, epochs=epochs)
-            fit_to(Examples(files, judged_by, count), model, config.captcha, fitted, strategy, 0, [shown, checkpoint, turns])
+            fitted = parameters.model_copy(update={"shift": shift})
+            rounds = replace(length, epochs=epochs)
+            fit_to(Examples(files, judged_by, count), model, config.captcha, fitted, rounds, strategy, 0, [shown, checkpoint, turns])
         return turns
 
     equal, augmented = in_turn(0), in_turn(parameters.shift)

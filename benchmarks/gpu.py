@@ -13,7 +13,6 @@ What is trained is the Trainer's step, optimizer, shifts and normalisation inclu
 are on the GPU, and as many steps a dispatch as take some 16,000 of them.
 """
 
-import dataclasses
 import itertools
 import statistics
 import time
@@ -29,7 +28,6 @@ from benchmarks.operations import reading_operations, training_operations
 from benchmarks.results import gpus, keep, kept, machine, record, versions
 from benchmarks.tasks import TASKS
 from components.data.captcha_spec import CaptchaSpec
-from components.training.hyperparameters import Hyperparameters
 from components.training.model import PRESETS
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
@@ -77,7 +75,7 @@ def rates(config: Config, network: str, precision: str, batch_size: int) -> dict
     from benchmarks.on_jax import Learner, measure, to_device
 
     spec = config.captcha
-    parameters = dataclasses.replace(Hyperparameters(**config.trainer.hyperparameters), preset=network, batch_size=batch_size)
+    parameters = config.trainer.model_copy(update={"preset": network, "batch_size": batch_size})
     learner = Learner(spec, parameters, precision)
     pictures = to_device(random_pictures(spec))
     measures, state = measure(pictures.pixels), learner.start(parameters.seed)

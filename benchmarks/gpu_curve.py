@@ -27,7 +27,8 @@ from benchmarks.results import gpus, keep, kept, machine, record, versions
 from benchmarks.tasks import TASKS
 from components.data.captcha_spec import CaptchaSpec
 from components.evaluation.metrics import ReadingCounts, read, wilson_interval
-from components.training.hyperparameters import Hyperparameters, learning_rate_schedule
+from components.training.hyperparameters import Hyperparameters
+from components.training.schedule import learning_rate_schedule
 from pipeline.config.loading import load_config
 
 _PRECISION: Final = "mixed_bfloat16"
@@ -65,7 +66,7 @@ def main(
     splits = draw(config, drawn, len(os.sched_getaffinity(0)))
     about = {"task": task, "drawn": drawn, "draw_s": round(time.monotonic() - started, 1)}
     print(about, flush=True)
-    parameters = dataclasses.replace(Hyperparameters(**config.trainer.hyperparameters), epochs=1)
+    parameters = config.trainer
     for outcome in outcomes(
         config.captcha, parameters, splits, [Fit.parse(text) for text in wanted], [int(seed) for seed in seeds.split(",")]
     ):
@@ -90,8 +91,8 @@ def outcomes(
         steps = fit.dispatches * _STEPS
         seen = steps * fit.batch_size
         order = passes(len(train.labels), seen, seed).reshape(fit.dispatches, _STEPS, fit.batch_size)
-        recipe = dataclasses.replace(parameters, batch_size=fit.batch_size, learning_rate=fit.learning_rate)
-        schedule = jax.jit(jax.vmap(learning_rate_schedule(recipe, seen)))
+        recipe = parameters.model_copy(update={"learning_rate": fit.learning_rate})
+        schedule = jax.jit(jax.vmap(learning_rate_schedule(recipe, steps)))
         rates = np.asarray(schedule(jnp.arange(steps))).reshape(fit.dispatches, _STEPS)
         keys = jax.random.split(jax.random.key(seed), fit.dispatches)
         state = learner.start(seed)

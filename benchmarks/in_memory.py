@@ -38,18 +38,8 @@ def draw(config: Config, count: int, workers: int) -> dict[str, Split]:
     They are drawn in colour and split by it, whatever they are read in: so are those of the tasks of benchmarks/tasks.py that are read
     in both, and a picture is in the same split here and there.
     """
-    synth = config.synth
-    plan = SynthPlan(
-        spec=config.captcha.model_copy(update={"channels": 3}),
-        count=count,
-        seed=synth.seed,
-        shard_size=_PART,
-        splits=config.data.splits.model_dump(),
-        fonts=synth.fonts,
-        font_sizes=synth.font_sizes,
-        noise_dots=synth.noise_dots,
-        noise_curve=synth.noise_curve,
-    )
+    drawn = config.synth.model_copy(update={"count": count, "shard_size": _PART})
+    plan = SynthPlan(config.captcha.model_copy(update={"channels": 3}), drawn, config.data.splits.model_dump())
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         parts = list(pool.map(partial(_draw_part, plan, config.captcha), range(plan.shards)))
     return {split: _joined([part[split] for part in parts]) for split in SPLITS}
@@ -58,7 +48,7 @@ def draw(config: Config, count: int, workers: int) -> dict[str, Split]:
 def _draw_part(plan: SynthPlan, spec: CaptchaSpec, part: int) -> dict[str, Split]:
     painter = CaptchaPainter(plan)
     drawn: dict[str, list[tuple[npt.NDArray[np.uint8], list[int]]]] = {split: [] for split in SPLITS}
-    for index in range(part * plan.shard_size, min((part + 1) * plan.shard_size, plan.count)):
+    for index in range(part * plan.synth.shard_size, min((part + 1) * plan.synth.shard_size, plan.synth.count)):
         captcha = painter.paint(index)
         pixels = np.asarray(captcha.image if spec.channels == 3 else captcha.image.convert("L"))
         drawn[split_of(split_key(captcha.image), plan.splits)].append((pixels, spec.encode(captcha.label)))

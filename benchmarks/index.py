@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.results import record
 from components.data.sources.imported import import_folder
 from components.data.sources.index import SpanIndex
-from components.data.sources.painting import SynthPlan
+from components.data.sources.painting import SynthConfig, SynthPlan
 from components.data.sources.sheet import samples
 from components.data.sources.sift import ImportPlan, NothingNew
 from components.data.sources.synthetic import synthesise
@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root, inbox = Path(name, "data"), Path(name, "inbox")
         inbox.mkdir()
-        span = synthesise(SynthPlan(config.captcha, count, 1, 4_000, splits), root)
+        span = synthesise(SynthPlan(config.captcha, SynthConfig(count=count), splits), root)
         for number, sample in zip(range(_INBOX), samples(span, "train"), strict=False):
             assert sample.image is not None
             sample.image.save(inbox / f"{sample.label}_{number}.png")

@@ -23,7 +23,7 @@ from benchmarks.results import record
 from components.data.captcha_spec import CaptchaSpec
 from components.data.likeness import MAX_DISTANCE, look_of
 from components.data.sources.listing import folder_entries, table_entries
-from components.data.sources.painting import CaptchaPainter, SynthPlan
+from components.data.sources.painting import CaptchaPainter, SynthConfig, SynthPlan
 from pipeline.config.loading import load_config
 
 _DRAWN = 1_500
@@ -36,14 +36,11 @@ Labelled = tuple[Image.Image, str]
 
 def drawn(config: str) -> list[Labelled]:
     settings = load_config(Path(__file__).parents[1] / "configs" / f"{config}.yaml")
-    options = settings.synth
-    return _paint(
-        SynthPlan(settings.captcha, _DRAWN, 5, _DRAWN, {}, options.fonts, options.font_sizes, options.noise_dots, options.noise_curve)
-    )
+    return _paint(SynthPlan(settings.captcha, settings.synth.model_copy(update={"count": _DRAWN, "seed": 5}), {}))
 
 
 def _paint(plan: SynthPlan) -> list[Labelled]:
-    return [(captcha.image, captcha.label) for captcha in map(CaptchaPainter(plan).paint, range(plan.count))]
+    return [(captcha.image, captcha.label) for captcha in map(CaptchaPainter(plan).paint, range(plan.synth.count))]
 
 
 def real(path: Path) -> list[Labelled]:
@@ -115,7 +112,7 @@ def measure(pictures: list[Labelled], hashed: Callable[[Image.Image], bytes]) ->
 
 def main() -> None:
     sets = {f"drawn, {name}": drawn(name) for name in ("digits", "alnum")}
-    sets["drawn, one digit on 40x40"] = _paint(SynthPlan(CaptchaSpec(length=1, width=40, height=40), _DRAWN, 5, _DRAWN, {}))
+    sets["drawn, one digit on 40x40"] = _paint(SynthPlan(CaptchaSpec(length=1, width=40, height=40), SynthConfig(count=_DRAWN, seed=5), {}))
     sets |= {name: real(Path(name)) for name in sys.argv[1:]}
     rows = [
         [name, f"{len(pictures):,}", bits, *measure(pictures, hashed)]

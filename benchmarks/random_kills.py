@@ -113,8 +113,8 @@ class Deployment:
         inbox = self.folder / "inbox"
         inbox.mkdir(parents=True, exist_ok=True)
         config = self.config
-        options = config.synth.model_dump(include={"noise_dots", "noise_curve"})
-        painter = CaptchaPainter(SynthPlan(config.captcha, _PICTURES, number, _PICTURES, config.data.splits.model_dump(), **options))
+        drawn = config.synth.model_copy(update={"seed": number})
+        painter = CaptchaPainter(SynthPlan(config.captcha, drawn, config.data.splits.model_dump()))
         for index in range(_PICTURES):
             captcha = painter.paint(index)
             (inbox / f"{captcha.label}_{number}_{index}.png").write_bytes(encode_png(captcha.image))

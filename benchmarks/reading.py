@@ -24,7 +24,6 @@ from benchmarks.prepared import prepare
 from benchmarks.results import record
 from benchmarks.tasks import TASKS
 from components.training.batches import count_records, record_files, training_batches
-from components.training.hyperparameters import Hyperparameters
 from components.training.run_fn import compiled_model
 from pipeline.logs import silence
 
@@ -67,7 +66,7 @@ def timed_loop(step: tf.types.experimental.PolymorphicFunction, batches: Iterabl
 def main() -> None:
     silence()
     config = TASKS["digits-recipe"].config()
-    parameters = Hyperparameters(**config.trainer.hyperparameters)
+    parameters = config.trainer
     files = record_files(prepare(config).files("train"), "train")
     count = count_records(files)
 
@@ -84,7 +83,7 @@ def main() -> None:
         ):
             rows.append([f"{name}, {augmented}", f"{rate:,.0f} pictures/s", f"{1e6 * cpu:.0f} µs"])
 
-    model = compiled_model(config.captcha, parameters, count)
+    model = compiled_model(config.captcha, parameters, parameters.fit_length(count).steps)
     step = tf.function(model.train_step, reduce_retracing=True)
     dataset, steps = batches(parameters.shift), count // parameters.batch_size
     same = next(iter(dataset))

@@ -59,7 +59,7 @@ def start(config: Config, data: "Prepared", folder: Path) -> subprocess.Popen[st
         model_run_dir=str(folder / "logs"),
         custom_config={
             "spec": config.captcha.model_dump_json(),
-            "trainer": config.trainer.hyperparameters,
+            "trainer": config.trainer.model_dump(),
             "max_pixels": config.data.max_pixels,
             "wrong_size": config.data.wrong_size,
             "checkpoint_dir": str(folder / "checkpoints"),

@@ -32,7 +32,7 @@ class Library(ImageCaptcha):
     """The captcha library, set to the plan's size, fonts and number of dots; its own methods do all the work."""
 
     def __init__(self, plan: SynthPlan):
-        super().__init__(plan.spec.width, plan.spec.height, list(plan.fonts) or None, plan.effective_font_sizes)
+        super().__init__(plan.spec.width, plan.spec.height, list(plan.synth.fonts) or None, plan.effective_font_sizes)
         self._dots = plan.effective_noise_dots
 
     def create_noise_dots(self, image: Any, color: Any) -> Any:  # type: ignore[override]
@@ -60,7 +60,7 @@ def seconds(work: Callable[..., object], *arguments: object, clock: Callable[[],
 def library_on_all_cores(plan: SynthPlan, cores: int) -> float:
     """Returns the pictures a second of one process a core, each as in `draw_with_library`, the start of the processes left out."""
     with ProcessPoolExecutor(cores) as pool:
-        each = plan.count // 4 // cores
+        each = plan.synth.count // 4 // cores
         list(pool.map(draw_with_library, [plan] * cores, [1] * cores))
         return each * cores / seconds(lambda: list(pool.map(draw_with_library, [plan] * cores, [each] * cores)))
 
@@ -68,14 +68,14 @@ def library_on_all_cores(plan: SynthPlan, cores: int) -> float:
 def span_rate(plan: SynthPlan, cores: int) -> float:
     """Returns the pictures a second of a whole span, the start of the processes and its manifest included."""
     with tempfile.TemporaryDirectory() as folder:
-        return plan.count / seconds(synthesise, plan, folder, cores)
+        return plan.synth.count / seconds(synthesise, plan, folder, cores)
 
 
 def main() -> None:
     config = load_config(TASKS["digits-final"].options()[1])
     synth = config.synth
     chunks, whole = (
-        SynthPlan(config.captcha, SPAN, synth.seed, size, config.data.splits.model_dump(), font_sizes=synth.font_sizes)
+        SynthPlan(config.captcha, synth.model_copy(update={"count": SPAN, "shard_size": size}), config.data.splits.model_dump())
         for size in (CHUNK, synth.shard_size)
     )
     cores = len(os.sched_getaffinity(0))

@@ -13,10 +13,11 @@ from benchmarks.prepared import Prepared
 from components.data.captcha_spec import CaptchaSpec
 from components.training.batches import count_records, evaluation_batches, record_files, training_batches
 from components.training.devices import training_dtype
-from components.training.hyperparameters import Hyperparameters, learning_rate_schedule
+from components.training.hyperparameters import Hyperparameters
 from components.training.model import PRESETS, Preset, build_model, captcha_loss, captcha_metrics, with_column_loss
 from components.training.optimizer import Muon
 from components.training.run_fn import EVALUATION_BATCH
+from components.training.schedule import learning_rate_schedule
 from pipeline.config.config import Config
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
@@ -31,7 +32,7 @@ class Trial:
       parameters: fields of Hyperparameters that differ.
       design: fields of Preset that differ.
       optimizer: from the schedule to the optimizer.
-      schedule: from the hyperparameters and the number of records to the schedule.
+      schedule: from the hyperparameters and the number of steps to the schedule.
       build: from the spec, the design and the dtype to the model.
       change: what is done to a batch of normalised images; gets a seed for what is random. Pictures to be judged see it only if it is not.
       random: whether `change` is an augmentation.
@@ -51,7 +52,7 @@ class Trial:
 def fit(trial: Trial, config: Config, data: Prepared, epochs: int, pictures: int | None, seed: int) -> dict[str, Any]:
     """Fits a trial to the training split, or to some of its `pictures`, and returns what it makes of the eval split."""
     spec = config.captcha
-    parameters = Hyperparameters(**(config.trainer.hyperparameters | {"epochs": epochs, "seed": seed} | dict(trial.parameters)))
+    parameters = config.trainer.model_copy(update={"epochs": epochs, "seed": seed} | dict(trial.parameters))
     keras.utils.set_random_seed(seed)
     files = record_files(data.files("train"), "train")
     there = count_records(files)
@@ -60,7 +61,7 @@ def fit(trial: Trial, config: Config, data: Prepared, epochs: int, pictures: int
 
     def compiled(spec: CaptchaSpec, epochs: int) -> keras.Model:
         model = with_column_loss(trial.build(spec, design, training_dtype(parameters.precision)))
-        optimizer = trial.optimizer(trial.schedule(dataclasses.replace(parameters, epochs=epochs), count))
+        optimizer = trial.optimizer(trial.schedule(parameters, epochs * -(-count // parameters.batch_size)))
         model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics(spec))
         return model
 
@@ -126,9 +127,8 @@ def _colour_blind(spec: CaptchaSpec, design: Preset, dtype: str) -> keras.Model:
     return model
 
 
-def _linear(parameters: Hyperparameters, count: int) -> Schedule:
+def _linear(parameters: Hyperparameters, steps: int) -> Schedule:
     """Up in the warm-up, then down to 0, both straight."""
-    steps = parameters.epochs * parameters.epoch_steps(count)
     return _Linear(parameters.learning_rate, round(parameters.warmup * steps), steps)
 
 

@@ -25,7 +25,7 @@ from components.base.errors import CaptchaPipelineError
 from components.base.features import GOLDEN_FILE, JUDGEMENT_FILE
 from components.data.spans import span_name
 from components.evaluation import golden, tfma_metrics
-from components.evaluation.gate import ALL, BEST, GOLDEN, NEWEST, BestSoFar, Comparison, Rules, judge
+from components.evaluation.gate import ALL, BEST, GOLDEN, NEWEST, BestSoFar, Comparison, Gate, judge
 from components.evaluation.golden import Best, GoldenReading
 from components.evaluation.metrics import Results
 from components.serving.serving_dir import recipe_of
@@ -116,11 +116,11 @@ def _best(mine: GoldenReading | None, production: types.Artifact) -> Best | None
 
 def _judgement(evaluation: Evaluation, best: Best | None, newest: str, properties: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `{"failures": [sentence], "warnings": [sentence], "sets": {name: SetResult}}`, in JSON types."""
-    rules = Rules(**{field.name: properties[field.name] for field in dataclasses.fields(Rules)})
+    gate = Gate(**{name: properties[name] for name in Gate.model_fields})
     sets = evaluation.sets(newest, span_name(properties["golden"]) if properties["golden"] else "")
     slices = {f"slice {value} of {kind}": part for kind, by_value in evaluation.slices.items() for value, part in by_value.items()}
-    so_far: BestSoFar | None = golden.compare(evaluation.golden, best, rules.confidence) if evaluation.golden and best else None
-    verdict = judge(sets, slices, rules, so_far)
+    so_far: BestSoFar | None = golden.compare(evaluation.golden, best, gate.confidence) if evaluation.golden and best else None
+    verdict = judge(sets, slices, gate, so_far)
     shown = sets | ({BEST: so_far.comparison} if so_far else {})
     return dataclasses.asdict(verdict) | {"sets": {name: dataclasses.asdict(part.summary) for name, part in shown.items()}}
 
@@ -143,7 +143,7 @@ class CaptchaEvaluator(component.Evaluator):
 
     Args:
       golden: the number of the span whose test split is the golden set; 0 for none.
-      min_sequence_accuracy, max_regression, max_slice_regression, confidence, min_pictures: see `components.evaluation.gate.Rules`.
+      min_sequence_accuracy, max_regression, max_slice_regression, confidence, min_pictures: see `components.evaluation.gate.Gate`.
     """
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(CaptchaEvaluatorExecutor)

@@ -40,7 +40,7 @@ class Executor(executor.GenericExecutor):
         window = artifact_utils.get_single_instance(input_dict[specs.EXAMPLES_KEY]).get_string_custom_property(WINDOW)
         trainer = fn_args.custom_config["trainer"]
         fn_args.custom_config |= {
-            "trainer": trainer | {"epochs": epochs, "seed": trainer["seed"] + attempt},
+            "trainer": trainer | {"epochs": epochs or "auto", "seed": trainer["seed"] + attempt},
             "recipe": recipe(exec_properties["settings"], window, epochs, attempt),
         }
         return fn_args

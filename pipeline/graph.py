@@ -47,7 +47,7 @@ class RunParameters:
     def of(cls, config: Config) -> "RunParameters":
         """Returns what the configuration sets."""
         evaluator = config.evaluator
-        return cls(config.data.window or 0, config.trainer.passes, evaluator.min_sequence_accuracy, evaluator.max_regression)
+        return cls(config.data.window or 0, config.trainer.epochs_parameter, evaluator.min_sequence_accuracy, evaluator.max_regression)
 
 
 class _DataSteps(NamedTuple):
@@ -83,7 +83,7 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
         **_to_fit_to(data.transform),
         custom_config={
             "spec": spec_json,
-            "trainer": config.trainer.hyperparameters,
+            "trainer": config.trainer.model_dump(),
             "max_pixels": config.data.max_pixels,
             "wrong_size": config.data.wrong_size,
             "checkpoint_dir": config.checkpoint_dir,
@@ -127,7 +127,7 @@ def create_tuning_pipeline(config: Config, around: Surroundings, trials: int, ep
         **_to_fit_to(data.transform),
         custom_config={
             "spec": config.captcha.model_dump_json(),
-            "trainer": config.trainer.hyperparameters,
+            "trainer": config.trainer.model_dump(),
             "fixed": sorted(config.trainer.model_fields_set),
             "trials": trials,
             "epochs": epochs,

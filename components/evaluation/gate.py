@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pydantic import Field
 from scipy.stats import binomtest
 
+from components.base.section import Fraction, Section
 from components.evaluation.metrics import Rate
 
 # The sets of pictures that each have to be read well.
@@ -92,23 +94,14 @@ class BestSoFar:
     models: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """What a model must meet.
+class Gate(Section):
+    """What a model must meet: the section `evaluator` of the configuration."""
 
-    Attributes:
-      min_sequence_accuracy: the floor on each set, 0 to 1.
-      max_regression: how far it may be below another model on a set.
-      max_slice_regression: likewise on any slice.
-      confidence: above which a difference is not by chance, such as 0.95; it is also that of the intervals.
-      min_pictures: a part of the test pictures that has fewer does not judge.
-    """
-
-    min_sequence_accuracy: float
-    max_regression: float
-    max_slice_regression: float
-    confidence: float
-    min_pictures: int
+    min_sequence_accuracy: Fraction = Field(0.98, description="the floor: no model is blessed whose whole interval is under it")
+    max_regression: Fraction = Field(0.005, description="how far a new model may be below the one in production, but for chance")
+    max_slice_regression: Fraction = Field(0.05, description="likewise, in any one slice")
+    confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals, and above which a difference is not by chance")
+    min_pictures: int = Field(50, ge=1, description="a newest span or golden set of fewer test pictures warns, and does not judge")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +112,7 @@ class Verdict:
     warnings: list[str]
 
 
-def judge(sets: Mapping[str, Comparison], slices: Mapping[str, Comparison], rules: Rules, best: BestSoFar | None = None) -> Verdict:
+def judge(sets: Mapping[str, Comparison], slices: Mapping[str, Comparison], gate: Gate, best: BestSoFar | None = None) -> Verdict:
     """Judges a model by its figures. Chance alone is never a reason against it.
 
     A set is under the floor where the interval of the full-sequence accuracy is, as a whole. A fall below the model in production counts
@@ -134,40 +127,40 @@ def judge(sets: Mapping[str, Comparison], slices: Mapping[str, Comparison], rule
     Args:
       sets: by name; ALL must be among them unless there are only some to be looked at.
       slices: by name.
-      rules: the thresholds.
+      gate: the thresholds.
       best: None where there is no other model to compare with than that in production.
     """
-    small = {name: it.count for name, it in sets.items() if it.count < rules.min_pictures}
+    small = {name: it.count for name, it in sets.items() if it.count < gate.min_pictures}
     judging = {name: it for name, it in sets.items() if name not in small or name == ALL}
-    failures, level = [], 1 - rules.confidence
+    failures, level = [], 1 - gate.confidence
     for name, it in judging.items():
-        short = rules.min_sequence_accuracy
+        short = gate.min_sequence_accuracy
         if not it.challenger.upper >= short - _ROUNDING:  # NaN, where there is no picture, is under it too
             failures.append(f"{_on(name)} is {with_interval(it.challenger)}, under the floor of {short:.2%}")
     gained = any(it.gain > 0 and it.p_value is not None and it.p_value < level for it in judging.values())
     for name, it in judging.items():
-        if it.falls_by_more(rules.max_regression, level):
+        if it.falls_by_more(gate.max_regression, level):
             failures.append(
                 f"{_on(name)} is {it.challenger.value:.2%}, {-it.gain:.2%} below that of the model in production, and not by chance "
-                f"({_counts(it)}); {rules.max_regression:.2%} are allowed"
+                f"({_counts(it)}); {gate.max_regression:.2%} are allowed"
             )
         elif it.falls_by_more(0.0, level) and not gained:
             failures.append(
                 f"{_on(name)} is below that of the model in production, and not by chance ({_counts(it)}); no other set is read better"
             )
-    if best and best.comparison.count >= rules.min_pictures and best.comparison.falls_by_more(rules.max_regression, level / best.models):
+    if best and best.comparison.count >= gate.min_pictures and best.comparison.falls_by_more(gate.max_regression, level / best.models):
         it = best.comparison
         failures.append(
             f"{_on(GOLDEN)} is {it.challenger.value:.2%}, {-it.gain:.2%} below that of version {best.version}, the best so far, and not by "
-            f"chance ({_counts(it)}); {rules.max_regression:.2%} are allowed"
+            f"chance ({_counts(it)}); {gate.max_regression:.2%} are allowed"
         )
     for name, it in slices.items():
-        if it.falls_by_more(rules.max_slice_regression, level / len(slices)):
+        if it.falls_by_more(gate.max_slice_regression, level / len(slices)):
             failures.append(
                 f"{_on(name)} has fallen by {-it.gain:.2%}, to {it.challenger.value:.2%} of {it.count:,}; "
-                f"{rules.max_slice_regression:.2%} are allowed for one slice"
+                f"{gate.max_slice_regression:.2%} are allowed for one slice"
             )
-    return Verdict(failures, [_too_few(name, count, rules.min_pictures) for name, count in small.items()])
+    return Verdict(failures, [_too_few(name, count, gate.min_pictures) for name, count in small.items()])
 
 
 def with_interval(rate: Rate) -> str:

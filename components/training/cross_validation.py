@@ -49,13 +49,13 @@ def cross_validate(
     for held_out in parts:
         others = [part for part in parts if part != held_out]
         examples = Examples([str(part) for part in others], [str(held_out)], sum(parts[part] for part in others))
-        here = parameters.for_count(examples.count)
-        check_batch_size(here.batch_size, strategy.num_replicas_in_sync, examples.count)
+        length = parameters.fit_length(examples.count)
+        check_batch_size(parameters.batch_size, strategy.num_replicas_in_sync, examples.count)
         keras.backend.clear_session()
-        keras.utils.set_random_seed(here.seed)
+        keras.utils.set_random_seed(parameters.seed)
         with strategy.scope():
-            model = compiled_model(spec, here, examples.count)
-        fit_to(examples, model, spec, here, strategy, 0, [Progress(here.epochs, None)])
+            model = compiled_model(spec, parameters, length.steps)
+        fit_to(examples, model, spec, parameters, length, strategy, 0, [Progress(length.epochs, None)])
         reader = keras.Model(model.input, model.outputs[0])
         for images, labels in evaluation_batches(examples.eval, spec, EVALUATION_BATCH):
             counted.add(labels.numpy(), softmax(reader.predict_on_batch(images), axis=-1))

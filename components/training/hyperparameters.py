@@ -1,15 +1,14 @@
-"""How a model is fitted, in numbers. Keras alone: what fits on another backend than TensorFlow takes them as well."""
+"""How a model is fitted: the section `trainer` of the configuration. No Keras, as commands read the configuration that need none."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
 
-import keras
-from keras import ops
+from pydantic import Field
+
+from components.base.section import Fraction, Section
 
 # The number of passes over a training split, where the configuration has none: 8 over 20,000 pictures, more over fewer. The number of steps
-# grows as the number of pictures to the power of 0.4. docs/recipe.md has what it was chosen by.
+# grows as the number of pictures to the power of 0.4. docs/recipe.md has the measurements behind it.
 _PASSES: Final = 8
 _PASSES_OVER: Final = 20_000
 _EXPONENT: Final = 0.6
@@ -19,86 +18,67 @@ _EPOCH_STEPS: Final = 150
 
 
 @dataclass(frozen=True)
-class Hyperparameters:
-    """How to fit; the `trainer` section of the configuration.
+class FitLength:
+    """How long a fit is.
 
-    `epochs` are passes over the training split, 0 for as many as suit its size: see `for_count`. `batch_size` is that of all replicas
-    together, `learning_rate` is the highest of the schedule, `warmup` is the share of all steps in which it rises, `label_smoothing` is
-    the share of a label that is spread over all classes, `shift` is pixels, `patience` is epochs without a lower cross-entropy on the eval
-    split, None for a fit that never stops early. `warm_start` holds those that are others where a fit goes on from the model in production.
-    `max_minutes` is how long the epochs may take, None for as long as they take; `passes` are those of an epoch.
+    Attributes:
+      epochs: after each, the eval split is read and a checkpoint is written.
+      passes: over the training split, in each epoch.
+      epoch_steps: in each epoch.
     """
 
-    preset: str
     epochs: int
-    batch_size: int
-    learning_rate: float
-    warmup: float
-    label_smoothing: float
-    shift: int
-    patience: int | None
-    precision: str
-    strategy: str
-    seed: int
-    warm_start: Mapping[str, Any] | None = None
-    max_minutes: float | None = None
-    passes: int = 1
+    passes: int
+    epoch_steps: int
+
+    @property
+    def steps(self) -> int:
+        """Of the whole fit."""
+        return self.epochs * self.epoch_steps
+
+
+class WarmStart(Section):
+    """A fit that starts from the model in production: the settings that differ from those of a cold start."""
+
+    epochs: int = Field(2, ge=1, description="passes over the training split")
+    learning_rate: float | None = Field(None, gt=0, description="null for the trainer's own")
+
+
+class Hyperparameters(Section):
+    preset: Literal["vgg-slim", "vgg16-bn", "vgg-book"] = "vgg-slim"
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="passes over the training split; auto: by its size")
+    max_minutes: float | None = Field(None, gt=0, description="a fit that would take longer has fewer epochs; null for no limit")
+    batch_size: int = Field(32, ge=1, description="of all GPUs or machines together")
+    learning_rate: float = Field(7e-3, gt=0, description="the highest of the schedule")
+    warmup: Fraction = Field(0.1, description="the share of the fit in which the learning rate rises")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="the share of a label that is spread over all classes")
+    shift: int = Field(2, ge=0, le=16, description="pixels by which training pictures are moved at most, each way")
+    patience: int | None = Field(None, ge=1, description="epochs without a lower cross-entropy on eval before stopping; null for never")
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = Field("auto", description="auto: bfloat16 where it is faster")
+    strategy: Literal["auto", "cpu", "one_gpu", "mirrored", "multi_worker"] = Field(
+        "auto", description="auto: every GPU of this machine, or the CPU; multi_worker: the machines of TF_CONFIG, see docs/scaling.md"
+    )
+    seed: int = Field(1, ge=0)
+    warm_start: WarmStart | None = Field(None, description="start from the model in production, with these settings; null for a cold start")
+
+    @property
+    def epochs_parameter(self) -> int:
+        """`epochs` as a parameter of a run, which is a number: 0 for auto."""
+        return 0 if self.epochs == "auto" else self.epochs
 
     @property
     def warm(self) -> "Hyperparameters":
-        """Those of a fit that goes on from the model in production."""
-        return replace(self, **{name: value for name, value in (self.warm_start or {}).items() if value is not None})
+        """The hyperparameters of a warm start."""
+        return self.model_copy(update=self.warm_start.model_dump(exclude_none=True) if self.warm_start else {})
 
-    def for_count(self, count: int) -> "Hyperparameters":
-        """Returns those of a fit to `count` pictures: the number of epochs, and of passes in each, is set.
+    def fit_length(self, count: int) -> FitLength:
+        """Returns the length of a fit to `count` pictures.
 
-        Where the configuration has a number of epochs, each is one pass. Else the passes over few pictures are taken together, so that
-        an epoch has steps enough to be judged after.
+        An epoch is one pass where the configuration has a number of epochs. With auto, several passes over few pictures make one epoch, so
+        that it has enough steps to be worth an evaluation.
         """
-        if self.epochs:
-            return self
+        if self.epochs != "auto":
+            return FitLength(self.epochs, 1, -(-count // self.batch_size))
         passes = min(max(_PASSES * (_PASSES_OVER / count) ** _EXPONENT, _FEWEST_PASSES), _MOST_PASSES)
         an_epoch = min(round(passes), -(-_EPOCH_STEPS * self.batch_size // count))
-        return replace(self, epochs=round(passes / an_epoch), passes=an_epoch)
-
-    def epoch_steps(self, count: int) -> int:
-        """Returns the number of steps of an epoch over `count` pictures."""
-        return -(-self.passes * count // self.batch_size)
-
-
-class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """The rate by step: rising to the highest, then along a cosine to 0.
-
-    After Loshchilov and Hutter, "SGDR" (2017), without restarts; the warm-up after Goyal et al., "Accurate, Large Minibatch SGD"
-    (2017). Its length can be set while the fit goes on, which `keras.optimizers.schedules.CosineDecay` cannot.
-
-    Attributes:
-      steps: float32 [], how many there are in all.
-    """
-
-    def __init__(self, highest: float, warmup: float, steps: int):
-        """Args:
-        highest: the rate after the warm-up.
-        warmup: the share of the steps in which the rate rises.
-        steps: how many there are in all.
-        """
-        self._highest = highest
-        self._warmup = warmup
-        self.steps = keras.Variable(float(steps), dtype="float32", trainable=False, name="steps")
-
-    def __call__(self, step: Any) -> Any:
-        """Returns the rate of a step, float32 []; steps count from 0."""
-        step, steps = ops.cast(step, "float32"), ops.convert_to_tensor(self.steps)
-        warmup = ops.round(self._warmup * steps)
-        fallen = ops.clip((step - warmup) / ops.maximum(steps - warmup, 1.0), 0.0, 1.0)
-        cosine = 0.5 * (1.0 + ops.cos(math.pi * fallen))
-        return self._highest * ops.where(step < warmup, step / ops.maximum(warmup, 1.0), cosine)
-
-    def get_config(self) -> dict[str, Any]:
-        """As Keras has it."""
-        return {"highest": self._highest, "warmup": self._warmup, "steps": int(self.steps.numpy())}
-
-
-def learning_rate_schedule(parameters: Hyperparameters, count: int) -> WarmupCosine:
-    """Returns the rate by step for a training split of `count` records."""
-    return WarmupCosine(parameters.learning_rate, parameters.warmup, parameters.epochs * parameters.epoch_steps(count))
+        return FitLength(round(passes / an_epoch), an_epoch, -(-an_epoch * count // self.batch_size))

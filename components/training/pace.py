@@ -6,7 +6,7 @@ from typing import Final
 import keras
 
 from components.training.checkpoint import Progress
-from components.training.hyperparameters import WarmupCosine
+from components.training.schedule import WarmupCosine
 
 _WARM_UP: Final = 5  # steps, of which the first takes as long as hundreds: TensorFlow builds its graph
 _TIMED: Final = 20  # steps

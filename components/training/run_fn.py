@@ -22,10 +22,11 @@ from components.training.batches import count_records, evaluation_batches, recor
 from components.training.calibration import CalibratedCrossEntropy, calibrate
 from components.training.checkpoint import Checkpoint, remove_old
 from components.training.devices import choose_strategy, fit, is_chief, synchronise_batch_norm, training_dtype
-from components.training.hyperparameters import Hyperparameters, learning_rate_schedule
+from components.training.hyperparameters import FitLength, Hyperparameters
 from components.training.model import PRESETS, build_model, captcha_loss, captcha_metrics, with_column_loss
 from components.training.optimizer import Muon
 from components.training.pace import Pace
+from components.training.schedule import learning_rate_schedule
 from components.training.warm_start import Base, find_base, take_over
 
 _LOG: Final = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def run_fn(fn_args: FnArgs) -> None:
     # On a CPU that is enough for the same weights twice: TensorFlow's kernels for it add up in a fixed order.
     keras.utils.set_random_seed(parameters.seed)
     examples = find_examples(fn_args)
-    parameters = parameters.for_count(examples.count)
+    length = parameters.fit_length(examples.count)
     check_batch_size(parameters.batch_size, strategy.num_replicas_in_sync, examples.count)
     if parameters.max_minutes and parameters.strategy == "multi_worker":
         raise CaptchaPipelineError("trainer.max_minutes is for one machine: several workers would time it differently. Set trainer.epochs.")
@@ -74,19 +75,19 @@ def run_fn(fn_args: FnArgs) -> None:
     checkpoint_dir = Path(config["checkpoint_dir"])
     if chief:
         remove_old(checkpoint_dir, keep=name)
-    checkpoint = Checkpoint(checkpoint_dir / name, parameters.epochs, parameters.patience, writes=chief)
+    checkpoint = Checkpoint(checkpoint_dir / name, length.epochs, parameters.patience, writes=chief)
     with strategy.scope():
-        model = checkpoint.restore(lambda: compiled_model(spec, parameters, examples.count, base))
-        if checkpoint.epochs != parameters.epochs:  # a fit that trainer.max_minutes has shortened goes on
-            model.optimizer.schedule.steps.assign(float(checkpoint.epochs * parameters.epoch_steps(examples.count)))
+        model = checkpoint.restore(lambda: compiled_model(spec, parameters, length.steps, base))
+        if checkpoint.epochs != length.epochs:  # a fit that trainer.max_minutes has shortened goes on
+            model.optimizer.schedule.steps.assign(float(checkpoint.epochs * length.epoch_steps))
     if not checkpoint.finished:
         if not checkpoint.epoch:
-            checkpoint.say(_plan(parameters, examples.count))
+            checkpoint.say(_plan(length, parameters.batch_size, examples.count))
         pace = Pace(checkpoint, model.optimizer.schedule, parameters.max_minutes)
         # Not in fn_args.model_run_dir: on Kubeflow that is copied out of the pod only at the end, and a fit taken up again has another.
         log_dir = Path(config["log_dir"]) / name
         shown = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if chief else []
-        fit_to(examples, model, spec, parameters, strategy, checkpoint.epoch, [*shown, pace, checkpoint])
+        fit_to(examples, model, spec, parameters, length, strategy, checkpoint.epoch, [*shown, pace, checkpoint])
     if not chief:
         return
     checkpoint.restore_best(model)
@@ -113,10 +114,9 @@ def run_fn(fn_args: FnArgs) -> None:
     (Path(fn_args.model_run_dir) / HISTORY_FILE).write_text(json.dumps(checkpoint.history, indent=1) + "\n", encoding="utf-8")
 
 
-def _plan(parameters: Hyperparameters, count: int) -> str:
-    passes = f" of {parameters.passes} passes" if parameters.passes > 1 else ""
-    steps = parameters.epochs * parameters.epoch_steps(count)
-    return f"{count:,} pictures to learn from: {parameters.epochs} epochs{passes}, {steps:,} steps of {parameters.batch_size} pictures"
+def _plan(length: FitLength, batch_size: int, count: int) -> str:
+    passes = f" of {length.passes} passes" if length.passes > 1 else ""
+    return f"{count:,} pictures to learn from: {length.epochs} epochs{passes}, {length.steps:,} steps of {batch_size} pictures"
 
 
 def find_examples(fn_args: FnArgs) -> Examples:
@@ -134,6 +134,7 @@ def fit_to(
     model: keras.Model,
     spec: CaptchaSpec,
     parameters: Hyperparameters,
+    length: FitLength,
     strategy: tf.distribute.Strategy,
     initial_epoch: int,
     callbacks: Sequence[keras.callbacks.Callback],
@@ -155,12 +156,12 @@ def fit_to(
             parameters.batch_size,
             parameters.shift,
             parameters.seed,
-            passes=parameters.passes,
+            passes=length.passes,
             first_epoch=initial_epoch,
         ),
         partial(evaluation_batches, examples.eval, spec, EVALUATION_BATCH),
         initial_epoch=initial_epoch,
-        epochs=parameters.epochs,
+        epochs=length.epochs,
         callbacks=callbacks,
     )
 
@@ -178,8 +179,8 @@ def check_batch_size(batch_size: int, replicas: int, count: int) -> None:
         )
 
 
-def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, count: int, base: Base | None = None) -> keras.Model:
-    """Returns a model ready to fit to `count` records: Muon at `learning_rate_schedule`. Call it in the scope of the strategy.
+def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, steps: int, base: Base | None = None) -> keras.Model:
+    """Returns a model ready for a fit of `steps` steps: Muon at `learning_rate_schedule`. Call it in the scope of the strategy.
 
     With a `base` it has the weights of that one, where they fit.
     """
@@ -188,6 +189,6 @@ def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, count: int, b
         take_over(model, spec, base)
     model = with_column_loss(model)
     synchronise_batch_norm(model)
-    optimizer = Muon(learning_rate_schedule(parameters, count))
+    optimizer = Muon(learning_rate_schedule(parameters, steps))
     model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics(spec))
     return model

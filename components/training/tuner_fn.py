@@ -1,7 +1,6 @@
 """Looks for better hyperparameters of the Trainer: the Tuner's `tuner_fn`."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import keras
@@ -35,7 +34,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     """
     config = fn_args.custom_config
     spec = CaptchaSpec.model_validate_json(config["spec"])
-    now = replace(Hyperparameters(**config["trainer"]), epochs=config["epochs"])
+    now = Hyperparameters(**config["trainer"] | {"epochs": config["epochs"] or "auto"})
     strategy = choose_strategy(now.strategy)
     examples = find_examples(fn_args)
     check_batch_size(now.batch_size, strategy.num_replicas_in_sync, examples.count)
@@ -45,16 +44,17 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
 
     def run_trial(trial: Trial) -> dict[str, float]:
         keras.backend.clear_session()
-        parameters = replace(now, **trial.hyperparameters.values).for_count(examples.count)
+        parameters = now.model_copy(update=trial.hyperparameters.values)
+        length = parameters.fit_length(examples.count)
         keras.utils.set_random_seed(parameters.seed)
         with strategy.scope():
-            model = compiled_model(spec, parameters, examples.count)
-        progress = Progress(parameters.epochs, parameters.patience)
-        fit_to(examples, model, spec, parameters, strategy, 0, [progress])
+            model = compiled_model(spec, parameters, length.steps)
+        progress = Progress(length.epochs, parameters.patience)
+        fit_to(examples, model, spec, parameters, length, strategy, 0, [progress])
         best = progress.history[progress.best_epoch - 1]
         values = ", ".join(f"{name} {value:.3g}" for name, value in trial.hyperparameters.values.items())
         print(
-            f"trial {int(trial.trial_id) + 1}/{config['trials']}: {values}: epoch {progress.best_epoch} of {parameters.epochs}, "
+            f"trial {int(trial.trial_id) + 1}/{config['trials']}: {values}: epoch {progress.best_epoch} of {length.epochs}, "
             f"eval cross-entropy {best[JUDGED_BY]:.4f}, eval full-sequence accuracy {best['val_sequence_accuracy']:.2%}",
             flush=True,
         )

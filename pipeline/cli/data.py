@@ -72,29 +72,21 @@ def synth(
     from pipeline.config.engines import LOCAL
 
     settings = _load(config, overrides, beam)
-    options = settings.synth
-    plan = SynthPlan(
-        spec=settings.captcha,
-        count=count or options.count,
-        seed=options.seed + next_number(settings.data.root) - 1 if seed is None else seed,
-        shard_size=options.shard_size,
-        splits=settings.data.splits.model_dump(),
-        fonts=options.fonts,
-        font_sizes=options.font_sizes,
-        noise_dots=options.noise_dots,
-        noise_curve=options.noise_curve,
-        background=options.background,
-        free=options.free,
-        layout=layout.value,
+    drawn = settings.synth.model_copy(
+        update={
+            "count": count or settings.synth.count,
+            "seed": settings.synth.seed + next_number(settings.data.root) - 1 if seed is None else seed,
+        }
     )
+    plan = SynthPlan(settings.captcha, drawn, settings.data.splits.model_dump(), layout.value)
     started = time.monotonic()
     if settings.beam.of("synth").runner == LOCAL:
-        with _progress("Drawing", plan.count) as (bar, task):
+        with _progress("Drawing", drawn.count) as (bar, task):
             here = partial(in_processes, workers=workers or os.cpu_count() or 1, on_pictures=lambda further: bar.advance(task, further))
             span = synthesise(plan, settings.data.root, here)
     else:
         span = _synthesise_elsewhere(settings, plan)
-    typer.echo(f"{_describe(span)}, seed {plan.seed}, in {time.monotonic() - started:.0f} s.")
+    typer.echo(f"{_describe(span)}, seed {drawn.seed}, in {time.monotonic() - started:.0f} s.")
 
 
 def _synthesise_elsewhere(settings: "Config", plan: "SynthPlan") -> "Span":

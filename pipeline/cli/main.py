@@ -194,7 +194,7 @@ def tune(
     from pipeline.runners import local
 
     with tables.StepProgress(console) as progress:
-        found = local.tune(settings, trials, epochs or settings.trainer.passes, progress.on_step)
+        found = local.tune(settings, trials, epochs or settings.trainer.epochs_parameter, progress.on_step)
     _clean_up(settings)
     tables.print_trials(console, found)
     console.print(f"Written to {settings.tuned_path}: runs use it. Remove it to have the defaults back.", highlight=False, soft_wrap=True)

@@ -1,17 +1,19 @@
 """The configuration: one typed, frozen tree. pipeline/config/loading.py reads it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from components.base.files import pattern_characters
+from components.base.section import Byte, Fraction, LocalPath, Section
 from components.data.captcha_spec import CaptchaSpec
 from components.data.pictures import PictureRules
-from components.data.sources.free_layout import FreeLayout
+from components.data.sources.painting import SynthConfig
 from components.data.spans import Window, window
+from components.evaluation.gate import Gate
+from components.training.hyperparameters import Hyperparameters
 from pipeline.config.engines import BeamConfig
-from pipeline.config.fields import Byte, Fraction, LocalPath, Section
 
 
 class Splits(Section):
@@ -41,78 +43,6 @@ class DataConfig(Section):
     def read_window(self) -> Window:
         """Returns the spans that a run would read now. Raises CaptchaPipelineError as `components.data.spans.window`."""
         return window(self.root, self.window, self.exclude, self.golden)
-
-
-class SynthConfig(Section):
-    """What `data synth` makes."""
-
-    count: int = Field(24_000, ge=1, description="pictures a span")
-    seed: int = Field(1, ge=0)
-    shard_size: int = Field(4_000, ge=1, description="pictures a shard: the unit of work of one worker")
-    fonts: tuple[LocalPath, ...] = Field((), description="paths of fonts, or of folders of them; none for the captcha library's own")
-    font_sizes: tuple[Annotated[int, Field(ge=6, le=512)], ...] = Field((), description="points; none for the captcha library's own")
-    noise_dots: int | None = Field(None, ge=0, le=10_000, description="null for as dense as the captcha library's own: 30 on 160 x 60")
-    noise_curve: bool = True
-    background: tuple[Byte, Byte] = Field((238, 255), description="the darkest and the brightest value of each channel of its colour")
-    free: FreeLayout | None = Field(None, description="text anywhere on a canvas, in many styles; null for the captcha library's style")
-
-    @model_validator(mode="after")
-    def _one_style(self) -> "SynthConfig":
-        names = ("font_sizes", "noise_dots", "noise_curve", "background")
-        others = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
-        if self.free and others:
-            raise ValueError(f"{', '.join(others)} are settings of the captcha library's style: remove them, or synth.free")
-        return self
-
-    @field_validator("background")
-    @classmethod
-    def _darkest_first(cls, background: tuple[int, int]) -> tuple[int, int]:
-        if background[0] > background[1]:
-            raise ValueError("the darkest value comes first")
-        return background
-
-
-class WarmStart(Section):
-    """A fit that goes on from the model in production: what is otherwise than in one that starts from nothing."""
-
-    epochs: int = Field(2, ge=1, description="passes over the training split")
-    learning_rate: float | None = Field(None, gt=0, description="null for the trainer's own")
-
-
-class TrainerConfig(Section):
-    preset: Literal["vgg-slim", "vgg16-bn", "vgg-book"] = "vgg-slim"
-    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="passes over the training split; auto: by its size")
-    max_minutes: float | None = Field(None, gt=0, description="a fit that would take longer has fewer epochs; null for no limit")
-    batch_size: int = Field(32, ge=1, description="of all GPUs or machines together")
-    learning_rate: float = Field(7e-3, gt=0)
-    warmup: Fraction = Field(0.1, description="the share of the fit in which the learning rate rises")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="the share of a label that is spread over all classes")
-    shift: int = Field(2, ge=0, le=16, description="pixels by which training pictures are moved at most, each way")
-    patience: int | None = Field(None, ge=1, description="epochs without a lower cross-entropy on eval before stopping; null for never")
-    precision: Literal["auto", "float32", "mixed_bfloat16"] = Field("auto", description="auto: bfloat16 where it is faster")
-    strategy: Literal["auto", "cpu", "one_gpu", "mirrored", "multi_worker"] = Field(
-        "auto", description="auto: every GPU of this machine, or the CPU; multi_worker: the machines of TF_CONFIG, see docs/scaling.md"
-    )
-    seed: int = Field(1, ge=0)
-    warm_start: WarmStart | None = Field(None, description="go on from the model in production, with these; null to start from nothing")
-
-    @property
-    def passes(self) -> int:
-        """`epochs` as a parameter of a run, which is a number: 0 for auto."""
-        return 0 if self.epochs == "auto" else self.epochs
-
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """The fields of components.training.hyperparameters.Hyperparameters."""
-        return self.model_dump() | {"epochs": self.passes}
-
-
-class EvaluatorConfig(Section):
-    min_sequence_accuracy: Fraction = Field(0.98, description="the floor: no model is blessed whose whole interval is under it")
-    max_regression: Fraction = Field(0.005, description="how far a new model may be below the one in production, but for chance")
-    max_slice_regression: Fraction = Field(0.05, description="likewise, in any one slice")
-    confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals, and above which a difference is not by chance")
-    min_pictures: int = Field(50, ge=1, description="a newest span or golden set of fewer test pictures warns, and does not judge")
 
 
 class PusherConfig(Section):
@@ -200,8 +130,8 @@ class Config(Section):
     data: DataConfig = DataConfig()
     synth: SynthConfig = SynthConfig()
     drift: DriftConfig = DriftConfig()
-    trainer: TrainerConfig = TrainerConfig()
-    evaluator: EvaluatorConfig = EvaluatorConfig()
+    trainer: Hyperparameters = Hyperparameters()
+    evaluator: Gate = Gate()
     pusher: PusherConfig = PusherConfig()
     retraining: RetrainingConfig = RetrainingConfig()
     gc: GcConfig = GcConfig()

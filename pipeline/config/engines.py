@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from pipeline.config.fields import Section
+from components.base.section import Section
 
 # What may run on an engine of its own: the Beam steps of the graph, by their names there, and `data synth`.
 GraphStep = Literal["CaptchaExampleGen", "StatisticsGen", "Transform", "CaptchaEvaluator"]

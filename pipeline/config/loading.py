@@ -8,8 +8,9 @@ import yaml
 from pydantic import ValidationError
 
 from components.base.errors import CaptchaPipelineError
+from components.training.hyperparameters import Hyperparameters
 from pipeline.config import DEFAULT_CONFIG
-from pipeline.config.config import Config, TrainerConfig
+from pipeline.config.config import Config
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None, *, beam: str | None = None, tuned: bool = True) -> Config:
@@ -38,7 +39,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None, *, beam: s
     found = _validate({**tree, **_read(config.tuned_path)}, config.tuned_path).trainer
     ours = config.trainer
     values = found.model_dump(include=found.model_fields_set) | ours.model_dump(include=ours.model_fields_set)
-    return config.model_copy(update={"trainer": TrainerConfig(**values)})
+    return config.model_copy(update={"trainer": Hyperparameters(**values)})
 
 
 def _profile(name: str, folder: Path) -> Path:

@@ -21,7 +21,8 @@ from components.base.disk import writing_in
 from components.base.errors import CaptchaPipelineError
 from components.base.files import locked, write_whole
 from components.serving import serving_dir
-from pipeline.config.config import Config, TrainerConfig
+from components.training.hyperparameters import Hyperparameters
+from pipeline.config.config import Config
 from pipeline.config.engines import LOCAL
 from pipeline.graph import RunParameters, create_pipeline, create_tuning_pipeline
 from pipeline.logs import log_to
@@ -70,7 +71,7 @@ def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict
     record = _run(config, partial(create_tuning_pipeline, trials=trials, epochs=epochs), on_step, history.SEARCH, 0)
     results = Path(record.artifact_uri("Tuner", "tuner_results") or "") / "tuner_results.json"
     found = sorted(json.loads(results.read_text(encoding="utf-8")), key=lambda trial: trial["score"])
-    best = {name: value for name, value in found[0].items() if name in TrainerConfig.model_fields}
+    best = {name: value for name, value in found[0].items() if name in Hyperparameters.model_fields}
     length = f" of {epochs} epochs" if epochs else ""
     text = f"# By captcha-pipeline tune: the best of {trials} trials{length}, cross-entropy on eval {found[0]['score']:.4f}.\n"
     write_whole(Path(config.tuned_path), text + yaml.safe_dump({"trainer": best}))

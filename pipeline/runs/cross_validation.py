@@ -9,7 +9,6 @@ import yaml
 from components.base.errors import CaptchaPipelineError
 from components.base.features import SPLITS
 from components.evaluation.metrics import Results
-from components.training.hyperparameters import Hyperparameters
 from pipeline.config.config import Config
 from pipeline.runs.history import RunRecord
 
@@ -35,7 +34,7 @@ def cross_validation(config: Config, run: RunRecord, folds: int, on_fold: Callab
     if (yaml.safe_load(run.configuration) or {}).get("captcha") != config.captcha.model_dump(mode="json"):
         raise CaptchaPipelineError("The section captcha differs from that of the latest complete run: `captcha-pipeline run` first.")
     files = [file for split in SPLITS[:2] for file in record_files([str(Path(folder, f"Split-{split}", "*"))], split)]
-    parameters = Hyperparameters(**config.trainer.hyperparameters)
+    parameters = config.trainer
     confidence = config.evaluator.confidence
     with tempfile.TemporaryDirectory(dir=config.root) as directory:
         counts = cross_validate(

@@ -37,7 +37,7 @@ def look_around(config: Config, attempt: int = 0) -> Surroundings:
       CaptchaPipelineError: there is no span to train on, or one is not whole.
     """
     window = config.data.read_window()
-    made_by = recipe(model_settings(config), window.digest, config.trainer.passes, attempt)
+    made_by = recipe(model_settings(config), window.digest, config.trainer.epochs_parameter, attempt)
     pushed = latest_pushed(config.serving_dir, made_by, config.captcha)
     # By what it was made from: a rollback puts the same model there again, as another version.
     production = (pushed.fingerprint or str(pushed.version)) if pushed else "none"

@@ -44,7 +44,7 @@ def test_pictures_and_splits_are_those_of_a_span_drawn_in_colour():
     drawn = draw(config, 12, workers=1)
     synth, splits = config.synth, config.data.splits.model_dump()
     colour = config.captcha.model_copy(update={"channels": 3})
-    plan = SynthPlan(colour, 12, synth.seed, 12, splits, font_sizes=synth.font_sizes, noise_dots=synth.noise_dots)
+    plan = SynthPlan(colour, synth, splits)
     expected: dict[str, list[Captcha]] = {split: [] for split in SPLITS}
     for captcha in map(CaptchaPainter(plan).paint, range(12)):
         expected[split_of(split_key(captcha.image), splits)].append(captcha)

@@ -7,8 +7,9 @@ import yaml
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec, LengthRange
+from components.training.hyperparameters import Hyperparameters
 from pipeline.config import DEFAULT_CONFIG
-from pipeline.config.config import Config, TrainerConfig
+from pipeline.config.config import Config
 from pipeline.config.loading import load_config
 from tests.support.paths import ROOT
 
@@ -83,7 +84,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: p
 
 
 def test_a_picture_can_be_moved_by_its_own_size() -> None:
-    assert Config(name="a", captcha=CaptchaSpec(height=8), trainer=TrainerConfig(shift=8)).trainer.shift == 8
+    assert Config(name="a", captcha=CaptchaSpec(height=8), trainer=Hyperparameters(shift=8)).trainer.shift == 8
 
 
 def test_a_search_is_held_to_the_pictures_as_well(tmp_path: Path) -> None:

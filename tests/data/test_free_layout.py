@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
 from components.data.sources.free_layout import FreeHand, FreeLayout, PixelRange
-from components.data.sources.painting import SynthPlan, find_fonts, painter
+from components.data.sources.painting import SynthConfig, SynthPlan, find_fonts, painter
 from components.data.sources.sheet import samples
 from components.data.sources.synthetic import synthesise
 from components.data.spans import Span, list_spans
 from pipeline.cli.main import app
-from pipeline.config.config import SynthConfig
+from tests.support.drawing import synth_plan
 
 FOLDER = str(Path(matplotlib.get_data_path(), "fonts", "ttf"))
 SPEC = CaptchaSpec(charset="alnum", case_sensitive=False, length={"min": 2, "max": 4}, width=64, height=16)
@@ -30,7 +30,7 @@ LAYOUT = FreeLayout(width=PixelRange(min=48, max=120), height=PixelRange(min=20,
 def plan(**changes) -> SynthPlan:
     weights = {"train": 2, "eval": 1, "test": 1}
     options: dict[str, Any] = {"spec": SPEC, "count": 40, "seed": 1, "shard_size": 15, "splits": weights, "free": LAYOUT}
-    return SynthPlan(**options | {"fonts": (FOLDER,)} | changes)
+    return synth_plan(**options | {"fonts": (FOLDER,)} | changes)
 
 
 def pictures_of(span: Span) -> list[tuple[str, Image.Image]]:

@@ -15,13 +15,13 @@ from components.data.example_proto import Example, bytes_example
 from components.data.records import DataInfo, book_example, to_canonical
 from components.data.sources import imported
 from components.data.sources.imported import import_book, import_folder, import_table
-from components.data.sources.painting import SynthPlan
 from components.data.sources.synthetic import synthesise
 from components.data.span_writer import ShardWriter
 from components.data.spans import list_spans
 from components.data.splits import SPLIT_RULE
 from components.data.tfrecords import read_records
 from pipeline.cli.data import data_app
+from tests.support.drawing import synth_plan
 from tests.support.imports import SPEC, WEIGHTS, labelled, picture, plan, records
 from tests.support.model_folder import contents
 
@@ -287,7 +287,7 @@ def test_one_book_file_and_a_book_set_without_files(tmp_path, book):
 
 
 def test_a_synthetic_book_span_can_be_imported_and_keeps_its_splits(tmp_path):
-    made = synthesise(SynthPlan(SPEC, 40, 1, 20, WEIGHTS, layout="book"), tmp_path / "made")
+    made = synthesise(synth_plan(SPEC, 40, 1, 20, WEIGHTS, layout="book"), tmp_path / "made")
     result = import_book(made.path, plan(tmp_path / "data"))
     assert result.span.manifest.counts == made.manifest.counts
     assert not result.left_out

@@ -11,12 +11,13 @@ import pytest
 from components.base.errors import CaptchaPipelineError
 from components.data.sources.imported import import_folder
 from components.data.sources.index import Place, SpanIndex
-from components.data.sources.painting import CaptchaPainter, SynthPlan
+from components.data.sources.painting import CaptchaPainter
 from components.data.sources.seen import of_encoded, of_pixels
 from components.data.sources.sift import Imported, NothingNew
 from components.data.sources.synthetic import synthesise
 from components.data.span_writer import drop_span, lock_data
 from components.data.spans import list_spans
+from tests.support.drawing import synth_plan
 from tests.support.imports import labelled, picture, plan
 from tests.support.paths import ROOT
 
@@ -108,10 +109,10 @@ def test_a_replaced_span_is_noticed(root: Path, inbox: Path) -> None:
 def test_spans_in_the_book_s_layout_and_drawn_ones_are_known(tmp_path: Path) -> None:
     spec = plan(tmp_path).spec
     for layout in ("book", "canonical"):
-        span = synthesise(SynthPlan(spec, 9, 1, 4, {"train": 2, "eval": 1, "test": 1}, layout=layout), tmp_path / layout)
+        span = synthesise(synth_plan(spec, 9, 1, 4, {"train": 2, "eval": 1, "test": 1}, layout=layout), tmp_path / layout)
         with SpanIndex(tmp_path / layout, plan(tmp_path).rules) as index:
             index.refresh([span])
-            for captcha in map(CaptchaPainter(SynthPlan(spec, 9, 1, 4, {})).paint, range(9)):
+            for captcha in map(CaptchaPainter(synth_plan(spec, 9, 1, 4, {})).paint, range(9)):
                 seen = of_pixels(captcha.image, captcha.label, "")
                 (place,) = index.same(seen.key)
                 assert place.label == captcha.label

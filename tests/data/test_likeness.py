@@ -12,13 +12,14 @@ from PIL import Image
 
 from components.data.captcha_spec import CaptchaSpec
 from components.data.likeness import MAX_DISTANCE, bands, distance, look_of
-from components.data.sources.painting import CaptchaPainter, SynthPlan
+from components.data.sources.painting import CaptchaPainter
+from tests.support.drawing import synth_plan
 
 SPECS = [CaptchaSpec(), CaptchaSpec(charset="alnum", width=128, height=64), CaptchaSpec(length=1, width=40, height=40)]
 
 
 def captchas(spec: CaptchaSpec, count: int) -> list[Image.Image]:
-    painter = CaptchaPainter(SynthPlan(spec, count, 3, count, {"train": 1, "eval": 1, "test": 1}))
+    painter = CaptchaPainter(synth_plan(spec, count, 3, count, {"train": 1, "eval": 1, "test": 1}))
     return [painter.paint(index).image for index in range(count)]
 
 

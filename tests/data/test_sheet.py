@@ -6,18 +6,18 @@ from typer.testing import CliRunner
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
 from components.data.records import canonical_example, encode_png
-from components.data.sources.painting import SynthPlan
 from components.data.sources.sheet import contact_sheet, samples, span_statistics
 from components.data.sources.synthetic import synthesise
 from components.data.span_writer import ShardWriter, new_span, write_manifest
 from pipeline.cli.data import data_app
+from tests.support.drawing import synth_plan
 
 WEIGHTS = {"train": 2, "eval": 1, "test": 1}
 SPEC = CaptchaSpec(length={"min": 2, "max": 5}, width=60, height=24)
 
 
 def synthetic(root, layout="canonical", seed=1):
-    return synthesise(SynthPlan(SPEC, 30, seed, 30, WEIGHTS, layout=layout), root)
+    return synthesise(synth_plan(SPEC, 30, seed, 30, WEIGHTS, layout=layout), root)
 
 
 def strangers(root, spec, records):

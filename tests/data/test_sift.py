@@ -12,10 +12,11 @@ from components.data.captcha_spec import CaptchaSpec
 from components.data.example_proto import Example
 from components.data.records import DataInfo, book_example
 from components.data.sources.imported import import_book, import_folder, import_table
-from components.data.sources.painting import CaptchaPainter, SynthPlan
+from components.data.sources.painting import CaptchaPainter
 from components.data.span_writer import ShardWriter
 from components.data.spans import Span, list_spans
 from tests.support.command import call
+from tests.support.drawing import synth_plan
 from tests.support.imports import labelled, picture, plan, records
 from tests.support.model_folder import contents
 from tests.support.paths import ROOT
@@ -99,7 +100,7 @@ def test_what_a_run_sets_aside_contradicts_nothing(tmp_path: Path, folder: Path)
 
 
 def captchas(count: int) -> list[tuple[Image.Image, str]]:
-    painter = CaptchaPainter(SynthPlan(CaptchaSpec(), count, 7, count, EQUAL))
+    painter = CaptchaPainter(synth_plan(CaptchaSpec(), count, 7, count, EQUAL))
     return [(captcha.image, captcha.label) for captcha in map(painter.paint, range(count))]
 
 

@@ -22,12 +22,13 @@ from components.data.example_proto import Example
 from components.data.pictures import PictureRules
 from components.data.records import DataInfo, to_canonical
 from components.data.sources import synthetic_beam
-from components.data.sources.painting import CaptchaPainter, SynthPlan, find_fonts
+from components.data.sources.painting import CaptchaPainter, find_fonts
 from components.data.sources.sheet import samples
 from components.data.sources.synthetic import in_processes, make_shard, synthesise
 from components.data.splits import SPLIT_RULE, encoded_split_key, split_of
 from components.data.tfrecords import read_records
 from pipeline.cli.data import data_app
+from tests.support.drawing import synth_plan
 from tests.support.model_folder import contents
 
 WEIGHTS = {"train": 10, "eval": 1, "test": 1}
@@ -35,7 +36,7 @@ WEIGHTS = {"train": 10, "eval": 1, "test": 1}
 
 def plan(**changes):
     options: dict[str, Any] = {"spec": CaptchaSpec(), "count": 60, "seed": 1, "shard_size": 25, "splits": WEIGHTS} | changes
-    return SynthPlan(**options)
+    return synth_plan(**options)
 
 
 def examples(span):

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
 from components.evaluation import golden
-from components.evaluation.gate import ALL, Comparison, Rules, judge
+from components.evaluation.gate import ALL, Comparison, Gate, judge
 from components.evaluation.golden import Best, GoldenReading, compare, reading
 from components.evaluation.metrics import wilson_interval
 from components.serving.serving_dir import Pushed, best_on_golden_sets, latest_pushed, push, roll_back, versions
 from tests.support.model_folder import make_model
 
 SPEC = CaptchaSpec()
-RULES = Rules(min_sequence_accuracy=0.9, max_regression=0.005, max_slice_regression=0.05, confidence=0.95, min_pictures=50)
+GATE = Gate(min_sequence_accuracy=0.9, max_regression=0.005, max_slice_regression=0.05, confidence=0.95, min_pictures=50)
 PICTURES = 1000
 
 
@@ -148,8 +148,8 @@ def test_a_row_of_models_each_a_little_worse_is_stopped(deployment: Deployment) 
         best = deployment.best(f"model {i}")
         assert best
         against = compare(mine, Best(**production.model_dump(), version=1, recipe="production", models=1), 0.95).comparison
-        assert judge({ALL: against}, {}, RULES).failures == [], "by the model in production alone it would go on for ever"
-        verdict = judge({ALL: against}, {}, RULES, compare(mine, best, 0.95))
+        assert judge({ALL: against}, {}, GATE).failures == [], "by the model in production alone it would go on for ever"
+        verdict = judge({ALL: against}, {}, GATE, compare(mine, best, 0.95))
         if verdict.failures:
             break
         deployment.push(f"model {i}", mine)
@@ -165,8 +165,8 @@ def test_models_that_are_equally_good_go_on_being_pushed(deployment: Deployment)
         mine = misreading(*(place for place in range(PICTURES) if rng.random() < 0.02))
         if best := deployment.best(f"model {i}"):
             so_far = compare(mine, best, 0.95)
-            naively += bool(judge({}, {}, RULES, dataclasses.replace(so_far, models=1)).failures)
-            stopped += bool(judge({}, {}, RULES, so_far).failures)
+            naively += bool(judge({}, {}, GATE, dataclasses.replace(so_far, models=1)).failures)
+            stopped += bool(judge({}, {}, GATE, so_far).failures)
         deployment.serving.mkdir(exist_ok=True)
         golden.note(deployment.serving, mine, i, f"model {i}", (), ())
     assert stopped <= 4

@@ -1,7 +1,6 @@
 """When a model is good enough."""
 
 import bisect
-import dataclasses
 import math
 
 import numpy as np
@@ -10,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from components.evaluation.gate import ALL, GOLDEN, NEWEST, BestSoFar, Comparison, Rules, judge
+from components.evaluation.gate import ALL, GOLDEN, NEWEST, BestSoFar, Comparison, Gate, judge
 from components.evaluation.metrics import wilson_interval
-from pipeline.config.config import EvaluatorConfig
 
-RULES = Rules(min_sequence_accuracy=0.9, max_regression=0.02, max_slice_regression=0.05, confidence=0.95, min_pictures=50)
-DEFAULTS = Rules(**EvaluatorConfig().model_dump())
+GATE = Gate(min_sequence_accuracy=0.9, max_regression=0.02, max_slice_regression=0.05, confidence=0.95, min_pictures=50)
+DEFAULTS = Gate()
 
 
 def comparison(both: int, only_challenger: int, only_champion: int, neither: int = 0) -> Comparison:
@@ -30,7 +28,7 @@ def alone(right: int, wrong: int) -> Comparison:
 
 
 def failures(sets: dict[str, Comparison], slices: dict[str, Comparison] | None = None, best: BestSoFar | None = None) -> list[str]:
-    return judge(sets, slices or {}, RULES, best).failures
+    return judge(sets, slices or {}, GATE, best).failures
 
 
 def test_mcnemar() -> None:
@@ -90,20 +88,20 @@ def test_within_the_margin_but_not_by_chance_it_must_be_better_elsewhere() -> No
 def test_a_small_set_warns_and_does_not_judge() -> None:
     bad, good = comparison(10, 0, 39), comparison(960, 3, 3, 36)
     for name in (NEWEST, GOLDEN):
-        verdict = judge({ALL: good, name: bad}, {}, RULES)
+        verdict = judge({ALL: good, name: bad}, {}, GATE)
         assert verdict.failures == []
         assert verdict.warnings == [f"the {name} has only 49 test pictures, fewer than evaluator.min_pictures (50): it does not judge"]
-        assert len(judge({ALL: good, name: comparison(10, 0, 40)}, {}, RULES).failures) == 2
-    gained = judge({ALL: comparison(980, 1, 11, 8), NEWEST: comparison(10, 39, 0)}, {}, RULES)
+        assert len(judge({ALL: good, name: comparison(10, 0, 40)}, {}, GATE).failures) == 2
+    gained = judge({ALL: comparison(980, 1, 11, 8), NEWEST: comparison(10, 39, 0)}, {}, GATE)
     assert len(gained.failures) == 1, "nor does it speak for the model"
 
 
 def test_however_few_they_are_all_pictures_together_judge() -> None:
-    verdict = judge({ALL: alone(5, 15)}, {}, RULES)
+    verdict = judge({ALL: alone(5, 15)}, {}, GATE)
     assert len(verdict.failures) == 1, "else a model that nobody has judged is pushed"
     (warning,) = verdict.warnings
     assert warning.startswith("there are only 20 test pictures, fewer than evaluator.min_pictures (50): their figures say little")
-    assert judge({ALL: alone(18, 2)}, {}, RULES).failures == []
+    assert judge({ALL: alone(18, 2)}, {}, GATE).failures == []
 
 
 def test_no_slice_may_be_forgotten() -> None:
@@ -132,7 +130,7 @@ def test_the_best_so_far_is_a_bar_as_well() -> None:
         "(36 pictures are lost, 6 gained: p = 2.8e-06); 2.00% are allowed"
     )
     assert failures(fine, best=BestSoFar(comparison(960, 0, 15, 25), 17, 1)) == [], "within the margin"
-    assert judge(fine, {}, RULES, BestSoFar(comparison(3, 0, 46), 17, 1)).failures == [], "so few do not judge"
+    assert judge(fine, {}, GATE, BestSoFar(comparison(3, 0, 46), 17, 1)).failures == [], "so few do not judge"
 
 
 def test_the_best_of_many_was_best_by_luck_too() -> None:
@@ -167,7 +165,7 @@ def test_a_good_model_seldom_misses_the_floor_and_a_bad_one_does() -> None:
 def regresses(count: int, gained: float, lost: float) -> float:
     """The probability of a failure where each of `count` pictures is gained or lost with these probabilities, and there is no floor."""
     probabilities = binom.pmf(np.arange(count + 1), count, gained + lost)
-    total, no_floor = 0.0, dataclasses.replace(DEFAULTS, min_sequence_accuracy=0.0)
+    total, no_floor = 0.0, DEFAULTS.model_copy(update={"min_sequence_accuracy": 0.0})
     for discordant in np.flatnonzero(probabilities > 1e-7).tolist():
 
         def fails(fewer: int, discordant: int = discordant) -> bool:

@@ -16,10 +16,10 @@ from components.base.features import DATA_INFO, SPLITS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.record_check import CheckShard
 from components.data.records import DataInfo, book_example
-from components.data.sources.painting import SynthPlan
 from components.data.sources.synthetic import synthesise
 from components.data.spans import list_spans, window
 from components.example_gen import CaptchaExampleGen
+from tests.support.drawing import synth_plan
 from tests.support.example_gen_run import GOOD, RULES, SPEC, Outcome, encoded_picture, make_span, record, run, value
 
 
@@ -152,7 +152,7 @@ def test_shares_that_change_leave_no_test_picture_in_train(tmp_path: Path) -> No
     """The same pictures, split by two configurations, one after the other."""
     spec = CaptchaSpec(length=4, width=24, height=12)
     for splits in ({"train": 10, "eval": 1, "test": 1}, {"train": 98, "eval": 1, "test": 1}, {"train": 1, "eval": 1, "test": 1}):
-        synthesise(SynthPlan(spec, 300, 1, 100, splits), tmp_path / "data")
+        synthesise(synth_plan(spec, 300, 1, 100, splits), tmp_path / "data")
     outcome = run(Outcome(tmp_path), tmp_path / "data", spec=spec)
     labels = {split: {value(example, "image") for example in outcome.split(split)} for split in SPLITS}
     assert not labels["test"] & labels["train"]

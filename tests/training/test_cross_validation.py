@@ -8,14 +8,13 @@ from components.base.features import PIXELS
 from components.data.captcha_spec import CaptchaSpec
 from components.training.cross_validation import cross_validate
 from components.training.hyperparameters import Hyperparameters
-from pipeline.config.config import TrainerConfig
 from tests.support.transform_run import draw, emitted, encoded, transform
 
 pytestmark = pytest.mark.slow
 
 SPEC = CaptchaSpec(charset="012", length=2, width=16, height=32, channels=1)
 LABELS = [f"{a}{b}" for a in "012" for b in "012"]
-PARAMETERS = Hyperparameters(**TrainerConfig(epochs=4, batch_size=16, learning_rate=0.01, precision="float32").hyperparameters)
+PARAMETERS = Hyperparameters(epochs=4, batch_size=16, learning_rate=0.01, precision="float32")
 
 
 def transformed(seeds: list[int], folder: Path) -> list[str]:

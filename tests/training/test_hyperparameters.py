@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.training.checkpoint import Progress
-from components.training.hyperparameters import Hyperparameters, WarmupCosine, learning_rate_schedule
+from components.training.hyperparameters import FitLength, Hyperparameters
 from components.training.pace import Pace
-from pipeline.config.config import TrainerConfig
+from components.training.schedule import WarmupCosine, learning_rate_schedule
 
 
 class Talking(Progress):
@@ -22,32 +22,32 @@ class Talking(Progress):
 
 
 def parameters(**changes) -> Hyperparameters:
-    return Hyperparameters(**TrainerConfig(**changes).hyperparameters)
+    return Hyperparameters(**changes)
 
 
 @given(st.integers(1, 10_000_000), st.integers(1, 512))
 def test_more_pictures_are_passed_over_less_often_in_no_fewer_steps(count, batch_size):
-    few, more = (parameters(batch_size=batch_size).for_count(number) for number in (count, 2 * count))
+    few, more = (parameters(batch_size=batch_size).fit_length(number) for number in (count, 2 * count))
     passes = [found.epochs * found.passes for found in (few, more)]
     assert passes[1] <= 1.3 * passes[0], "but for the rounding to whole epochs"
     assert 2 <= passes[0] <= 600
     assert few.epochs >= 1
-    steps = [found.epochs * found.epoch_steps(number) for found, number in ((few, count), (more, 2 * count))]
+    steps = [found.steps for found in (few, more)]
     assert steps[1] >= steps[0] / 1.3
 
 
 @pytest.mark.parametrize(("count", "passes", "epochs"), [(20_000, 1, 8), (250, 20, 6), (60_000, 1, 4), (1_000_000, 1, 3)])
 def test_the_length_of_a_fit_follows_from_the_number_of_pictures(count, passes, epochs):
-    found = parameters().for_count(count)
+    found = parameters().fit_length(count)
     assert (found.passes, found.epochs) == (passes, epochs)
 
 
 def test_a_number_of_epochs_in_the_configuration_stands():
-    assert parameters(epochs=160).for_count(10) == parameters(epochs=160)
+    assert parameters(epochs=160, batch_size=4).fit_length(10) == FitLength(epochs=160, passes=1, epoch_steps=3)
 
 
 def test_the_rate_rises_and_falls_as_keras_own_schedule():
-    ours = learning_rate_schedule(parameters(epochs=4, learning_rate=0.01, warmup=0.2), 800)
+    ours = learning_rate_schedule(parameters(learning_rate=0.01, warmup=0.2), 100)
     theirs = keras.optimizers.schedules.CosineDecay(0.0, 80, warmup_target=0.01, warmup_steps=20)
     steps = range(0, 110, 3)
     np.testing.assert_allclose([float(ours(step)) for step in steps], [float(theirs(step)) for step in steps], atol=1e-8)

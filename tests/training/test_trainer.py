@@ -20,8 +20,8 @@ from components.base.recipe import fingerprint
 from components.data.captcha_spec import CaptchaSpec
 from components.serving.server_trial import answers
 from components.training.checkpoint import JUDGED_BY, Checkpoint
+from components.training.hyperparameters import Hyperparameters
 from components.training.run_fn import check_batch_size, run_fn
-from pipeline.config.config import TrainerConfig
 from tests.support.exported_model import answers_in_python
 from tests.support.transform_run import draw, emitted, encoded, trainer_arguments, transform
 
@@ -69,7 +69,7 @@ def plain(transformed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _fit(transformed: Path, root: Path, name: str, base: Path | None = None, **changes: Any) -> Path:
     """Runs the Trainer with some of its configuration changed; returns the folder with `model` and `logs`."""
     folder = root / name
-    trainer = TrainerConfig(epochs=EPOCHS, batch_size=16, learning_rate=0.01, precision="float32").model_dump() | changes
+    trainer = Hyperparameters(epochs=EPOCHS, batch_size=16, learning_rate=0.01, precision="float32").model_dump() | changes
     run_fn(trainer_arguments(transformed, folder, checkpoints_of(root, changes), SPEC, trainer, base))
     return folder
 

@@ -1,6 +1,5 @@
 """The search for hyperparameters: what it may choose, what it leaves, and what a run takes from it."""
 
-import dataclasses
 import math
 import re
 from pathlib import Path
@@ -18,7 +17,6 @@ from components.training.checkpoint import JUDGED_BY
 from components.training.hyperparameters import Hyperparameters
 from components.training.run_fn import Examples
 from pipeline.cli.main import STOPPED
-from pipeline.config.config import TrainerConfig
 from pipeline.config.loading import load_config
 from tests.support.command import call
 from tests.support.paths import TINY
@@ -29,7 +27,7 @@ KNOBS = {"learning_rate", "batch_size", "label_smoothing", "shift"}
 
 
 def hyperparameters(**changes: Any) -> Hyperparameters:
-    return dataclasses.replace(Hyperparameters(**TrainerConfig().model_dump()), **changes)
+    return Hyperparameters(**changes)
 
 
 def test_the_values_in_force_are_in_the_space_and_its_defaults() -> None:
@@ -54,7 +52,7 @@ def test_the_trial_that_would_be_exported_with_the_lowest_cross_entropy_wins(tmp
     """Not the one that reads most of the eval split, or is best after its last epoch; nor one that has come to no number at all."""
     fits = iter([[0.5, 0.2, 0.9], [0.3, 0.25, 0.24], [math.nan] * 3])  # by trial and epoch
 
-    def fit(examples: Any, model: Any, spec: Any, parameters: Any, strategy: Any, initial_epoch: int, callbacks: Any) -> None:
+    def fit(examples: Any, model: Any, spec: Any, parameters: Any, length: Any, strategy: Any, initial_epoch: int, callbacks: Any) -> None:
         for callback in callbacks:
             callback.set_model(SimpleNamespace())
             for epoch, value in enumerate(next(fits)):
@@ -64,12 +62,12 @@ def test_the_trial_that_would_be_exported_with_the_lowest_cross_entropy_wins(tmp
     monkeypatch.setattr(tuner_fn, "fit_to", fit)
     monkeypatch.setattr(tuner_fn, "compiled_model", lambda *_: None)
     monkeypatch.setattr(tuner_fn, "find_examples", lambda _: Examples([], [], 640))
-    config = {"spec": SPEC.model_dump_json(), "trainer": TrainerConfig().model_dump(), "fixed": [], "trials": 3, "epochs": 3}
+    config = {"spec": SPEC.model_dump_json(), "trainer": Hyperparameters().model_dump(), "fixed": [], "trials": 3, "epochs": 3}
     search = tuner_fn.tuner_fn(FnArgs(custom_config=config | {"search_dir": str(tmp_path)})).tuner
     search.search()
     trials = search.oracle.get_best_trials(3)
     assert [trial.score for trial in trials] == [0.2, 0.24, math.inf]
-    assert trials[0].hyperparameters.values["learning_rate"] == TrainerConfig().learning_rate
+    assert trials[0].hyperparameters.values["learning_rate"] == Hyperparameters().learning_rate
 
 
 @pytest.mark.slow
@@ -92,7 +90,7 @@ def test_a_run_takes_what_the_search_found_and_what_the_user_sets_stays(tmp_path
     stopped = call(*search, exit_code=STOPPED)
     output = call(*search)
     assert len(tried) == 4  # the second trial again, and none of those that were complete
-    assert tried[0] == (TrainerConfig().learning_rate, 1)  # the first is with the values in force
+    assert tried[0] == (Hyperparameters().learning_rate, 1)  # the first is with the values in force
     assert tried[1] == tried[2]
     assert {shift for _, shift in tried} == {1}
 
@@ -102,9 +100,9 @@ def test_a_run_takes_what_the_search_found_and_what_the_user_sets_stays(tmp_path
     assert f"{found['learning_rate']:.3g}" in output
     *_, best = sorted(re.findall(r"eval cross-entropy (\S+),", stopped + output), reverse=True)
     assert f"3 trials of 1 epochs, cross-entropy on eval {best}." in Path(config.tuned_path).read_text(encoding="utf-8")
-    assert config.trainer == TrainerConfig(**found, shift=1, epochs=6)
+    assert config.trainer == Hyperparameters(**found, shift=1, epochs=6)
     assert load_config(TINY, [*fixed[3::2], "trainer.batch_size=8"]).trainer.batch_size == 8
-    assert load_config(TINY, fixed[3::2], tuned=False).trainer == TrainerConfig(shift=1, epochs=6)
+    assert load_config(TINY, fixed[3::2], tuned=False).trainer == Hyperparameters(shift=1, epochs=6)
 
     call(*search)
     assert {step.state for step in last_run(config).steps} == {"cached"}

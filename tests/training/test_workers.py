@@ -17,8 +17,8 @@ import tensorflow as tf
 from components.base.features import HISTORY_FILE, PROBABILITIES, SPEC_FILE
 from components.data.captcha_spec import CaptchaSpec
 from components.training.checkpoint import JUDGED_BY
+from components.training.hyperparameters import Hyperparameters, WarmStart
 from components.training.worker import read_fn_args, write_fn_args
-from pipeline.config.config import TrainerConfig, WarmStart
 from tests.support.paths import SUPPORT
 from tests.support.transform_run import draw, emitted, encoded, trainer_arguments, transform
 
@@ -43,7 +43,7 @@ def transformed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fn_args(transformed: Path, folder: Path, strategy: str, base: Path | None = None) -> Path:
     """Writes the arguments of a fit that leaves everything in `folder`; with a `base` it goes on from that model, for one epoch."""
-    trainer = TrainerConfig(
+    trainer = Hyperparameters(
         epochs=EPOCHS, batch_size=16, learning_rate=1e-3, warmup=1 / 6, precision="float32", warm_start=WarmStart(epochs=1)
     ).model_dump()
     path = folder / "fn_args.json"

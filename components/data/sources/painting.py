@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 from captcha.image import DEFAULT_FONTS, ImageCaptcha, random_color
 from PIL.Image import Image
 from PIL.ImageFilter import SMOOTH
+from pydantic import Field, field_validator, model_validator
 
 from components.base.errors import CaptchaPipelineError
+from components.base.section import Byte, LocalPath, Section
 from components.data.captcha_spec import CaptchaSpec
 from components.data.sources.free_layout import FreeHand, FreeLayout
 from components.data.spans import Layout
@@ -27,60 +29,81 @@ _FONT_FILES: Final = ("*.ttf", "*.otf")
 _REMEDY: Final = "Name fonts that can with --set 'synth.fonts=[/path/to/font.ttf]'."
 
 
+class SynthConfig(Section):
+    """What `data synth` draws: the section `synth` of the configuration."""
+
+    count: int = Field(24_000, ge=1, description="pictures a span")
+    seed: int = Field(1, ge=0)
+    shard_size: int = Field(4_000, ge=1, description="pictures a shard: the unit of work of one worker")
+    fonts: tuple[LocalPath, ...] = Field((), description="paths of fonts, or of folders of them; none for the captcha library's own")
+    font_sizes: tuple[Annotated[int, Field(ge=6, le=512)], ...] = Field((), description="points; none for the captcha library's own")
+    noise_dots: int | None = Field(None, ge=0, le=10_000, description="null for as dense as the captcha library's own: 30 on 160 x 60")
+    noise_curve: bool = True
+    background: tuple[Byte, Byte] = Field((238, 255), description="the darkest and the brightest value of each channel of its colour")
+    free: FreeLayout | None = Field(None, description="text anywhere on a canvas, in many styles; null for the captcha library's style")
+
+    @model_validator(mode="after")
+    def _one_style(self) -> "SynthConfig":
+        names = ("font_sizes", "noise_dots", "noise_curve", "background")
+        others = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if self.free and others:
+            raise ValueError(f"{', '.join(others)} are settings of the captcha library's style: remove them, or synth.free")
+        return self
+
+    @field_validator("background")
+    @classmethod
+    def _darkest_first(cls, background: tuple[int, int]) -> tuple[int, int]:
+        if background[0] > background[1]:
+            raise ValueError("the darkest value comes first")
+        return background
+
+
 @dataclass(frozen=True)
 class SynthPlan:
     """All that decides the contents of a span, so that a shard can be made anywhere.
 
     Attributes:
-      count: pictures in the span.
-      shard_size: pictures a shard, over its three splits.
+      spec: what is on the pictures.
+      synth: how many, and how they are drawn.
       splits: the relative size of each split.
-      fonts: paths of TrueType fonts, none for the captcha library's own.
-      free: the canvas of text that stands anywhere, drawn by FreeHand; None for pictures of the spec's size, drawn by the captcha library,
-        which the following attributes are for.
-      font_sizes: in points, none for the library's own, in proportion to the height.
-      noise_dots: in a picture, None for as many as the library's own, in proportion to the area.
-      background: the darkest and the brightest value that a channel of the background's colour may have; the library's own.
+      layout: of the records.
     """
 
     spec: CaptchaSpec
-    count: int
-    seed: int
-    shard_size: int
+    synth: SynthConfig
     splits: dict[str, int]
-    fonts: tuple[str, ...] = ()
-    font_sizes: tuple[int, ...] = ()
-    noise_dots: int | None = None
-    noise_curve: bool = True
-    background: tuple[int, int] = (238, 255)
-    free: FreeLayout | None = None
     layout: Layout = "canonical"
 
     @property
     def shards(self) -> int:
-        return -(-self.count // self.shard_size)
+        return -(-self.synth.count // self.synth.shard_size)
 
     @property
     def effective_fonts(self) -> tuple[str, ...]:
-        return self.fonts or tuple(DEFAULT_FONTS)
+        return self.synth.fonts or tuple(DEFAULT_FONTS)
 
     @property
     def effective_font_sizes(self) -> tuple[int, ...]:
-        return self.font_sizes or tuple(max(6, round(size * self.spec.height)) for size in _RELATIVE_FONT_SIZES)
+        return self.synth.font_sizes or tuple(max(6, round(size * self.spec.height)) for size in _RELATIVE_FONT_SIZES)
 
     @property
     def effective_noise_dots(self) -> int:
-        return round(_DOTS_PER_PIXEL * self.spec.width * self.spec.height) if self.noise_dots is None else self.noise_dots
+        return round(_DOTS_PER_PIXEL * self.spec.width * self.spec.height) if self.synth.noise_dots is None else self.synth.noise_dots
 
     @property
     def params(self) -> dict[str, Any]:
         """What the manifest says of how the pictures were drawn: JSON values."""
-        params: dict[str, Any] = {"count": self.count, "shard_size": self.shard_size, "splits": self.splits, "fonts": self.fonts}
-        if self.free:
-            params["free"] = self.free.model_dump()
+        params: dict[str, Any] = {
+            "count": self.synth.count,
+            "shard_size": self.synth.shard_size,
+            "splits": self.splits,
+            "fonts": self.synth.fonts,
+        }
+        if self.synth.free:
+            params["free"] = self.synth.free.model_dump()
         else:
             params |= {"font_sizes": self.effective_font_sizes, "noise_dots": self.effective_noise_dots}
-            params |= {"noise_curve": self.noise_curve, "background": self.background}
+            params |= {"noise_curve": self.synth.noise_curve, "background": self.synth.background}
         # Another release of either draws other pictures from the same seed.
         return params | {name: importlib.metadata.version(name) for name in ("captcha", "pillow")}
 
@@ -103,7 +126,7 @@ class Painter(Protocol):
 
 def painter(plan: SynthPlan) -> Painter:
     """Returns the painter of a plan."""
-    return FreePainter(plan) if plan.free else CaptchaPainter(plan)
+    return FreePainter(plan) if plan.synth.free else CaptchaPainter(plan)
 
 
 class CaptchaPainter(ImageCaptcha):
@@ -111,10 +134,10 @@ class CaptchaPainter(ImageCaptcha):
 
     def __init__(self, plan: SynthPlan):
         self._sizes = plan.effective_font_sizes
-        super().__init__(plan.spec.width, plan.spec.height, list(plan.fonts) or None, self._sizes)
+        super().__init__(plan.spec.width, plan.spec.height, list(plan.synth.fonts) or None, self._sizes)
         self._plan = plan
         self._params = {
-            "curve": plan.noise_curve,
+            "curve": plan.synth.noise_curve,
             "dots": plan.effective_noise_dots,
             "font_sizes": self._sizes,
             "fonts": [Path(font).name for font in self._fonts],
@@ -123,7 +146,7 @@ class CaptchaPainter(ImageCaptcha):
     def paint(self, index: int) -> Captcha:
         """As Painter. The library draws from the global `random`, which is seeded."""
         plan, spec = self._plan, self._plan.spec
-        random.seed(f"{plan.seed}/{index}")
+        random.seed(f"{plan.synth.seed}/{index}")
         label = _label(spec, random)
         image, background, colour = self.draw(label)
         params = {"background": background, "colour": colour, **self._params}
@@ -131,11 +154,11 @@ class CaptchaPainter(ImageCaptcha):
 
     def draw(self, label: str) -> tuple[Image, tuple[int, ...], tuple[int, ...]]:
         """Draws as ImageCaptcha.generate_image does, in the same order of random numbers; returns the two colours as well."""
-        background = random_color(*self._plan.background)
+        background = random_color(*self._plan.synth.background)
         colour = random_color(10, 200, random.randint(220, 255))  # noqa: S311
         image = self.create_captcha_image(label, colour, background)
         self.create_noise_dots(image, colour, number=self._plan.effective_noise_dots)
-        if self._plan.noise_curve:
+        if self._plan.synth.noise_curve:
             self.create_noise_curve(image, colour)
         return image.filter(SMOOTH), background, colour
 
@@ -144,13 +167,13 @@ class FreePainter:
     """Draws in colour, whatever the spec's channels, on a canvas of the plan's layout, whatever the spec's size."""
 
     def __init__(self, plan: SynthPlan):
-        assert plan.free is not None
+        assert plan.synth.free is not None
         self._plan = plan
-        self._hand = FreeHand(plan.free, plan.effective_fonts)
+        self._hand = FreeHand(plan.synth.free, plan.effective_fonts)
 
     def paint(self, index: int) -> Captcha:
         """As Painter."""
-        rng = random.Random(f"{self._plan.seed}/{index}")  # noqa: S311
+        rng = random.Random(f"{self._plan.synth.seed}/{index}")  # noqa: S311
         label = _label(self._plan.spec, rng)
         image, params = self._hand.draw(label, rng)
         return Captcha(image, label, params)

@@ -43,7 +43,7 @@ def make_shard(plan: SynthPlan, shard: int, root: str | Path, on_picture: Callab
     state = random.getstate()
     drawn_by = painter(plan)
     with ShardWriter(Path(root), f"shard-{shard:05d}-of-{plan.shards:05d}", plan.layout) as writer:
-        for index in range(shard * plan.shard_size, min((shard + 1) * plan.shard_size, plan.count)):
+        for index in range(shard * plan.synth.shard_size, min((shard + 1) * plan.synth.shard_size, plan.synth.count)):
             captcha = drawn_by.paint(index)
             writer.write(split_of(split_key(captcha.image), plan.splits), _example(plan, captcha).SerializeToString(deterministic=True))
             if on_picture:
@@ -108,16 +108,16 @@ def synthesise(plan: SynthPlan, root: str | Path, make_shards: MakeShards = in_p
       CaptchaPipelineError: a font is missing or lacks characters, the book's layout is asked for with `free`, or the span cannot be
         written.
     """
-    if plan.free and plan.layout == "book":
+    if plan.synth.free and plan.layout == "book":
         raise CaptchaPipelineError("synth.free draws pictures of many sizes; the book's layout holds one size. Leave --layout out.")
     fonts = find_fonts(plan.effective_fonts, plan.spec.characters)
-    plan = replace(plan, fonts=fonts if plan.fonts else ())
+    plan = replace(plan, synth=plan.synth.model_copy(update={"fonts": fonts if plan.synth.fonts else ()}))
     making = new_span(root)
     with writing_in(root), making as draft:
         files = [file for shard in make_shards(plan, draft) for file in shard]
         if plan.layout == "book":
             DataInfo.for_spec(plan.spec).save(draft / DATA_INFO)
-        write_manifest(draft, layout=plan.layout, spec=plan.spec, seed=plan.seed, source=SOURCE, params=plan.params, files=files)
+        write_manifest(draft, layout=plan.layout, spec=plan.spec, seed=plan.synth.seed, source=SOURCE, params=plan.params, files=files)
     return making.span
 
 

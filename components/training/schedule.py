@@ -1,0 +1,47 @@
+"""The learning rate by step. Keras alone: it is the same on a backend other than TensorFlow."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from components.training.hyperparameters import Hyperparameters
+
+
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """The rate by step: rising to the highest, then along a cosine to 0.
+
+    After Loshchilov and Hutter, "SGDR" (2017), without restarts; the warm-up after Goyal et al., "Accurate, Large Minibatch SGD"
+    (2017). Its length can be set while the fit goes on, which `keras.optimizers.schedules.CosineDecay` cannot.
+
+    Attributes:
+      steps: float32 [], how many there are in all.
+    """
+
+    def __init__(self, highest: float, warmup: float, steps: int):
+        """Args:
+        highest: the rate after the warm-up.
+        warmup: the share of the steps in which the rate rises.
+        steps: how many there are in all.
+        """
+        self._highest = highest
+        self._warmup = warmup
+        self.steps = keras.Variable(float(steps), dtype="float32", trainable=False, name="steps")
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the rate of a step, float32 []; steps count from 0."""
+        step, steps = ops.cast(step, "float32"), ops.convert_to_tensor(self.steps)
+        warmup = ops.round(self._warmup * steps)
+        fallen = ops.clip((step - warmup) / ops.maximum(steps - warmup, 1.0), 0.0, 1.0)
+        cosine = 0.5 * (1.0 + ops.cos(math.pi * fallen))
+        return self._highest * ops.where(step < warmup, step / ops.maximum(warmup, 1.0), cosine)
+
+    def get_config(self) -> dict[str, Any]:
+        """As Keras has it."""
+        return {"highest": self._highest, "warmup": self._warmup, "steps": int(self.steps.numpy())}
+
+
+def learning_rate_schedule(parameters: Hyperparameters, steps: int) -> WarmupCosine:
+    """Returns the rate by step for a fit of so many steps."""
+    return WarmupCosine(parameters.learning_rate, parameters.warmup, steps)
