@@ -35,7 +35,7 @@ from components.data.spans import list_spans
 from components.data.tfrecords import Record, read_records
 from components.evaluation.gate import GOLDEN, NEWEST
 from components.serving import serving_dir
-from pipeline.cli.main import NOT_PUSHED
+from pipeline.cli.terminal import NOT_PUSHED
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
 from pipeline.runs import history

@@ -24,7 +24,7 @@ from components.base import features
 from components.base.errors import CaptchaPipelineError
 from components.base.features import GOLDEN_FILE, JUDGEMENT_FILE
 from components.data.spans import span_name
-from components.evaluation import golden, tfma_metrics
+from components.evaluation import golden, tfma_metrics, tfma_values
 from components.evaluation.gate import ALL, BEST, GOLDEN, NEWEST, BestSoFar, Comparison, Gate, judge
 from components.evaluation.golden import Best, GoldenReading
 from components.evaluation.metrics import Results
@@ -238,14 +238,14 @@ def _load_results(evaluation_uri: str) -> Evaluation:
         if not candidate:
             continue
         comparison = Comparison(
-            int(candidate[tfma_metrics.EXAMPLE_COUNT]),
-            tfma_metrics.rate_from(candidate, tfma_metrics.SEQUENCE_ACCURACY),
-            tfma_metrics.rate_from(baseline, tfma_metrics.SEQUENCE_ACCURACY) if baseline else None,
-            *(int(candidate.get(name, 0)) for name in (tfma_metrics.ONLY_CHALLENGER, tfma_metrics.ONLY_CHAMPION)),
+            int(candidate[tfma_values.EXAMPLE_COUNT]),
+            tfma_values.rate_from(candidate, tfma_values.SEQUENCE_ACCURACY),
+            tfma_values.rate_from(baseline, tfma_values.SEQUENCE_ACCURACY) if baseline else None,
+            *(int(candidate.get(name, 0)) for name in (tfma_values.ONLY_CHALLENGER, tfma_values.ONLY_CHAMPION)),
         )
         if not item.slice_key.single_slice_keys:
-            overall, results = comparison, tfma_metrics.from_metrics(candidate)
-            if (pictures := candidate.get(tfma_metrics.GOLDEN_READINGS)) is not None:
+            overall, results = comparison, tfma_values.from_metrics(candidate)
+            if (pictures := candidate.get(tfma_values.GOLDEN_READINGS)) is not None:
                 reading = golden.reading(pictures[:, 0].tolist(), pictures[:, 1].astype(bool).tolist())
         else:
             (key,) = item.slice_key.single_slice_keys

@@ -11,7 +11,7 @@ from tensorflow_model_analysis.proto import config_pb2
 from tfx.utils import proto_utils
 
 from components.data.captcha_spec import CaptchaSpec, LengthRange
-from components.evaluation import tfma_metrics
+from components.evaluation import tfma_metrics, tfma_values
 from components.evaluation.metrics import ReadingCounts
 from components.evaluator import load_results
 from tests.support import reader_model
@@ -136,7 +136,7 @@ def test_names_and_values_come_back():
     counts = ReadingCounts(12, 3)  # two-digit positions
     counts.add(np.zeros((5, 12), int), np.random.default_rng(1).dirichlet(np.ones(3), (5, 12)))
     results = counts.results(0.9)
-    back = tfma_metrics.from_metrics(tfma_metrics.to_metrics(results))
+    back = tfma_values.from_metrics(tfma_values.to_metrics(results))
     for name, value in vars(results).items():
         found = getattr(back, name)
         np.testing.assert_equal(*(item.toarray() if isinstance(item, csr_array) else item for item in (found, value)))

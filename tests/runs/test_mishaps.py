@@ -15,7 +15,7 @@ import pytest
 
 from components.data.spans import list_spans
 from components.serving.serving_dir import versions
-from pipeline.cli.main import NOT_PUSHED, STOPPED
+from pipeline.cli.terminal import NOT_PUSHED, STOPPED
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
 from pipeline.runners import local

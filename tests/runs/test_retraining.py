@@ -20,7 +20,7 @@ from components.base.errors import CaptchaPipelineError
 from components.base.files import locked
 from components.data.spans import list_spans
 from components.serving.serving_dir import push, versions
-from pipeline.cli.main import STOPPED
+from pipeline.cli.terminal import STOPPED
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
 from pipeline.runs import history, new_spans

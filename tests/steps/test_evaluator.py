@@ -12,7 +12,7 @@ from tfx.types import channel_utils, standard_artifacts
 from components.base.errors import CaptchaPipelineError
 from components.base.features import WINDOW
 from components.data.captcha_spec import CaptchaSpec
-from components.evaluation import golden, tfma_metrics
+from components.evaluation import golden, tfma_metrics, tfma_values
 from components.evaluation.golden import Best, GoldenReading
 from components.evaluator import CaptchaEvaluator, CaptchaEvaluatorExecutor, eval_shared_model, load_results
 from components.latest_pushed_model import LatestPushedModel
@@ -61,7 +61,7 @@ def test_no_baseline_and_above_the_floor(store, tmp_path, monkeypatch):
     assert results.overall.count == results.results.example_count == COUNT
     assert results.golden is None
     assert list(results.slices["characters"]) == list("0123456789")
-    monkeypatch.setattr(tfma_metrics, "CONFUSION", "a figure that this release does not have")
+    monkeypatch.setattr(tfma_values, "CONFUSION", "a figure that this release does not have")
     with pytest.raises(CaptchaPipelineError, match=r"figures of another release of this project.*`captcha-pipeline run`"):
         load_results(uri)
 

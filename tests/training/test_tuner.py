@@ -16,7 +16,7 @@ from components.training import run_fn, tuner_fn
 from components.training.checkpoint import JUDGED_BY
 from components.training.hyperparameters import Hyperparameters
 from components.training.run_fn import Examples
-from pipeline.cli.main import STOPPED
+from pipeline.cli.terminal import STOPPED
 from pipeline.config.loading import load_config
 from tests.support.command import call
 from tests.support.paths import TINY

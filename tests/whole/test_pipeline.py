@@ -15,7 +15,7 @@ from components.data.example_proto import Example
 from components.data.spans import list_spans
 from components.data.tfrecords import read_records
 from components.serving import serving_dir
-from pipeline.cli.main import NOT_PUSHED
+from pipeline.cli.terminal import NOT_PUSHED
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
 from pipeline.inference.served_model import ServedModel

@@ -1,0 +1,158 @@
+"""`captcha-pipeline run`, `retrain`, `schedule` and `tune`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.markup import escape
+
+from components.base.errors import Busy, CaptchaPipelineError
+from components.base.files import locked
+from pipeline.cli.options import BeamOption, ConfigOption, SetOption
+from pipeline.cli.terminal import NOT_PUSHED, console, stoppable, warn_of_unservable_models
+from pipeline.config import DEFAULT_CONFIG
+from pipeline.logs import load_tensorflow
+
+if TYPE_CHECKING:
+    from pipeline.config.config import Config
+
+_RUN_GOES_ON: Final = "The next run takes up after the last complete step, and in the Trainer after the last epoch."
+
+
+@stoppable(_RUN_GOES_ON)
+def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None, beam: BeamOption = None) -> None:
+    """Run the whole pipeline on this machine: check the data, train, evaluate, and push the model if it is good enough.
+
+    Steps whose input, configuration and code have not changed are reused. Example:
+
+        captcha-pipeline run --config configs/digits.yaml --set trainer.epochs=3
+    """
+    from pipeline.config.loading import load_config
+    from pipeline.runs import history
+    from pipeline.runs.policy import current_attempt
+
+    settings = load_config(config, overrides, beam=beam)
+    _run(settings, "by hand", current_attempt(settings, history.runs(settings.metadata_path)))
+
+
+@stoppable(_RUN_GOES_ON)
+def retrain(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    beam: BeamOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Make another model even if nothing has changed.")] = False,
+) -> None:
+    """Run the pipeline if there is a reason to, and say which: new data, drift, a model that reads badly or is old, a run cut short.
+
+    Made for cron: without a reason, or while a run is at work, it ends at once, with 0. `captcha-pipeline config` shows the section
+    `retraining`.
+    """
+    from pipeline.config.loading import load_config
+    from pipeline.runs.policy import reason_to_retrain
+
+    settings = load_config(config, overrides, beam=beam)
+    at_work = f"A run (process {{}}) is at work in {Path(settings.run_lock).parent}."
+    try:
+        with locked(Path(settings.run_lock), at_work):  # else that run would be taken for one that was cut short
+            reason = reason_to_retrain(settings, force=force)
+        if reason is None:
+            warn_of_unservable_models(settings)
+            console.print("Nothing to do: there is no reason to train anew.")
+            return
+        console.print(f"Retraining: {reason.words}", highlight=False, soft_wrap=True)
+        _run(settings, reason.words, reason.attempt)
+    except Busy as busy:
+        console.print(f"Nothing to do now: {busy}", highlight=False, markup=False, soft_wrap=True)
+
+
+def schedule(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    beam: BeamOption = None,
+    cron: Annotated[str | None, typer.Option(help="As in a crontab: '0 3 * * *' is at three every night, here.")] = None,
+) -> None:
+    """Retrain by cron until stopped, one run at a time; without --cron, say what is on record of the last time.
+
+    Events are JSON lines on standard output; what the runs print is in ROOT/NAME/retrain.log.
+    """
+    from pipeline.config.loading import load_config
+    from pipeline.runs.scheduler import Scheduler, retrain_command, status
+
+    settings = load_config(config, overrides, beam=beam)
+    if cron is None:
+        console.print_json(data=status(Path(settings.root) / settings.name))
+    else:
+        Scheduler(settings, cron, retrain_command(config, overrides or [], beam)).serve()
+
+
+@stoppable("The same command takes up after the last complete trial.")
+def tune(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    beam: BeamOption = None,
+    trials: Annotated[int, typer.Option(min=1, help="Fits, the first with the present values.")] = 12,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training split, each fit (default: as in a run)")] = None,
+) -> None:
+    """Search for a better learning rate, batch size, label smoothing and shift. Runs use what it finds from then on.
+
+    What the configuration sets is left as it is. Judged on the eval split; the test split is not touched. Example:
+
+        captcha-pipeline tune --config configs/digits.yaml --trials 20
+    """
+    from pipeline.config.loading import load_config
+    from pipeline.runners.beam.engine_check import check_engines_of
+
+    settings = load_config(config, overrides, beam=beam, tuned=False)
+    check_engines_of(settings)
+    load_tensorflow()
+    from pipeline.reporting import tables
+    from pipeline.runners import local
+
+    with tables.StepProgress(console) as progress:
+        found = local.tune(settings, trials, epochs or settings.trainer.epochs_parameter, progress.on_step)
+    _clean_up(settings)
+    tables.print_trials(console, found)
+    console.print(f"Written to {settings.tuned_path}: runs use it. Remove it to have the defaults back.", highlight=False, soft_wrap=True)
+
+
+def _run(settings: "Config", trigger: str, attempt: int) -> None:
+    from pipeline.runners.beam.engine_check import check_engines_of
+
+    warn_of_unservable_models(settings)
+    check_engines_of(settings)
+    load_tensorflow()
+    from pipeline.reporting import results, tables
+    from pipeline.reporting.trend import write_trend_page
+    from pipeline.runners import local
+
+    with tables.StepProgress(console) as progress:
+        record = local.run(settings, progress.on_step, trigger, attempt)
+    outcome = results.outcome(settings, record)
+    tables.print_outcome(console, outcome)
+    if outcome.changed or not outcome.report.exists():
+        with console.status("Writing the report"):
+            shown = results.write_report(settings, outcome)
+        tables.print_advice(console, shown.advice)
+    _clean_up(settings)
+    console.print(f"Report: {outcome.report}\nTrend: {write_trend_page(settings)}", highlight=False, soft_wrap=True)
+    if not outcome.in_production:
+        raise typer.Exit(NOT_PUSHED)
+
+
+def _clean_up(settings: "Config") -> None:
+    """Removes what old runs have left, if the configuration says so. The run is complete whatever becomes of that."""
+    from pipeline.garbage import collect
+    from pipeline.reporting import tables
+
+    if not settings.gc.after_run:
+        return
+    try:
+        garbage = collect(settings)
+    except CaptchaPipelineError as error:
+        console.print(f"[bold yellow]Old runs stay[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
+    else:
+        if garbage.leftovers:
+            console.print(f"Removed what old runs had left: {tables.room(garbage.size)}", highlight=False)
+
+
+COMMANDS: Final = (run, retrain, schedule, tune)
