@@ -31,7 +31,8 @@ from benchmarks.results import record
 from components.base.errors import CaptchaPipelineError
 from components.base.features import DATA_INFO, LABEL, PARAMS, SPAN, SPLITS, SUMMARY_FILE
 from components.data.example_proto import Example
-from components.data.records import DataInfo, book_example, canonical_example
+from components.data.legacy_layout import DataInfo, legacy_example
+from components.data.records import canonical_example
 from components.data.span_writer import ShardWriter, new_span, write_manifest
 from components.data.spans import ShardFile, describe, list_spans
 from components.data.tfrecords import Record, read_records
@@ -187,8 +188,8 @@ def write_shards(folder: Path, rng: random.Random) -> Group:
 
 
 def import_book_files(folder: Path, rng: random.Random) -> Group:
-    """Imports files in the book's layout that are cut or have bits turned."""
-    group = Group(f"records in {_BOOK_FILES} files in the book's layout, two thirds damaged", _BOOK_FILES * _A_SHARD, uncounted=True)
+    """Imports files in the legacy layout that are cut or have bits turned."""
+    group = Group(f"records in {_BOOK_FILES} files in the legacy layout, two thirds damaged", _BOOK_FILES * _A_SHARD, uncounted=True)
     place = folder / "book"
     place.mkdir()
     DataInfo.for_spec(inputs.SPEC).save(place / DATA_INFO)
@@ -196,7 +197,7 @@ def import_book_files(folder: Path, rng: random.Random) -> Group:
         with ShardWriter(place, f"file-{file}", "book") as writer:
             for number in range(file * _A_SHARD, (file + 1) * _A_SHARD):
                 label = f"{number:06}"
-                writer.write(SPLITS[0], book_example(np.asarray(inputs.noise(600_000 + number)), label, inputs.SPEC).SerializeToString())
+                writer.write(SPLITS[0], legacy_example(np.asarray(inputs.noise(600_000 + number)), label, inputs.SPEC).SerializeToString())
                 group.expected[label] = "either" if file % 3 else "good"
         _damage_file(place / writer.files[0].path, file, rng)
     return _imported(group, folder, str(place))
@@ -265,7 +266,7 @@ def _examples(paths: Sequence[Path]) -> Iterator[Example]:
 
 
 def _name(example: Example) -> str:
-    """Returns the file that a record comes from, or its label where it does not say: in the book's layout, or with bits turned."""
+    """Returns the file that a record comes from, or its label where it does not say: in the legacy layout, or with bits turned."""
     with contextlib.suppress(ValueError, AttributeError):
         if name := json.loads(_text(example, PARAMS)).get("file"):
             return str(name)

@@ -29,9 +29,9 @@ from components.base.errors import CaptchaPipelineError
 from components.data.beam_output import remove_abandoned
 from components.data.captcha_spec import CaptchaSpec
 from components.data.drift import Profile
+from components.data.legacy_layout import DataInfo
 from components.data.pictures import PictureRules
 from components.data.record_check import BAD, KEYS, PROFILE, SUMMARY, CheckShard, Shard
-from components.data.records import DataInfo
 from components.data.spans import Span, Window, window_as_of
 from components.data.splits import merge_keys
 from components.data.tally import stop_reason, summarise
@@ -180,7 +180,7 @@ def shards_of(span: Span) -> Iterator[Shard]:
     """Yields the shards of a span, as its manifest lists them.
 
     Raises:
-      CaptchaPipelineError: one is missing, or the book's data_info.csv is not right.
+      CaptchaPipelineError: one is missing, or data_info.csv is not right.
     """
     info = DataInfo.load(span.path / features.DATA_INFO) if span.manifest.layout == "book" else None
     for file in span.manifest.files:

@@ -41,7 +41,7 @@ VALID: Final = "valid"  # bool [N]: false for a picture that could not be decode
 
 # Files.
 MANIFEST: Final = "manifest.json"  # of a span
-DATA_INFO: Final = "data_info.csv"  # describes the book's layout
+DATA_INFO: Final = "data_info.csv"  # describes the legacy layout
 HISTORY_FILE: Final = "history.json"  # of a fit: a row an epoch
 SUMMARY_FILE: Final = "summary.json"  # of a quarantine
 PROFILES_FILE: Final = "profiles.json"  # of the spans that were read: components/data/drift.py

@@ -13,8 +13,9 @@ from components.base import features
 from components.data.captcha_spec import CaptchaSpec, LabelError
 from components.data.drift import Profile
 from components.data.example_proto import Example, bytes_example
+from components.data.legacy_layout import DataInfo, to_canonical
 from components.data.pictures import PictureError, PictureRules, inspect_picture
-from components.data.records import DataInfo, RecordError, to_canonical
+from components.data.records import RecordError
 from components.data.splits import holds, split_key
 from components.data.tally import Tally
 from components.data.tfrecords import ChangedFileError, Damage, Record, read_records
@@ -37,7 +38,7 @@ class Shard:
       name: relative to the data folder.
       records: how many the manifest says it holds.
       sha256: of the file, as the manifest says.
-      info: describes the book's layout, None for a canonical one.
+      info: describes the legacy layout, None for a canonical one.
       share: of its records that is used, above 0.
     """
 

@@ -1,6 +1,6 @@
 """Spans: how data lies on disk.
 
-    DATA/span-000001/{train,eval,test}/shard-00000-of-00006.tfrecord.gz, manifest.json, and data_info.csv in the book's layout
+    DATA/span-000001/{train,eval,test}/shard-00000-of-00006.tfrecord.gz, manifest.json, and data_info.csv in the legacy layout
 
 A span is there whole or not at all, and never changes. The manifest holds no time and no name of a machine, so the same
 pictures give the same bytes.

@@ -102,7 +102,7 @@ def _synthesise_elsewhere(settings: "Config", plan: "SynthPlan") -> "Span":
 
 @data_app.command("import")
 def import_(
-    path: Annotated[Path, typer.Argument(help="A folder of pictures; a .csv or .jsonl table; or a folder or file in the book's layout.")],
+    path: Annotated[Path, typer.Argument(help="A folder of pictures; a .csv or .jsonl table; or a folder or file in the legacy layout.")],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     pattern: PatternOption = "{label}.*",
@@ -129,7 +129,7 @@ def import_(
 
     Example: captcha-pipeline data import ~/captchas --pattern '{label}_*.png' --source shop
     """
-    from components.data.sources.imported import import_book, import_folder, import_table
+    from components.data.sources.imported import import_folder, import_legacy, import_table
     from components.data.sources.listing import TABLES
     from components.data.sources.sift import Imported
 
@@ -144,7 +144,7 @@ def import_(
         elif path.suffix.lower() in TABLES and path.name != "data_info.csv":
             imported = import_table(path, plan, progress, outside)
         else:
-            imported = import_book(path.parent if path.name == "data_info.csv" else path, plan, progress)
+            imported = import_legacy(path.parent if path.name == "data_info.csv" else path, plan, progress)
     _tell(imported, plan)
 
 

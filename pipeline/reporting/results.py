@@ -18,7 +18,7 @@ from components.base import features
 from components.base.errors import CaptchaPipelineError
 from components.base.recipe import libraries
 from components.data.example_proto import Example
-from components.data.records import IMAGE_RAW
+from components.data.legacy_layout import IMAGE_RAW
 from components.data.tfrecords import whole_records
 from components.evaluation.advice import advise
 from components.evaluation.gate import SetResult

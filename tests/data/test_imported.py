@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
 from components.data.example_proto import Example, bytes_example
-from components.data.records import DataInfo, book_example, to_canonical
+from components.data.legacy_layout import DataInfo, legacy_example, to_canonical
 from components.data.sources import imported
-from components.data.sources.imported import import_book, import_folder, import_table
+from components.data.sources.imported import import_folder, import_legacy, import_table
 from components.data.sources.synthetic import synthesise
 from components.data.span_writer import ShardWriter
 from components.data.spans import list_spans
@@ -85,7 +85,7 @@ def test_pictures_that_look_different_are_spread_over_the_splits(tmp_path, mode)
 def test_every_kind_of_import_records_how_it_split(tmp_path, folder, book):
     (folder / "labels.csv").write_text("path,label\n0001_a.png,0001\n")
     target = plan(tmp_path / "data")
-    made = [import_folder(folder, "{label}_*", target), import_table(folder / "labels.csv", target), import_book(book[0], target)]
+    made = [import_folder(folder, "{label}_*", target), import_table(folder / "labels.csv", target), import_legacy(book[0], target)]
     for result in made:
         assert (result.span.manifest.split_rule, result.span.manifest.params["splits"]) == (SPLIT_RULE, WEIGHTS)
 
@@ -102,7 +102,7 @@ def test_transparent_book_pictures_are_in_the_split_of_what_is_seen(tmp_path):
     (folder / "data_info.csv").write_text(
         'name,type,shape,isbyte,length_type,default\nimage_raw,uint8,"[10,20,4]",True,fixed,\nlabel_raw,int64,4,True,fixed,\n'
     )
-    converted = import_book(folder, plan(tmp_path / "data", splits={"train": 2, "eval": 1, "test": 1})).span
+    converted = import_legacy(folder, plan(tmp_path / "data", splits={"train": 2, "eval": 1, "test": 1})).span
     (tmp_path / "pictures").mkdir()
     for number, pixels in enumerate(raw):
         Image.fromarray(pixels, "RGBA").save(tmp_path / "pictures" / f"{number:04d}.png")
@@ -235,11 +235,11 @@ def test_pictures_of_the_right_size_go_into_the_book_layout(tmp_path, folder):
 
 @pytest.fixture
 def book(tmp_path):
-    """A set in the book's layout: 6 good records, one with a wrong class id, one that is no example, one with a wrong checksum."""
+    """A set in the legacy layout: 6 good records, one with a wrong class id, one that is no example, one with a wrong checksum."""
     folder = tmp_path / "book"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    good = [book_example(rng.integers(0, 256, (10, 20, 3), np.uint8), f"000{i}", SPEC).SerializeToString() for i in range(6)]
+    good = [legacy_example(rng.integers(0, 256, (10, 20, 3), np.uint8), f"000{i}", SPEC).SerializeToString() for i in range(6)]
     wrong = bytes_example({"image_raw": b"\1" * 600, "label_raw": np.array([0, 0, 0, 99]).tobytes()}).SerializeToString()
     with ShardWriter(folder, "train", "canonical") as writer:
         for record in [*good, wrong, b"\xff no example"]:
@@ -256,7 +256,7 @@ def book(tmp_path):
 
 def test_book_records_are_converted(tmp_path, book):
     folder, good, _ = book
-    result = import_book(folder, plan(tmp_path / "data"))
+    result = import_legacy(folder, plan(tmp_path / "data"))
     assert sorted(labelled(result.span)) == [f"000{i}" for i in range(6)]
     assert result.left_out == {"label_charset": 1, "record_unparseable": 1, "record_checksum": 1}
     assert "record 6" in result.describe()
@@ -265,11 +265,11 @@ def test_book_records_are_converted(tmp_path, book):
 
 def test_book_records_are_copied_wrong_ones_too_and_keep_their_split(tmp_path, book):
     folder, good, wrong = book
-    copied = import_book(folder, plan(tmp_path / "data", layout="book"))
+    copied = import_legacy(folder, plan(tmp_path / "data", layout="book"))
     assert sorted(records(copied.span)) == sorted(good + wrong)
     assert copied.left_out == {"record_checksum": 1}
     info = DataInfo.load(copied.span.path / "data_info.csv")
-    converted = import_book(folder, plan(tmp_path / "data")).span
+    converted = import_legacy(folder, plan(tmp_path / "data")).span
     for split in WEIGHTS:
         raw = [Example.FromString(r.data) for path in copied.span.files(split) for r in read_records(path) if r.data in good]
         expected = {to_canonical(example, info, SPEC, "shop").SerializeToString(deterministic=True) for example in raw}
@@ -279,16 +279,16 @@ def test_book_records_are_copied_wrong_ones_too_and_keep_their_split(tmp_path, b
 def test_one_book_file_and_a_book_set_without_files(tmp_path, book):
     folder, _, _ = book
     (folder / "train" / "data_info.csv").write_bytes((folder / "data_info.csv").read_bytes())
-    assert len(labelled(import_book(folder / "train" / "train.tfrecord.gz", plan(tmp_path / "data")).span)) == 6
+    assert len(labelled(import_legacy(folder / "train" / "train.tfrecord.gz", plan(tmp_path / "data")).span)) == 6
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "data_info.csv").write_bytes((folder / "data_info.csv").read_bytes())
     with pytest.raises(CaptchaPipelineError, match="no TFRecord files"):
-        import_book(tmp_path / "empty", plan(tmp_path / "data"))
+        import_legacy(tmp_path / "empty", plan(tmp_path / "data"))
 
 
 def test_a_synthetic_book_span_can_be_imported_and_keeps_its_splits(tmp_path):
     made = synthesise(synth_plan(SPEC, 40, 1, 20, WEIGHTS, layout="book"), tmp_path / "made")
-    result = import_book(made.path, plan(tmp_path / "data"))
+    result = import_legacy(made.path, plan(tmp_path / "data"))
     assert result.span.manifest.counts == made.manifest.counts
     assert not result.left_out
 

@@ -10,13 +10,8 @@ from PIL import Image
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec, LabelError
 from components.data.example_proto import Example, bytes_example
-from components.data.records import (
-    DataInfo,
-    RecordError,
-    book_example,
-    canonical_example,
-    to_canonical,
-)
+from components.data.legacy_layout import DataInfo, legacy_example, to_canonical
+from components.data.records import RecordError, canonical_example
 
 HEADER = "name,type,shape,isbyte,length_type,default\n"
 SPECS = st.builds(
@@ -51,7 +46,7 @@ def captchas(draw):
 @given(captchas())
 def test_the_book_layout_gives_back_the_label_and_every_pixel(captcha):
     spec, label, pixels = captcha
-    example = Example.FromString(book_example(pixels, label, spec).SerializeToString())
+    example = Example.FromString(legacy_example(pixels, label, spec).SerializeToString())
     canonical = to_canonical(example, DataInfo.for_spec(spec), spec)
     assert value(canonical, "label").decode() == label
     np.testing.assert_array_equal(pixels_of(canonical).reshape(pixels.shape), pixels)
@@ -61,7 +56,7 @@ def test_the_book_layout_gives_back_the_label_and_every_pixel(captcha):
 @given(captchas())
 def test_a_book_record_holds_raw_pixels_ids_and_their_one_hot_map(captcha):
     spec, label, pixels = captcha
-    example = book_example(pixels, label, spec)
+    example = legacy_example(pixels, label, spec)
     ids = np.frombuffer(value(example, "label_raw"), np.int64)
     one_hot = np.frombuffer(value(example, "map_raw"), np.uint8).reshape(spec.max_length, spec.num_classes)
     assert value(example, "image_raw") == pixels.tobytes()
@@ -92,7 +87,7 @@ def test_tensorflow_reads_our_examples_and_we_its_and_the_class_is_kept():
 
     spec = CaptchaSpec()
     pixels = np.zeros((30, 100, 3), np.uint8)
-    ours = book_example(pixels, "0042", spec).SerializeToString(deterministic=True)
+    ours = legacy_example(pixels, "0042", spec).SerializeToString(deterministic=True)
     theirs = tf.train.Example.FromString(ours)
     assert theirs.SerializeToString(deterministic=True) == ours
     assert isinstance(to_canonical(theirs, DataInfo.for_spec(spec), spec), tf.train.Example)
@@ -197,9 +192,9 @@ def test_numbers_defaults_and_variable_lengths_are_read_as_declared(tmp_path):
 def test_a_book_record_is_not_written_from_a_wrong_label_or_picture():
     spec = CaptchaSpec()
     with pytest.raises(LabelError):
-        book_example(np.zeros((30, 100, 3), np.uint8), "12a4", spec)
+        legacy_example(np.zeros((30, 100, 3), np.uint8), "12a4", spec)
     with pytest.raises(ValueError, match=r"not uint8 \(30, 100, 3\)"):
-        book_example(np.zeros((30, 100, 1), np.uint8), "1234", spec)
+        legacy_example(np.zeros((30, 100, 1), np.uint8), "1234", spec)
 
 
 def test_params_keep_other_alphabets_readable():

@@ -10,8 +10,8 @@ from PIL import Image
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
 from components.data.example_proto import Example
-from components.data.records import DataInfo, book_example
-from components.data.sources.imported import import_book, import_folder, import_table
+from components.data.legacy_layout import DataInfo, legacy_example
+from components.data.sources.imported import import_folder, import_legacy, import_table
 from components.data.sources.painting import CaptchaPainter
 from components.data.span_writer import ShardWriter
 from components.data.spans import Span, list_spans
@@ -68,10 +68,10 @@ def test_book_records_with_two_labels_are_reported(tmp_path: Path, folder: Path)
     pixels = np.random.default_rng(1).integers(0, 256, (10, 20, 3), np.uint8)
     with ShardWriter(folder, "all", "canonical") as writer:
         for label in ("0001", "0002", "0001"):
-            writer.write("train", book_example(pixels, label, spec).SerializeToString())
+            writer.write("train", legacy_example(pixels, label, spec).SerializeToString())
     DataInfo.for_spec(spec).save(folder / "data_info.csv")
     for layout in ("canonical", "book"):
-        result = import_book(folder, plan(tmp_path / layout, layout=layout))
+        result = import_legacy(folder, plan(tmp_path / layout, layout=layout))
         name = "train/all.tfrecord.gz"
         assert result.contradictions == [f"{name}, record 1 is labelled '0002'; {name}, record 0 is labelled '0001'"]
         assert result.left_out == {"the same picture is there with the same label": 1}

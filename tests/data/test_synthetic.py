@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
 from components.data.example_proto import Example
+from components.data.legacy_layout import DataInfo, to_canonical
 from components.data.pictures import PictureRules
-from components.data.records import DataInfo, to_canonical
 from components.data.sources import synthetic_beam
 from components.data.sources.painting import CaptchaPainter, find_fonts
 from components.data.sources.sheet import samples

@@ -14,8 +14,8 @@ from PIL import Image
 from components.base.errors import CaptchaPipelineError
 from components.base.features import DATA_INFO, SPLITS
 from components.data.captcha_spec import CaptchaSpec
+from components.data.legacy_layout import DataInfo, legacy_example
 from components.data.record_check import CheckShard
-from components.data.records import DataInfo, book_example
 from components.data.sources.synthetic import synthesise
 from components.data.spans import list_spans, window
 from components.example_gen import CaptchaExampleGen
@@ -237,11 +237,11 @@ def test_book_layout(tmp_path: Path) -> None:
     spec = CaptchaSpec(charset="あいう", length={"min": 2, "max": 3}, width=10, height=8, channels=1)
     rng = np.random.default_rng(1)
     pictures = {split: rng.integers(0, 256, (8, 10, 1), np.uint8) for split in SPLITS}
-    good = {split: [book_example(pictures[split], label, spec).SerializeToString() for label in ("あい", "うあい")] for split in SPLITS}
+    good = {split: [legacy_example(pictures[split], label, spec).SerializeToString() for label in ("あい", "うあい")] for split in SPLITS}
     pixels = pictures["eval"]
-    short = book_example(pixels, "あい", spec)
+    short = legacy_example(pixels, "あい", spec)
     short.features.feature["image_raw"].bytes_list.value[0] = b"123"
-    wrong = book_example(pixels, "あい", spec)
+    wrong = legacy_example(pixels, "あい", spec)
     wrong.features.feature["label_raw"].bytes_list.value[0] = np.array([0, 9, 0], "<i8").tobytes()
     bad = [short.SerializeToString(), wrong.SerializeToString(), record(1)]
     records = good | {"train": good["train"] + bad}

@@ -1,4 +1,4 @@
-"""Own pictures with labels, as a new span: a folder, a table, or records in the book's layout.
+"""Own pictures with labels, as a new span: a folder, a table, or records in the legacy layout.
 
 Labels and pictures are taken as they are; CaptchaExampleGen judges them. The same content beside the same spans gives the same bytes. A
 picture's split is decided by its pixels, or by the split of a picture that it looks like (components/data/sources/sift.py).
@@ -18,11 +18,12 @@ from components.base.errors import CaptchaPipelineError
 from components.base.features import DATA_INFO
 from components.data.captcha_spec import LabelError
 from components.data.example_proto import Example
+from components.data.legacy_layout import DataInfo, legacy_example, to_canonical
 from components.data.pictures import PictureError, inspect_picture
-from components.data.records import DataInfo, RecordError, book_example, canonical_example, to_canonical
+from components.data.records import RecordError, canonical_example
 from components.data.sources.index import Progress
 from components.data.sources.listing import Entry, folder_entries, regular_files, table_entries
-from components.data.sources.seen import FILE, of_book, of_encoded
+from components.data.sources.seen import FILE, of_encoded, of_legacy
 from components.data.sources.sift import Imported, ImportPlan, Item, save
 from components.data.tfrecords import Damage, read_records
 
@@ -75,8 +76,8 @@ def import_table(table: str | Path, plan: ImportPlan, progress: Progress | None 
     return _import_pictures(entries, plan, Imported(), progress, f"Does {table} hold the labels in its column label?")
 
 
-def import_book(path: str | Path, plan: ImportPlan, progress: Progress | None = None) -> Imported:
-    """Imports records in the book's layout: a folder with data_info.csv and TFRecord files, or one such file beside it.
+def import_legacy(path: str | Path, plan: ImportPlan, progress: Progress | None = None) -> Imported:
+    """Imports records in the legacy layout: a folder with data_info.csv and TFRecord files, or one such file beside it.
 
     Records that are not right are left out where they are converted, and copied for CaptchaExampleGen to judge where not.
 
@@ -91,10 +92,10 @@ def import_book(path: str | Path, plan: ImportPlan, progress: Progress | None = 
     files = [(file, name) for file, name in found if _TFRECORD.search(name)]
     if not files:
         raise CaptchaPipelineError(f"{folder} has {DATA_INFO}, but no TFRecord files (such as train.tfrecord) beside it.")
-    return save(_book_items(files, info, plan, result, progress), plan, result, info if plan.layout == "book" else None, progress)
+    return save(_legacy_items(files, info, plan, result, progress), plan, result, info if plan.layout == "book" else None, progress)
 
 
-def _book_items(
+def _legacy_items(
     files: list[tuple[Path, str]], info: DataInfo, plan: ImportPlan, result: Imported, progress: Progress | None
 ) -> Iterator[Item]:
     read = 0
@@ -109,7 +110,7 @@ def _book_items(
                 continue
             try:
                 example = Example.FromString(item.data)
-                seen = of_book(example, info, plan.spec, where, plan.rules)
+                seen = of_legacy(example, info, plan.spec, where, plan.rules)
             except (DecodeError, RecordError) as error:
                 if plan.layout == "book":
                     yield Item(item.data, None)
@@ -148,7 +149,7 @@ def _picture_items(entries: list[Entry], plan: ImportPlan, result: Imported, pro
             record = canonical_example(data, entry.label, plan.source, {FILE: entry.name})
         else:
             try:
-                record = book_example(_pixels(data, plan), entry.label, plan.spec)
+                record = legacy_example(_pixels(data, plan), entry.label, plan.spec)
             except (LabelError, PictureError) as error:
                 result.leave_out(error.reason, f"{entry.name} ({error})")
                 continue
@@ -181,7 +182,7 @@ def _read(entry: Entry, result: Imported) -> bytes | None:
 def _pixels(data: bytes, plan: ImportPlan) -> np.ndarray:
     picture = inspect_picture(data, plan.spec, plan.rules)
     if (picture.width, picture.height) != (plan.spec.width, plan.spec.height):
-        raise PictureError("image_size", f"{picture.width}x{picture.height} pixels; the book's layout holds one size")
+        raise PictureError("image_size", f"{picture.width}x{picture.height} pixels; the legacy layout holds one size")
     with Image.open(io.BytesIO(picture.encoded)) as image:
         pixels = np.asarray(image.convert("RGB" if plan.spec.channels == 3 else "L"))
     return pixels.reshape(plan.spec.height, plan.spec.width, plan.spec.channels)

@@ -15,9 +15,9 @@ from typing import Final
 from urllib.parse import quote
 
 from components.base.features import DATA_INFO, SPLITS
+from components.data.legacy_layout import DataInfo
 from components.data.likeness import MAX_DISTANCE, bands, distance
 from components.data.pictures import PictureRules
-from components.data.records import DataInfo
 from components.data.sources.seen import Seen, of_record
 from components.data.spans import Span
 from components.data.splits import SPLIT_RULE

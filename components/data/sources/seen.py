@@ -12,9 +12,10 @@ from PIL import Image
 from components.base.features import IMAGE, LABEL, PARAMS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.example_proto import Example
+from components.data.legacy_layout import DataInfo, legacy_label, legacy_picture
 from components.data.likeness import look_of
 from components.data.pictures import PictureError, PictureRules, visible_picture, visible_pixels
-from components.data.records import DataInfo, RecordError, book_label, book_picture
+from components.data.records import RecordError
 from components.data.splits import bytes_key, split_key
 
 _LONGEST: Final = 256  # characters of a label or a name: far beyond a label that is right
@@ -57,9 +58,9 @@ def of_encoded(data: bytes, label: str, name: str, rules: PictureRules) -> Seen:
         return Seen(bytes_key(data), None, _normalised(label), name, refusal=refusal)
 
 
-def of_book(example: Any, info: DataInfo, spec: CaptchaSpec, name: str, rules: PictureRules) -> Seen:
-    """Returns what an example in the book's layout is compared by. Raises RecordError as `components.data.records.to_canonical`."""
-    return of_pixels(visible_pixels(book_picture(example, info), rules.background), book_label(example, info, spec), name)
+def of_legacy(example: Any, info: DataInfo, spec: CaptchaSpec, name: str, rules: PictureRules) -> Seen:
+    """Returns what an example in the legacy layout is compared by. Raises RecordError as `components.data.legacy_layout.to_canonical`."""
+    return of_pixels(visible_pixels(legacy_picture(example, info), rules.background), legacy_label(example, info, spec), name)
 
 
 def of_record(data: bytes, info: DataInfo | None, spec: CaptchaSpec, rules: PictureRules) -> Seen | None:
@@ -67,14 +68,14 @@ def of_record(data: bytes, info: DataInfo | None, spec: CaptchaSpec, rules: Pict
 
     Args:
       data: the record.
-      info: of the span in the book's layout; None in the canonical one.
+      info: of the span in the legacy layout; None in the canonical one.
       spec: of the span.
       rules: for pictures.
     """
     try:
         example = Example.FromString(data)
         if info is not None:
-            return of_book(example, info, spec, "", rules)
+            return of_legacy(example, info, spec, "", rules)
         feature = example.features.feature
         image, label = (feature[name].bytes_list.value[0] for name in (IMAGE, LABEL))
         return of_encoded(image, label.decode(), _file(feature[PARAMS].bytes_list.value), rules)

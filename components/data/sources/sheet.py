@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from components.base.features import DATA_INFO, IMAGE, LABEL, SPLITS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.example_proto import Example
+from components.data.legacy_layout import DataInfo, legacy_label, legacy_picture
 from components.data.pictures import ALLOWED_FORMATS
-from components.data.records import DataInfo, book_label, book_picture
 from components.data.spans import Span
 from components.data.tfrecords import Record
 
@@ -75,8 +75,8 @@ def _canonical_sample(data: bytes) -> Sample:
 
 def _book_sample(data: bytes, info: DataInfo, spec: CaptchaSpec) -> Sample:
     example = Example.FromString(data)
-    image = book_picture(example, info)
-    return Sample(book_label(example, info, spec), image, len(image.tobytes()))
+    image = legacy_picture(example, info)
+    return Sample(legacy_label(example, info, spec), image, len(image.tobytes()))
 
 
 def span_statistics(spans: Iterable[Span], spec: CaptchaSpec) -> list[SplitStatistics]:

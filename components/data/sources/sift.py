@@ -17,8 +17,8 @@ from components.base.disk import writing_in
 from components.base.errors import CaptchaPipelineError
 from components.base.features import DATA_INFO
 from components.data.captcha_spec import CaptchaSpec, LabelError
+from components.data.legacy_layout import DataInfo
 from components.data.pictures import PictureRules
-from components.data.records import DataInfo
 from components.data.sources.index import Progress, SpanIndex
 from components.data.sources.seen import Seen
 from components.data.span_writer import ShardWriter, new_span, rename_shards, write_manifest
@@ -42,7 +42,7 @@ class ImportPlan:
       spec: what the labels and pictures should be.
       splits: the relative size of each split.
       source: the name of the set, which the Evaluator slices by.
-      rules: for pictures; in the book's layout, which holds pixels of one size, others are left out.
+      rules: for pictures; in the legacy layout, which holds pixels of one size, others are left out.
       shard_size: records a shard, over its three splits.
       only_new: leaves out what a span has already, with the same label.
       dry_run: reads everything, and writes nothing.
@@ -61,7 +61,7 @@ class ImportPlan:
 
 @dataclass(frozen=True)
 class Item:
-    """A record to import. `seen` is None for one of the book's layout that is not right, and copied for CaptchaExampleGen to judge."""
+    """A record to import. `seen` is None for one of the legacy layout that is not right, and copied for CaptchaExampleGen to judge."""
 
     record: bytes
     seen: Seen | None
@@ -149,7 +149,7 @@ def save(items: Iterable[Item], plan: ImportPlan, result: Imported, info: DataIn
       items: are read as they are written.
       plan: where to.
       result: is added to, and returned.
-      info: what describes the records in the book's layout; None for `DataInfo.for_spec`.
+      info: what describes the records in the legacy layout; None for `DataInfo.for_spec`.
       progress: is called while spans are read that are not in the index yet.
 
     Raises:

@@ -19,7 +19,8 @@ import numpy as np
 from components.base.disk import writing_in
 from components.base.errors import CaptchaPipelineError
 from components.base.features import DATA_INFO
-from components.data.records import DataInfo, book_example, canonical_example, encode_png
+from components.data.legacy_layout import DataInfo, legacy_example
+from components.data.records import canonical_example, encode_png
 from components.data.sources.painting import Captcha, SynthPlan, find_fonts, painter
 from components.data.span_writer import ShardWriter, new_span, write_manifest
 from components.data.spans import ShardFile, Span
@@ -55,7 +56,7 @@ def make_shard(plan: SynthPlan, shard: int, root: str | Path, on_picture: Callab
 def _example(plan: SynthPlan, captcha: Captcha) -> Any:
     if plan.layout == "book":
         shape = (plan.spec.height, plan.spec.width, plan.spec.channels)
-        return book_example(np.asarray(captcha.image).reshape(shape), captcha.label, plan.spec)
+        return legacy_example(np.asarray(captcha.image).reshape(shape), captcha.label, plan.spec)
     return canonical_example(encode_png(captcha.image), captcha.label, SOURCE, captcha.params)
 
 
@@ -105,11 +106,11 @@ def synthesise(plan: SynthPlan, root: str | Path, make_shards: MakeShards = in_p
       make_shards: writes the shards into a folder, and returns what the manifest says of each: `in_processes`, or on Beam.
 
     Raises:
-      CaptchaPipelineError: a font is missing or lacks characters, the book's layout is asked for with `free`, or the span cannot be
+      CaptchaPipelineError: a font is missing or lacks characters, the legacy layout is asked for with `free`, or the span cannot be
         written.
     """
     if plan.synth.free and plan.layout == "book":
-        raise CaptchaPipelineError("synth.free draws pictures of many sizes; the book's layout holds one size. Leave --layout out.")
+        raise CaptchaPipelineError("synth.free draws pictures of many sizes; the legacy layout holds one size. Leave --layout out.")
     fonts = find_fonts(plan.effective_fonts, plan.spec.characters)
     plan = replace(plan, synth=plan.synth.model_copy(update={"fonts": fonts if plan.synth.fonts else ()}))
     making = new_span(root)
