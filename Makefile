@@ -77,7 +77,7 @@ check: install
 	$(RUN) ruff format --check .
 	$(RUN) lint-imports
 	$(RUN) deptry .
-	$(RUN) mypy components deploy pipeline benchmarks
+	$(RUN) mypy components deploy pipeline benchmarks experiments
 	$(RUN) mypy --allow-untyped-defs tests
 
 # About twenty minutes. The figures are of use only where nothing else runs beside it.

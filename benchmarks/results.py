@@ -3,7 +3,7 @@
     uv run python -m benchmarks.results
 
 Expected: docs/benchmarks.md is written anew from benchmarks/results/*.json, and the table of trials at the end of docs/recipe.md from
-benchmarks/results/recipe.jsonl.
+experiments/results/recipe.jsonl.
 """
 
 import contextlib
@@ -24,9 +24,11 @@ import jinja2
 from rich.console import Console
 from rich.table import Table
 
-FOLDER = Path(__file__).parent / "results"
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-RECIPE = Path(__file__).parents[1] / "docs" / "recipe.md"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "benchmarks" / "results"
+EXPERIMENTS = ROOT / "experiments" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+RECIPE = ROOT / "docs" / "recipe.md"
 _TRIALS_BEGIN = "## Every trial\n"
 _PACKAGES = ("tensorflow", "jax", "keras", "tfx", "apache-beam", "numpy", "captcha")
 
@@ -57,7 +59,6 @@ def record(
     console.print(table)
     for note in notes:
         console.print(note)
-    FOLDER.mkdir(exist_ok=True)
     result = {
         "name": name,
         "python": python,
@@ -69,21 +70,25 @@ def record(
         "rows": [list(row) for row in rows],
         "notes": list(notes),
     }
-    (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (_folder(name) / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def keep(name: str, row: Mapping[str, Any]) -> None:
     """Prints what one of several runs came to, and adds it with the date to FOLDER/NAME.jsonl."""
     line = json.dumps({**row, "date": datetime.date.today().isoformat()})
     print(line, flush=True)
-    FOLDER.mkdir(exist_ok=True)
-    with (FOLDER / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+    with (_folder(name) / f"{name}.jsonl").open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
 def kept(name: str) -> list[dict[str, Any]]:
     """Returns what `keep` has added so far."""
-    return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (_folder(name) / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _folder(name: str) -> Path:
+    """Where the results of a benchmark or an experiment lie."""
+    return EXPERIMENTS if (ROOT / "experiments" / f"{name}.py").exists() else FOLDER
 
 
 def versions() -> str:
@@ -125,7 +130,7 @@ This page is written by `python -m benchmarks.results` from what they left in `b
 {% for result in results %}
 ## {{ result.title }}
 
-    {{ result.python | default("uv run python") }} -m benchmarks.{{ result.name }}
+    {{ result.python | default("uv run python") }} -m {{ package(result.name) }}.{{ result.name }}
 
 | {{ result.columns | join(" | ") }} |
 |{{ "---|" * result.columns | length }}
@@ -143,8 +148,11 @@ This page is written by `python -m benchmarks.results` from what they left in `b
 
 def page() -> str:
     """Returns docs/benchmarks.md as the figures that are kept make it."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))]
-    return jinja2.Template(_TEMPLATE, keep_trailing_newline=True).render(results=results)
+    results = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted([*FOLDER.glob("*.json"), *EXPERIMENTS.glob("*.json")], key=lambda path: path.stem)
+    ]
+    return jinja2.Template(_TEMPLATE, keep_trailing_newline=True).render(results=results, package=lambda name: _folder(name).parent.name)
 
 
 def recipe() -> str:

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import book_network
 from components.data.captcha_spec import CaptchaSpec
 from components.training.model import PRESETS, build_model, captcha_loss
+from experiments import book_network
 
 
 @pytest.mark.slow

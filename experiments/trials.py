@@ -1,4 +1,4 @@
-"""The trials of benchmarks/recipe.py: each is the Trainer's own recipe with one change."""
+"""The trials of experiments/recipe.py: each is the Trainer's own recipe with one change."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

@@ -1,11 +1,11 @@
 """The book's network, written as its reader would in Keras, against this project's presets, on the same pictures.
 
-    uv run python -m benchmarks.book_network book,book-as-printed,vgg16-bn-ours --images 20000 --seeds 1,2,3
+    uv run python -m experiments.book_network book,book-as-printed,vgg16-bn-ours --images 20000 --seeds 1,2,3
 
-Expected: a line an arm and a seed, appended to benchmarks/results/book_network.jsonl, and the table of all lines on record. 20,000
+Expected: a line an arm and a seed, appended to experiments/results/book_network.jsonl, and the table of all lines on record. 20,000
 pictures are one epoch, some ten minutes of the book's network on 2 cores. First looks at its own rate, 2,000 pictures, and 40,000 at an
 eighth of the width, were still at chance, ln 10 = 2.303 a head.
-The preset `vgg-book` is the same network (tests/benchmarks/test_book_network.py) with He's first weights.
+The preset `vgg-book` is the same network (tests/experiments/test_book_network.py) with He's first weights.
 
 Every arm sees the Transform output of the task `digits-recipe`, in the same order for the same seed, and is judged by the first
 pictures of its eval split.

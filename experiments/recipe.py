@@ -1,9 +1,9 @@
 """What each part of the training recipe is worth: one change at a time, against the recipe that the Trainer uses.
 
-    uv run python -m benchmarks.recipe digits-recipe "base;rate 2e-2" --epochs 4 --seeds 1,2,3
+    uv run python -m experiments.recipe digits-recipe "base;rate 2e-2" --epochs 4 --seeds 1,2,3
 
 Each trial fits the training split of a prepared data set (see benchmarks/prepared.py) and reads its eval split once, at the end; the
-test split is never touched. Expected: a line a trial, appended to benchmarks/results/recipe.jsonl, from which docs/recipe.md has its
+test split is never touched. Expected: a line a trial, appended to experiments/results/recipe.jsonl, from which docs/recipe.md has its
 figures.
 """
 
@@ -19,14 +19,14 @@ from pipeline.logs import load_tensorflow, silence
 
 def main(
     task: Annotated[str, typer.Argument(help="digits-recipe or alnum; see benchmarks/tasks.py")],
-    names: Annotated[str, typer.Argument(help="trials, with a semicolon between them; see benchmarks/trials.py")],
+    names: Annotated[str, typer.Argument(help="trials, with a semicolon between them; see experiments/trials.py")],
     epochs: Annotated[int, typer.Option(help="passes over the training split")] = 4,
     pictures: Annotated[int | None, typer.Option(help="of the training split; all if not given")] = None,
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "1",
 ) -> None:
     load_tensorflow()
-    from benchmarks import trials
     from benchmarks.prepared import prepare
+    from experiments import trials
 
     config = TASKS[task].config()
     data = prepare(config)

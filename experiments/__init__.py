@@ -1,0 +1,1 @@
+"""Finished experiments, with their results: what docs/recipe.md rests on."""
