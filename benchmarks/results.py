@@ -148,10 +148,8 @@ This page is written by `python -m benchmarks.results` from what they left in `b
 
 def page() -> str:
     """Returns docs/benchmarks.md as the figures that are kept make it."""
-    results = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted([*FOLDER.glob("*.json"), *EXPERIMENTS.glob("*.json")], key=lambda path: path.stem)
-    ]
+    paths = sorted([*FOLDER.glob("*.json"), *EXPERIMENTS.glob("*.json")], key=lambda path: path.stem)
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return jinja2.Template(_TEMPLATE, keep_trailing_newline=True).render(results=results, package=lambda name: _folder(name).parent.name)
 
 

@@ -212,7 +212,7 @@ def season(folder: Path) -> tuple[list[list[str]], list[str]]:
         if number == 1 or changed:
             assert outcome.decision == "pushed", outcome
         if golden := outcome.sets.get(GOLDEN):
-            served = golden.challenger if outcome.decision == "pushed" else golden.champion
+            served = golden.candidate if outcome.decision == "pushed" else golden.production
             assert served is not None
             assert served.value >= floor, outcome
         if changed:
@@ -247,8 +247,8 @@ def _row(number: int, outcome: Retraining) -> list[str]:
     cells = []
     for name in (NEWEST, GOLDEN):
         part = outcome.sets.get(name)
-        champion = f" ({part.champion.value:.2%})" if part and part.champion else ""
-        cells.append(f"{part.challenger.value:.2%}{champion}" if part else "")
+        production = f" ({part.production.value:.2%})" if part and part.production else ""
+        cells.append(f"{part.candidate.value:.2%}{production}" if part else "")
     drift = ", ".join(f"{measure} {outcome.drift[measure][0]:.2f}" for measure in outcome.drifted)
     decision = outcome.decision if outcome.decision == "pushed" else "; ".join((outcome.decision, *outcome.why))
     return [str(number), what, drift, *cells, decision]

@@ -241,7 +241,7 @@ def _load_results(evaluation_uri: str) -> Evaluation:
             int(candidate[tfma_values.EXAMPLE_COUNT]),
             tfma_values.rate_from(candidate, tfma_values.SEQUENCE_ACCURACY),
             tfma_values.rate_from(baseline, tfma_values.SEQUENCE_ACCURACY) if baseline else None,
-            *(int(candidate.get(name, 0)) for name in (tfma_values.ONLY_CHALLENGER, tfma_values.ONLY_CHAMPION)),
+            *(int(candidate.get(name, 0)) for name in (tfma_values.ONLY_CANDIDATE, tfma_values.ONLY_PRODUCTION)),
         )
         if not item.slice_key.single_slice_keys:
             overall, results = comparison, tfma_values.from_metrics(candidate)

@@ -30,16 +30,17 @@ class SetResult:
     The other is the model in production; on BEST it is the best one so far.
     """
 
-    challenger: Rate
-    champion: Rate | None
+    candidate: Rate
+    production: Rate | None
     p_value: float | None
     count: int
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> "SetResult":
         """The inverse of `dataclasses.asdict`."""
-        champion = tree["champion"] and Rate(**tree["champion"])
-        return cls(Rate(**tree["challenger"]), champion, tree["p_value"], tree["count"])
+        tree = {"candidate": tree.get("challenger"), "production": tree.get("champion"), **tree}  # the names of release 0.1
+        production = tree["production"] and Rate(**tree["production"])
+        return cls(Rate(**tree["candidate"]), production, tree["p_value"], tree["count"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +49,20 @@ class Comparison:
 
     Attributes:
       count: the number of pictures.
-      only_challenger: of those that the new model alone reads whole.
-      only_champion: likewise, the other one.
+      only_candidate: of those that the new model alone reads whole.
+      only_production: likewise, the other one.
     """
 
     count: int
-    challenger: Rate
-    champion: Rate | None = None
-    only_challenger: int = 0
-    only_champion: int = 0
+    candidate: Rate
+    production: Rate | None = None
+    only_candidate: int = 0
+    only_production: int = 0
 
     @property
     def gain(self) -> float:
         """By how much the new model's accuracy is above the other's; 0 where there is none."""
-        return self.challenger.value - self.champion.value if self.champion else 0.0
+        return self.candidate.value - self.production.value if self.production else 0.0
 
     @functools.cached_property
     def p_value(self) -> float | None:
@@ -70,10 +71,10 @@ class Comparison:
         McNemar's test in its exact form, two-sided (McNemar 1947, "Note on the Sampling Error of the Difference Between Correlated
         Proportions or Percentages").
         """
-        if self.champion is None:
+        if self.production is None:
             return None
-        discordant = self.only_challenger + self.only_champion
-        return float(binomtest(self.only_challenger, discordant).pvalue) if discordant else 1.0
+        discordant = self.only_candidate + self.only_production
+        return float(binomtest(self.only_candidate, discordant).pvalue) if discordant else 1.0
 
     def falls_by_more(self, margin: float, level: float) -> bool:
         """Whether the new model is more than `margin` below the other one, and at this level not by chance."""
@@ -82,7 +83,7 @@ class Comparison:
     @property
     def summary(self) -> "SetResult":
         """What is kept of it."""
-        return SetResult(self.challenger, self.champion, self.p_value, self.count)
+        return SetResult(self.candidate, self.production, self.p_value, self.count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,13 +136,13 @@ def judge(sets: Mapping[str, Comparison], slices: Mapping[str, Comparison], gate
     failures, level = [], 1 - gate.confidence
     for name, it in judging.items():
         short = gate.min_sequence_accuracy
-        if not it.challenger.upper >= short - _ROUNDING:  # NaN, where there is no picture, is under it too
-            failures.append(f"{_on(name)} is {with_interval(it.challenger)}, under the floor of {short:.2%}")
+        if not it.candidate.upper >= short - _ROUNDING:  # NaN, where there is no picture, is under it too
+            failures.append(f"{_on(name)} is {with_interval(it.candidate)}, under the floor of {short:.2%}")
     gained = any(it.gain > 0 and it.p_value is not None and it.p_value < level for it in judging.values())
     for name, it in judging.items():
         if it.falls_by_more(gate.max_regression, level):
             failures.append(
-                f"{_on(name)} is {it.challenger.value:.2%}, {-it.gain:.2%} below that of the model in production, and not by chance "
+                f"{_on(name)} is {it.candidate.value:.2%}, {-it.gain:.2%} below that of the model in production, and not by chance "
                 f"({_counts(it)}); {gate.max_regression:.2%} are allowed"
             )
         elif it.falls_by_more(0.0, level) and not gained:
@@ -151,13 +152,13 @@ def judge(sets: Mapping[str, Comparison], slices: Mapping[str, Comparison], gate
     if best and best.comparison.count >= gate.min_pictures and best.comparison.falls_by_more(gate.max_regression, level / best.models):
         it = best.comparison
         failures.append(
-            f"{_on(GOLDEN)} is {it.challenger.value:.2%}, {-it.gain:.2%} below that of version {best.version}, the best so far, and not by "
+            f"{_on(GOLDEN)} is {it.candidate.value:.2%}, {-it.gain:.2%} below that of version {best.version}, the best so far, and not by "
             f"chance ({_counts(it)}); {gate.max_regression:.2%} are allowed"
         )
     for name, it in slices.items():
         if it.falls_by_more(gate.max_slice_regression, level / len(slices)):
             failures.append(
-                f"{_on(name)} has fallen by {-it.gain:.2%}, to {it.challenger.value:.2%} of {it.count:,}; "
+                f"{_on(name)} has fallen by {-it.gain:.2%}, to {it.candidate.value:.2%} of {it.count:,}; "
                 f"{gate.max_slice_regression:.2%} are allowed for one slice"
             )
     return Verdict(failures, [_too_few(name, count, gate.min_pictures) for name, count in small.items()])
@@ -169,7 +170,7 @@ def with_interval(rate: Rate) -> str:
 
 
 def _counts(it: Comparison) -> str:
-    return f"{it.only_champion} pictures are lost, {it.only_challenger} gained: p = {it.p_value:.2g}"
+    return f"{it.only_production} pictures are lost, {it.only_candidate} gained: p = {it.p_value:.2g}"
 
 
 def _too_few(name: str, count: int, minimum: int) -> str:

@@ -89,7 +89,7 @@ def compare(mine: GoldenReading, best: Best, confidence: float) -> BestSoFar:
         (collections.Counter(one.misread) - collections.Counter(other.misread)).total() for one, other in ((mine, best), (best, mine))
     )
     ours, theirs = (wilson_interval(it.pictures - len(it.misread), it.pictures, confidence) for it in (mine, best))
-    return BestSoFar(Comparison(mine.pictures, ours, theirs, only_challenger=gained, only_champion=lost), best.version, best.models)
+    return BestSoFar(Comparison(mine.pictures, ours, theirs, only_candidate=gained, only_production=lost), best.version, best.models)
 
 
 def best_readings(serving_dir: str | Path, without: Collection[str]) -> tuple[Best, ...]:

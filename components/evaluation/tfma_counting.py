@@ -12,7 +12,7 @@ from tensorflow_model_analysis import constants
 from components.base import features
 from components.evaluation import golden
 from components.evaluation.metrics import ReadingCounts, read, wilson_interval
-from components.evaluation.tfma_values import EXAMPLE_COUNT, ONLY_CHALLENGER, ONLY_CHAMPION, SEQUENCE_ACCURACY, rate_values, to_metrics
+from components.evaluation.tfma_values import EXAMPLE_COUNT, ONLY_CANDIDATE, ONLY_PRODUCTION, SEQUENCE_ACCURACY, rate_values, to_metrics
 
 Keys = Mapping[str, tfma.metrics.MetricKey]  # by name
 Shape = tuple[int, int, int]  # the arguments of ReadingCounts: number of positions, number of classes, length of the shortest text
@@ -88,7 +88,7 @@ class CountWhole(beam.CombineFn):
             rate = rate_values(SEQUENCE_ACCURACY, wilson_interval(whole, count, self._confidence))
             values |= {metric_key(name, model): value for name, value in rate.items()}
         if len(self._models) > 1:
-            values |= {metric_key(ONLY_CHALLENGER, first): float(only_first), metric_key(ONLY_CHAMPION, first): float(only_last)}
+            values |= {metric_key(ONLY_CANDIDATE, first): float(only_first), metric_key(ONLY_PRODUCTION, first): float(only_last)}
         return values
 
 

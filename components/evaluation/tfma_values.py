@@ -11,8 +11,8 @@ from components.evaluation.metrics import Rate, Results
 EXAMPLE_COUNT: Final = "example_count"
 SEQUENCE_ACCURACY: Final = "sequence_accuracy"
 POSITION_ACCURACY: Final = "position_accuracy"  # and _1 for the first position, _2, …
-ONLY_CHALLENGER: Final = "only_challenger_right"  # pictures that it alone reads whole
-ONLY_CHAMPION: Final = "only_champion_right"  # likewise, the model in production
+ONLY_CANDIDATE: Final = "only_candidate_right"  # pictures that it alone reads whole
+ONLY_PRODUCTION: Final = "only_production_right"  # likewise, the model in production
 NUM_CLASSES: Final = "num_classes"
 CONFUSION: Final = "confusion"  # int64 [cells, 3]: truth, reading and how often, of the cells that are not zero
 GOLDEN_READINGS: Final = "golden_readings"  # int64 [pictures, 2]: digest, and whether it is read whole

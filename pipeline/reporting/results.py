@@ -112,7 +112,7 @@ def write_report(config: Config, outcome: Outcome) -> report.ReportInputs:
     characters, blank = model.spec.characters, [""] if model.spec.blank_id is not None else []
     recorded = yaml.safe_load(run.configuration) if run.configuration else config.model_dump(mode="json")
     slices = [
-        report.Slice(group, name, part.count, part.challenger)
+        report.Slice(group, name, part.count, part.candidate)
         for group, by_name in outcome.evaluation.slices.items()
         for name, part in by_name.items()
     ]
@@ -136,7 +136,7 @@ def write_report(config: Config, outcome: Outcome) -> report.ReportInputs:
             results=results,
             classes=[*characters, *blank],
             slices=slices,
-            baseline=overall.champion,
+            baseline=overall.production,
             sets=outcome.sets,
             confidence=recorded["evaluator"]["confidence"],
         ),

@@ -52,7 +52,7 @@ def print_outcome(console: Console, outcome: "Outcome") -> None:
     """Prints the table of a run: time a step, accuracy with intervals, verdict."""
     _print_steps(console, outcome.run.steps)
     print_accuracy(console, outcome.evaluation.results, f"{outcome.name} on the test split")
-    if len(outcome.sets) > 1 or outcome.evaluation.overall.champion:
+    if len(outcome.sets) > 1 or outcome.evaluation.overall.production:
         _print_sets(console, outcome.sets)
     for warning in outcome.warnings:
         console.print(f"[bold yellow]Warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
@@ -181,8 +181,8 @@ def _time(retraining: "Retraining") -> str:
 def _against(comparison: SetResult | None) -> str:
     if comparison is None:
         return "-"
-    champion = f" ({_percent(comparison.champion).removesuffix(' %')})" if comparison.champion else ""
-    return _percent(comparison.challenger).removesuffix(" %") + champion
+    production = f" ({_percent(comparison.production).removesuffix(' %')})" if comparison.production else ""
+    return _percent(comparison.candidate).removesuffix(" %") + production
 
 
 def print_trials(console: Console, trials: Sequence[Mapping[str, float]]) -> None:
@@ -245,7 +245,7 @@ def _print_sets(console: Console, sets: Mapping[str, SetResult]) -> None:
     for column in ("pictures of", "number", "this model %", "that model %", "p"):
         table.add_column(column, justify="left" if column == "pictures of" else "right")
     for name, part in sets.items():
-        rates = [_percent(rate).removesuffix(" %") if rate else "-" for rate in (part.challenger, part.champion)]
+        rates = [_percent(rate).removesuffix(" %") if rate else "-" for rate in (part.candidate, part.production)]
         table.add_row(name, f"{part.count:,}", *rates, "-" if part.p_value is None else f"{part.p_value:.2g}")
     console.print(table)
 

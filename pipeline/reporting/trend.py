@@ -30,13 +30,13 @@ class _Reading:
     """What is known of one retraining on one set. `place` is its number in the sequence, from 0; rates that are NaN are None."""
 
     place: int
-    challenger: Rate | None
-    champion: Rate | None
-    production: Rate | None  # of the model that was in production afterwards
+    candidate: Rate | None
+    before: Rate | None
+    after: Rate | None  # of the model that was in production afterwards
 
     @property
     def rates(self) -> list[Rate]:
-        return [rate for rate in (self.challenger, self.champion) if rate]
+        return [rate for rate in (self.candidate, self.before) if rate]
 
 
 def trend_page(config: Config) -> Path:
@@ -90,8 +90,8 @@ def _readings(name: str, retrainings: Sequence[Retraining]) -> list[_Reading]:
     readings = []
     for place, retraining in enumerate(retrainings):
         if comparison := retraining.sets.get(name):
-            challenger, champion = _known(comparison.challenger), _known(comparison.champion)
-            reading = _Reading(place, challenger, champion, challenger if retraining.decision == "pushed" else champion)
+            candidate, before = _known(comparison.candidate), _known(comparison.production)
+            reading = _Reading(place, candidate, before, candidate if retraining.decision == "pushed" else before)
             if reading.rates:
                 readings.append(reading)
     return readings

@@ -61,7 +61,7 @@ class Production:
         """Returns this model's rate in a comparison of the models with these two fingerprints; None if it is neither of them."""
         if self.fingerprint is None:
             return None
-        return {baseline: comparison.champion, fingerprint: comparison.challenger}.get(self.fingerprint)
+        return {baseline: comparison.production, fingerprint: comparison.candidate}.get(self.fingerprint)
 
 
 def retraining_of(production: Production | None, retrainings: Sequence[Retraining]) -> Retraining | None:

@@ -16,11 +16,11 @@ GATE = Gate(min_sequence_accuracy=0.9, max_regression=0.02, max_slice_regression
 DEFAULTS = Gate()
 
 
-def comparison(both: int, only_challenger: int, only_champion: int, neither: int = 0) -> Comparison:
+def comparison(both: int, only_candidate: int, only_production: int, neither: int = 0) -> Comparison:
     """Of two models, by how many pictures both, one or none of them read whole."""
-    count = both + only_challenger + only_champion + neither
-    ours, theirs = (wilson_interval(both + one, count, 0.95) for one in (only_challenger, only_champion))
-    return Comparison(count, ours, theirs, only_challenger, only_champion)
+    count = both + only_candidate + only_production + neither
+    ours, theirs = (wilson_interval(both + one, count, 0.95) for one in (only_candidate, only_production))
+    return Comparison(count, ours, theirs, only_candidate, only_production)
 
 
 def alone(right: int, wrong: int) -> Comparison:

@@ -94,8 +94,8 @@ def test_baseline(evaluated):
     results, labels, logits, _ = evaluated
     biased = logits.copy()
     biased[:, :, 0] += 2.0
-    assert results.overall.champion is not None
-    assert results.overall.champion.value == pytest.approx(accuracy(padded(labels), texts(biased)))
+    assert results.overall.production is not None
+    assert results.overall.production.value == pytest.approx(accuracy(padded(labels), texts(biased)))
     assert results.overall.gain > 0
 
 
@@ -116,7 +116,7 @@ def test_slices(evaluated):
         for value, members in by_value.items():
             part = results.slices[key][value]
             assert part.count == len(members)
-            assert part.challenger.value == pytest.approx(accuracy([truth[i] for i in members], [read[i] for i in members]))
+            assert part.candidate.value == pytest.approx(accuracy([truth[i] for i in members], [read[i] for i in members]))
 
 
 def test_what_a_slice_is_judged_by_is_all_that_it_carries(evaluated):
@@ -128,7 +128,7 @@ def test_what_a_slice_is_judged_by_is_all_that_it_carries(evaluated):
     assert {"confusion", "character_recall", "calibration_count", "position_accuracy_1"} <= names.pop("")
     assert len(names) == len(SPEC.characters) + 7
     rates = {"sequence_accuracy", "sequence_accuracy_lower", "sequence_accuracy_upper"}
-    expected = {"example_count", "only_challenger_right", "only_champion_right", *rates}
+    expected = {"example_count", "only_candidate_right", "only_production_right", *rates}
     assert {name: kept ^ expected for name, kept in names.items() if kept != expected} == {}
 
 
@@ -164,7 +164,7 @@ def test_metric_is_made_from_its_configuration():
     of_slices, of_all = names
     # Of the second model too, by the same names.
     assert set(of_slices) == {
-        *("example_count", "only_challenger_right", "only_champion_right"),
+        *("example_count", "only_candidate_right", "only_production_right"),
         *("sequence_accuracy", "sequence_accuracy_lower", "sequence_accuracy_upper"),
     }
     assert {"position_accuracy_3_upper", "confusion", "calibration_count"} <= set(of_all)

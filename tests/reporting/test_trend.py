@@ -23,9 +23,9 @@ def rate(share: float) -> Rate:
     return wilson_interval(round(1000 * share), 1000, 0.95)
 
 
-def pushed(i: int, challenger: float = 0.99, champion: float | None = 0.98) -> Retraining:
+def pushed(i: int, candidate: float = 0.99, production: float | None = 0.98) -> Retraining:
     """The retraining number i, from 0, which trained on the newest three spans and was pushed."""
-    comparison = SetResult(rate(challenger), None if champion is None else rate(champion), None if champion is None else 0.03, 100)
+    comparison = SetResult(rate(candidate), None if production is None else rate(production), None if production is None else 0.03, 100)
     return Retraining(
         run_id=f"run {i}",
         started=BEGAN + timedelta(days=i),
@@ -43,9 +43,9 @@ def pushed(i: int, challenger: float = 0.99, champion: float | None = 0.98) -> R
     )
 
 
-def otherwise(i: int, decision: Decision, why: str, challenger: float = 0.97) -> Retraining:
+def otherwise(i: int, decision: Decision, why: str, candidate: float = 0.97) -> Retraining:
     version = str(i + 1) if decision == "withdrawn" else None
-    return dataclasses.replace(pushed(i, challenger), decision=decision, why=(why,), version=version)
+    return dataclasses.replace(pushed(i, candidate), decision=decision, why=(why,), version=version)
 
 
 def stopped(i: int) -> Retraining:
@@ -78,7 +78,7 @@ def test_where_there_has_been_none_the_page_says_so(tmp_path: Path) -> None:
 
 
 def test_the_first_retraining_of_all(tmp_path: Path) -> None:
-    first = dataclasses.replace(pushed(0, champion=None), drift={})
+    first = dataclasses.replace(pushed(0, production=None), drift={})
     page = render([first], tmp_path)
     assert "In production: version 1" in page.text
     assert "1 retraining, 2025-05-04" in page.text
@@ -95,7 +95,7 @@ def test_the_first_retraining_of_all(tmp_path: Path) -> None:
 
 def test_every_decision_is_told_apart(tmp_path: Path) -> None:
     history = [
-        pushed(0, champion=None),
+        pushed(0, production=None),
         otherwise(1, "not blessed", "0.9700 is below 0.9900"),
         otherwise(2, "withdrawn", "the served model did not answer"),
         stopped(3),
@@ -109,15 +109,15 @@ def test_every_decision_is_told_apart(tmp_path: Path) -> None:
     assert "not blessed 0.9700 is below 0.9900" in page.text
     assert "withdrawn version 3 the served model did not answer" in page.text
     assert "stopped SchemaGate failed – – – –" in page.text
-    assert "97.00 % champion 98.00 % p 0.03" in page.text
-    assert "2025-05-05, span 2, not blessed: 97.00 % (95.75 % to 97.89 %), champion 98.00 % (96.93 % to 98.70 %)" in page.text
+    assert "97.00 % in production 98.00 % p 0.03" in page.text
+    assert "2025-05-05, span 2, not blessed: 97.00 % (95.75 % to 97.89 %), in production 98.00 % (96.93 % to 98.70 %)" in page.text
 
 
 def test_the_newest_comes_first_in_the_table_and_last_in_the_figures(tmp_path: Path) -> None:
     page = render([pushed(i) for i in range(3)], tmp_path)
     table = page.text[page.text.index("drift over threshold trained on") :]
     assert re.findall(r"2025-05-\d\d 03:10", table) == ["2025-05-06 03:10", "2025-05-05 03:10", "2025-05-04 03:10"]
-    assert "2025-05-06 03:10 took 6 min 40 s pushed version 3 new in the window: span 3 99.00 % champion 98.00 % p 0.03" in table
+    assert "2025-05-06 03:10 took 6 min 40 s pushed version 3 new in the window: span 3 99.00 % in production 98.00 % p 0.03" in table
     assert "none span 1–3 5,400 pictures" in table
     left = [float(found["cx"] or "nan") for found in page.of_class("mark pushed")][1:4]
     assert left == sorted(left)
@@ -145,7 +145,7 @@ def test_what_no_retraining_has_pushed_can_be_in_production(tmp_path: Path) -> N
 def test_figures_from_before_the_last_push_are_another_models(tmp_path: Path) -> None:
     unmeasured = SetResult(NOTHING, None, None, 0)
     last = dataclasses.replace(pushed(1), sets={"golden set": pushed(1).sets["golden set"], "newest span": unmeasured})
-    page = render([pushed(0, champion=None), last], tmp_path)
+    page = render([pushed(0, production=None), last], tmp_path)
     assert "of the golden set read right in production" in page.text
     assert "of the newest span read right in production" not in page.text
 
@@ -180,7 +180,7 @@ def test_a_rate_that_is_not_known_has_no_place_in_a_figure(tmp_path: Path) -> No
     assert "No retraining has been evaluated." in page.text
     assert len(page.of_class("mark pushed")) == 2  # in the legend and in the row of decisions
     page = render([pushed(0), dataclasses.replace(pushed(1), sets={"golden set": unknown})], tmp_path)
-    assert "– champion – p –" in page.text
+    assert "– in production – p –" in page.text
     assert len(page.of_class("mark pushed")) == 1 + 2 + 2
 
 

@@ -187,8 +187,8 @@ def test_the_figures_are_the_same(here: Root, cluster: Cluster, tmp_path: Path) 
         assert parts.keys() == theirs.slices[group].keys()
         pairs += [(part, theirs.slices[group][name]) for name, part in parts.items()]
     for one, other in pairs:
-        assert (one.count, one.only_challenger, one.only_champion) == (other.count, other.only_challenger, other.only_champion)
-        assert one.challenger.value == other.challenger.value
+        assert (one.count, one.only_candidate, one.only_production) == (other.count, other.only_candidate, other.only_production)
+        assert one.candidate.value == other.candidate.value
     np.testing.assert_allclose(figures(ours.results), figures(theirs.results), atol=1e-6)
     np.testing.assert_array_equal(ours.results.confusion_matrix.toarray(), theirs.results.confusion_matrix.toarray())
 

@@ -233,7 +233,7 @@ def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
     (blessing,) = cluster.glob("store/minio/bucket/captcha/tiny/*/CaptchaEvaluator/*/blessing")
     assert {file.name for file in blessing.iterdir()} == {"BLESSED", "golden.json"}
     kept = json.loads((ours / "judgement.json").read_text(encoding="utf-8"))["sets"]["golden set, best so far"]
-    assert (kept["champion"]["value"], kept["count"]) == (1.0, perfect.pictures), "what a push noted reaches the Evaluator"
+    assert (kept["production"]["value"], kept["count"]) == (1.0, perfect.pictures), "what a push noted reaches the Evaluator"
     (best,) = best_on_golden_sets(serving / "tiny", "another")
     assert (best.version, best.content) == (pushed.version, perfect.content), "and what it found reaches the push"
     given = {path.name.split(".")[0]: json.loads(path.read_text()) for path in cluster.glob("runs/*/*.input.json")}

@@ -95,7 +95,7 @@ def CaptchaEvaluator(
     evaluation: OutputArtifact[standard_artifacts.ModelEvaluation],
     blessing: OutputArtifact[standard_artifacts.ModelBlessing],
 ) -> None:
-    sets = {"all": {"challenger": RATE, "champion": None, "p_value": None, "count": 100}}
+    sets = {"all": {"candidate": RATE, "production": None, "p_value": None, "count": 100}}
     Path(evaluation.uri, "judgement.json").write_text(json.dumps({"failures": [], "sets": sets}))
     Path(evaluation.uri, "metrics").write_text("0.9" * 1000)
     blessing.set_int_custom_property("blessed", 1)

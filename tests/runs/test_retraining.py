@@ -186,10 +186,10 @@ def test_an_old_model(config: Config, remember: Remember) -> None:
     assert reason_to_retrain(config) is None
 
 
-def judged(folder: Path, challenger: float, champion: float) -> history.StepRecord:
+def judged(folder: Path, candidate: float, production: float) -> history.StepRecord:
     """An Evaluator's step that has left such accuracies on the newest span."""
     folder.mkdir()
-    values = (("challenger", challenger), ("champion", champion))
+    values = (("candidate", candidate), ("production", production))
     rates = {name: {"value": value, "lower": value - 0.05, "upper": value + 0.05} for name, value in values}
     sets = {"all": rates | {"p_value": 1.0, "count": 100}, "newest span": rates | {"p_value": 1.0, "count": 100}}
     (folder / "judgement.json").write_text(json.dumps({"failures": [], "sets": sets}))

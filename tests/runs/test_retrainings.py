@@ -44,7 +44,7 @@ def step(node: str, folder: Path, state: history.State = "done", **left: dict[st
 def run(folder: Path, **changes: Any) -> RunRecord:
     """A run that pushed its model."""
     more = changes.pop("more", {})
-    sets = {name: {"challenger": RATE, "champion": WORSE, "p_value": 0.001, "count": 100} for name in ("all", "golden set")}
+    sets = {name: {"candidate": RATE, "production": WORSE, "p_value": 0.001, "count": 100} for name in ("all", "golden set")}
     distances = {"brightness": {"value": 0.4, "threshold": 0.2}, "size": {"value": 0.3, "threshold": None}}
     steps = (
         step("CaptchaExampleGen", folder, quarantine__summary={"good": {"train": 1000, "test": 9}}),
@@ -85,7 +85,7 @@ def test_a_run_that_pushed(config: Config, tmp_path: Path, monkeypatch: pytest.M
     assert (told.decision, told.version, told.pictures) == ("pushed", "17", 1000)
     assert (told.trigger, told.spans) == ("new in the window: span 3", (1, 2, 3))
     assert told.drift == {"brightness": (0.4, 0.2)}, "what has no threshold is not looked at"
-    assert told.sets["golden set"].challenger.value == 0.9
+    assert told.sets["golden set"].candidate.value == 0.9
     assert told.sets["newest span"] == told.sets["all"], "where there is no other, all is the newest"
     assert told.seconds == 8.5
     assert told.report == "evaluation-7/report.html"

@@ -56,7 +56,7 @@ def test_no_baseline_and_above_the_floor(store, tmp_path, monkeypatch):
     assert blessed(blessing)
     assert judgement(uri)["failures"] == judgement(uri)["warnings"] == []
     results = load_results(uri)
-    assert results.overall.champion is None
+    assert results.overall.production is None
     assert results.overall.p_value is None
     assert results.overall.count == results.results.example_count == COUNT
     assert results.golden is None
@@ -76,7 +76,7 @@ def test_below_the_floor_and_below_production(store, tmp_path):
         "the full-sequence accuracy on the newest span": results.slices["span"]["span-000002"],
         "the full-sequence accuracy on the golden set": results.slices["span"]["span-000001"],
     }.items():
-        mine = part.challenger
+        mine = part.candidate
         assert f"{words} is {mine.value:.2%} ({mine.lower:.2%} to {mine.upper:.2%}), under the floor of 90.00%" in failures
         assert any(it.startswith(f"{words} is {mine.value:.2%}, {-part.gain:.2%} below that of the model in production") for it in failures)
     assert len(failures) == 6
@@ -89,13 +89,13 @@ def test_the_two_models_are_compared_picture_by_picture(store, tmp_path):
     uri, _ = evaluate(store, tmp_path / "run", SPEC, "bad", "good", floor=0.0)
     results = load_results(uri)
     for members, part in ((slice(None), results.overall), (slice(None, None, 4), results.slices["span"]["span-000002"])):
-        assert part.only_challenger == (bad & ~good)[members].sum()
-        assert part.only_champion == (good & ~bad)[members].sum()
+        assert part.only_candidate == (bad & ~good)[members].sum()
+        assert part.only_production == (good & ~bad)[members].sum()
     kept = judgement(uri)["sets"]["all"]
     assert kept["p_value"] == results.overall.p_value
     assert kept["p_value"] < 1e-6
     assert kept["count"] == COUNT
-    assert kept["champion"]["value"] == good.mean()
+    assert kept["production"]["value"] == good.mean()
 
 
 def test_a_small_newest_span_warns_and_does_not_judge(store, tmp_path):
@@ -149,7 +149,7 @@ def test_the_best_so_far_is_compared_with_where_production_is_another(store, tmp
     kept = judgement(uri)
     (failure,) = kept["failures"]
     assert f"below that of version 17, the best so far, and not by chance ({len(mine.misread)} pictures are lost, 0 gained" in failure
-    assert kept["sets"]["golden set, best so far"]["champion"]["value"] == 1.0
+    assert kept["sets"]["golden set, best so far"]["production"]["value"] == 1.0
     assert not blessed(blessing)
 
 
@@ -201,7 +201,7 @@ def test_a_model_that_reads_something_else_is_no_baseline(store, tmp_path):
         (tmp_path / "store" / name).symlink_to(store / name)
     uri, blessing = evaluate(tmp_path / "store", tmp_path / "run", SPEC, "good", "other", floor=0.9)
     assert blessed(blessing)
-    assert load_results(uri).overall.champion is None
+    assert load_results(uri).overall.production is None
 
 
 def test_no_examples_is_not_blessed(store, tmp_path):

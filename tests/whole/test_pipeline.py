@@ -222,7 +222,7 @@ def test_a_hyperparameter_reruns_the_trainer_and_what_follows(first_run: history
     assert "Retraining: the configuration" in printed
     run = last_run(config)
     assert {step.node for step in run.steps if step.state == "done"} == MODEL_STEPS
-    assert results.outcome(config, run).evaluation.overall.champion is not None
+    assert results.outcome(config, run).evaluation.overall.production is not None
     assert run.baseline == first_run.fingerprint
     about = Path(str(run.artifact_uri("Trainer", "model")), "Format-Serving", "assets.extra", SPEC_FILE)
     assert (json.loads(about.read_text())["warm_start"], json.loads(about.read_text())["base_problem"]) == (False, "")
@@ -265,7 +265,7 @@ def test_a_new_span_is_learned_from_the_model_in_production_on(
     assert fit[0]["val_sequence_accuracy"] > 0.5, "from nothing one epoch is not enough"
     outcome = results.outcome(config, run)
     assert list(outcome.sets) == ["all", "newest span", "golden set"]
-    assert all(part.champion and part.p_value is not None for part in outcome.sets.values())
+    assert all(part.production and part.p_value is not None for part in outcome.sets.values())
     html = outcome.report.read_text(encoding="utf-8")
     assert "Against the model in production" in html
     assert "span-000002" in html
