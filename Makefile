@@ -1,12 +1,12 @@
-# Two commands: `make run` and `make test`. Each installs what it needs into .venv (and uv into .tools, if it is not there).
+# Two commands: `make run` and `make test`. Each installs its dependencies into .venv (and uv into .tools, if it is missing).
 #
-# TFX 1.21 (Python 3.11) needs glibc 2.39 or newer; on older systems TFX 1.16 (Python 3.10) is the newest that loads.
+# TFX 1.21 (Python 3.11) needs glibc 2.39 or newer. On older systems, TFX 1.16 (Python 3.10) is the newest release that loads.
 
 GLIBC := $(shell getconf GNU_LIBC_VERSION | cut -d' ' -f2)
 MODERN := $(shell printf '2.39\n$(GLIBC)\n' | sort -VC && echo yes)
 export UV_PYTHON := $(if $(MODERN),3.11,3.10)
 TRAIN := $(if $(MODERN),TFX 1.21 on Python 3.11,TFX 1.16 on Python 3.10)
-# A run is many processes, each of which would compile all that it imports: the import of TFX takes twice as long then.
+# A run has many processes. Without stored bytecode, each would compile its imports again, and importing TFX would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
 UV_VERSION := 0.13.9
@@ -16,62 +16,73 @@ CONFIG := configs/digits.yaml
 DATA := data/digits
 KUSTOMIZE_VERSION := v5.8.1
 KFP_VERSION := 2.17.0
-# A checkout of that release, where there is one.
+# A checkout of that release; by default it is cloned.
 KFP_SOURCE ?= $(CURDIR)/.tools/kubeflow-pipelines
-# Flink's jars, from PyPI.
+# Flink's jars, installed from PyPI.
 FLINK_RELEASE := 1.20
 FLINK ?= $(CURDIR)/.tools/flink-$(FLINK_RELEASE).5/pyflink
-# Beam's job server for it; by Maven, if none is named.
+# Beam's job server for Flink; Maven downloads it if this is empty.
 JOB_SERVER ?=
-# What builds and runs containers: docker or podman.
+# The container engine: docker or podman.
 ENGINE ?= docker
 BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
-.PHONY: run test test-java test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check bench install
+.PHONY: help run test test-fast docs test-java test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check bench install
 
-run: $(DATA)/span-000001/manifest.json
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(DATA)/span-000001/manifest.json  ## draw pictures once and run the whole pipeline
 	$(RUN) captcha-pipeline run --config $(CONFIG)
 
-# Two files of tests at a time: each takes up to 3 GB. The slow ones first (tests/conftest.py), which have few tests: xdist would have them last.
-test: install
+# Two test files at a time, because each takes up to 3 GB. The slow files run first (tests/conftest.py). They have few tests, so xdist
+# would run them last.
+test: install  ## run all tests
 	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# TensorFlow for Java reads with an exported model. Needs a JDK, 11 or newer, and Maven; gets 170 MB the first time.
-test-java: install .tools/java/classpath
+test-fast: install  ## run the tests that are not marked slow
+	$(RUN) pytest -n 2 --dist loadfile -m "not slow"
+
+docs: install  ## build the documentation as a site, in site/
+	$(RUN) python docs/reference.py
+	$(RUN) --group docs mkdocs build --quiet
+
+# Tests an exported model with TensorFlow for Java. Needs a JDK (11 or newer) and Maven; downloads 170 MB the first time.
+test-java: install .tools/java/classpath  ## read an exported model with TensorFlow for Java
 	JAVA_READER=$(CURDIR)/.tools/java $(RUN) pytest tests/serving/test_java.py
 
-# Kubeflow Pipelines' own code judges what is compiled for it, and runs it. Needs Go and git; some minutes the first time.
-test-kfp: install .tools/acceptance
+# Validates and runs the compiled pipeline with Kubeflow Pipelines' own code. Needs Go and git; takes some minutes the first time.
+test-kfp: install .tools/acceptance  ## run the pipeline with the code of Kubeflow Pipelines
 	KFP_ACCEPTANCE=$(CURDIR)/.tools/acceptance $(RUN) --group kfp pytest tests/runners/test_kubeflow_acceptance.py tests/runners/test_kubeflow_launcher.py
 
-# The manifests of the cluster as kustomize builds them. Needs Go.
-test-manifests: install .tools/bin/kustomize
+# Tests the cluster's manifests as kustomize builds them. Needs Go.
+test-manifests: install .tools/bin/kustomize  ## validate the Kubernetes manifests
 	KUSTOMIZE=$(CURDIR)/.tools/bin/kustomize $(RUN) pytest tests/runners/test_kubeflow_manifests.py
 
-# Builds the image, and rehearses the pipeline in it. Needs Docker or podman, and 25 GB for a while.
-test-image: install
+# Builds the image, and rehearses the pipeline in it. Needs Docker or podman, and 25 GB of temporary disk space.
+test-image: install  ## build the container image and run the pipeline in it
 	$(ENGINE) build $(BUILD_OPTIONS) -f kubeflow/Dockerfile -t captcha-pipeline:test .
 	ENGINE=$(ENGINE) CAPTCHA_IMAGE=captcha-pipeline:test $(RUN) pytest tests/runners/test_kubeflow_image.py
 
-# The Beam steps on a Flink cluster of this machine. Needs Java 11 or 17, and Maven if JOB_SERVER is not set. A quarter of an hour.
-test-flink: install $(FLINK)
-	FLINK=$(FLINK) FLINK_RELEASE=$(FLINK_RELEASE) JOB_SERVER=$(JOB_SERVER) $(RUN) pytest tests/runners/test_flink.py tests/runners/test_flink_lacking.py
+# Runs the Beam steps on a Flink cluster on this machine. Needs Java 11 or 17, and Maven if JOB_SERVER is empty. Takes 15 minutes.
+test-flink: install $(FLINK)  ## run the Beam steps on a local Flink cluster
+	FLINK=$(FLINK) FLINK_RELEASE=$(FLINK_RELEASE) JOB_SERVER=$(JOB_SERVER) $(RUN) pytest tests/runners/test_flink.py tests/runners/test_flink_errors.py
 
-# Says where the job server is, and gets it first if it is not there.
+# Prints the path of the job server, and downloads it first if it is missing.
 job-server: install
 	@$(RUN) python -m deploy.flink.job_server $(FLINK_RELEASE)
 
-flink-up: install $(FLINK)
+flink-up: install $(FLINK)  ## start a local Flink cluster
 	$(RUN) python -m deploy.flink.cluster up $(FLINK) $(FLINK_RELEASE) .tools/flink-cluster $(if $(JOB_SERVER),--job-server $(JOB_SERVER))
 
 flink-bench: install $(FLINK)
 	$(RUN) python -m benchmarks.engines $(FLINK) $(FLINK_RELEASE) $(if $(JOB_SERVER),--job-server $(JOB_SERVER))
 	$(RUN) python -m benchmarks.results
 
-flink-down: install
+flink-down: install  ## stop it
 	$(RUN) python -m deploy.flink.cluster down .tools/flink-cluster
 
-check: install
+check: install  ## run linters and type checkers
 	$(RUN) hadolint kubeflow/Dockerfile
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -80,21 +91,21 @@ check: install
 	$(RUN) mypy components deploy pipeline benchmarks experiments
 	$(RUN) mypy --allow-untyped-defs tests
 
-# About twenty minutes. The figures are of use only where nothing else runs beside it.
-bench: install
+# Takes about 20 minutes. The figures are valid only if nothing else runs on the machine.
+bench: install  ## run the short benchmarks
 	@set -e; for name in $(BENCHMARKS); do $(RUN) python -m benchmarks.$$name; done
 	$(RUN) python -m benchmarks.results
 
-# The pictures are made once; remove the folder to have them made anew.
+# The pictures are made once. Remove the folder to make them again.
 $(DATA)/span-000001/manifest.json: | install
 	$(RUN) captcha-pipeline data synth --config $(CONFIG)
 
-install: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
+install: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)  ## install everything that is locked
 	@echo "glibc $(GLIBC): $(TRAIN)"
 	@$(UV) sync --locked --quiet
 
 .tools/bin/uv:
-	@echo "uv is not installed: putting uv $(UV_VERSION) into .tools"
+	@echo "uv is not installed: installing uv $(UV_VERSION) into .tools"
 	@if python3 -m venv .tools >/dev/null 2>&1; then .tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
 	else curl -LsSf https://astral.sh/uv/$(UV_VERSION)/install.sh | env UV_UNMANAGED_INSTALL=$(CURDIR)/.tools/bin sh; fi
 
@@ -107,7 +118,7 @@ $(FLINK): | install
 .tools/bin/kustomize:
 	GOBIN=$(CURDIR)/.tools/bin go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
 
-# Built in the release's own module, so with just the dependencies that it pins; nothing is written into the checkout.
+# Built in the release's own module, with exactly the dependencies that it pins. Nothing is written to the checkout.
 ACCEPTANCE := $(wildcard kubeflow/acceptance/*.go)
 .tools/acceptance: $(ACCEPTANCE) $(KFP_SOURCE)/go.mod
 	@mkdir -p .tools

@@ -1,1 +1,1 @@
-"""What produces the figures and claims of the README and docs/. Each module's docstring says how to run it and what to expect."""
+"""The benchmarks behind the figures in the README and docs/. Each module's docstring says how to run it and what to expect."""

@@ -1,8 +1,8 @@
-"""Accuracy against time and pictures seen: whole runs of the pipeline, judged by its Evaluator on pictures used for nothing else.
+"""Accuracy by training time and pictures seen: full pipeline runs, evaluated on test pictures that are used for nothing else.
 
     uv run python -m benchmarks.accuracy digits-final --epochs 8 --seeds 1,2,3
 
-Expected: a line a seed and, from all runs on record, the table. This one takes about five minutes on 2 cores.
+Expected: one line per seed, then the table of all recorded runs. This example takes about five minutes on 2 cores.
 """
 
 import json
@@ -25,23 +25,23 @@ _FONTS: Final = (
     "averia-sans-gwf, averia-serif-gwf, comfortaa, croscore, crosextra-caladea, crosextra-carlito, dejavu-core, dejavu-extra, dustin, "
     "ecolier-court, freefont-ttf, hack, inconsolata, karla, lato, liberation, open-sans, play, quicksand, roboto-unhinted, tuffy, vollkorn"
 )
-_NOTES: Final = (f"*free* is drawn with the fonts in /usr/share/fonts/truetype of these packages of Debian 12, fonts-…: {_FONTS}.",)
+_NOTES: Final = (f"*free* uses the fonts in /usr/share/fonts/truetype from these Debian 12 packages, named fonts-…: {_FONTS}.",)
 
 
 def main(
-    task: Annotated[str, typer.Argument(help="digits-final, alnum or another of benchmarks/tasks.py")],
-    epochs: Annotated[int, typer.Option(min=0, help="passes over the training split; 0 for as many as suit the number of pictures")] = 0,
-    minutes: Annotated[float | None, typer.Option(help="how long the fit may take")] = None,
+    task: Annotated[str, typer.Argument(help="a task of benchmarks/tasks.py, such as digits-final or alnum")],
+    epochs: Annotated[int, typer.Option(min=0, help="passes over the training split; 0: chosen by the number of pictures")] = 0,
+    minutes: Annotated[float | None, typer.Option(help="time limit of the fit")] = None,
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "1",
-    preset: Annotated[str, typer.Option(help="of the model")] = "vgg-slim",
+    preset: Annotated[str, typer.Option(help="preset of the model")] = "vgg-slim",
 ) -> None:
     for seed in map(int, seeds.split(",")):
         keep("accuracy", measure(TASKS[task], preset, epochs, minutes, seed))
-    record("accuracy", "Accuracy against pictures seen and time", *table(kept("accuracy")), _NOTES)
+    record("accuracy", "Accuracy by pictures seen and training time", *table(kept("accuracy")), _NOTES)
 
 
 def measure(task: Task, preset: str, epochs: int, minutes: float | None, seed: int) -> dict[str, Any]:
-    """Runs the pipeline and returns what the Trainer and the Evaluator left."""
+    """Runs the pipeline and returns a result row from the output of the Trainer and the Evaluator."""
     overrides = (
         f"trainer.preset={preset}",
         f"trainer.epochs={epochs or 'auto'}",
@@ -77,7 +77,7 @@ def measure(task: Task, preset: str, epochs: int, minutes: float | None, seed: i
 
 
 def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The columns and the cells: one line for the seeds of the same task, preset, heads, optimizer, epochs and processor."""
+    """Returns the columns and the rows: one row per task, preset, heads, optimizer, epochs, split sizes and processor."""
     columns = [
         "task",
         "preset",
@@ -85,12 +85,12 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         "optimizer",
         "epochs",
         "pictures seen",
-        "fit, median",
+        "median fit time",
         "processor",
         "test pictures",
-        "full sequence, by seed",
-        "median (95 %)",
-        "position",
+        "full-sequence accuracy, per seed",
+        "median (95 % interval)",
+        "position accuracy",
     ]
     groups = defaultdict(list)
     for row in rows:
@@ -100,7 +100,7 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     lines = []
     for (task, preset, heads, optimizer, epochs, train, test, processor), runs in sorted(groups.items()):
         middle = wilson_interval(statistics.median_low(run["read"] for run in runs), test, 0.95)
-        # A row's seconds are null where the machine did other work beside the fit.
+        # A row's seconds are null if the machine did other work during the fit.
         lines.append(
             [
                 task,

@@ -1,10 +1,10 @@
-"""A CRNN with CTC, as in Keras' code example "OCR model for reading Captchas": benchmarks/peers.py starts it.
+"""Fits a CRNN with CTC, as in Keras' code example "OCR model for reading Captchas". benchmarks/peers.py starts this script.
 
     uv run python -m benchmarks.crnn_fit FOLDER
 
-FOLDER holds job.json, as peers.py writes it; fitted.json comes beside it. Layers and recipe are the example's: two convolutions with
-pooling, a dense layer, two bidirectional LSTMs; Adam, batches of 16, early stopping with a patience of 10 epochs on the validation loss,
-the best weights restored. Its number of epochs is not fixed: the time is.
+Reads FOLDER/job.json, which peers.py writes, and writes FOLDER/fitted.json. Layers and recipe are those of the example: two convolutions
+with pooling, a dense layer, two bidirectional LSTMs; Adam, batches of 16, early stopping with a patience of 10 epochs on the validation
+loss, best weights restored. A time limit replaces the fixed number of epochs.
 """
 
 import json
@@ -26,11 +26,11 @@ from pipeline.logs import silence
 _BATCH: Final = 16
 _PATIENCE: Final = 10
 _MOST_EPOCHS: Final = 100_000
-_BLANK: Final = 0  # CTC's class for no character; the characters come after it
+_BLANK: Final = 0  # CTC's class for no character; characters are classes 1 and up
 
 
 class Deadline(keras.callbacks.Callback):
-    """Ends a fit after the batch in which its seconds are over."""
+    """Stops a fit after the batch in which its time limit passes."""
 
     def __init__(self, seconds: float):
         super().__init__()
@@ -46,10 +46,10 @@ class Deadline(keras.callbacks.Callback):
 
 
 def build(width: int, height: int, channels: int, length: int, characters: int) -> keras.Model:
-    """Returns the network: uint8 [N, height, width, channels] to logits [N, columns, characters + 1], the first of them the blank's.
+    """Returns the network: uint8 [N, height, width, channels] to logits [N, columns, characters + 1]. Class 0 is the blank.
 
-    CTC needs a column a character and one between two that are alike: where a quarter of the width has fewer, the second pooling
-    leaves the width alone.
+    CTC needs one column per character, and one more between two equal characters. If a quarter of the width gives fewer columns, the
+    second pooling keeps the width.
     """
     across = 2 if width // 4 >= 2 * length else 1
     image = keras.Input((height, width, channels))
@@ -67,14 +67,14 @@ def build(width: int, height: int, channels: int, length: int, characters: int) 
 
 
 def ctc(labels: Any, logits: Any) -> Any:
-    """Returns CTC's loss a picture, float32 [N], of labels [N, length], padded with the blank, and logits [N, columns, classes]."""
+    """Returns CTC's loss per picture, float32 [N], for labels [N, length], padded with the blank, and logits [N, columns, classes]."""
     count, columns = keras.ops.shape(logits)[0], keras.ops.shape(logits)[1]
     lengths = keras.ops.sum(keras.ops.cast(keras.ops.not_equal(labels, _BLANK), "int32"), axis=-1)
     return keras.ops.ctc_loss(labels, logits, lengths, keras.ops.full((count,), columns, "int32"), mask_index=_BLANK)
 
 
 def texts(logits: npt.NDArray[np.float32], characters: str) -> list[str]:
-    """Returns what the best class of each column spells, logits as those of `build`."""
+    """Returns the greedily decoded texts of logits float32 [N, columns, characters + 1]."""
     columns = np.full(len(logits), logits.shape[1], np.int32)
     (decoded,), _ = keras.ops.ctc_decode(logits, columns, strategy="greedy", mask_index=_BLANK)
     return ["".join(characters[i - 1] for i in row if i > 0) for row in keras.ops.convert_to_numpy(decoded)]

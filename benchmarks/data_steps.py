@@ -1,10 +1,10 @@
-"""How fast the data steps are, and whether time and memory keep step with the number of pictures.
+"""Speed of the data steps, and how their time and memory grow with the number of pictures.
 
     uv run python -m benchmarks.data_steps [SIZE …]
 
-Expected: ExampleGen, StatisticsGen and Transform together do at least 3,000 pictures of 100x30 a second at 200,000 pictures; the time
-a further picture takes is the same at every size; the peak memory at 200,000 is at most 1.3 times that at 20,000; a picture takes at
-most 1.1 bytes a pixel value after Transform. The first run also draws the pictures, which takes about ten minutes on 2 cores.
+Expected: at 200,000 pictures of 100x30, ExampleGen, StatisticsGen and Transform together process at least 3,000 pictures per second. The
+time per additional picture is the same at every size. Peak memory at 200,000 pictures is at most 1.3 times that at 20,000. After Transform
+a picture takes at most 1.1 bytes per pixel value. The first run also draws the pictures, which takes about ten minutes on 2 cores.
 """
 
 import io
@@ -38,13 +38,13 @@ _ROUNDS: Final = 9
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run of the data steps in a process of its own.
+    """One run of the data steps in its own process.
 
     Attributes:
-      size: pictures.
-      seconds: by step.
-      peak_bytes: resident, of the process.
-      record_bytes: the mean length of a record after Transform, uncompressed.
+      size: number of pictures.
+      seconds: duration of each step.
+      peak_bytes: peak resident memory of the process.
+      record_bytes: mean length of a record after Transform, uncompressed.
     """
 
     size: int
@@ -67,11 +67,11 @@ def _task(size: int) -> Task:
 
 
 def measure(size: int) -> Measurement:
-    """Runs the data steps on `size` pictures of configs/digits.yaml; draws them first if they are not there."""
+    """Runs the data steps on `size` pictures of configs/digits.yaml. Draws them first if they are missing."""
     task = _task(size)
     config = task.config()
     folder = Path(config.root, config.name)
-    shutil.rmtree(folder, ignore_errors=True)  # or TFX would reuse what an earlier run has left
+    shutil.rmtree(folder, ignore_errors=True)  # else TFX would reuse the output of an earlier run
     run = subprocess.run([sys.executable, "-m", "benchmarks.prepared", *task.options()], check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(run.stdout.splitlines()[-1])
     lengths = list(_lengths(Path(found["transformed"])))
@@ -87,7 +87,7 @@ def _lengths(transformed: Path) -> Iterator[int]:
 
 
 def floor(task: Task) -> str:
-    """Says what of a further picture's time no arrangement of the steps would save: to check it, and to decode it for the model."""
+    """Returns a note on the CPU time per picture that every arrangement of the steps needs: checking and decoding the picture."""
     config, records = task.config(), task.records("train", _SAMPLE)
     pictures = [picture.encoded for picture in task.pictures("train", _SAMPLE)]
     spec, rules = config.captcha, config.data.picture_rules
@@ -101,8 +101,8 @@ def floor(task: Task) -> str:
     pillow = _micros(lambda: [Image.open(io.BytesIO(data)).load() for data in pictures], len(pictures))
     transform = _micros(lambda: decode(tf.constant(pictures)), len(pictures))
     return (
-        f"CPU time a picture of what no arrangement of the steps would save: {check:.0f} µs for its check in ExampleGen, of which "
-        f"Pillow's decoding is {pillow:.0f}, and {transform:.0f} µs for TensorFlow's decoding in Transform (the least of {_ROUNDS} rounds)."
+        f"CPU time per picture that every arrangement of the steps needs: {check:.0f} µs for the check in ExampleGen, including "
+        f"{pillow:.0f} µs for Pillow's decoding, and {transform:.0f} µs for TensorFlow's decoding in Transform (least of {_ROUNDS} rounds)."
     )
 
 
@@ -113,22 +113,22 @@ def _micros(work: Callable[[], Any], count: int) -> float:
         return (time.process_time() - started) / count * 1e6
 
     once()
-    return min(once() for _ in range(_ROUNDS))  # the median would be no floor where the host is busy
+    return min(once() for _ in range(_ROUNDS))  # on a busy host the median would overstate the floor
 
 
-def main(sizes: Annotated[list[int] | None, typer.Argument(help="Pictures of each run")] = None) -> None:
+def main(sizes: Annotated[list[int] | None, typer.Argument(help="Number of pictures of each run")] = None) -> None:
     measurements = [measure(size) for size in sizes or SIZES]
-    notes = ["One run of each size, in a new process; nothing was cached, and the pictures were there already."]
+    notes = ["One run per size, in a new process and without cached output. The pictures were drawn before."]
     for before, after in itertools.pairwise(measurements):
         further = (after.total - before.total) / (after.size - before.size)
         notes.append(
-            f"From {before.size:,} to {after.size:,} pictures: {further * 1e6:.0f} µs a further picture, "
-            f"{after.peak_bytes / before.peak_bytes:.2f} times the peak memory, TensorFlow and TFX themselves included."
+            f"From {before.size:,} to {after.size:,} pictures: {further * 1e6:.0f} µs per additional picture, "
+            f"{after.peak_bytes / before.peak_bytes:.2f} times the peak memory, including TensorFlow and TFX themselves."
         )
     record(
         "data_steps",
-        "The data steps: pictures of 100x30 in colour, one process",
-        ["pictures", *DATA_STEPS, "together", "pictures a second", "peak memory", "bytes a picture after Transform"],
+        "Data steps in one process: colour pictures of 100x30",
+        ["pictures", *DATA_STEPS, "total", "pictures per second", "peak memory", "bytes per picture after Transform"],
         [measurement.row() for measurement in measurements],
         [*notes, floor(_task(measurements[0].size))],
     )

@@ -1,9 +1,9 @@
-"""How fast the data steps are on a Flink cluster of this machine, by its parallelism, and that each record comes out once.
+"""Speed of the data steps on a local Flink cluster by parallelism, and a check that each record comes out exactly once.
 
     make flink-bench
 
-Expected: on every engine the examples and what Transform makes of them are the same records as in memory, none lost and none twice. On 2
-cores nothing is gained by more workers: each job costs the start of its Python workers, and each record its way through two processes.
+Expected: on every engine, the examples and Transform's output are the same records as in memory; no record is lost or duplicated. On 2
+cores more workers gain nothing: each job has to start its Python workers, and each record passes through two processes.
 """
 
 import hashlib
@@ -35,10 +35,10 @@ _DRAWN: Final = 100_000
 
 
 def data_steps(beam: dict[str, Any]) -> tuple[dict[str, float], Counter[str]]:
-    """Runs the data steps; returns the seconds of each, and how often each record came out."""
+    """Runs the data steps. Returns the seconds of each step, and by hash how often each record came out."""
     config = TASK.config()
     folder = Path(config.root, config.name)
-    shutil.rmtree(folder, ignore_errors=True)  # or TFX would reuse what another engine has left
+    shutil.rmtree(folder, ignore_errors=True)  # else TFX would reuse the output of another engine
     program = [sys.executable, "-m", "benchmarks.prepared", *TASK.options(f"beam={json.dumps(beam)}")]
     found = json.loads(subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
     came_out = Counter(_hash(item) for path in Path(folder).rglob("Split-*/*-of-*") for item in read_records(str(path)))
@@ -46,7 +46,7 @@ def data_steps(beam: dict[str, Any]) -> tuple[dict[str, float], Counter[str]]:
 
 
 def _hash(item: Any) -> str:
-    """Of a record: all that it holds, but for the mean of all pixels, which depends on the order in which they are added up."""
+    """Hashes a whole record, except for the mean of all pixels, which depends on the order of their summation."""
     assert isinstance(item, Record), item
     feature = Example.FromString(item.data).features.feature
     if PIXELS not in feature:
@@ -55,7 +55,7 @@ def _hash(item: Any) -> str:
 
 
 def draw(folder: Path, *options: str) -> tuple[float, tuple[ShardFile, ...]]:
-    """Draws a span; returns the seconds, and the files that its manifest names, with their checksums."""
+    """Draws a span. Returns the seconds, and the files that its manifest names, with their checksums."""
     started = time.monotonic()
     count = ("--set", f"data.root={folder}", "--set", "synth.shard_size=4000", "--count", str(_DRAWN))
     command("data", "synth", *TASK.options(), *count, *options)
@@ -65,7 +65,7 @@ def draw(folder: Path, *options: str) -> tuple[float, tuple[ShardFile, ...]]:
 
 def main(
     distribution: Annotated[Path, typer.Argument(help="The folder with Flink's lib/.", resolve_path=True)],
-    release: Annotated[str, typer.Argument(help="Of that Flink, such as 1.20.")],
+    release: Annotated[str, typer.Argument(help="Release of that Flink, such as 1.20.")],
     job_server: JobServerOption = None,
 ) -> None:
     jar = job_server or get_job_server(release)
@@ -76,12 +76,12 @@ def main(
             rows, notes = measure(cluster, Path(folder))
         finally:
             end(cluster.folder)
-    columns = ["engine", *DATA_STEPS, "together", "pictures a second", "records", "lost", "twice"]
-    record("engines", f"The data steps on Flink, on this machine: {TASK.count:,} pictures of 100x30 in colour", columns, rows, notes)
+    columns = ["engine", *DATA_STEPS, "total", "pictures per second", "records", "lost", "duplicated"]
+    record("engines", f"Data steps on a local Flink cluster: {TASK.count:,} colour pictures of 100x30", columns, rows, notes)
 
 
 def measure(cluster: Cluster, folder: Path) -> tuple[list[list[str]], list[str]]:
-    """Returns a row an engine, and what there is to say of drawing."""
+    """Returns one row per engine, and the notes under the table."""
     rows: list[list[str]] = []
     version = ask("/overview")["flink-version"]
     expected: Counter[str] = Counter()
@@ -98,10 +98,10 @@ def measure(cluster: Cluster, folder: Path) -> tuple[list[list[str]], list[str]]
     there, theirs = draw(folder / "there", "--set", f"beam={json.dumps(cluster.beam(4))}")
     assert ours == theirs
     drawing = (
-        f"data synth of {_DRAWN:,} pictures: in processes of this machine {_DRAWN / here:,.0f} a second, on Flink with a parallelism of 4 "
-        f"{_DRAWN / there:,.0f}, the check of the engine included; every file the same, by its SHA-256."
+        f"`data synth` of {_DRAWN:,} pictures: {_DRAWN / here:,.0f} pictures per second in local processes, {_DRAWN / there:,.0f} on Flink "
+        "with a parallelism of 4, including the check of the engine. All files have the same SHA-256."
     )
-    return rows, ["Two TaskManagers with two slots each and one pool of workers, all on this machine.", drawing]
+    return rows, ["Two TaskManagers with two slots each and one pool of Python workers, all on this machine.", drawing]
 
 
 if __name__ == "__main__":

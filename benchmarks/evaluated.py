@@ -1,9 +1,9 @@
-"""One evaluation of two models by the Evaluator's executor: time and memory, in a process of its own.
+"""Time and memory of one evaluation of two models by the Evaluator's executor, in its own process.
 
     uv run python benchmarks/evaluated.py 300
 
-evaluates pictures with 300 characters. It imports nothing of the other benchmarks, so that `large_charset` can run it with the `components`
-of an earlier release. Expected: a line of JSON.
+The argument is the size of the charset. The script imports no other benchmark, so that `large_charset` can run it with the `components` of
+an earlier release. Expected: one line of JSON.
 """
 
 import json
@@ -28,13 +28,13 @@ from pipeline.logs import silence
 
 PICTURES: Final = 2_000
 LENGTH: Final = 4
-_FIRST: Final = 0x4E00  # of the block of Chinese characters
-_MISREAD: Final = 0.01  # of the characters, by each model
+_FIRST: Final = 0x4E00  # first code point of the block of Chinese characters
+_MISREAD: Final = 0.01  # share of the characters that each model misreads
 _ROWS: Final = ("truth", "model", "baseline")
 
 
 class Reader(tf.Module):
-    """A model whose "picture" holds, int32 [_ROWS, LENGTH], the classes that are on it and those that each model reads."""
+    """A model for "pictures" of int32 [_ROWS, LENGTH]: the true classes and the classes that each model reads."""
 
     def __init__(self, num_classes: int, row: str):
         super().__init__()
@@ -48,7 +48,7 @@ class Reader(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def serving_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = tf.nn.softmax(15.0 * tf.one_hot(self._ids(examples, self._row), self._num_classes))
-        # Of one output alone TFMA would make the prediction itself.
+        # With a single output TFMA would use the tensor itself as the prediction, not a dict.
         return {features.PROBABILITIES: probabilities, features.CONFIDENCE: tf.reduce_prod(tf.reduce_max(probabilities, -1), -1)}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
@@ -84,7 +84,7 @@ def _write_examples(path: Path, spec: CaptchaSpec) -> None:
 
 
 def evaluate(folder: Path, characters: int) -> dict[str, Any]:
-    """Evaluates in an empty folder; returns seconds, bytes of peak memory and of the figures on disk."""
+    """Evaluates in an empty folder. Returns seconds, bytes of peak memory, bytes of the metrics on disk, and accuracies per set."""
     spec = CaptchaSpec(charset="".join(chr(_FIRST + i) for i in range(characters)), length=LENGTH)
     (folder / "examples" / "Split-test").mkdir(parents=True)
     _write_examples(folder / "examples" / "Split-test" / "data-00000-of-00001.gz", spec)

@@ -1,15 +1,15 @@
-"""fast-plate-ocr's own trainer, within a given time: benchmarks/peers.py starts it, in an environment with that package.
+"""Runs fast-plate-ocr's own trainer with a time limit. benchmarks/peers.py starts this script in an environment with that package.
 
     uv run --no-project --isolated --with 'fast-plate-ocr[train,onnx]==1.1.0' python -I benchmarks/fast_plate_ocr_fit.py FOLDER
 
-FOLDER holds job.json, as peers.py writes it; fitted.json comes beside it. Settings are the trainer's defaults (AdamW 0.001, cosine decay,
-averaged weights, its augmentation, the weights that read most of the validation part whole) but for these:
+Reads FOLDER/job.json, which peers.py writes, and writes FOLDER/fitted.json. Settings are the trainer's defaults (AdamW 0.001, cosine decay,
+averaged weights, its augmentation, the weights that read the most plates of the validation part whole), except:
 
-- The model is the smaller of the two that it publishes configurations for, cct_xs_v1, at the picture size of its default plate: on a CPU
-  it sees several times as many pictures in the same time.
-- Batches of 32, as in its tutorial for some hundred pictures, for more steps a pass.
-- The number of epochs follows from the time, so that the rate has come down when the time is over; stopping early takes two thirds of
-  them without a better reading, as its defaults (100 of 150) do.
+- The model is cct_xs_v1, the smaller of the two with published configurations, at the picture size of its default plate. On a CPU it sees
+  several times as many pictures in the same time.
+- Batches of 32, as in its tutorial for some hundred pictures, for more steps per epoch.
+- The number of epochs follows from the time limit, so that the learning rate has decayed when the time is up. Early stopping waits for two
+  thirds of the epochs without a better reading, the ratio of the defaults (100 of 150).
 """
 
 import csv
@@ -30,7 +30,7 @@ from fast_plate_ocr.train.model.config import PlateConfig
 from fast_plate_ocr.train.utilities.utils import load_keras_model
 
 _BATCH: Final = 32
-_PATIENCE: Final = 2 / 3  # of the epochs
+_PATIENCE: Final = 2 / 3  # share of the epochs
 _TIMED_EPOCHS: Final = 2
 
 
@@ -81,7 +81,7 @@ _MODEL: Final = {
 
 
 class Clock(keras.callbacks.CSVLogger):
-    """The trainer's log of epochs, which also takes the seconds at which they end, and ends the fit when its time is over."""
+    """The trainer's epoch log. It also records when each epoch ends, and stops the fit when the time is up."""
 
     limit = float("inf")
     ends: list[float]
@@ -99,7 +99,7 @@ class Clock(keras.callbacks.CSVLogger):
 
 
 def plate(job: dict[str, Any]) -> PlateConfig:
-    """Returns the configuration of the set's pictures, at the size of the trainer's default plate."""
+    """Returns the plate configuration of the job's pictures, at the picture size of the trainer's default plate."""
     characters = job["characters"]
     pad = next(character for character in map(chr, range(ord("_"), sys.maxunicode)) if character not in characters)
     return PlateConfig(
@@ -113,7 +113,7 @@ def plate(job: dict[str, Any]) -> PlateConfig:
 
 
 def fit(folder: Path, epochs: int) -> Path:
-    """Runs the trainer, and returns the model whose weights read the validation part best."""
+    """Runs the trainer and returns the path of the model that reads the validation part best."""
     output = folder / f"{epochs}-epochs"
     options = {
         "model-config-file": folder / "model.yaml",
@@ -139,9 +139,9 @@ def main(folder: Path) -> None:
     (folder / "model.yaml").write_text(yaml.safe_dump(_MODEL), encoding="utf-8")
     about = config.model_dump(exclude={"vocabulary_size", "pad_idx", "num_channels", "has_region_recognition"}, mode="json")
     (folder / "plate.yaml").write_text(yaml.safe_dump(about, allow_unicode=True), encoding="utf-8")
-    keras.config.disable_interactive_logging()  # no bar that moves with every step
+    keras.config.disable_interactive_logging()  # no progress bar for every step
     trainer.CSVLogger = Clock
-    # A first fit tells how long an epoch takes; it does not count.
+    # A first fit measures how long an epoch takes; it does not count.
     fit(folder, _TIMED_EPOCHS)
     epoch = (Clock.ends[-1] - Clock.ends[0]) / (len(Clock.ends) - 1)
     Clock.limit = job["seconds"]
@@ -161,7 +161,7 @@ def _write_table(table: Path, labelled: Sequence[tuple[str, str]]) -> None:
     with table.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["image_path", "plate_text"])
-        # The trainer takes paths to be below the table's folder.
+        # The trainer resolves paths relative to the table's folder.
         rows.writerows([os.path.relpath(path, table.parent.resolve()), label] for path, label in labelled)
 
 

@@ -1,10 +1,10 @@
-"""What the Trainer's fit costs over the same model in a plain Keras script.
+"""Overhead of the Trainer's fit compared with the same model in a plain Keras script.
 
     uv run python -m benchmarks.fit_overhead
 
-Expected: at most 1.03 times the time of `model.fit(images, labels)` on the same pictures as arrays, though the Trainer reads TFRecords and
-after every epoch writes a checkpoint and TensorBoard's files. The augmentation is work that the script does not have, and is
-shown apart. Five minutes on 2 cores.
+Expected: at most 1.03 times the time of `model.fit(images, labels)` on the same pictures as arrays, although the Trainer reads TFRecords
+and writes a checkpoint and TensorBoard files after every epoch. The script does not augment, so the fit with augmentation has a row of its
+own. Five minutes on 2 cores.
 """
 
 import statistics
@@ -33,25 +33,25 @@ ROUNDS: Final = 3
 
 @dataclass
 class Times:
-    """Seconds of each epoch, of wall and of CPU time."""
+    """Wall-clock and CPU seconds of each epoch."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
     def medians(self) -> list[str]:
-        """The first epoch, which traces the steps and fills the caches, left out."""
+        """Returns the medians without the first epoch, which traces the steps and fills the caches."""
         return [f"{statistics.median(self.wall[1:]):.1f}", f"{statistics.median(self.cpu[1:]):.1f}"]
 
     def ratios(self, other: "Times") -> list[str]:
-        """The medians of the ratios within a round."""
+        """Returns the medians of the ratios to `other` within each round, without the first epoch."""
         pairs = ((self.wall, other.wall), (self.cpu, other.cpu))
         return [f"{statistics.median(ours / theirs for ours, theirs in zip(a[1:], b[1:], strict=True)):.3f}" for a, b in pairs]
 
 
 class TakeTurns(keras.callbacks.Callback):
-    """Lets another fit have an epoch after each of this one, so that whatever else the machine does falls on both.
+    """Runs an epoch of another fit after each epoch of this fit, so that other load on the machine affects both.
 
-    It is to be the last of the callbacks: what the others do is part of the epoch.
+    It must be the last callback, because the work of the other callbacks is part of the epoch.
     """
 
     def __init__(self, other_epoch: Callable[[], None]):
@@ -76,6 +76,7 @@ class TakeTurns(keras.callbacks.Callback):
 
 
 def arrays(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images and labels of all batches, each concatenated into one array."""
     images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
     return np.concatenate(images), np.concatenate(labels)
 
@@ -120,14 +121,14 @@ def main() -> None:
     equal, augmented = in_turn(0), in_turn(parameters.shift)
     record(
         "fit_overhead",
-        f"An epoch of the Trainer's fit against plain Keras: {count:,} pictures, and {len(judged[0]):,} to judge by",
-        ["what", "seconds", "CPU seconds", "times the script's", "times its CPU"],
+        f"Epoch time of the Trainer's fit and of plain Keras: {count:,} training and {len(judged[0]):,} evaluation pictures",
+        ["fit", "seconds", "CPU seconds", "ratio to the script", "CPU ratio to the script"],
         [
             ["plain Keras script, arrays in memory", *equal.theirs.medians(), "1", "1"],
             ["the Trainer's fit, no augmentation", *equal.ours.medians(), *equal.ours.ratios(equal.theirs)],
             ["the Trainer's fit", *augmented.ours.medians(), *augmented.ours.ratios(augmented.theirs)],
         ],
-        [f"Medians of {ROUNDS} epochs, the Trainer's and the script's in turn in one process; a first one of each does not count."],
+        [f"Medians of {ROUNDS} epochs. Trainer and script alternate in one process; the first epoch of each is excluded."],
     )
 
 

@@ -1,16 +1,16 @@
-"""What a GPU does a second: pictures trained on and read, for each network, in float32 and bfloat16, by the size of the batch.
+"""Pictures per second on a GPU in training and reading, for each network, in float32 and bfloat16, by batch size.
 
     pip install 'jax[cuda13]' keras==3.12.4 captcha==0.7.0 pillow==12.3.0 pydantic pyyaml typer rich jinja2 google-crc32c protobuf
     KERAS_BACKEND=jax python -m benchmarks.gpu --only vgg-slim
     KERAS_BACKEND=jax XLA_FLAGS=--xla_gpu_enable_triton_gemm=false python -m benchmarks.gpu
 
-Expected: a line a measurement, appended to benchmarks/results/gpu.jsonl, and the table of all lines on record. What this GPU has on record
-is not measured again. Each takes some thirty seconds for `vgg-slim`, nearly all of them XLA's to compile. With Triton's products
-of matrices it was not done with the twelve programs of the larger networks, side by side, after six minutes; without, each took less
-than one.
+Expected: one line per measurement, appended to benchmarks/results/gpu.jsonl, and the table of all recorded lines. Measurements that are
+already recorded for this GPU are skipped. Each takes about thirty seconds for `vgg-slim`, nearly all of it XLA's compilation. With Triton's
+matrix products, XLA had not compiled the twelve programs of the larger networks, side by side, after six minutes. Without Triton each took
+less than one minute.
 
-What is trained is the Trainer's step, optimizer, shifts and normalisation included, on Keras' JAX backend: the pictures, random ones,
-are on the GPU, and as many steps a dispatch as take some 16,000 of them.
+The measured training step is the Trainer's, with optimizer, shifts and normalisation, on Keras' JAX backend. The pictures are random and
+stored on the GPU. One dispatch runs enough steps for about 16,000 pictures.
 """
 
 import itertools
@@ -34,9 +34,9 @@ from pipeline.config.loading import load_config
 
 _PICTURES: Final = 16_384
 _REPETITIONS: Final = 5
-_RATE: Final = 1e-5  # so small that no network runs away from random labels
-_SIDE: Final = 8_192  # of the matrices by which the GPU itself is measured
-# What is most telling first. Those in float32 are to compare with.
+_RATE: Final = 1e-5  # so small that no network diverges on random labels
+_SIDE: Final = 8_192  # of the matrices that measure the speed of the GPU itself
+# The most informative first. float32 is for comparison.
 _MEASUREMENTS: Final = (
     *itertools.product(("mixed_bfloat16",), (1024, 256, 32), tuple(PRESETS)),
     *itertools.product(("float32",), (1024, 32), ("vgg-slim",)),
@@ -56,11 +56,11 @@ def main(
     for (precision, batch_size, network), (name, config) in itertools.product(_MEASUREMENTS, configs.items()):
         if network in only.split(",") and (precision, batch_size, network, name) not in measured:
             keep("gpu", {"task": name, "preset": network, **rates(config, network, precision, batch_size), **about})
-    record("gpu", "Pictures a second on a GPU", *table(kept("gpu")), NOTES, python="KERAS_BACKEND=jax python")
+    record("gpu", "Pictures per second on a GPU", *table(kept("gpu")), NOTES, python="KERAS_BACKEND=jax python")
 
 
 def matrix_rate(dtype: str) -> float:
-    """Returns the operations a second of products of square matrices, drawn from a normal distribution."""
+    """Returns the floating-point operations per second of a product of square, normally distributed matrices of type `dtype`."""
     import jax
     import jax.numpy as jnp
 
@@ -69,7 +69,7 @@ def matrix_rate(dtype: str) -> float:
 
 
 def rates(config: Config, network: str, precision: str, batch_size: int) -> dict[str, Any]:
-    """Returns pictures a second, and operations a picture, by hand and by XLA's analysis of one step."""
+    """Returns pictures per second in training and reading, and the floating-point operations per picture of both."""
     import jax
 
     from benchmarks.on_jax import Learner, measure, to_device
@@ -101,13 +101,14 @@ def rates(config: Config, network: str, precision: str, batch_size: int) -> dict
 
 
 def random_pictures(spec: CaptchaSpec) -> Split:
+    """Returns _PICTURES random pictures with random labels."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (_PICTURES, spec.height, spec.width, spec.channels), np.uint8)
     return Split(pixels, rng.integers(0, spec.num_classes, (_PICTURES, spec.max_length), np.int32))
 
 
 def _seconds(run: Callable[[], Any]) -> float:
-    """Returns the median time until what `run` returns is there; a first time, in which it is compiled, does not count."""
+    """Returns the median seconds until the result of `run` is ready. The first call, which compiles, is excluded."""
     times = []
     for _ in range(1 + _REPETITIONS):
         started = time.perf_counter()
@@ -117,25 +118,25 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 NOTES: Final = [
-    f"Medians of {_REPETITIONS} times {_PICTURES:,} pictures. Those that are read are normalised on the way, and not shifted.",
-    "MFLOP: of the convolutions and fully connected layers, counted by hand (benchmarks/operations.py); the optimizer's are not in it.",
-    f"The share is of what the GPU does in a product of bfloat16 matrices of {_SIDE:,} x {_SIDE:,}; in float32 it computes in TF32.",
-    "vgg-slim as XLA compiles by itself; the others with --xla_gpu_enable_triton_gemm=false, which takes it a minute, not many.",
+    f"Medians of {_REPETITIONS} repetitions with {_PICTURES:,} pictures. Reading includes normalisation, without shifts.",
+    "MFLOP: convolutions and fully connected layers, counted by hand (benchmarks/operations.py), without the optimizer.",
+    f"The share is relative to the GPU's rate for a product of bfloat16 matrices of {_SIDE:,} x {_SIDE:,}. float32 is computed in TF32.",
+    "vgg-slim is compiled with XLA's defaults; the others with --xla_gpu_enable_triton_gemm=false, which reduces compilation to a minute.",
 ]
 
 
 def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The columns and the cells: the matrices of each GPU first."""
+    """Returns the columns and the rows, in the order of the file: it has the matrix products of a GPU before its networks."""
     columns = [
         "task",
         "network",
         "precision",
         "batch",
-        "trained on, pictures/s",
-        "read, pictures/s",
-        "MFLOP a picture in training",
+        "training, pictures/s",
+        "reading, pictures/s",
+        "MFLOP per picture in training",
         "TFLOP/s",
-        "share",
+        "share of matrix product",
         "GPU",
     ]
     lines = []
@@ -145,7 +146,7 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
             rate = row["flops_per_s"]
             if row["matrix"] == "bfloat16":
                 ceilings[row["gpu"]] = rate
-            lines.append(["a product of matrices", "", row["matrix"], *[""] * 4, f"{rate / 1e12:.0f}", "", row["gpu"]])
+            lines.append(["matrix product", "", row["matrix"], *[""] * 4, f"{rate / 1e12:.0f}", "", row["gpu"]])
             continue
         achieved = row["training_per_s"] * row["training_flops"]
         lines.append(

@@ -1,12 +1,12 @@
-"""Accuracy against pictures seen, on a GPU: the Trainer's recipe on Keras' JAX backend, judged on test pictures used for nothing else.
+"""Accuracy by pictures seen, on a GPU: the Trainer's recipe on Keras' JAX backend, evaluated on test pictures used for nothing else.
 
     pip install 'jax[cuda13]' keras==3.12.4 captcha==0.7.0 pillow==12.3.0 pydantic pyyaml typer rich jinja2 google-crc32c protobuf
     KERAS_BACKEND=jax python -m benchmarks.gpu_curve alnum 400000 2000000/128/7e-3 10000000/128/7e-3
 
-Neither TensorFlow nor TFX is needed, nor asked: the pictures are drawn into memory, from the seed of the task and split as its spans
-are, and kept on the GPU as bytes. Expected: a line a fit, appended to benchmarks/results/gpu_curve.jsonl, and the table of all lines on
-record. On an H100 with 16 cores 400,000 pictures are drawn in two minutes, XLA compiles for 20 seconds, and a fit with batches of 128
-sees four million pictures a minute.
+TensorFlow and TFX are neither needed nor used. The pictures are drawn in memory from the seed of the task, split as its spans are, and kept
+on the GPU as bytes. Expected: one line per fit, appended to benchmarks/results/gpu_curve.jsonl, and the table of all recorded lines. On an
+H100 with 16 cores, drawing 400,000 pictures takes two minutes, XLA compiles for 20 seconds, and a fit with batches of 128 sees four million
+pictures per minute.
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ from components.training.schedule import learning_rate_schedule
 from pipeline.config.loading import load_config
 
 _PRECISION: Final = "mixed_bfloat16"
-_STEPS: Final = 250  # a dispatch
+_STEPS: Final = 250  # per dispatch
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """How long a fit is, in pictures seen, counting repeats; its batch size; and the highest rate of its schedule."""
+    """The length of a fit in pictures seen, counting repeats, its batch size, and the highest learning rate of its schedule."""
 
     images: int
     batch_size: int
@@ -45,19 +45,20 @@ class Fit:
 
     @classmethod
     def parse(cls, text: str) -> "Fit":
-        """Reads what the command line has, such as 512000/32/7e-3."""
+        """Parses a command-line argument, such as 512000/32/7e-3."""
         images, batch_size, learning_rate = text.split("/")
         return cls(int(images), int(batch_size), float(learning_rate))
 
     @property
     def dispatches(self) -> int:
+        """The number of dispatches, each of _STEPS steps: at least 1."""
         return max(1, round(self.images / (_STEPS * self.batch_size)))
 
 
 def main(
-    task: Annotated[str, typer.Argument(help="digits-final, alnum or another of benchmarks/tasks.py")],
-    drawn: Annotated[int, typer.Argument(help="pictures to draw, over all splits")],
-    wanted: Annotated[list[str], typer.Argument(help="fits: PICTURES/BATCH/RATE, the pictures seen, the batch size, the highest rate")],
+    task: Annotated[str, typer.Argument(help="a task of benchmarks/tasks.py, such as digits-final or alnum")],
+    drawn: Annotated[int, typer.Argument(help="number of pictures to draw, all splits together")],
+    wanted: Annotated[list[str], typer.Argument(help="fits as PICTURES/BATCH/RATE: pictures seen, batch size, highest rate")],
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "1",
 ) -> None:
     file, changes = TASKS[task].options()[1], TASKS[task].options()[3::2]
@@ -71,13 +72,13 @@ def main(
         config.captcha, parameters, splits, [Fit.parse(text) for text in wanted], [int(seed) for seed in seeds.split(",")]
     ):
         keep("gpu_curve", {**about, **outcome})
-    record("gpu_curve", "Accuracy against pictures seen, on a GPU", *table(kept("gpu_curve")), NOTES, python="KERAS_BACKEND=jax python")
+    record("gpu_curve", "Accuracy by pictures seen, on a GPU", *table(kept("gpu_curve")), NOTES, python="KERAS_BACKEND=jax python")
 
 
 def outcomes(
     spec: CaptchaSpec, parameters: Hyperparameters, splits: dict[str, Split], wanted: list[Fit], seeds: list[int]
 ) -> Iterator[dict[str, Any]]:
-    """Fits with each seed, and yields what each fit came to."""
+    """Runs each fit with each seed, and yields the result row of each."""
     import jax
     import jax.numpy as jnp
 
@@ -127,7 +128,7 @@ def outcomes(
 
 
 def judge(spec: CaptchaSpec, labels: npt.NDArray[np.integer], probabilities: npt.NDArray[np.floating]) -> dict[str, Any]:
-    """Counts what was read right, and how many of the characters that were not are 0 for O or O for 0.
+    """Counts correct readings, and how many of the misread characters are 0 for O or O for 0.
 
     Args:
       spec: the charset.
@@ -152,28 +153,28 @@ def judge(spec: CaptchaSpec, labels: npt.NDArray[np.integer], probabilities: npt
 
 
 NOTES: Final = [
-    "The model, the loss, the optimizer and the schedule are the Trainer's own, and each fit has a whole schedule.",
-    "Pictures and splits are those of the task; where there are more, they are the next ones of its seed, split in the same way.",
-    f"Not the Trainer: Keras' JAX backend, pictures and their shifts on the GPU, {_STEPS} steps a dispatch, batches across passes.",
-    "The seconds are without drawing and without compiling.",
+    "Model, loss, optimizer and schedule are the Trainer's own. Each fit runs a complete schedule.",
+    "Pictures and splits are those of the task. Additional pictures continue its seed and are split in the same way.",
+    f"Unlike the Trainer: Keras' JAX backend, pictures and shifts on the GPU, {_STEPS} steps per dispatch, batches across passes.",
+    "Times exclude drawing and compiling.",
 ]
 
 
 def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The columns and the cells: one line for the seeds of a fit."""
+    """Returns the columns and the rows: one row per fit, for all its seeds."""
     columns = [
         "task",
         "training pictures",
         "pictures seen",
         "batch, rate",
-        "fit, median",
+        "median fit time",
         "pictures/s",
-        "full sequence on eval, by seed",
-        "on test, by seed",
-        "median (95 %)",
+        "full-sequence accuracy on eval, per seed",
+        "on test, per seed",
+        "median (95 % interval)",
         "with 0 = O",
-        "characters misread",
-        "of them 0 for O, O for 0",
+        "misread characters",
+        "of these, 0 for O or O for 0",
         "GPU",
     ]
     groups = defaultdict(list)
@@ -184,7 +185,7 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         tests = [run["test"] for run in runs]
         pictures = tests[0]["pictures"]
         middle = wilson_interval(statistics.median_low(test["read"] for test in tests), pictures, 0.95)
-        # A row's seconds are null where the GPU did other work beside the fit.
+        # A row's seconds are null if the GPU did other work during the fit.
         seconds = statistics.median(run["fit_s"] for run in runs) if all(run["fit_s"] for run in runs) else None
         lines.append(
             [

@@ -1,9 +1,9 @@
-"""Ten thousand inputs as a stranger could send them, through import, a whole run and the served model.
+"""Sends ten thousand inputs, as a stranger could make them, through import, a whole run and the served model.
 
     uv run python -m benchmarks.hostile [--seed 1]
 
-Expected, and asserted: nothing crashes; what is not used is counted under a reason, none is lost; every good input is kept, no bad one is.
-The served model says the same of a picture as the import does. Some fifteen minutes on 2 cores with other work.
+Expected, and asserted: nothing crashes. Every unused input is counted under a reason, and no input is lost. Every good input is kept, and
+no bad input is. The served model accepts the same pictures as the import. About fifteen minutes on 2 cores with other load.
 """
 
 import contextlib
@@ -43,18 +43,24 @@ from pipeline.logs import silence
 from pipeline.runs.history import latest_complete_run
 
 _TINY: Final = Path(__file__).parents[1] / "configs" / "tiny.yaml"
-_PICTURES: Final = {"every format and mode": 3000, "odd": 900, "cut": 900, "bits turned": 1400, "chunks changed": 500}
+_PICTURES: Final = {"every format and mode": 3000, "odd": 900, "cut": 900, "bits flipped": 1400, "chunks changed": 500}
 _LABELS, _RECORDS, _SHARDS, _BOOK_FILES, _A_SHARD, _TABLES = 800, 1000, 140, 60, 5, 500
 _LEFT_OUT: Final = re.compile(r"^([\d,]+) left out: (.+?)(?:: |:$)", re.MULTILINE)
 
 
 @dataclass
 class Group:
-    """What became of the inputs of one kind.
+    """The outcome of the inputs of one kind.
 
-    `span` is the one that they are in; `expected` has by name what must become of an input; `kept` counts by name those that are used, and
-    `reasons` counts the others. With `uncounted`, nothing says how many records a broken file has lost. `beyond` counts files that are
-    broken after their last record.
+    Attributes:
+      title: the kind, as the table names it.
+      count: number of inputs.
+      span: name of the span that contains them.
+      uncounted: whether the number of records lost in a broken file is unknown.
+      beyond: number of files that are broken after their last record.
+      expected: required outcome of each input, by name.
+      kept: number of used inputs, by name.
+      reasons: number of refused inputs, by reason.
     """
 
     title: str
@@ -67,15 +73,15 @@ class Group:
     reasons: Counter[str] = field(default_factory=Counter)
 
     def row(self) -> list[str]:
-        """Checks that all is as expected, and returns the row of the table."""
+        """Checks that every outcome is as expected, and returns the row of the table."""
         silent = self.count - self.kept.total() - self.reasons.total()
-        assert silent >= 0 if self.uncounted else silent == 0, f"{self.title}: {silent} neither kept nor given a reason: {self.reasons}"
+        assert silent >= 0 if self.uncounted else silent == 0, f"{self.title}: {silent} neither kept nor refused. Reasons: {self.reasons}."
         if silent:
             self.reasons["lost with the rest of its file"] = silent
         lost = [name for name, it in self.expected.items() if it == "good" and name not in self.kept]
         taken = [name for name, it in self.expected.items() if it == "bad" and name in self.kept]
-        assert not lost, f"{self.title}: good and not kept: {lost[:10]}; reasons: {self.reasons}"
-        assert not taken, f"{self.title}: bad and kept: {taken[:10]}"
+        assert not lost, f"{self.title}: good inputs were refused: {lost[:10]}. Reasons: {self.reasons}."
+        assert not taken, f"{self.title}: bad inputs were kept: {taken[:10]}."
         known = Counter(self.expected.values())
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in self.reasons.most_common(8))
         return [
@@ -90,7 +96,7 @@ class Group:
 
 
 def call(config: Sequence[str], *words: str) -> tuple[bool, str]:
-    """Runs a command of captcha-pipeline; returns whether it completed, and what it said. What it does not foresee is raised."""
+    """Runs a captcha-pipeline command. Returns whether it completed, and its output or error. Raises unexpected exceptions."""
     result = CliRunner().invoke(app, [*words, *config])
     if result.exception and not isinstance(result.exception, SystemExit | CaptchaPipelineError):
         raise result.exception
@@ -99,6 +105,7 @@ def call(config: Sequence[str], *words: str) -> tuple[bool, str]:
 
 
 def options(folder: Path) -> list[str]:
+    """Returns the command-line options for data and output in a folder."""
     spec = inputs.SPEC.model_dump(mode="json", exclude={"channels"})
     changes = {
         "root": str(folder / "output"),
@@ -113,13 +120,14 @@ def options(folder: Path) -> list[str]:
 
 
 def pictures(kind: str, count: int, rng: random.Random) -> Iterator[inputs.Hostile]:
+    """Yields pictures of a kind of _PICTURES."""
     if kind == "odd":
         return inputs.odd(count, rng)
     return inputs.formats_and_modes(count) if kind == "every format and mode" else inputs.damaged(count, kind, rng)
 
 
 def import_pictures(folder: Path, kind: str, made: Sequence[inputs.Hostile]) -> Group:
-    """Imports pictures from a folder, the label in each name."""
+    """Imports pictures from a folder. Each file name contains the label."""
     group = Group(f"pictures, {kind}", len(made))
     inbox = folder / kind.replace(" ", "-")
     inbox.mkdir()
@@ -131,7 +139,7 @@ def import_pictures(folder: Path, kind: str, made: Sequence[inputs.Hostile]) -> 
 
 
 def import_labels(folder: Path, rng: random.Random) -> Group:
-    """Imports good pictures by a table, whose labels are not all good."""
+    """Imports good pictures from a table with good and bad labels."""
     group = Group("labels of any script", _LABELS)
     place = folder / "labels"
     place.mkdir()
@@ -154,7 +162,7 @@ def _imported(group: Group, folder: Path, *words: str) -> Group:
 
 
 def write_records(folder: Path, made: Sequence[tuple[str, bytes, inputs.Expectation]]) -> Group:
-    """Makes a span of records that are whole, cut, or have bits turned."""
+    """Writes a span of records that are whole, cut, or have flipped bits."""
     group = Group("records", len(made))
     making = new_span(folder / "data")
     with making as draft:
@@ -168,7 +176,7 @@ def write_records(folder: Path, made: Sequence[tuple[str, bytes, inputs.Expectat
 
 
 def write_shards(folder: Path, rng: random.Random) -> Group:
-    """Makes a span whose files are cut or have bits turned: in the records, or in the gzip stream around them."""
+    """Writes a span whose files are cut or have flipped bits: in the records, or in the gzip stream around them."""
     group = Group(f"records in {_SHARDS} files, two thirds damaged", _SHARDS * _A_SHARD)
     making = new_span(folder / "data")
     with making as draft:
@@ -188,7 +196,7 @@ def write_shards(folder: Path, rng: random.Random) -> Group:
 
 
 def import_book_files(folder: Path, rng: random.Random) -> Group:
-    """Imports files in the legacy layout that are cut or have bits turned."""
+    """Imports files in the legacy layout that are cut or have flipped bits."""
     group = Group(f"records in {_BOOK_FILES} files in the legacy layout, two thirds damaged", _BOOK_FILES * _A_SHARD, uncounted=True)
     place = folder / "book"
     place.mkdir()
@@ -204,7 +212,7 @@ def import_book_files(folder: Path, rng: random.Random) -> Group:
 
 
 def _damage_file(path: Path, number: int, rng: random.Random) -> None:
-    """Damages two files of three: one in its gzip stream, one in the records within."""
+    """Damages two of three files: one in its gzip stream, one in the records inside it."""
     damage = inputs.DAMAGES[rng.choice(sorted(inputs.DAMAGES))]
     if number % 3 == 1:
         path.write_bytes(damage(path.read_bytes(), rng))
@@ -217,7 +225,7 @@ def _write_manifest(draft: Path, files: list[ShardFile]) -> None:
 
 
 def try_tables(folder: Path, rng: random.Random) -> Group:
-    """Imports from tables of all kinds, each into a data folder of its own."""
+    """Imports from tables of all kinds, each into its own data folder."""
     group = Group("tables, CSV and JSONL", _TABLES)
     for number, (ending, content, expected) in enumerate(inputs.tables(_TABLES, "picture.png", rng)):
         place = folder / f"table-{number}"
@@ -237,7 +245,7 @@ def try_tables(folder: Path, rng: random.Random) -> Group:
 
 
 def judge(groups: Sequence[Group], config: Config) -> None:
-    """Notes in each group what the newest run kept and refused of its span."""
+    """Adds to each group the records of its span that the newest run kept and refused."""
     run = latest_complete_run(config.metadata_path)
     examples, quarantine = (Path(str(run.artifact_uri("CaptchaExampleGen", name))) for name in ("examples", "quarantine"))
     spans = json.loads((quarantine / SUMMARY_FILE).read_text(encoding="utf-8"))["spans"]
@@ -249,7 +257,7 @@ def judge(groups: Sequence[Group], config: Config) -> None:
     for group in groups:
         for counted in (spans[group.span]["reasons"], spans[group.span]["overlap"]):
             group.reasons.update({reason: entry["count"] for reason, entry in counted.items()})
-    # A gzip stream that is broken after its last record has one more entry in the quarantine than records.
+    # A file whose gzip stream is broken after the last record has one quarantine entry more than refused records.
     records = {f"{span.path.name}/{file.path}": file.records for span in list_spans(config.data.root) for file in span.manifest.files}
     for example in _examples(sorted(quarantine.glob("*.gz"))):
         file = _text(example, "source_file")
@@ -266,7 +274,7 @@ def _examples(paths: Sequence[Path]) -> Iterator[Example]:
 
 
 def _name(example: Example) -> str:
-    """Returns the file that a record comes from, or its label where it does not say: in the legacy layout, or with bits turned."""
+    """Returns the name of a record's file, or its label if the name is missing: in the legacy layout, or after bit flips."""
     with contextlib.suppress(ValueError, AttributeError):
         if name := json.loads(_text(example, PARAMS)).get("file"):
             return str(name)
@@ -278,7 +286,7 @@ def _text(example: Example, name: str) -> str:
     return text
 
 
-def main(seed: Annotated[int, typer.Option(help="Of all inputs.")] = 1) -> None:
+def main(seed: Annotated[int, typer.Option(help="Seed of all inputs.")] = 1) -> None:
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -300,10 +308,10 @@ def main(seed: Annotated[int, typer.Option(help="Of all inputs.")] = 1) -> None:
         ["inputs", "number", "good", "bad", "kept", "refused", "reasons"],
         rows,
         [
-            "Good and bad are those of which it is known in advance: every good one was kept, no bad one was.",
-            f"Nothing crashed, and none is missing: what is not kept has a reason. Seed {seed}.",
+            "Good and bad inputs have an outcome that is known in advance. Every good input was kept, and no bad input was.",
+            f"Nothing crashed, and no input is missing: every refused input has a reason. Seed {seed}.",
             f"The quarantine also names {sum(group.beyond for group in groups)} files that are broken after their last record.",
-            "The served model takes every PNG and JPEG that the import takes. Of damaged ones that the import refuses it reads some.",
+            "The served model accepts every PNG and JPEG that the import accepts. It also reads some damaged ones that the import refuses.",
         ],
     )
 

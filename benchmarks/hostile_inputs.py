@@ -1,4 +1,4 @@
-"""Inputs for benchmarks/hostile.py: pictures, records, labels and tables such as a stranger could send. All follow from a seed."""
+"""Inputs for benchmarks/hostile.py: pictures, records, labels and tables as a stranger could make them. A seed determines all of them."""
 
 import contextlib
 import functools
@@ -21,7 +21,7 @@ from components.data.records import canonical_example
 
 Expectation = Literal["good", "bad", "either"]
 
-# Letters of several scripts, one of which runs from right to left, some of which Unicode can also write as two characters.
+# Letters of several scripts, one of them right to left. Unicode can also write some of these letters as two characters.
 SPEC: Final = CaptchaSpec.model_validate({"charset": "0123456789éüñжλي日本", "length": {"min": 1, "max": 6}, "width": 60, "height": 24})
 MAX_PIXELS: Final = 200_000
 
@@ -29,8 +29,8 @@ _READ: Final = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 _NOT_READ: Final = ("PPM", "TGA", "PCX", "ICO", "SGI", "IM", "MSP", "SPIDER", "XBM", "DDS", "PDF", "EPS", "JPEG2000", "ICNS", "BLP", "PALM")
 _MODES: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "I;16B", "F", "La", "RGBa")
 _NO_SAFE_CONVERSION: Final = ("I", "F", "LAB", "HSV")
-# Programs turn a JPEG in CMYK into RGB in different ways. And Pillow cannot read back its own TIFFs of mode YCbCr: they do not say that no
-# colour is left out, as the format has it by default.
+# Programs convert a CMYK JPEG to RGB in different ways. Pillow cannot read back its own TIFFs of mode YCbCr: they do not declare that their
+# colour is not subsampled, and the default of the format is subsampling.
 _UNREAD_KINDS: Final = (("JPEG", "CMYK"), ("TIFF", "YCbCr"))
 _CHUNKS: Final = (
     b"PLTE",
@@ -52,7 +52,7 @@ _CHUNKS: Final = (
 
 @dataclass(frozen=True)
 class Hostile:
-    """A picture file, and what must become of it."""
+    """A picture file and its required outcome."""
 
     kind: str
     data: bytes
@@ -61,19 +61,19 @@ class Hostile:
 
 
 def noise(seed: int, width: int = SPEC.width, height: int = SPEC.height) -> Image.Image:
-    """Returns an RGB picture like no other: so that none is left out as a copy."""
+    """Returns an RGB picture that is unique to the seed, so that an import leaves no picture out as a copy."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """Returns the picture as a file of this kind. Raises whatever Pillow raises for a mode that the kind does not have."""
+    """Returns the picture as a file of format `kind`. Raises whatever Pillow raises for a mode that the format lacks."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def formats_and_modes(count: int, first: int = 0, kinds: tuple[str, ...] = (*_READ, *_NOT_READ)) -> Iterator[Hostile]:
-    """Yields pictures of formats that Pillow writes, in every mode that the format has. `first` is the seed of the first."""
+    """Yields pictures of formats that Pillow writes, in every mode of each format. `first` is the seed of the first picture."""
     writable = _writable(kinds)
     for number in range(count):
         kind, mode = writable[number % len(writable)]
@@ -84,10 +84,10 @@ def formats_and_modes(count: int, first: int = 0, kinds: tuple[str, ...] = (*_RE
 
 @functools.cache
 def _writable(kinds: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Returns formats and their modes."""
+    """Returns each format with each mode in which Pillow can write it."""
     found = []
     for kind, mode in itertools.product(kinds, _MODES):
-        # Pillow makes GIFs and WebPs of these modes white throughout. An ICNS takes it a third of a second.
+        # Pillow writes GIFs and WebPs of these modes all white. An ICNS takes it a third of a second.
         if (kind in ("GIF", "WEBP") and mode.startswith("I")) or (kind == "ICNS" and mode != "RGB"):
             continue
         with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, struct.error, SystemError):
@@ -111,7 +111,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def damaged(count: int, damage: str, rng: random.Random) -> Iterator[Hostile]:
-    """Yields what was a good picture before one of DAMAGES, or else `rechunked`, was done to it."""
+    """Yields good pictures that are damaged by one of DAMAGES, or by `rechunked` if `damage` is not among them."""
     harm = DAMAGES.get(damage, rechunked)
     seeds = itertools.count(rng.randrange(10**6, 10**9), 1000)
     made = itertools.chain.from_iterable(itertools.chain(formats_and_modes(100, seed, _READ), odd(100, rng, seed + 500)) for seed in seeds)
@@ -121,12 +121,12 @@ def damaged(count: int, damage: str, rng: random.Random) -> Iterator[Hostile]:
 
 
 def cut(data: bytes, rng: random.Random) -> bytes:
-    """Returns the beginning of `data`."""
+    """Returns the beginning of `data`, up to a random place."""
     return data[: _place(data, rng)]
 
 
 def flipped(data: bytes, rng: random.Random) -> bytes:
-    """Returns `data` with one to four bits turned."""
+    """Returns `data` with one to four bits flipped."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         changed[_place(data, rng)] ^= 1 << rng.randrange(8)
@@ -134,16 +134,16 @@ def flipped(data: bytes, rng: random.Random) -> bytes:
 
 
 def _place(data: bytes, rng: random.Random) -> int:
-    """Anywhere in `data`, and as often near one of its ends: headers and what closes a file are short."""
+    """Returns a random index into `data`, half of the time near one of its ends, because headers and trailers are short."""
     near = rng.randrange(min(100, len(data)))
     return rng.choice((rng.randrange(len(data)), rng.randrange(len(data)), near, len(data) - 1 - near))
 
 
-DAMAGES: Final[dict[str, Callable[[bytes, random.Random], bytes]]] = {"cut": cut, "bits turned": flipped}
+DAMAGES: Final[dict[str, Callable[[bytes, random.Random], bytes]]] = {"cut": cut, "bits flipped": flipped}
 
 
 def rechunked(png: bytes, rng: random.Random) -> bytes:
-    """Returns a PNG with a chunk too few, twice, elsewhere, of other content or of another kind. All checksums are right."""
+    """Returns a PNG with one chunk removed, repeated, changed or shortened, or with an additional chunk. All checksums are correct."""
     chunks = [(name, content) for name, content, _ in png_chunks(png)]
     place, elsewhere = rng.randrange(len(chunks)), rng.randrange(len(chunks))
     name, content = chunks[place]
@@ -162,9 +162,9 @@ def rechunked(png: bytes, rng: random.Random) -> bytes:
 
 
 def odd(count: int, rng: random.Random, first: int = 200_000) -> Iterator[Hostile]:
-    """Yields pictures that are whole, and odd: too large, animated, with strange metadata, or of a few pixels.
+    """Yields undamaged but unusual files: too large, animated, with strange metadata, of a few pixels, or no pictures at all.
 
-    `first` is the seed of the first.
+    `first` is the seed of the first picture.
     """
     makers: tuple[tuple[str, str, Expectation, Callable[[Image.Image], bytes]], ...] = (
         ("larger than allowed", "png", "bad", lambda it: encoded(it.resize((1000, 1000), Image.Resampling.NEAREST), "PNG")),
@@ -221,8 +221,8 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 def labels(count: int, rng: random.Random) -> Iterator[tuple[str, Expectation]]:
-    """Yields labels, and whether SPEC allows them."""
-    good = ["é", "éü", "日本", "يλж", "ñ1ж", "012345"]  # the first two as letter and accent
+    """Yields labels, and whether SPEC allows each."""
+    good = ["é", "éü", "日本", "يλж", "ñ1ж", "012345"]  # the first two with the accent as a character of its own
     bad = [
         "",
         " ",
@@ -251,7 +251,7 @@ def labels(count: int, rng: random.Random) -> Iterator[tuple[str, Expectation]]:
 
 
 def records(count: int, rng: random.Random) -> Iterator[tuple[str, bytes, Expectation]]:
-    """Yields names and serialized tf.Examples: whole, cut, and with bits turned."""
+    """Yields names and serialized tf.Examples: whole, cut, and with flipped bits."""
     for number in range(count):
         label = "".join(rng.choices(SPEC.characters, k=rng.randint(1, 6)))
         name = f"record-{number}"
@@ -261,7 +261,7 @@ def records(count: int, rng: random.Random) -> Iterator[tuple[str, bytes, Expect
 
 
 def tables(count: int, picture: str, rng: random.Random) -> Iterator[tuple[str, bytes, Expectation]]:
-    """Yields the ending and the content of tables that list `picture`, a file beside them."""
+    """Yields the file name extension and the content of tables that list `picture`, a file in the same folder."""
     row = json.dumps({"path": picture, "label": "1"}).encode()
     makers: tuple[tuple[str, Expectation, Callable[[], bytes]], ...] = (
         ("csv", "good", lambda: f"path,label\n{picture},1\n".encode()),

@@ -1,4 +1,4 @@
-"""What the served model says of the inputs of benchmarks/hostile.py."""
+"""The served model's answers to the inputs of benchmarks/hostile.py."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _BATCH: Final = 64
 def serve(config: Config, made: Sequence[Hostile], records: Sequence[tuple[str, bytes, Expectation]]) -> Iterator[list[str]]:
     """Reads all pictures and records with the served model, and yields rows of the table.
 
-    It takes those PNGs and JPEGs that the import takes. Of a damaged one that the import refuses it may read what is there.
+    The model must accept every PNG and JPEG that the import accepts. It may also read damaged ones that the import refuses.
     """
     load_tensorflow(with_keras=False)
     import tensorflow as tf
@@ -37,9 +37,9 @@ def serve(config: Config, made: Sequence[Hostile], records: Sequence[tuple[str, 
     differ = Counter[str]()
     for picture, read_it in zip(made, valid, strict=True):
         takes = _import_takes(picture.data, config)
-        assert read_it or not takes, f"imported, but not served: {picture}"
+        assert read_it or not takes, f"Imported, but not served: {picture}."
         if read_it and not takes:
-            assert picture.expected == "either", f"served, but not imported: {picture}"
+            assert picture.expected == "either", f"Served, but not imported: {picture}."
             differ[picture.kind.partition(":")[0]] += 1
     also = ", ".join(f"{kind} {number}" for kind, number in differ.most_common()) or "none"
     yield [
@@ -49,14 +49,14 @@ def serve(config: Config, made: Sequence[Hostile], records: Sequence[tuple[str, 
         "",
         f"{sum(valid):,}",
         f"{len(made) - sum(valid):,}",
-        f"{VALID} is false; kept, but not by the import: {also}",
+        f"{VALID} is false; kept here, but refused by the import: {also}",
     ]
 
     answers = Counter[str]()
     for name, data, expected in records:
         try:
             answer = str(bool(signatures["serving_examples"](examples=tf.constant([data]))[VALID][0]))
-        # The message quotes the record, which Python's binding may not be able to decode.
+        # The error message quotes the record, which TensorFlow's Python binding may fail to decode.
         except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
             answer = "INVALID_ARGUMENT"
         assert expected != "good" or answer == "True", (name, answer)
@@ -68,7 +68,7 @@ def serve(config: Config, made: Sequence[Hostile], records: Sequence[tuple[str, 
 
 
 def _import_takes(data: bytes, config: Config) -> bool:
-    """Whether it is a PNG or JPEG, which is all that is served, that the import takes."""
+    """Returns whether the import accepts the data and it is a PNG or JPEG, the only formats that are served."""
     try:
         inspect_picture(data, config.captcha, config.data.picture_rules)
     except PictureError:

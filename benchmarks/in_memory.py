@@ -1,6 +1,6 @@
-"""Pictures in memory: the same that a task's span would hold, in passes over them in ever another order, each moved by a few pixels.
+"""Pictures in memory: the same pictures as in a task's span, in a new order for each pass, each shifted by a few pixels.
 
-What fits without TensorFlow takes its pictures from here; nothing is written to a disk.
+Fits without TensorFlow take their pictures from here. Nothing is written to disk.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ from components.data.sources.painting import CaptchaPainter, SynthPlan
 from components.data.splits import split_key, split_of
 from pipeline.config.config import Config
 
-_PART: Final = 1_000  # pictures that a process draws before it hands them over
+_PART: Final = 1_000  # pictures that a process draws before it returns them
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Split:
 
 
 def draw(config: Config, count: int, workers: int) -> dict[str, Split]:
-    """Draws the first pictures of a configuration's seed and returns them by split, in so many processes.
+    """Draws the first `count` pictures of a configuration's seed in `workers` processes, and returns them by split.
 
-    They are drawn in colour and split by it, whatever they are read in: so are those of the tasks of benchmarks/tasks.py that are read
-    in both, and a picture is in the same split here and there.
+    Pictures are drawn in colour, and their colour version decides the split, even if the model reads grey. The tasks of
+    benchmarks/tasks.py that are read in grey and in colour do the same, so a picture is in the same split here and there.
     """
     drawn = config.synth.model_copy(update={"count": count, "shard_size": _PART})
     plan = SynthPlan(config.captcha.model_copy(update={"channels": 3}), drawn, config.data.splits.model_dump())
@@ -67,24 +67,24 @@ def _joined(parts: Sequence[Split]) -> Split:
 
 
 def passes(count: int, images: int, seed: int) -> npt.NDArray[np.int32]:
-    """Returns int32 [images]: which of `count` pictures come one after the other, each once before any comes again."""
+    """Returns int32 [images]: indices below `count` in random order. Each occurs once before any is repeated."""
     rng = np.random.default_rng(seed)
     return np.concatenate([rng.permutation(count).astype(np.int32) for _ in range(-(-images // count))])[:images]
 
 
 def shifted(pixels: keras.KerasTensor, offsets: keras.KerasTensor, shift: int) -> keras.KerasTensor:
-    """Moves each image as `components.training.batches.random_shift` does, which draws the offsets itself.
+    """Shifts each image like `components.training.batches.random_shift`, but by given offsets.
 
     Args:
       pixels: [N, H, W, C], H and W at least `shift`.
       offsets: int [2, N, 1], down and to the right, in [-shift, shift].
-      shift: pixels.
+      shift: largest offset, in pixels.
 
     Returns:
       A tensor like `pixels`.
     """
     rows, columns = (
-        # What lies beyond an edge is what lies as far before it.
+        # Pixels beyond an edge mirror the pixels inside it.
         ops.take(np.pad(np.arange(size), shift, "symmetric"), np.arange(size) + shift + offsets[axis])
         for axis, size in enumerate(pixels.shape[1:3])
     )

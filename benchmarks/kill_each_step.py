@@ -1,9 +1,9 @@
-"""Kills a run with SIGKILL in each of its steps, and lets the next one take up from there.
+"""Kills a run with SIGKILL in each of its steps. Each next run resumes after the last completed step.
 
     uv run python -m benchmarks.kill_each_step
 
-Expected, and asserted: the serving folder never holds a part of a version; the run after the last kill completes, and it leaves one
-version that can be loaded and no execution that is still marked running. About three minutes on 2 cores.
+Expected, and asserted: the serving folder never contains an incomplete version. The run after the last kill completes. It leaves one
+version that can be loaded, and no execution that is still marked running. About three minutes on 2 cores.
 """
 
 import os
@@ -33,12 +33,13 @@ STEPS = (
     "CaptchaEvaluator",
     "AtomicPusher",
 )
-# Seconds after the step has begun. The others are over in less.
+# Seconds from the start of the step to the kill. The other steps are too short for a delay.
 DELAYS = {"CaptchaExampleGen": 1.0, "StatisticsGen": 1.5, "Transform": 2.0, "CaptchaEvaluator": 2.0, "AtomicPusher": 2.0}
 
 
 def command(root: str, *words: str) -> list[str]:
-    # -u: the lines that the steps are told apart by must come at once.
+    """Returns a command line with data and output in `root`."""
+    # -u: the printed lines show which step runs, so they must not be buffered.
     program = [sys.executable, "-u", "-c", "from pipeline.cli.main import main; main()"]
     return [*program, *words, "--config", str(TINY), "--set", f"root={root}/output", "--set", f"data.root={root}/data"]
 
@@ -60,7 +61,7 @@ def kill_in(step: str, root: str) -> str:
                 if begins in line:
                     break
             else:
-                raise SystemExit(f"the run ended before {step} began")
+                raise SystemExit(f"The run ended before {step} began.")
         time.sleep(DELAYS.get(step, 0.0))
         os.killpg(process.pid, signal.SIGKILL)
     return line.strip()
@@ -83,9 +84,9 @@ def main() -> None:
         ServedModel(pushed.path)
         states = [step.state for run in history.runs(config.metadata_path) for step in run.steps]
         assert "running" not in states, states
-        left = f"The run after them completed, with one version in the serving folder. {states.count('interrupted')} steps are marked "
-        notes = [left + "interrupted: the others were killed before they had begun, or after they had ended."]
-        record("kill_each_step", "A run killed in each of its steps", ["killed in", "its last line", "versions then"], rows, notes)
+        left = f"The next run completed, with one version in the serving folder. {states.count('interrupted')} steps are marked "
+        notes = [left + "interrupted; the others were killed before they began or after they ended."]
+        record("kill_each_step", "A run killed in each of its steps", ["killed in", "last line printed", "versions pushed"], rows, notes)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What the Evaluator costs as the charset grows: time and memory, for 2,000 pictures of four characters and two models.
+"""Time and memory of the Evaluator by size of the charset, for 2,000 pictures of four characters and two models.
 
     uv run python -m benchmarks.large_charset
 
-Expected: the memory at 3,500 characters is at most twice that at 300, and at 300 the figures are those of the release in which every slice
-had a dense confusion matrix, which takes at least twice the time. That release is read from this repository's history. Some minutes.
+Expected: memory at 3,500 characters is at most twice that at 300. At 300 characters the accuracies equal those of an earlier release with a
+dense confusion matrix for every slice, which takes at least twice the time. Its code comes from this repository's history. Some minutes.
 """
 
 import io
@@ -24,13 +24,13 @@ from benchmarks.results import record
 
 CHARACTERS: Final = (10, 300, 1_000, 3_500)
 COMPARED: Final = 300
-_DENSE: Final = "705cd089c3ba008c7abd54b4fbb6830063597b6a"  # the last commit with a matrix in every slice
+_DENSE: Final = "705cd089c3ba008c7abd54b4fbb6830063597b6a"  # the last commit with a dense matrix in every slice
 _ROOT: Final = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One evaluation in a process of its own. `sets` are the accuracies that it found."""
+    """One evaluation in its own process. `sets` are the measured accuracies."""
 
     characters: int
     seconds: float
@@ -49,7 +49,7 @@ class Measurement:
 
 
 def measure(characters: int, code: Path = _ROOT) -> Measurement:
-    """Evaluates with the components in the folder `code`."""
+    """Evaluates with the components in the folder `code`, with a charset of `characters`."""
     program = [sys.executable, str(Path(__file__).with_name("evaluated.py")), str(characters)]
     environment = os.environ | {"PYTHONPATH": str(code)}
     found = subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=code).stdout
@@ -57,7 +57,7 @@ def measure(characters: int, code: Path = _ROOT) -> Measurement:
 
 
 def earlier(folder: Path) -> Path:
-    """Puts the code of _DENSE into a folder."""
+    """Extracts the code of the commit _DENSE into a folder, and returns the folder."""
     packed = subprocess.run(["git", "archive", _DENSE, "components", "pipeline"], check=True, stdout=subprocess.PIPE, cwd=_ROOT).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         archive.extractall(folder, filter="data")
@@ -73,18 +73,18 @@ def main() -> None:
     more = [
         f"{before.seconds / same.seconds:.1f} times as long",
         f"{before.peak_bytes / same.peak_bytes:.1f} times as much memory",
-        f"{before.figures_bytes / same.figures_bytes:,.0f} times as much room on disk",
+        f"{before.figures_bytes / same.figures_bytes:,.0f} times as much disk space",
     ]
     record(
         "large_charset",
-        f"The Evaluator as the charset grows: {PICTURES:,} pictures of {LENGTH} characters, two models",
-        ["characters", "confusion matrix", "time", "peak memory", "figures on disk"],
-        [before.row("dense, in every slice"), *(it.row("sparse, of all pictures") for it in now.values())],
+        f"The Evaluator by size of the charset: {PICTURES:,} pictures of {LENGTH} characters, two models",
+        ["characters", "confusion matrix", "time", "peak memory", "metrics on disk"],
+        [before.row("dense, for every slice"), *(it.row("sparse, for all pictures") for it in now.values())],
         [
-            "One run each, in a new process. At 10 characters nearly all of the peak memory is TensorFlow's and TFX's own.",
-            f"At {COMPARED} characters dense matrices take {', '.join(more)}; the accuracies are the same.",
-            f"From {COMPARED} to {largest.characters:,} characters: {largest.peak_bytes / same.peak_bytes:.2f} times the memory.",
-            f"Dense matrices of {largest.characters:,} slices would be {8 * largest.characters**3 / 1e9:,.0f} GB a model.",
+            "One run per row, in a new process. At 10 characters TensorFlow and TFX themselves take nearly all of the peak memory.",
+            f"At {COMPARED} characters, dense matrices take {', '.join(more)}; the accuracies are equal.",
+            f"From {COMPARED} to {largest.characters:,} characters: {largest.peak_bytes / same.peak_bytes:.2f} times the peak memory.",
+            f"Dense matrices for {largest.characters:,} slices would take {8 * largest.characters**3 / 1e9:,.0f} GB per model.",
         ],
     )
 

@@ -1,10 +1,10 @@
-"""How fast the served model answers: one picture at a time on one core, and batches of 64 on two.
+"""Latency and throughput of the served model: one picture at a time on one core, and batches of 64 on one and two cores.
 
     uv run python -m benchmarks.latency
 
-Expected: one encoded picture, through `serving_default`, takes at most 3 ms in the median and at most 6 ms in 99 of 100 calls on
-one core; batches of 64 go through at 1,500 pictures a second or more on two. A minute on 2 cores, and another where the small
-pipeline run that makes the model is not there yet.
+Expected: one encoded picture through `serving_default` takes at most 3 ms in the median and at most 6 ms in 99 of 100 calls on one core.
+Batches of 64 reach 1,500 pictures per second or more on two cores. One minute on 2 cores, and one more if the small pipeline run that makes
+the model is still missing.
 """
 
 import multiprocessing
@@ -25,14 +25,14 @@ from pipeline.logs import load_tensorflow, silence
 SINGLE_CALLS: Final = 3_000
 BATCH: Final = 64
 BATCH_CALLS: Final = 150
-_WARM_UP: Final = 50  # calls; the first ones trace, lay out memory and pack the weights
+_WARM_UP: Final = 50  # calls; the first calls trace, allocate memory and pack the weights
 
 
 def measure(model: Path, pictures: list[bytes], size: int, calls: int, cores: int) -> tuple[npt.NDArray, npt.NDArray]:
-    """Calls the model with `size` pictures at a time, on `cores` cores. Run it in a process of its own: both are set once.
+    """Calls the model with `size` pictures at a time on `cores` cores. Run it in a new process: cores and threads can be set only once.
 
     Returns:
-      float64 [calls] each, in seconds: how long each call took, and how much CPU time.
+      Two arrays, float64 [calls], in seconds: wall-clock time and CPU time of each call.
     """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     silence()
@@ -57,6 +57,7 @@ def measure(model: Path, pictures: list[bytes], size: int, calls: int, cores: in
 
 
 def in_new_process(model: Path, pictures: list[bytes], size: int, calls: int, cores: int) -> tuple[npt.NDArray, npt.NDArray]:
+    """Returns what `measure` returns, from a new process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, model, pictures, size, calls, cores).result()
 
@@ -70,10 +71,10 @@ def main() -> None:
         rows.append([str(size), str(cores), *(f"{1000 * value:.2f} ms" for value in milliseconds), f"{size / np.median(walls):,.0f}"])
     record(
         "latency",
-        "Reading with the SavedModel through serving_default, 100x30 PNGs",
-        ["pictures a call", "cores", "median", "99th percentile", "CPU time a call, median", "pictures a second"],
+        "Reading 100x30 PNGs with the SavedModel through serving_default",
+        ["pictures per call", "cores", "median", "99th percentile", "median CPU time per call", "pictures per second"],
         rows,
-        [f"{SINGLE_CALLS:,} calls with one picture, {BATCH_CALLS} with {BATCH}, {_WARM_UP} before them left out; a new process a row."],
+        [f"{SINGLE_CALLS:,} calls with one picture, {BATCH_CALLS} with {BATCH}, after {_WARM_UP} excluded calls; one process per row."],
     )
 
 

@@ -1,12 +1,12 @@
-"""How well the perceptual hash of components/data/likeness.py tells different captchas from copies of one.
+"""How well the perceptual hash of components/data/likeness.py separates different captchas from copies of the same captcha.
 
     uv run python -m benchmarks.likeness [FOLDER or TABLE …]
 
-Drawn captchas, and sets of real ones: folders whose file names are the labels, or tables. Of these, the pictures whose SHA-256 is 0 modulo
-5, a fifth, are left out, so that the test part of a set can be kept out of the choice of a hash and a distance.
+The captchas are drawn, or come from sets of real ones: folders whose file names are the labels, or tables. The fifth of a real set whose
+SHA-256 is 0 modulo 5 is excluded, so that the test part of the set does not influence the choice of a hash and a distance.
 
-Expected: with 256 bits no two pictures with different labels are within MAX_DISTANCE, and all copies as JPEG of quality 75 to 95, or of
-75 % to 125 % of the size, are. With 64 bits, the usual ones, some pictures with different labels have the same hash. A minute on 2 cores.
+Expected: with 256 bits, no two pictures with different labels are within MAX_DISTANCE, and all copies as JPEG of quality 75 to 95, or with
+75 % to 125 % of the size, are. With 64 bits, the usual size, some pictures with different labels have the same hash. A minute on 2 cores.
 """
 
 import hashlib
@@ -35,6 +35,7 @@ Labelled = tuple[Image.Image, str]
 
 
 def drawn(config: str) -> list[Labelled]:
+    """Draws _DRAWN captchas of a configuration in configs/."""
     settings = load_config(Path(__file__).parents[1] / "configs" / f"{config}.yaml")
     return _paint(SynthPlan(settings.captcha, settings.synth.model_copy(update={"count": _DRAWN, "seed": 5}), {}))
 
@@ -44,6 +45,7 @@ def _paint(plan: SynthPlan) -> list[Labelled]:
 
 
 def real(path: Path) -> list[Labelled]:
+    """Reads a folder or table of captchas, without the fifth that is excluded."""
     entries = table_entries(path, outside=False) if path.is_file() else folder_entries(path, "{label}.*", lambda *_: None)
     return [(Image.open(entry.path).convert("RGB"), entry.label) for entry in entries if _is_used(entry.path.read_bytes())]
 
@@ -53,43 +55,48 @@ def _is_used(data: bytes) -> bool:
 
 
 def reencoded(image: Image.Image) -> Iterator[Image.Image]:
+    """Yields copies as JPEG, one for each of _QUALITIES."""
     for quality in _QUALITIES:
         yield as_jpeg(image, quality)
 
 
 def resized(image: Image.Image) -> Iterator[Image.Image]:
+    """Yields resized copies, one for each of _SCALES."""
     for scale in _SCALES:
         yield image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
 
 
 def both(image: Image.Image) -> Iterator[Image.Image]:
+    """Yields one copy with the first of _SCALES, as JPEG with the first of _QUALITIES."""
     yield as_jpeg(next(resized(image)), _QUALITIES[0])
 
 
 def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """Returns the picture after encoding it as JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer)
 
 
 def usual(image: Image.Image) -> bytes:
-    """The 64 bits that perceptual hashes usually have."""
+    """Returns a perceptual hash of the usual size, 64 bits."""
     return np.packbits(imagehash.phash(image).hash).tobytes()
 
 
 def ours(image: Image.Image) -> bytes:
+    """Returns the hash of components/data/likeness.py, 256 bits."""
     look = look_of(image)
     assert look is not None
     return look
 
 
 def distances(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Returns the numbers of bits in which a hash, uint8 [bytes], differs from others, uint8 [N, bytes]: int64 [N]."""
+    """Returns the number of bits, int64 [N], in which a hash, uint8 [bytes], differs from each of others, uint8 [N, bytes]."""
     return np.unpackbits(one ^ others, axis=-1).sum(axis=-1, dtype=np.int64)
 
 
 def measure(pictures: list[Labelled], hashed: Callable[[Image.Image], bytes]) -> list[str]:
-    """Returns the cells of a row, from the number of pairs on."""
+    """Returns the cells of a row that follow the number of bits."""
     looks = np.stack([np.frombuffer(hashed(image), np.uint8) for image, _ in pictures])
     labels = np.array([label for _, label in pictures])
     same, different = [], []
@@ -101,7 +108,7 @@ def measure(pictures: list[Labelled], hashed: Callable[[Image.Image], bytes]) ->
         f"{len(looks) * (len(looks) - 1) // 2 - len(same):,}",
         str(min(nearest for nearest, _ in different)),
         f"{sum(near for _, near in different):,}",
-        f"{min(same)} of {len(same):,}" if same else "no pair",
+        f"{min(same)} ({len(same):,} pairs)" if same else "no pair",
     ]
     for copies in (reencoded, resized, both):
         sample = range(0, len(pictures), max(1, len(pictures) // _COPIED))
@@ -121,28 +128,28 @@ def main() -> None:
     ]
     record(
         "likeness",
-        "The perceptual hash: different captchas, and copies of one",
+        "The perceptual hash: distances between different captchas, and between copies",
         (
             "set",
             "pictures",
             "bits",
             "pairs with different labels",
-            "nearest of them",
-            f"within {MAX_DISTANCE}",
-            "nearest with the same label",
-            "JPEG, farthest",
-            f"beyond {MAX_DISTANCE}",
-            "resized, farthest",
-            f"beyond {MAX_DISTANCE}",
-            "both, farthest",
-            f"beyond {MAX_DISTANCE}",
+            "smallest distance",
+            f"pairs within {MAX_DISTANCE}",
+            "smallest distance with the same label",
+            "JPEG: largest distance",
+            f"JPEG: beyond {MAX_DISTANCE}",
+            "resized: largest distance",
+            f"resized: beyond {MAX_DISTANCE}",
+            "both: largest distance",
+            f"both: beyond {MAX_DISTANCE}",
         ),
         rows,
         [
-            f"Distances in bits. Imports take pictures within {MAX_DISTANCE} of 256 bits for copies of one, and put them into one split.",
-            f"JPEG: of qualities {', '.join(map(str, _QUALITIES))}; of at most {_COPIED} pictures of each set, and so are the others.",
-            f"Resized: to {', '.join(f'{scale:.0%}' for scale in _SCALES)}. Both: to the smallest, then the worst.",
-            "64 bits are the usual size of such hashes. Of the real sets the fifth whose SHA-256 is 0 modulo 5 is left out.",
+            f"Distances in bits. Imports treat pictures within {MAX_DISTANCE} of 256 bits as copies and put them into one split.",
+            f"JPEG: qualities {', '.join(map(str, _QUALITIES))}. Copies are made of a sample of each set, at least {_COPIED} pictures.",
+            f"Resized: {', '.join(f'{scale:.0%}' for scale in _SCALES)}. Both: {_SCALES[0]:.0%}, then JPEG of quality {_QUALITIES[0]}.",
+            "64 bits are the usual size of such hashes. The fifth of each real set whose SHA-256 is 0 modulo 5 is excluded.",
         ],
     )
 

@@ -1,4 +1,4 @@
-"""The Trainer's model, loss and optimizer on Keras' JAX backend: many steps a dispatch, the pictures on the device."""
+"""The Trainer's model, loss and optimizer on Keras' JAX backend, with many steps per dispatch and the pictures on the device."""
 
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
@@ -31,14 +31,14 @@ class Pictures(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """Mean and standard deviation, float32 [], of all pixel values of the training split, as Transform takes them."""
+    """Mean and standard deviation, float32 [], of all pixel values of the training split, as Transform computes them."""
 
     mean: jax.Array
     std: jax.Array
 
 
 class State(NamedTuple):
-    """All that a step changes: the weights, the moving averages and the state of the dropout, and the optimizer's variables."""
+    """All that a step changes: the weights, the moving averages and dropout states, and the optimizer's variables."""
 
     weights: Values
     others: Values
@@ -46,26 +46,27 @@ class State(NamedTuple):
 
 
 def to_device(split: Split) -> Pictures:
+    """Copies a split to the device."""
     return Pictures(jnp.asarray(split.pixels), jnp.asarray(split.labels))
 
 
 @jax.jit
 def measure(pixels: jax.Array) -> Measures:
-    """Returns the measures of uint8 [N, height, width, channels]."""
-    # The mean of the pictures' means: a sum over all pixels would be too large for float32.
+    """Returns mean and standard deviation of pixels, uint8 [N, height, width, channels]."""
+    # The mean of the means per picture: a sum over all pixels would be too large for float32.
     values = pixels.astype(jnp.float32)
     mean, square = (jnp.mean(jnp.mean(power, axis=(1, 2, 3))) for power in (values, values * values))
     return Measures(mean, jnp.sqrt(jnp.maximum(square - mean * mean, 1.0)))
 
 
 class Learner:
-    """What a step computes; what it changes is a State outside.
+    """The computation of a step. It holds no state: each step takes a State and returns the next one.
 
-    The rate is given with each step, so that fits of every length and seed are one compiled program.
+    The learning rate is an argument of each step, so that fits of every length and seed share one compiled program.
 
     Args:
       spec: the image size, and the number and size of the heads.
-      parameters: of the Trainer; the batch size and the schedule are the caller's affair.
+      parameters: hyperparameters of the Trainer. The caller handles the batch size and the schedule.
       dtype: see `build_model`.
     """
 
@@ -81,25 +82,25 @@ class Learner:
         self.read = jax.jit(self._read)
 
     def start(self, seed: int) -> State:
-        """Returns the state of the first step."""
+        """Returns the state before the first step."""
         keras.utils.set_random_seed(seed)
         model = self._build()
-        # Copies: the memory of a state becomes that of the next.
+        # Copies, because each step reuses the memory of its state for the next state.
         parts = (model.trainable_variables, model.non_trainable_variables, self._optimizer.variables)
         return State(*([jnp.array(variable.value, copy=True) for variable in part] for part in parts))
 
     def _steps(
         self, state: State, pictures: Pictures, measures: Measures, order: jax.Array, rates: jax.Array, key: jax.Array
     ) -> tuple[State, jax.Array]:
-        """Returns the state after so many steps, and the loss of each, float32 [steps].
+        """Runs one step for each row of `order`. Returns the new state, and the loss of each step, float32 [steps].
 
         Args:
-          state: is used up.
-          pictures: to train on.
-          measures: of all of them.
-          order: int32 [steps, batch], the pictures of each batch.
+          state: consumed.
+          pictures: the training pictures.
+          measures: mean and standard deviation of all of them.
+          order: int32 [steps, batch], indices of the pictures of each batch.
           rates: float32 [steps], the learning rates.
-          key: of the shifts.
+          key: random key of the shifts.
         """
 
         def step(state: State, now: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[State, jax.Array]:
@@ -121,7 +122,7 @@ class Learner:
         return jax.lax.scan(step, state, (order, rates, jax.random.split(key, len(order))))
 
     def _read(self, state: State, pixels: jax.Array, measures: Measures, order: jax.Array) -> jax.Array:
-        """Returns the probabilities, float32 [batches, batch, max_length, num_classes], of int32 [batches, batch] pictures."""
+        """Returns the probabilities, float32 [batches, batch, max_length, num_classes], of pictures by index, int32 [batches, batch]."""
 
         def read(order: jax.Array) -> jax.Array:
             outputs, _ = self.model.stateless_call(state.weights, state.others, _normalised(pixels[order], measures), training=False)
@@ -131,9 +132,9 @@ class Learner:
         return jax.lax.map(read, order)
 
     def read_all(self, state: State, pixels: jax.Array, measures: Measures, batch: int = 1024) -> npt.NDArray[np.float32]:
-        """Returns the probabilities, float32 [N, max_length, num_classes], of all pictures in turn."""
+        """Returns the probabilities, float32 [N, max_length, num_classes], of all pictures in order."""
         count = len(pixels)
-        # The last batch is filled up with the first pictures once more.
+        # The first pictures fill up the last batch.
         order = np.arange(-(-count // batch) * batch, dtype=np.int32) % count
         found = np.asarray(self.read(state, pixels, measures, order.reshape(-1, batch)))
         return found.reshape(-1, *found.shape[2:])[:count]

@@ -1,4 +1,4 @@
-"""How many floating-point operations a model takes, counted by its layers: a multiplication and an addition are two."""
+"""Counts the floating-point operations of a model by its layers. A multiplication and an addition are two operations."""
 
 import math
 
@@ -8,14 +8,14 @@ from components.training.counting import Glimpses
 
 
 def reading_operations(model: keras.Model) -> int:
-    """Returns those of one picture's way through the convolutions and fully connected layers; all else is less than a hundredth."""
+    """Returns the operations of one picture in the convolutions and fully connected layers. All else is less than a hundredth."""
     return sum(map(_operations, model.layers))
 
 
 def training_operations(model: keras.Model) -> int:
-    """Returns those of one picture in a step: there, and twice as many back, for the gradients by the input and by the weights.
+    """Returns the operations of one picture in a training step: forward, and twice as many for the gradients by input and by weights.
 
-    Nothing asks for the gradient by the picture. The optimizer's own, which are a step's and not a picture's, are left out.
+    The gradient by the picture itself is not computed. The optimizer's operations are excluded: they are per step, not per picture.
     """
     first = next(layer for layer in model.layers if _operations(layer))
     return 3 * reading_operations(model) - _operations(first)

@@ -1,6 +1,6 @@
-"""Other trainers on the same pictures: fast-plate-ocr's published one, and a CRNN with CTC. Each fits in a process of its own.
+"""Other trainers on the same pictures: the published trainer of fast-plate-ocr, and a CRNN with CTC. Each fit has its own process.
 
-fast-plate-ocr has an environment of its own, which uv makes: its Keras is another than this project's.
+fast-plate-ocr runs in its own environment, which uv creates, because its Keras version differs from this project's.
 """
 
 import json
@@ -20,14 +20,14 @@ FAST_PLATE_OCR: Final = "fast-plate-ocr"
 CRNN: Final = "crnn"
 _ROOT: Final = Path(__file__).parents[1]
 _PACKAGES: Final = ("fast-plate-ocr[train,onnx]==1.1.0", "tensorflow==2.21.0", "keras==3.15.1", "albumentations==2.0.8")
-# What TensorFlow's C++ code says while it is loaded is of no use; a peer that fails says so by an exception.
+# Hides the messages of TensorFlow's C++ code at import. A peer that fails raises an exception.
 _ENVIRONMENT: Final = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-_VALIDATE_EVERY: Final = 10  # a tenth of the pictures to train with decides when to stop
+_VALIDATE_EVERY: Final = 10  # one tenth of the training pictures decides when to stop
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came of a fit: its seconds, its passes over the pictures, and what its model reads on each picture of the test part."""
+    """The result of a fit: its seconds, its passes over the pictures, and the text that its model reads on each test picture."""
 
     seconds: float
     epochs: int
@@ -35,14 +35,14 @@ class Fitted:
 
 
 class NotInstalled(Exception):
-    """What a reader needs is not installed, and cannot be got."""
+    """A package or program that a reader needs is not installed and cannot be installed."""
 
 
 def interpreter(peer: str) -> list[str]:
-    """Returns the words that start Python with what a peer needs.
+    """Returns the command that starts Python with the packages of a peer.
 
     Raises:
-      NotInstalled: there is no uv, or it cannot make the environment.
+      NotInstalled: uv is missing, or it cannot create the environment.
     """
     if peer == CRNN:
         return [sys.executable]
@@ -51,22 +51,22 @@ def interpreter(peer: str) -> list[str]:
         raise NotInstalled("uv")
     packages = [word for package in _PACKAGES for word in ("--with", package)]
     words = [uv, "run", "--quiet", "--no-project", "--isolated", "--python", "3.11", *packages, "python"]
-    # The first time, it gets the packages.
+    # The first call downloads the packages.
     if subprocess.run([*words, "-c", ""]).returncode:
         raise NotInstalled(peer)
     return words
 
 
 def fit_and_read(peer: str, spec: CaptchaSpec, train: Sequence[Labelled], test: Sequence[Labelled], seconds: float, folder: Path) -> Fitted:
-    """Trains a peer for at most so many seconds, and reads the test part with it.
+    """Trains a peer within a time limit, and reads the test part with it.
 
     Args:
       peer: FAST_PLATE_OCR or CRNN.
-      spec: how the pictures are read.
-      train: every tenth of them is not trained on, but decides when to stop and which of the peer's weights are taken.
-      test: of which the peer gets the pictures alone, without the labels.
-      seconds: for the fit; what comes before it and after it does not count. The epoch under way may go on.
-      folder: where the peer leaves its files; what is there is removed.
+      spec: charset, length, size and channels of the pictures.
+      train: every tenth picture is held out. It decides when to stop and which of the peer's weights are used.
+      test: the peer gets these pictures without their labels.
+      seconds: time limit of the fit alone, without the work before and after it. The running epoch may be completed.
+      folder: for the files of the peer. Existing files are removed.
 
     Raises:
       NotInstalled: as `interpreter`.
@@ -88,7 +88,7 @@ def fit_and_read(peer: str, spec: CaptchaSpec, train: Sequence[Labelled], test: 
         "test": [str(picture.path.resolve()) for picture in test],
     }
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    # -I keeps the modules that lie beside the script from those of its own environment.
+    # -I keeps the modules in the folder of the script from hiding those of its environment.
     script = ["-m", "benchmarks.crnn_fit"] if peer == CRNN else ["-I", str(Path(__file__).with_name("fast_plate_ocr_fit.py"))]
     subprocess.run([*python, *script, str(folder)], check=True, env=os.environ | _ENVIRONMENT)
     return Fitted(**json.loads((folder / "fitted.json").read_text(encoding="utf-8")))

@@ -1,8 +1,8 @@
-"""Data for the benchmarks: made once by the pipeline's own steps, up to Transform, and kept.
+"""Data for the benchmarks: made once by the pipeline's own steps, up to Transform, and reused.
 
     uv run python -m benchmarks.prepared --config configs/digits.yaml
 
-Expected: the seconds and the peak memory of each step, and where the transformed examples are.
+Expected: the seconds of each data step, the peak memory of the process, and the folder of the transformed examples.
 """
 
 import json
@@ -27,13 +27,13 @@ DATA_STEPS = ("CaptchaExampleGen", "StatisticsGen", "Transform")
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where the data steps left their output, and how long each of DATA_STEPS took.
+    """The output of the data steps, and the duration of each of DATA_STEPS.
 
     Attributes:
-      examples: CaptchaExampleGen's folder: Split-train, Split-eval, Split-test.
-      transformed: Transform's folder: Split-train and Split-eval.
-      transform_graph: what tft.TFTransformOutput takes.
-      seconds: by step; 0 where TFX reused its output.
+      examples: output folder of CaptchaExampleGen, with Split-train, Split-eval and Split-test.
+      transformed: output folder of Transform, with Split-train and Split-eval.
+      transform_graph: folder for tft.TFTransformOutput.
+      seconds: duration of each step; 0 if TFX reused its output.
     """
 
     examples: str
@@ -42,12 +42,12 @@ class Prepared:
     seconds: dict[str, float]
 
     def files(self, split: str) -> list[str]:
-        """The pattern of the transformed files of a split."""
+        """Returns the pattern of the transformed files of a split."""
         return [f"{self.transformed}/Split-{split}/*"]
 
 
 def prepare(config: Config) -> Prepared:
-    """Runs the pipeline up to Transform, or finds what it made before from the same data, configuration and code."""
+    """Runs the pipeline up to Transform. Earlier output for the same data, configuration and code is reused."""
     graph = create_pipeline(config, look_around(config), RunParameters.of(config))
     graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
     log_to(log_path(config))
@@ -69,7 +69,7 @@ def prepare(config: Config) -> Prepared:
 
 
 def main(config: ConfigOption, overrides: SetOption = None) -> None:
-    """Prints the seconds of each data step, the pictures, and the peak memory of the process."""
+    """Prints the seconds of each data step, the peak memory in bytes, and the folder of the transformed examples as JSON."""
     load_tensorflow()
     prepared = prepare(load_config(config, overrides))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,12 +1,12 @@
-"""Kills a retraining deployment with SIGKILL at random moments, and compares it in the end with one that was never killed.
+"""Kills a retraining deployment with SIGKILL at random moments, and compares its final state with a deployment that was never killed.
 
     uv run python -m benchmarks.random_kills [--kills 100] [--seed 1]
 
-The deployment takes in new pictures, retrains with a warm start, and every third round rolls back: `data ingest`, `retrain`, `rollback`.
-Each command is killed at random moments and given again, until it gets through.
+The deployment ingests new pictures, retrains with a warm start, and rolls back in every third round: `data ingest`, `retrain`, `rollback`.
+Each command is killed at random moments and repeated until it completes.
 
-Expected, and asserted: every command that is given again completes; a reader who looks at the serving folder the whole time sees whole
-versions only; and in the end spans, served models and decisions are those of the deployment that was not killed. An hour on 2 cores.
+Expected, and asserted: every repeated command completes. A reader that watches the serving folder all the time sees complete versions only.
+In the end, spans, served models and decisions equal those of the deployment that was not killed. One hour on 2 cores.
 """
 
 import hashlib
@@ -47,14 +47,14 @@ _CHANGES: Final = (
     "data.window=3",
     "pusher.keep=4",
 )
-_PICTURES: Final = 300  # a round
-_A_ROLLBACK: Final = 3  # rounds
-_A_COMMAND: Final = 6  # kills, then it is let through: on a busy machine chance alone might never do so
+_PICTURES: Final = 300  # per round
+_A_ROLLBACK: Final = 3  # rounds per rollback
+_A_COMMAND: Final = 6  # kills per command, then it may complete: on a busy machine chance alone might never let it
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, and what tells that a killed one had done its work; to give the others again does nothing twice."""
+    """A command line, and a check whether a killed command was already done. Commands without a check can be repeated safely."""
 
     words: list[str]
     is_done: Callable[[], bool] = lambda: False
@@ -72,6 +72,7 @@ class Deployment:
 
     @property
     def options(self) -> list[str]:
+        """The command-line options for this deployment."""
         changes = (f"root={self.folder}/output", f"data.root={self.folder}/data", *_CHANGES)
         return ["--config", str(_TINY), *(f"--set={change}" for change in changes)]
 
@@ -81,35 +82,37 @@ class Deployment:
 
     @property
     def versions(self) -> list[serving_dir.Pushed]:
+        """The pushed versions, the newest first."""
         return serving_dir.versions(self.config.serving_dir)
 
     def start(self, words: Sequence[str]) -> "subprocess.Popen[str]":
+        """Starts `captcha-pipeline` in a new session, with its output in a pipe."""
         program = [sys.executable, "-c", "from pipeline.cli.main import main; main()"]
         return subprocess.Popen(
             [*program, *words, *self.options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
 
     def complete(self, command: Command) -> float:
-        """Runs a command to its end, and returns how many seconds that took."""
+        """Runs a command to its end, and returns the seconds that it took."""
         started = time.monotonic()
         with self.start(command.words) as process:
             printed, _ = process.communicate()
-        assert process.returncode == 0, f"{command.words} ended with {process.returncode}:\n{printed}"
+        assert process.returncode == 0, f"{command.words} exited with code {process.returncode}:\n{printed}"
         return time.monotonic() - started
 
     def kill(self, command: Command, after: float) -> bool:
-        """Starts a command, kills it and its processes after so many seconds, and returns whether it was still at work."""
+        """Starts a command, and kills it and its processes after `after` seconds. Returns whether it was still running."""
         with self.start(command.words) as process:
             try:
                 process.communicate(timeout=after)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 return True
-        assert process.returncode == 0, f"{command.words} ended with {process.returncode}"
+        assert process.returncode == 0, f"{command.words} exited with code {process.returncode}."
         return False
 
     def drop_pictures(self, number: int) -> None:
-        """Puts the pictures of a round into the inbox."""
+        """Writes the pictures of a round into the inbox."""
         inbox = self.folder / "inbox"
         inbox.mkdir(parents=True, exist_ok=True)
         config = self.config
@@ -120,7 +123,7 @@ class Deployment:
             (inbox / f"{captcha.label}_{number}_{index}.png").write_bytes(encode_png(captcha.image))
 
     def commands(self, number: int) -> "Iterator[Command]":
-        """Yields the commands of a round, in their order; each is worked out when those before it are done."""
+        """Yields the commands of a round in order. Each is computed after the previous commands are done."""
         yield Command(["data", "ingest", str(self.folder / "inbox"), "--pattern", "{label}_*.png"])
         yield Command(["retrain"])
         if number % _A_ROLLBACK == 0:
@@ -128,7 +131,7 @@ class Deployment:
             yield Command(["rollback", str(chosen)], lambda: self.versions[0].copy_of == chosen)
 
     def state(self) -> dict[str, Any]:
-        """What a deployment has come to, less all that has a time in it."""
+        """Returns the state of the deployment, without anything that contains a time."""
         versions = self.versions
         return {
             "spans": [span.checksum for span in list_spans(self.config.data.root)],
@@ -148,7 +151,7 @@ def _weights(version: Path) -> str:
 
 
 class Reader:
-    """Looks at a serving folder the whole time: at each version when it appears, and again a second later."""
+    """Watches a serving folder: compares the files of each version when it appears with its files a second later."""
 
     def __init__(self, serving: Path):
         self._serving = serving
@@ -183,14 +186,14 @@ class Reader:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Returns by name a digest of each file."""
+    """Returns the SHA-256 of each file, by relative path."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).digest() for path in files}
 
 
 @dataclass
 class Kills:
-    """How often each kind of command was killed, and how long one takes that is not."""
+    """Counts how often each kind of command was killed, and has the seconds that each takes without a kill."""
 
     wanted: int
     moments: random.Random
@@ -198,11 +201,11 @@ class Kills:
     count: Counter[str]
 
     def disturb(self, deployment: Deployment, command: Command) -> None:
-        """Kills a command at random moments and gives it again, until it gets through or has been killed often enough."""
+        """Kills a command at random moments and repeats it, until it completes or has been killed often enough."""
         for _ in range(min(_A_COMMAND, self.wanted - self.count.total())):
             if command.is_done():
                 break
-            # Above its time, or a command that keeps nothing when it is killed would hardly ever get through.
+            # The limit is above the duration, else a command that keeps no progress would hardly ever complete.
             if not deployment.kill(command, self.moments.uniform(0, 1.3 * self.seconds[command.name])):
                 return
             self.count[command.name] += 1
@@ -213,7 +216,7 @@ class Kills:
 
 def main(
     kills: Annotated[int, typer.Option(min=1)] = 100,
-    seed: Annotated[int, typer.Option(help="Of the moments.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the moments.")] = 1,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         disturbed, quiet = Deployment(Path(folder, "disturbed")), Deployment(Path(folder, "quiet"))
@@ -238,20 +241,20 @@ def main(
         assert not reader.halves, reader.halves
     record(
         "random_kills",
-        f"{kills} SIGKILLs at random moments of a deployment that takes in pictures, retrains and rolls back",
-        ["command", "seconds of one that is not killed", "killed"],
+        f"{kills} SIGKILLs at random moments of a deployment that ingests pictures, retrains and rolls back",
+        ["command", "seconds without a kill", "kills"],
         [[name, f"{seconds:.1f}", str(done.count[name])] for name, seconds in done.seconds.items()],
         [
             (
-                f"{rounds} rounds. Every command got through when it was given again. {len(reader.versions)} versions came to the serving "
-                "folder, and a reader that looked every 5 ms saw each whole from the first."
+                f"{rounds} rounds. Every command completed when it was repeated. {len(reader.versions)} versions appeared in the serving "
+                "folder, and a reader that looked every 5 ms saw each version complete from the start."
             ),
             (
-                f"In the end the deployment was that of the same rounds without kills: {len(expected['spans'])} spans by the "
+                f"The final state equals that of the same rounds without kills: {len(expected['spans'])} spans by the "
                 f"SHA-256 of their manifests, {len(expected['served'])} served versions by fingerprint and weights, the withdrawn "
                 "models, and every decision."
             ),
-            f"Moments: seed {seed}.",
+            f"Seed of the moments: {seed}.",
         ],
     )
 

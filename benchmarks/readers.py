@@ -1,16 +1,16 @@
-"""Readers that need no training, on the test pictures of both tasks, beside ours.
+"""OCR readers that need no training, compared with this project's model on the test pictures of two tasks.
 
-    apt-get install tesseract-ocr                                      # or another system's package of it
-    uv run python -m benchmarks.accuracy digits-final --epochs 8       # a model of ours for each task, if there is none yet
+    apt-get install tesseract-ocr                                      # or the package of another system
+    uv run python -m benchmarks.accuracy digits-final --epochs 8       # trains our model of each task, if missing
     uv run python -m benchmarks.accuracy alnum --epochs 8
-    uv run --group readers python -m benchmarks.readers                # the group brings ddddocr
+    uv run --group readers python -m benchmarks.readers                # the group installs ddddocr
 
-Expected: a table in about 20 minutes. As it comes ddddocr reads a fifth of the pictures with four digits and an eighth of those with
-four of 36 characters; with the settings and the preparation that suit it best, seven tenths of both: a margin and a stretch of the
-width make most of that. Tesseract reads a tenth or less of either. What is not installed or not trained is said to be so.
+Expected: a table in about 20 minutes. With default settings ddddocr reads a fifth of the pictures with four digits and an eighth of those
+with four of 36 characters. With the best settings and preparation it reads seven tenths of both; most of the gain comes from a margin and
+from stretching the width. Tesseract reads a tenth or less of either. Readers that are not installed or not trained are reported as such.
 
-The readers are given every advantage that a careful user would: only characters of the charset, either case where case does not matter,
-and whichever of their models and settings, and of a few ways to prepare a picture, does best on pictures of the eval split.
+The readers get every advantage that a careful user would give them: only characters of the charset, either case if case does not matter,
+and the model, the settings and the preparation of pictures that do best on pictures of the eval split.
 """
 
 import difflib
@@ -38,22 +38,33 @@ from pipeline.config.config import Config
 from pipeline.logs import load_tensorflow, silence
 
 Reader: TypeAlias = Callable[[bytes], str]
-"""Encoded picture in, text out."""
+"""Returns the text of an encoded picture."""
 
 _TEST_PICTURES: Final = 1_000
-_CHOICE_PICTURES: Final = 200  # of the eval split, to choose a reader's settings by
+_CHOICE_PICTURES: Final = 200  # of the eval split, to choose the settings of a reader
 _TASKS: Final = ("digits-final", "alnum")
 _CONFIDENCE: Final = 0.95
-_COLUMNS: Final = ("task", "reader", "full sequence (95 %)", "with 0 = O and 1 = I", "positions, where the length is right", "ms a picture")
+_COLUMNS: Final = (
+    "task",
+    "reader",
+    "full-sequence accuracy (95 % interval)",
+    "with 0 = O and 1 = I",
+    "position accuracy if the length is right",
+    "ms per picture",
+)
 _ALIKE: Final = str.maketrans("oi", "01")
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well a reader did.
+    """The result of a reader.
 
-    `similarity` is the mean of difflib's ratio of label and reading, 0 to 1; `milliseconds` the median over the pictures, read one at a
-    time.
+    Attributes:
+      sequence: share of labels that are read completely.
+      sequence_alike: the same with 0 = O and 1 = I, without case.
+      position: share of correct characters in readings of the right length.
+      similarity: mean of difflib's ratio of label and reading, 0 to 1.
+      milliseconds: median per picture, read one at a time.
     """
 
     sequence: Rate
@@ -65,13 +76,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to a picture before it is read, in this order.
+    """The changes to a picture before it is read, in this order.
 
     Attributes:
-      median: of 3 x 3 pixels, against dots.
-      margin: pixels of the colour of its corner around it.
-      scale: its size is multiplied by that.
-      stretch: and its width by that. A reader that goes along the width, as ddddocr does, merges or drops characters that are narrow.
+      median: whether a 3 x 3 median filter removes dots.
+      margin: width of an added margin in pixels, in the colour of the picture's corner.
+      scale: factor of the size.
+      stretch: additional factor of the width. Readers that scan along the width, like ddddocr, merge or drop narrow characters.
     """
 
     median: bool = False
@@ -93,7 +104,7 @@ class Preparation:
 
     def __str__(self) -> str:
         changed = {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) != field.default}
-        return ", ".join(f"{name} {value}" for name, value in changed.items()).replace(" True", "") or "as it is"
+        return ", ".join(f"{name} {value}" for name, value in changed.items()).replace(" True", "") or "unchanged"
 
 
 _OPTIONS: Final[dict[str, tuple[Any, ...]]] = {
@@ -105,7 +116,7 @@ _OPTIONS: Final[dict[str, tuple[Any, ...]]] = {
 
 
 def score(read: Reader, shown: Sequence[Picture], case_sensitive: bool) -> Score:
-    """Reads the pictures one at a time."""
+    """Reads the pictures one at a time and returns the result."""
     readings, seconds = [], []
     for picture in shown:
         start = time.perf_counter()
@@ -129,33 +140,33 @@ def _share(right: Iterable[bool]) -> Rate:
 
 
 def allowed_characters(spec: CaptchaSpec) -> str:
-    """The charset, and where case does not matter its other case too."""
+    """Returns the charset, and the other case of its characters if case does not matter."""
     return spec.characters if spec.case_sensitive else "".join(dict.fromkeys(spec.characters + spec.characters.swapcase()))
 
 
 def ddddocr_readers(spec: CaptchaSpec) -> Iterator[tuple[str, Reader]]:
-    """Yields ddddocr as it comes, then with each of its models each way to keep it to the charset.
+    """Yields each model of ddddocr, the default model first: unrestricted, and with each way to restrict it to the charset.
 
-    `set_ranges` drops what is read outside the charset. Reading from the probabilities of the charset and the blank alone, as
-    CTC is decoded greedily (Graves et al., "Connectionist Temporal Classification", 2006), replaces it by the next best.
+    `set_ranges` drops characters outside the charset. Greedy CTC decoding (Graves et al., "Connectionist Temporal Classification",
+    2006) of only the probabilities of the charset and the blank replaces them by the next best character.
 
     Raises:
-      ImportError: it is not installed.
+      ImportError: ddddocr is not installed.
     """
     import ddddocr
 
     allowed = allowed_characters(spec)
     for beta in (False, True):
         model = "beta model" if beta else "default model"
-        yield f"{model}, free", ddddocr.DdddOcr(show_ad=False, beta=beta).classification
+        yield f"{model}, unrestricted", ddddocr.DdddOcr(show_ad=False, beta=beta).classification
         ranged = ddddocr.DdddOcr(show_ad=False, beta=beta)
         ranged.set_ranges(allowed)
         yield f"{model}, set_ranges", ranged.classification
-        yield f"{model}, charset's probabilities", _from_probabilities(ddddocr.DdddOcr(show_ad=False, beta=beta), allowed)
+        yield f"{model}, charset probabilities", _from_probabilities(ddddocr.DdddOcr(show_ad=False, beta=beta), allowed)
 
 
 def _from_probabilities(engine: Any, allowed: str) -> Reader:
-    classes = engine.get_charset()  # The class 0 is CTC's blank.
+    classes = engine.get_charset()  # Class 0 is CTC's blank.
     ids = np.array([0, *(classes.index(character) for character in allowed if character in classes)])
 
     def read(encoded: bytes) -> str:
@@ -167,10 +178,10 @@ def _from_probabilities(engine: Any, allowed: str) -> Reader:
 
 
 def tesseract_readers(spec: CaptchaSpec) -> Iterator[tuple[str, Reader]]:
-    """Yields Tesseract for one line of text (psm 7) and for one word (psm 8), kept to the charset; a process a picture.
+    """Yields Tesseract for one line of text (psm 7) and for one word (psm 8), restricted to the charset, with one process per picture.
 
     Raises:
-      FileNotFoundError: it is not installed.
+      FileNotFoundError: Tesseract is not installed.
     """
     if shutil.which("tesseract") is None:
         raise FileNotFoundError("tesseract")
@@ -180,7 +191,7 @@ def tesseract_readers(spec: CaptchaSpec) -> Iterator[tuple[str, Reader]]:
 
 
 def _tesseract(options: Sequence[str]) -> Reader:
-    # Its threads cost more than they bring on pictures as small as these.
+    # On pictures this small, the threads of Tesseract cost more than they gain.
     environment = os.environ | {"OMP_THREAD_LIMIT": "1"}
 
     def read(encoded: bytes) -> str:
@@ -192,10 +203,10 @@ def _tesseract(options: Sequence[str]) -> Reader:
 
 
 def our_reader(config: Config) -> tuple[str, Reader]:
-    """Returns the version that was pushed last, and how to read with it.
+    """Returns the name of the newest pushed version, and its reader.
 
     Raises:
-      FileNotFoundError: none was pushed.
+      FileNotFoundError: no version was pushed.
     """
     pushed = next(iter(serving_dir.versions(config.serving_dir)), None)
     if pushed is None:
@@ -208,9 +219,10 @@ def our_reader(config: Config) -> tuple[str, Reader]:
 
 
 def best_reader(settings: Mapping[str, Reader], shown: Sequence[Picture], case_sensitive: bool) -> tuple[str, Reader]:
-    """Chooses a reader's setting and the preparation, one option at a time and all of them twice.
+    """Chooses the setting and the preparation of a reader: one option at a time, in two rounds.
 
-    What counts is the share of pictures read right plus the similarity, which still tells settings apart where hardly any is.
+    The criterion is the share of pictures read right plus the similarity, which still separates settings that read hardly any picture.
+    Returns the name of the choice, and its reader.
     """
 
     @functools.cache
@@ -262,13 +274,13 @@ def _rows(task: str) -> Iterator[list[str]]:
             yield _row(task, f"{name}: not installed", None)
             continue
         plain, read = next(iter(settings.items()))
-        yield _row(task, f"{name}: {plain}, as it is", score(read, test, spec.case_sensitive))
+        yield _row(task, f"{name}: {plain}, unchanged", score(read, test, spec.case_sensitive))
         best, read = best_reader(settings, TASKS[task].pictures("eval", _CHOICE_PICTURES), spec.case_sensitive)
-        yield _row(task, f"{name} at its best: {best}", score(read, test, spec.case_sensitive))
+        yield _row(task, f"{name}, best settings: {best}", score(read, test, spec.case_sensitive))
     try:
         version, read = our_reader(config)
     except FileNotFoundError:
-        yield _row(task, "ours: nothing pushed yet", None)
+        yield _row(task, "ours: no version pushed", None)
     else:
         yield _row(task, f"ours: {version}", score(read, test, spec.case_sensitive))
 
@@ -276,16 +288,16 @@ def _rows(task: str) -> Iterator[list[str]]:
 def main() -> None:
     record(
         "readers",
-        "Readers that need no training, and ours",
+        "OCR readers that need no training, and this project's model (ours)",
         _COLUMNS,
         list(itertools.chain.from_iterable(map(_rows, _TASKS))),
         [
-            f"{_TEST_PICTURES:,} test pictures a line, the same for all, read one at a time.",
-            "Milliseconds are the median, with the preparation of the picture, and for Tesseract with the start of its process.",
-            "The readers have seen none of these pictures, nor their fonts and noise; ours was trained on others of the same kind.",
-            f"At its best: with the model, settings and preparation that read {_CHOICE_PICTURES} pictures of the eval split best.",
-            "The preparations: a 3 x 3 median; a margin; three times the size; the width stretched 1.5, 2 or 2.5 times.",
-            "Labels without case are compared without it.",
+            f"{_TEST_PICTURES:,} test pictures per row, the same for all readers, read one at a time.",
+            "Milliseconds are medians. They include the preparation of the picture and, for Tesseract, the start of its process.",
+            "The other readers have never seen these pictures, fonts and noise; ours was trained on other pictures of the same kind.",
+            f"Best settings: the model, settings and preparation that do best on {_CHOICE_PICTURES} pictures of the eval split.",
+            "Preparations: a 3 x 3 median filter; a margin; three times the size; the width stretched 1.5, 2 or 2.5 times.",
+            "If case does not matter to the task, labels are compared without case.",
         ],
     )
 

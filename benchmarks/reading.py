@@ -1,14 +1,14 @@
-"""How fast transformed examples become batches in memory, and whether a fit waits for them.
+"""Speed of reading transformed examples into batches, and whether a fit waits for its batches.
 
     uv run python -m benchmarks.reading
 
-Expected: 20,000 pictures a second or more as they are, and a fit that waits for its input less than 2 % of its time. Four minutes on
-2 cores, and another two where the data is not there yet.
+Expected: 20,000 pictures per second or more without shifts, and a fit that waits for its input less than 2 % of its time. Four minutes on
+2 cores, and two more if the data is still missing.
 
-On cores that input and model share, "waits" can mean two things, and both are measured. The time until the next batch is there is
-what the step stands still for, less what tf.data takes to hand over a batch that has been ready all along. The work that makes the
-batch runs beside the step and takes cores from it, whether or not anything waits: that is in the comparison with an epoch in which
-every step is given the same batch, made once.
+Input and model share the cores, so "waits" can mean two things, and both are measured. The first is the time for which the step stands
+still until the next batch is ready, minus the time that tf.data takes to hand over a batch that is always ready. The second is the work
+that makes the batch: it runs in parallel with the step and takes cores from it, even if nothing waits. A comparison with an epoch in which
+every step gets the same batch shows it.
 """
 
 import itertools
@@ -33,7 +33,7 @@ ROUNDS: Final = 3
 
 @dataclass(frozen=True)
 class Loop:
-    """Seconds of an epoch: in all, of them until the next batch was there, and of CPU time."""
+    """Seconds of an epoch: in total, waiting for the next batch, and of CPU time."""
 
     wall: float
     waiting: float
@@ -41,7 +41,7 @@ class Loop:
 
 
 def read_rates(batches: tf.data.Dataset, count: int) -> list[tuple[float, float]]:
-    """Returns the pictures a second, and the CPU seconds a picture, of the first epoch and of each of LATER_EPOCHS more."""
+    """Returns pictures per second and CPU seconds per picture, of the first epoch and of each of LATER_EPOCHS more."""
     rates = []
     for _ in range(1 + LATER_EPOCHS):
         cpu, wall = time.process_time(), time.perf_counter()
@@ -52,6 +52,7 @@ def read_rates(batches: tf.data.Dataset, count: int) -> list[tuple[float, float]
 
 
 def timed_loop(step: tf.types.experimental.PolymorphicFunction, batches: Iterable[object], steps: int) -> Loop:
+    """Runs `step` on the first `steps` batches, and returns the times."""
     waiting = 0.0
     following = iter(batches)
     cpu, started = time.process_time(), time.perf_counter()
@@ -76,9 +77,9 @@ def main() -> None:
     rows = []
     for shift in (0, parameters.shift):
         first, *later = read_rates(batches(shift), count)
-        augmented = f"each picture shifted by up to {shift} pixels" if shift else "as they are"
+        augmented = f"shifted by up to {shift} pixels" if shift else "not shifted"
         for name, (rate, cpu) in (
-            ("the first epoch, from the files", first),
+            ("first epoch, from files", first),
             ("later epochs, from memory", (statistics.median(rate for rate, _ in later), statistics.median(cpu for _, cpu in later))),
         ):
             rows.append([f"{name}, {augmented}", f"{rate:,.0f} pictures/s", f"{1e6 * cpu:.0f} µs"])
@@ -87,7 +88,7 @@ def main() -> None:
     step = tf.function(model.train_step, reduce_retracing=True)
     dataset, steps = batches(parameters.shift), count // parameters.batch_size
     same = next(iter(dataset))
-    for batch in dataset:  # an epoch that fills the cache, traces the step and warms up
+    for batch in dataset:  # this epoch fills the cache, traces the step and warms up
         step(batch)
     ready = tf.data.Dataset.from_tensors(same).repeat()
     real, handed, repeated = [], [], []
@@ -107,18 +108,19 @@ def main() -> None:
             f"{statistics.median(pictures / loop.wall for loop in loops):,.0f} pictures/s",
             f"{1e6 * statistics.median(loop.cpu / pictures for loop in loops):,.0f} µs",
         ]
-        for name, loops in (("training on real input", real), ("training on one batch again and again", repeated))
+        for name, loops in (("training on real input", real), ("training on one repeated batch", repeated))
     ]
     record(
         "reading",
-        f"Transformed examples to batches of {parameters.batch_size}: {count:,} pictures of {config.captcha.width}x{config.captcha.height}",
-        ["what", "rate", "CPU time a picture"],
+        f"Reading transformed examples in batches of {parameters.batch_size}: "
+        f"{count:,} pictures of {config.captcha.width}x{config.captcha.height}",
+        ["measurement", "rate", "CPU time per picture"],
         rows,
         [
-            f"From asking for a batch to having it: {fetching:.2%} of the time of training (medians of {ROUNDS} rounds).",
-            f"Where tf.data hands over one batch again and again: {handing:.2%}. The difference is the wait: {fetching - handing:.2%}.",
-            f"Against one batch again and again, in turn: {wall:.3f} times the time, {cpu:.3f} times the CPU time (medians).",
-            "The files are in the system's cache; later epochs are the median of 5.",
+            f"Waiting for a requested batch takes {fetching:.2%} of the training time (medians of {ROUNDS} rounds).",
+            f"If tf.data hands over one repeated batch: {handing:.2%}. The difference is the actual wait: {fetching - handing:.2%}.",
+            f"Real input takes {wall:.3f} times the time and {cpu:.3f} times the CPU time of one repeated batch (medians, alternating).",
+            "The files are in the system's cache. Later epochs: medians of 5.",
         ],
     )
 

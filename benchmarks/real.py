@@ -1,17 +1,18 @@
-"""Real pictures: ours against trainers that others have published, and against readers that need no training.
+"""Real pictures: this project's models (ours), compared with other published trainers and with readers that need no training.
 
     uv run --group readers python -m benchmarks.real --data FOLDER
 
-FOLDER has a folder for each set (benchmarks/real_sets.py says which files it takes, and how it divides them). Each row of the table is a
-set, a reader and a number of labels; `--labels 200 --labels 300` adds rows with only so many pictures to train with. Nothing is chosen
-on a test part: charset, length, size and channels come from the pictures to train with, as `captcha-pipeline config suggest` proposes
-them, and everything else of ours is the default.
+FOLDER has a folder for each set (benchmarks/real_sets.py says which files are read, and how a set is divided). Each row of the table is a
+set, a reader and a number of labels; `--labels 200 --labels 300` adds rows with only 200 and 300 training pictures. Nothing is chosen on a
+test part: charset, length, size and channels come from the training pictures, as `captcha-pipeline config suggest` proposes them, and all
+other settings of ours are the defaults.
 
-The trainers (benchmarks/peers.py) have two rows: with the seconds that the fit of ours took, and with `--peer-minutes`. The readers have
-the settings that read 200 of the pictures to train with best (benchmarks/readers.py). What is not installed is said to be so.
+The trainers (benchmarks/peers.py) have two rows each: limited to the seconds that our fit took, and limited to `--peer-minutes`. The
+untrained readers have the settings that do best on 200 of the training pictures (benchmarks/readers.py). Readers that are not installed
+are reported as such.
 
-Each fold's outcome is kept when it is there, and the table is made of all that are: readers, sets and folds can be run one by one, ours
-before the trainers. With all, expect hours: as many fits as there are folds and numbers of labels, and two of each trainer.
+The result of each fold is stored at once, and the table is made from all stored results. Readers, sets and folds can therefore run one by
+one, ours before the trainers. All of them take hours: one fit of ours for each fold and number of labels, and two fits of each trainer.
 """
 
 import csv
@@ -48,7 +49,7 @@ _UNTRAINED: Final[dict[str, Callable[[CaptchaSpec], Iterator[tuple[str, Reader]]
 }
 READERS: Final = (OURS, *_TRAINERS, *_UNTRAINED)
 _NAME: Final = "real"
-_CHOICE_PICTURES: Final = 200  # of those to train with, to choose the settings of an untrained reader by
+_CHOICE_PICTURES: Final = 200  # of the training pictures, to choose the settings of an untrained reader
 _CONFIDENCE: Final = 0.95
 _SECONDS: Final = 60
 
@@ -56,19 +57,19 @@ _DATA: Final = Path("data/benchmarks/real")
 _OUTPUT: Final = Path("output/benchmarks/real")
 
 Row = dict[str, Any]
-"""What is kept of one fold: set, labels (null for all), fold, folds, train, test, machine, reader, read; of fits fit_s, of ours whole_s."""
+"""The stored result of one fold: set, labels (null: all), fold, folds, train, test, machine, reader, read; fits: fit_s; ours: whole_s."""
 
 
 def main(
     data: Annotated[Path, typer.Option(help="a folder with a folder for each set")],
     readers: Annotated[str, typer.Option(help="comma-separated")] = ",".join(READERS),
-    labels: Annotated[list[int] | None, typer.Option(min=1, help="also train with only so many pictures; can be repeated")] = None,
-    folds: Annotated[int, typer.Option(min=1, max=FOLDS, help="of a set that has folds, run only the first so many")] = FOLDS,
-    peer_minutes: Annotated[float, typer.Option(min=0.1, help="for a fit of another trainer, besides the one with the time of ours")] = 20,
+    labels: Annotated[list[int] | None, typer.Option(min=1, help="also train with only this many pictures; can be repeated")] = None,
+    folds: Annotated[int, typer.Option(min=1, max=FOLDS, help="number of folds to run of a set that has folds")] = FOLDS,
+    peer_minutes: Annotated[float, typer.Option(min=0.1, help="time limit of the second fit of each other trainer")] = 20,
 ) -> None:
     chosen = readers.split(",")
     if unknown := sorted(set(chosen) - set(READERS)):
-        raise typer.BadParameter(f"there is no reader {', '.join(unknown)}; there are {', '.join(READERS)}")
+        raise typer.BadParameter(f"Unknown reader: {', '.join(unknown)}. Choose from {', '.join(READERS)}.")
     missing: set[str] = set()
     for division, fold, part, number in _rounds(divisions(data), labels or [], folds):
         for reader in chosen:
@@ -78,14 +79,14 @@ def main(
             except NotInstalled:
                 missing.add(reader)
     notes = [
-        "Each test picture is read by a model that was trained on none with the same bytes; folds are summed.",
-        "Full sequence: the whole label is right; case does not count where the set has but one. Seconds are medians over the folds.",
-        "Whole run: the import and every step of the pipeline, with the push. The other trainers' seconds are those of the fit alone.",
-        "Of a trainer's pictures a tenth decides when it stops; ours divides them as it always does.",
-        f"Untrained readers have the settings that read up to {_CHOICE_PICTURES} pictures best that the trainers would train with.",
+        "Each test picture is read by a model that was not trained on any file with the same bytes. The folds are summed.",
+        "Full sequence: the whole label is right. Case is ignored for sets with a single case. Seconds are medians over the folds.",
+        "Run time: the import and every step of the pipeline, including the push. For the other trainers only the fit is timed.",
+        "The other trainers hold out a tenth of their pictures to decide when to stop; ours uses its normal splits.",
+        f"Untrained readers have the settings that do best on up to {_CHOICE_PICTURES} of the training pictures.",
         *(f"{reader}: not installed." for reader in sorted(missing)),
     ]
-    record(_NAME, "Real pictures, beside other trainers and readers", *table(_rows()), notes, "uv run --group readers python")
+    record(_NAME, "Real pictures: ours, other trainers and untrained readers", *table(_rows()), notes, "uv run --group readers python")
 
 
 def _rounds(found: Sequence[Division], labels: Sequence[int], folds: int) -> Iterator[tuple[Division, int, Part, int | None]]:
@@ -99,18 +100,18 @@ def _rounds(found: Sequence[Division], labels: Sequence[int], folds: int) -> Ite
 
 
 def measure(reader: str, division: Division, fold: int, part: Part, number: int | None, minutes: float) -> Iterator[Row]:
-    """Yields what there is to keep of a reader and a part: of another trainer two rows, of one that is not trained none for fewer labels.
+    """Yields the result rows of a reader on a part: two for another trainer; no row for an untrained reader with fewer labels.
 
     Args:
       reader: one of READERS.
-      division: where the part is from.
-      fold: its index there.
-      part: perhaps with fewer pictures to train with; then `number` says how many.
-      number: null for all.
-      minutes: for a trainer's longer fit.
+      division: the set that the part belongs to.
+      fold: index of the part in the division.
+      part: may have fewer training pictures than the part in the division.
+      number: the reduced number of training pictures; None for all.
+      minutes: time limit of a trainer's second fit.
 
     Raises:
-      NotInstalled: what the reader needs is not.
+      NotInstalled: a package or program that the reader needs is not installed.
     """
     spec = spec_of(part.train)
     about: Row = {
@@ -138,14 +139,22 @@ def measure(reader: str, division: Division, fold: int, part: Part, number: int 
 
 
 def right(test: Sequence[Labelled], readings: Sequence[str], spec: CaptchaSpec) -> int:
-    """Returns the number of pictures whose whole label is read, without case where the spec has it so."""
+    """Returns the number of pictures whose whole label is read, ignoring case if the spec does."""
     fold = str if spec.case_sensitive else str.casefold
     return sum(fold(picture.label) == fold(reading) for picture, reading in zip(test, readings, strict=True))
 
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """The columns and the cells: a line a set, number of labels and reader, its folds together. Of a fold the newest row counts."""
-    columns = ["set", "pictures to train with", "reader", "test pictures", "full sequence (95 %)", "fit, median", "whole run, median"]
+    """Returns the columns and the rows: one row per set, number of labels and reader, for all folds. The newest result of a fold counts."""
+    columns = [
+        "set",
+        "training pictures",
+        "reader",
+        "test pictures",
+        "full-sequence accuracy (95 % interval)",
+        "median fit time",
+        "median run time",
+    ]
     groups: dict[tuple[str, int | None, str], dict[int, Row]] = defaultdict(dict)
     for row in rows:
         groups[row["set"], row["labels"], row["reader"]][row["fold"]] = row
@@ -181,7 +190,7 @@ def _rows() -> list[Row]:
 
 
 def _ours(name: str, spec: CaptchaSpec, part: Part) -> Row:
-    """Imports, runs the pipeline and reads with what it has pushed; what an earlier run left is removed first."""
+    """Imports, runs the pipeline and reads with the pushed model. Output of an earlier run is removed first."""
     data = _DATA / name
     for folder in (data, _OUTPUT / name):
         shutil.rmtree(folder, ignore_errors=True)

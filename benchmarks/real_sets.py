@@ -1,4 +1,4 @@
-"""Sets of real pictures, and the parts of them to train and to test with."""
+"""Sets of real pictures, and their division into training and test pictures."""
 
 import hashlib
 import unicodedata
@@ -16,7 +16,7 @@ from components.data.sources.suggestion import suggest
 from pipeline.config.config import DataConfig
 
 FOLDS: Final = 5
-_FIXED_ABOVE: Final = 2_000  # pictures; a fifth of so many are enough to test with
+_FIXED_ABOVE: Final = 2_000  # pictures; a fifth of them is enough for a test
 _TABLE: Final = "labels.csv"
 _OWN_TEST: Final = "test/"
 
@@ -40,7 +40,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Part:
-    """What one model is trained with, in the order of the digests, and what it is tested with. No file's bytes are in both."""
+    """The training pictures of one model, ordered by digest, and its test pictures. No file has the same bytes as a file of the other."""
 
     train: tuple[Labelled, ...]
     test: tuple[Labelled, ...]
@@ -48,7 +48,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Division:
-    """A set divided into one part or into folds, under the name that a table has for it."""
+    """A set, divided into one part or into folds. `name` is its name in the table."""
 
     name: str
     parts: tuple[Part, ...]
@@ -57,27 +57,28 @@ class Division:
 def divisions(folder: Path) -> list[Division]:
     """Returns the sets in a folder, each divided for training and testing.
 
-    A set is a folder with a labels.csv (columns path and label), or else with pictures, in subfolders too, whose names up to the first
-    dot are the labels. Which file is tested with depends on its bytes alone: in a set of more than 2,000 pictures those whose digest is 0
-    modulo 5, in a smaller one each of five folds in turn. A set with a folder `test` is divided that way as well, under a name of its own.
+    A set is a folder with a labels.csv (columns path and label), or with pictures, also in subfolders, whose names up to the first dot are
+    the labels. Only the bytes of a file decide whether it is a test picture. In a set of more than 2,000 pictures, the files whose digest
+    is 0 modulo 5 are the test part; a smaller set has five folds, each of which is the test part once. A set with a folder `test` is also
+    divided into that folder and the rest, as an additional division with its own name.
 
     Raises:
-      CaptchaPipelineError: there is no such folder, no set in it, or a table cannot be read.
+      CaptchaPipelineError: the folder does not exist or contains no set, or a table cannot be read.
       OSError: a picture cannot be read.
     """
     if not folder.is_dir():
-        raise CaptchaPipelineError(f"There is no folder {folder}.")
+        raise CaptchaPipelineError(f"Folder {folder} does not exist.")
     found = []
     for path in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if pictures := _pictures(path):
             found += divided(path.name, pictures)
     if not found:
-        raise CaptchaPipelineError(f"{folder} holds no folder with labelled pictures.")
+        raise CaptchaPipelineError(f"{folder} contains no folder with labelled pictures.")
     return found
 
 
 def divided(name: str, pictures: Sequence[Labelled]) -> list[Division]:
-    """Returns the pictures of one set divided as `divisions` says."""
+    """Returns the pictures of one set, divided as described in `divisions`."""
     count = 1 if len(pictures) > _FIXED_ABOVE else FOLDS
     divided = [Division(name, tuple(_part(pictures, [p for p in pictures if p.digest % FOLDS == fold]) for fold in range(count)))]
     if own := [picture for picture in pictures if picture.name.startswith(_OWN_TEST)]:
@@ -86,20 +87,20 @@ def divided(name: str, pictures: Sequence[Labelled]) -> list[Division]:
 
 
 def first(part: Part, labels: int) -> Part:
-    """Returns the part with only the first pictures to train with, by their digests; the whole part if it has no more."""
+    """Returns the part with only the first `labels` training pictures, by digest; the whole part if it has no more."""
     return Part(part.train[:labels], part.test)
 
 
 def entries_of(pictures: Iterable[Labelled]) -> list[Entry]:
-    """Returns the pictures as an import has them."""
+    """Returns the pictures as the entries of an import."""
     return [Entry(picture.path, picture.name, picture.label) for picture in pictures]
 
 
 def spec_of(train: Sequence[Labelled]) -> CaptchaSpec:
-    """Returns what `captcha-pipeline config suggest` says of the pictures to train with.
+    """Returns the specification that `captcha-pipeline config suggest` proposes for the training pictures.
 
     Raises:
-      CaptchaPipelineError: there are none, or none can be decoded.
+      CaptchaPipelineError: there are no pictures, or no picture can be decoded.
     """
     suggestions = suggest(entries_of(train), DataConfig().picture_rules)
     return CaptchaSpec(**{key: value for suggestion in suggestions for key, value in suggestion.values.items()})

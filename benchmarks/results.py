@@ -1,9 +1,9 @@
-"""What the benchmarks measured, kept as JSON beside them, and the page made of it.
+"""Stores the results of the benchmarks as JSON, and generates pages from them.
 
     uv run python -m benchmarks.results
 
-Expected: docs/benchmarks.md is written anew from benchmarks/results/*.json, and the table of trials at the end of docs/recipe.md from
-experiments/results/recipe.jsonl.
+Expected: writes docs/benchmarks.md from benchmarks/results/*.json and experiments/results/*.json, and the tables of trials at the end of
+docs/recipe.md from experiments/results/recipe.jsonl.
 """
 
 import contextlib
@@ -41,15 +41,15 @@ def record(
     notes: Sequence[str] = (),
     python: str = "uv run python",
 ) -> None:
-    """Prints a table of figures and keeps it in FOLDER/NAME.json, with the machine, the versions and the date.
+    """Prints a table and writes it to FOLDER/NAME.json or EXPERIMENTS/NAME.json, with the machine, the versions and the date.
 
     Args:
-      name: the benchmark, as in `python -m benchmarks.NAME`; one table each.
-      title: what the table shows.
-      columns: the head; every row has as many cells.
-      rows: cells as they are to be read, with units and the number of runs behind a median.
-      notes: sentences under the table: what was not run, what stood beside the measurement, what a figure implies.
-      python: how Python is started where it is not this project's own.
+      name: the benchmark, as in `python -m benchmarks.NAME`. It has one table.
+      title: heading of the table.
+      columns: names of the columns. Every row has as many cells.
+      rows: cells as text, with units.
+      notes: sentences under the table, such as the number of runs, exclusions, and the meaning of a figure.
+      python: command that starts Python, if it is not this project's own.
     """
     table = Table(*columns, title=title)
     for row in rows:
@@ -74,7 +74,7 @@ def record(
 
 
 def keep(name: str, row: Mapping[str, Any]) -> None:
-    """Prints what one of several runs came to, and adds it with the date to FOLDER/NAME.jsonl."""
+    """Prints the result row of a run, and appends it with the date to FOLDER/NAME.jsonl or EXPERIMENTS/NAME.jsonl."""
     line = json.dumps({**row, "date": datetime.date.today().isoformat()})
     print(line, flush=True)
     with (_folder(name) / f"{name}.jsonl").open("a", encoding="utf-8") as file:
@@ -82,17 +82,17 @@ def keep(name: str, row: Mapping[str, Any]) -> None:
 
 
 def kept(name: str) -> list[dict[str, Any]]:
-    """Returns what `keep` has added so far."""
+    """Returns the rows that `keep` has appended so far."""
     return [json.loads(line) for line in (_folder(name) / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _folder(name: str) -> Path:
-    """Where the results of a benchmark or an experiment lie."""
+    """Returns the folder with the results of a benchmark or an experiment."""
     return EXPERIMENTS if (ROOT / "experiments" / f"{name}.py").exists() else FOLDER
 
 
 def versions() -> str:
-    """Names those of _PACKAGES that are installed."""
+    """Returns the names and versions of those _PACKAGES that are installed."""
     found = []
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -101,7 +101,7 @@ def versions() -> str:
 
 
 def machine() -> str:
-    """Describes what the figures depend on: processor, cores, memory, GPUs, system, Python."""
+    """Returns a description of the machine: processor, cores, memory, GPUs, operating system, Python."""
     lines = (line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     fields = {name.strip(): value.strip() for name, value in lines}
     gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -114,7 +114,7 @@ def machine() -> str:
 
 
 def gpus() -> str:
-    """Names the GPUs that NVIDIA's driver knows of."""
+    """Returns the names of the GPUs that NVIDIA's driver lists."""
     if not shutil.which("nvidia-smi"):
         return "no GPU"
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
@@ -125,8 +125,8 @@ def gpus() -> str:
 _TEMPLATE = """\
 # Benchmarks
 
-Every table comes from the command above it, run on the machine and with the versions under it; `make bench` runs the short ones.
-This page is written by `python -m benchmarks.results` from what they left in `benchmarks/results/`.
+The command above each table produced it, on the machine and with the versions named under the table. `make bench` runs the short
+benchmarks. `python -m benchmarks.results` generates this page from `benchmarks/results/` and `experiments/results/`.
 {% for result in results %}
 ## {{ result.title }}
 
@@ -147,14 +147,14 @@ This page is written by `python -m benchmarks.results` from what they left in `b
 
 
 def page() -> str:
-    """Returns docs/benchmarks.md as the figures that are kept make it."""
+    """Returns the text of docs/benchmarks.md, generated from the stored results."""
     paths = sorted([*FOLDER.glob("*.json"), *EXPERIMENTS.glob("*.json")], key=lambda path: path.stem)
     results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return jinja2.Template(_TEMPLATE, keep_trailing_newline=True).render(results=results, package=lambda name: _folder(name).parent.name)
 
 
 def recipe() -> str:
-    """Returns docs/recipe.md, its tables of trials as the figures that are kept make them."""
+    """Returns the text of docs/recipe.md, with the tables of trials generated from the stored results."""
     return RECIPE.read_text(encoding="utf-8").partition(_TRIALS_BEGIN)[0] + _TRIALS_BEGIN + _trials(kept("recipe"))
 
 
@@ -165,14 +165,14 @@ def main() -> None:
 
 
 def _trials(rows: list[dict[str, Any]]) -> str:
-    """A table for each task and number of pictures seen: a line a trial, the best first."""
+    """Returns one table per task and number of pictures seen, with one row per trial, the best first."""
     tables: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         tables[row["task"], row["images_seen"]][row["trial"]].append(row)
     page = []
     for (task, seen), trials in sorted(tables.items()):
         page.append(f"\n### {task}, {seen:,} pictures seen\n")
-        page.append("| trial | full sequence on eval, by seed | mean | weights | CPU s of the fit |\n|---|---|---|---|---|")
+        page.append("| trial | full-sequence accuracy on eval, per seed | mean | weights | CPU seconds of the fit |\n|---|---|---|---|---|")
         means = {name: statistics.mean(run["sequence_accuracy"] for run in runs) for name, runs in trials.items()}
         for name in sorted(means, key=means.__getitem__, reverse=True):
             runs = sorted(trials[name], key=lambda run: run["seed"])

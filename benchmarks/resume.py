@@ -1,9 +1,9 @@
-"""Kills a fit in the middle of its first, of its middle and of its last epoch, and lets each go on.
+"""Kills a fit in the middle of its first, its middle and its last epoch, and resumes each.
 
     uv run python -m benchmarks.resume --config configs/digits.yaml
 
-Expected: each fit repeats less than one epoch, and ends with the weights of the one that was left alone, bit by bit on a CPU.
-When to kill is told from the times of that one: epochs must be long beside the start of a process.
+Expected: each fit repeats less than one epoch, and ends with the weights of an undisturbed fit, bit by bit on a CPU. The times of the
+undisturbed fit determine when to kill, so epochs must be long compared with the start of a process.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What a fit left: its history, the bytes of its weights, and how long it took from its start to the end of the first epoch."""
+    """The result of a fit: its history, the bytes of its weights, and the seconds from its start to the end of the first epoch."""
 
     history: list[dict[str, float]]
     weights: bytes
@@ -45,7 +45,7 @@ class Fit:
 
 
 def start(config: Config, data: "Prepared", folder: Path) -> subprocess.Popen[str]:
-    """Starts the Trainer in a process of its own."""
+    """Starts the Trainer in its own process."""
     from tfx.components.trainer.fn_args_utils import FnArgs
 
     from components.training.worker import write_fn_args
@@ -73,20 +73,24 @@ def start(config: Config, data: "Prepared", folder: Path) -> subprocess.Popen[st
 
 
 def finish(process: subprocess.Popen[str], folder: Path) -> tuple[Fit, str]:
-    """Waits for a fit; returns it and what it printed."""
+    """Waits for a fit. Returns its result and its output.
+
+    Raises:
+      SystemExit: the fit failed.
+    """
     begun, first, lines = time.monotonic(), 0.0, []
     assert process.stdout is not None
     for line in process.stdout:
         first = first or time.monotonic() - begun
         lines.append(line)
     if process.wait():
-        raise SystemExit(f"the fit in {folder} failed: {''.join(lines)}")
+        raise SystemExit(f"The fit in {folder} failed: {''.join(lines)}")
     history = json.loads((folder / "logs" / HISTORY_FILE).read_text())
     return Fit(history, (folder / "model" / "assets.extra" / WEIGHTS_FILE).read_bytes(), first), "".join(lines)
 
 
 def kill(process: subprocess.Popen[str], epoch: int, whole: Fit) -> None:
-    """Kills a fit in the middle of an epoch, by the times of the one that was left alone."""
+    """Kills a fit in the middle of an epoch, according to the times of the undisturbed fit `whole`."""
     assert process.stdout is not None
     half = whole.history[epoch - 1]["seconds"] / 2
     if epoch == 1:
@@ -117,10 +121,10 @@ def main(config: ConfigOption, overrides: SetOption = None) -> None:
             done = max((int(path.name.split("-")[1]) for path in folder.glob("checkpoints/*/epoch-*")), default=0)
             if done != epoch - 1:
                 raise SystemExit(
-                    f"The kill was to be in epoch {epoch} and came after epoch {done}: epochs are too short, or the machine is too busy."
+                    f"The kill was planned for epoch {epoch} but came after epoch {done}: epochs are too short, or the machine is too busy."
                 )
             fit, printed = finish(start(settings, data, folder), folder)
-            assert done == 0 or f"going on after epoch {done} " in printed, printed
+            assert done == 0 or f"resuming after epoch {done} " in printed, printed
             same = [row | {"seconds": 0} for row in fit.history] == [row | {"seconds": 0} for row in whole.history]
             rows.append(
                 [
@@ -132,10 +136,10 @@ def main(config: ConfigOption, overrides: SetOption = None) -> None:
             )
     record(
         "resume",
-        f"A fit of {epochs} epochs ({settings.name}), killed and started again",
-        ("killed", "went on", "best full-sequence accuracy on eval", "same history", "same weights, bit by bit"),
+        f"A fit of {epochs} epochs ({settings.name}), killed and resumed",
+        ("killed", "resumed", "full-sequence accuracy on eval", "same history", "same weights, bit by bit"),
         rows,
-        ("What was done of the epoch in which a fit was killed is done again: less than one epoch.",),
+        ("The epoch in which a fit was killed is repeated: less than one epoch of work is lost.",),
     )
 
 

@@ -1,15 +1,21 @@
-"""A season in the life of a deployment: ten spans, each followed by `captcha-pipeline retrain`, some of them not as they should be.
+"""A deployment over a season: ten spans, some of them faulty, each followed by `captcha-pipeline retrain`.
 
     uv run python -m benchmarks.season
 
-Span 4 is drawn in another font, 6 with more noise and on a darker background as well; the labels of 8 are shuffled, 30 % of the records
-of 9 are broken. The retraining at 5 is killed in its fit, with SIGKILL. After 9 its operator leaves 8 and 9 out.
+Span 4 is drawn in another font. Span 6 also has more noise and a darker background. The labels of span 8 are shuffled, and 30 % of the
+records of span 9 are broken. The retraining on span 5 is killed during its fit, with SIGKILL. After span 9 the operator excludes 8 and 9.
 
-Expected, and asserted: at 4 and 6 a model is pushed that reads the new style within a point of one that was trained on that style alone,
-and the warm start, after at most half of a cold start's steps, reads the eval split as well as the cold start at its end, but for the
-standard error; 8 is not blessed, 9 stops at the quarantine's limit, and both leave the serving folder as it was; after the kill the next
-`retrain` completes; where nothing is wrong a model is pushed, or the one in production reads better; and what is in production never
-reads the golden set below the floor. Some forty minutes on 2 cores.
+Expected, and asserted:
+
+- On spans 4 and 6 a model is pushed. It reads the new style within one percentage point of a model trained on that style alone. After at
+  most half of the epochs of a cold start, the warm start reads the eval split as well as the cold start at its end, within the standard
+  error.
+- Span 8 is not blessed, and span 9 stops at the limit of the quarantine. Both leave the serving folder unchanged.
+- After the kill the next `retrain` completes.
+- On a faultless span a model is pushed, or the production model reads better.
+- The production model never reads the golden set below the floor.
+
+About forty minutes on 2 cores.
 """
 
 import json
@@ -63,6 +69,7 @@ class Root:
     folder: Path
 
     def options(self, *changes: str) -> list[str]:
+        """Returns the command-line options for this deployment."""
         changes = (f"root={self.folder}/output", f"data.root={self.folder}/data", *changes)
         return ["--config", str(CONFIG), *(word for change in changes for word in ("--set", change))]
 
@@ -70,24 +77,26 @@ class Root:
         return load_config(CONFIG, self.options(*changes)[3::2])
 
     def start(self, *words: str, changes: Sequence[str] = ()) -> "subprocess.Popen[str]":
-        # -u: the lines that tell how far a fit is must come at once.
+        """Starts `captcha-pipeline` in a new session, with its output in a pipe."""
+        # -u: the printed lines show the progress of a fit, so they must not be buffered.
         program = [sys.executable, "-u", "-c", "from pipeline.cli.main import main; main()"]
         return subprocess.Popen([*program, *words, *self.options(*changes)], stdout=subprocess.PIPE, text=True, start_new_session=True)
 
     def call(self, *words: str, changes: Sequence[str] = (), exit_codes: Sequence[int] = (0,)) -> str:
-        """Runs `captcha-pipeline`, and returns what it printed."""
+        """Runs `captcha-pipeline`, and returns its output."""
         process = self.start(*words, changes=changes)
         printed, _ = process.communicate()
-        assert process.returncode in exit_codes, f"{words} ended with {process.returncode}, not {exit_codes}:\n{printed}"
+        assert process.returncode in exit_codes, f"{words} exited with code {process.returncode}, not {exit_codes}:\n{printed}"
         return printed
 
     @property
     def served(self) -> list[int]:
+        """The pushed versions, the newest first."""
         return [pushed.version for pushed in serving_dir.versions(self.config().serving_dir)]
 
 
 def rewrite(root: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
-    """Puts another span in the place of the newest: the same, but for what `change` makes of the records of each split."""
+    """Replaces the newest span by a copy in which `change` has edited the serialized records of each split."""
     old = list_spans(root)[-1]
     with new_span(root) as draft:
         with ShardWriter(draft, "shard-00000-of-00001", "canonical") as writer:
@@ -104,6 +113,7 @@ def rewrite(root: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
 
 
 def shuffle_labels(records: list[bytes]) -> list[bytes]:
+    """Shuffles the labels among the records."""
     examples = [Example.FromString(data) for data in records]
     labels = [example.features.feature[LABEL].bytes_list.value[0] for example in examples]
     random.Random(1).shuffle(labels)
@@ -113,6 +123,7 @@ def shuffle_labels(records: list[bytes]) -> list[bytes]:
 
 
 def break_pictures(records: list[bytes]) -> list[bytes]:
+    """Cuts the pictures of a share of the records, _BROKEN_SHARE, in half."""
     examples = [Example.FromString(data) for data in records]
     for example in random.Random(1).sample(examples, round(_BROKEN_SHARE * len(examples))):
         values = example.features.feature[IMAGE].bytes_list.value
@@ -121,7 +132,7 @@ def break_pictures(records: list[bytes]) -> list[bytes]:
 
 
 def fit_of(config: Config) -> list[dict[str, float]]:
-    """Returns the history of the newest complete run's fit, a row an epoch."""
+    """Returns the fit history of the newest complete run, one row per epoch."""
     run = history.latest_complete_run(config.metadata_path)
     return json.loads((Path(str(run.artifact_uri("Trainer", "model_run"))) / HISTORY_FILE).read_text(encoding="utf-8"))
 
@@ -134,29 +145,29 @@ def kill_in_fit(root: Root) -> None:
             if "epoch 1/" in line:
                 break
         else:
-            raise SystemExit("the retraining ended before its second epoch")
+            raise SystemExit("The retraining ended before its second epoch.")
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def retrained(root: Root, number: int) -> Retraining:
-    """Adds the span with this number, has the deployment retrained, and returns what came of it."""
+    """Adds span `number`, retrains the deployment, and returns the outcome."""
     count = FIRST_SPAN if number == 1 else root.config().synth.count
     root.call("data", "synth", "--count", str(count), changes=STYLES[number - 1])
     before = root.served
     if number == POISONED:
         rewrite(root.folder / "data", shuffle_labels)
         root.call("retrain", exit_codes=[NOT_PUSHED])
-        assert root.served == before, "a poisoned span must not change what is served"
+        assert root.served == before, "A poisoned span must not change the served models."
     elif number == BROKEN:
         rewrite(root.folder / "data", break_pictures)
         root.call("retrain", exit_codes=[1])
-        assert root.served == before, "a broken span must not change what is served"
+        assert root.served == before, "A broken span must not change the served models."
     elif number == KILLED:
         kill_in_fit(root)
         assert root.served == before
         printed = root.call("retrain", exit_codes=_FINE)
-        assert "did not come to its end" in printed, printed
-        assert "going on after epoch 1 of" in printed, printed
+        assert "did not finish" in printed, printed
+        assert "resuming after epoch 1 of" in printed, printed
     else:
         root.call("retrain", changes=[f"data.exclude=[{POISONED}, {BROKEN}]"] if number > BROKEN else (), exit_codes=_FINE)
     states = {step.state for run in history.runs(root.config().metadata_path) for step in run.steps}
@@ -165,13 +176,13 @@ def retrained(root: Root, number: int) -> Retraining:
 
 
 def accuracy(root: Root, model: Path) -> float:
-    """Returns how a model reads the test split of another deployment's data."""
+    """Returns the full-sequence accuracy of a model on the test split of a deployment's data."""
     measured = json.loads(root.call("evaluate", "--json", "--model", str(model)))
     return float(measured["sequence_accuracy"]["value"])
 
 
 def style_root(folder: Path, style: Sequence[str]) -> Root:
-    """Makes a deployment that has seen this style alone, and a lot of it."""
+    """Makes a deployment that is trained on many pictures of one style only."""
     root = Root(folder)
     root.call("data", "synth", "--count", str(_STYLE_PICTURES), "--seed", "99", changes=style)
     root.call("run", changes=["evaluator.min_sequence_accuracy=0"])
@@ -179,7 +190,7 @@ def style_root(folder: Path, style: Sequence[str]) -> Root:
 
 
 def compare_starts(root: Root, folder: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Returns the fits on the spans that are there now: the warm one, which has been, and a cold one."""
+    """Returns the fit histories on the current spans: of the warm start, which has already run, and of a cold start."""
     cold = Root(folder)
     folder.mkdir()
     (folder / "data").symlink_to(root.folder / "data")
@@ -187,20 +198,20 @@ def compare_starts(root: Root, folder: Path) -> tuple[list[dict[str, float]], li
     return fit_of(root.config()), fit_of(cold.config())
 
 
-def main(keep: Annotated[Path | None, typer.Option(help="An empty folder to leave data and output in.")] = None) -> None:
+def main(keep: Annotated[Path | None, typer.Option(help="An empty folder that keeps data and output.")] = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows, starts = season(keep or Path(folder))
     record(
         "season",
         "Ten spans, each followed by `captcha-pipeline retrain`",
-        ["span", "what", "drift", "newest span, in brackets by the model until then", "golden set", "decision"],
+        ["span", "content", "drift", "newest span (previous model)", "golden set (previous model)", "decision"],
         rows,
         starts,
     )
 
 
 def season(folder: Path) -> tuple[list[list[str]], list[str]]:
-    """Runs it in an empty folder; returns a row a span, and what there is to say of warm and cold starts."""
+    """Runs all spans in an empty folder. Returns one row per span, and the notes on warm and cold starts."""
     root = Root(folder / "deployment")
     floor = root.config().evaluator.min_sequence_accuracy
     rows, starts = [], []
@@ -233,17 +244,17 @@ def _after_a_change(root: Root, folder: Path, number: int) -> list[str]:
     assert reached is not None, (warm, cold)
     assert 2 * reached <= len(cold), (warm, cold)
     curves = [", ".join(f"{row[judged]:.2%}" for row in fit) for fit in (warm, cold)]
-    of_the_style = f"{_STYLE_PICTURES:,} other pictures of the style are made, and those of their test split read"
-    starts = f"the eval split, {count:,} pictures, epoch by epoch: warm {curves[0]}; cold {curves[1]}"
+    of_the_style = f"{_STYLE_PICTURES:,} additional pictures of the style. On their test split, the pushed model reads"
+    starts = f"accuracy on the eval split ({count:,} pictures) per epoch: warm start {curves[0]}; cold start {curves[1]}"
     return [
-        f"Span {number}: {of_the_style} to {ours:.2%}; by a model that was trained on the others of them alone, to {theirs:.2%}.",
-        f"Span {number}: {starts}. Warm takes {reached} to be where cold is after {len(cold)}, give or take {by_chance:.2%}.",
+        f"Span {number}: {of_the_style} {ours:.2%}, and a model trained on their other splits alone reads {theirs:.2%}.",
+        f"Span {number}: {starts}. After {reached} epochs the warm start matches the cold start after {len(cold)}, within {by_chance:.2%}.",
     ]
 
 
 def _row(number: int, outcome: Retraining) -> list[str]:
     style = {PLAIN: "plain", FONT: "another font", NOISE: "more noise, darker background"}[STYLES[number - 1]]
-    what = {POISONED: "labels shuffled", BROKEN: "30 % of the records broken", KILLED: f"{style}; killed in its fit"}.get(number, style)
+    what = {POISONED: "labels shuffled", BROKEN: "30 % of the records broken", KILLED: f"{style}; killed during the fit"}.get(number, style)
     cells = []
     for name in (NEWEST, GOLDEN):
         part = outcome.sets.get(name)

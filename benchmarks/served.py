@@ -1,4 +1,4 @@
-"""A model to serve, and pictures to read with it, for the benchmarks whose figures do not depend on what the weights are."""
+"""A served model and pictures to read with it, for benchmarks whose figures do not depend on the weights."""
 
 from pathlib import Path
 from typing import Final
@@ -11,12 +11,12 @@ _OVERRIDES: Final = ("trainer.epochs=1", "evaluator.min_sequence_accuracy=0", "e
 
 
 def options() -> list[str]:
-    """The command line's options for the pipeline that makes the model."""
+    """Returns the command-line options of the pipeline that makes the model."""
     return _TASK.options(*_OVERRIDES)
 
 
 def pushed_model() -> Path:
-    """Returns the folder of a model that the whole pipeline made, with the code as it is now, in one epoch."""
+    """Returns the folder of a model that the whole pipeline made with the current code, in one epoch."""
     config = _TASK.config(*_OVERRIDES)
     command("run", *options())
     return serving_dir.versions(config.serving_dir)[0].path

@@ -1,9 +1,9 @@
-"""How soon the command answers: its help, and `predict` with one file.
+"""Start-up time of the command line: its help, and `predict` with one file.
 
     uv run python -m benchmarks.start_up
 
-Expected: help in at most 0.5 s, `predict` in at most 6 s, of which about three quarters are the import of TensorFlow. A minute on
-2 cores, and another where the small pipeline run that makes the model is not there yet.
+Expected: help in at most 0.5 s, `predict` in at most 6 s, of which about three quarters are the import of TensorFlow. One minute on
+2 cores, and one more if the small pipeline run that makes the model is still missing.
 """
 
 import os
@@ -24,8 +24,8 @@ _COMMAND: Final = (sys.executable, "-c", "from pipeline.cli.main import main; ma
 
 
 def measure(*words: str) -> list[str]:
-    """Runs a command once to fill the caches, then RUNS times; returns the medians of its wall and CPU time, and the longest wall time."""
-    # Without it Python compiles every module anew in every process: an installation that is used has compiled them once.
+    """Runs a command once to fill the caches, then RUNS times. Returns cells: median and longest time, median CPU time, first time."""
+    # With this variable Python compiles every module in every process; a used installation has compiled them once.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     walls, cpus = [], []
     for _ in range(1 + RUNS):
@@ -50,14 +50,14 @@ def main() -> None:
                 "captcha-pipeline predict picture.png",
                 *measure(*_COMMAND, *predict),
             ],
-            ["for comparison: import tensorflow", *measure(sys.executable, "-c", "import tensorflow")],
+            ["comparison: import tensorflow", *measure(sys.executable, "-c", "import tensorflow")],
         ]
     record(
         "start_up",
-        "A command in a new process, from its start to its end",
-        ["command", "median", "longest", "CPU time, median", "before that, once"],
+        "Duration of a command in a new process",
+        ["command", "median", "longest", "median CPU time", "first run"],
         rows,
-        [f"{RUNS} runs each. The run before them may have to read the files from disk, and to compile modules after an installation."],
+        [f"{RUNS} runs each, after the first run. The first run may read files from disk, and compile modules after an installation."],
     )
 
 

@@ -1,9 +1,9 @@
-"""How fast captchas are made, against the captcha library's own rate.
+"""Speed of drawing captchas, compared with the captcha library itself.
 
     uv run python -m benchmarks.synthesis
 
-Expected: a span is made at 95 % or more of the library's rate on one core times the cores, though every picture is also hashed,
-described, checksummed and written. About a minute and a half on 2 cores.
+Expected: a span is drawn at 95 % or more of the library's rate on one core times the number of cores, although every picture is also
+hashed, described, checksummed and written. About a minute and a half on 2 cores.
 """
 
 import os
@@ -23,13 +23,13 @@ from components.data.sources.painting import SynthPlan
 from components.data.sources.synthetic import make_shard, synthesise
 from pipeline.config.loading import load_config
 
-CHUNK: Final = 500  # pictures drawn in turn by the library and by us
+CHUNK: Final = 500  # pictures drawn alternately by the library and by this project
 ROUNDS: Final = 15
 SPAN: Final = 24_000
 
 
 class Library(ImageCaptcha):
-    """The captcha library, set to the plan's size, fonts and number of dots; its own methods do all the work."""
+    """The captcha library with the size, fonts and number of dots of a plan. Its own methods do all the work."""
 
     def __init__(self, plan: SynthPlan):
         super().__init__(plan.spec.width, plan.spec.height, list(plan.synth.fonts) or None, plan.effective_font_sizes)
@@ -47,18 +47,20 @@ def draw_with_library(plan: SynthPlan, count: int) -> None:
 
 
 def draw_shard(plan: SynthPlan, shard: int) -> None:
+    """Draws a shard of the plan into a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         make_shard(plan, shard, folder)
 
 
 def seconds(work: Callable[..., object], *arguments: object, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Returns the seconds that `work` takes by the clock."""
     started = clock()
     work(*arguments)
     return clock() - started
 
 
 def library_on_all_cores(plan: SynthPlan, cores: int) -> float:
-    """Returns the pictures a second of one process a core, each as in `draw_with_library`, the start of the processes left out."""
+    """Returns the pictures per second of `draw_with_library` in one process per core, without the start of the processes."""
     with ProcessPoolExecutor(cores) as pool:
         each = plan.synth.count // 4 // cores
         list(pool.map(draw_with_library, [plan] * cores, [1] * cores))
@@ -66,7 +68,7 @@ def library_on_all_cores(plan: SynthPlan, cores: int) -> float:
 
 
 def span_rate(plan: SynthPlan, cores: int) -> float:
-    """Returns the pictures a second of a whole span, the start of the processes and its manifest included."""
+    """Returns the pictures per second of a whole span, including the start of the processes and the manifest."""
     with tempfile.TemporaryDirectory() as folder:
         return plan.synth.count / seconds(synthesise, plan, folder, cores)
 
@@ -83,7 +85,7 @@ def main() -> None:
     draw_shard(chunks, 0)
     theirs, ours = [], []
     for number in range(ROUNDS):
-        # In turn, so that whatever else the machine does falls on both.
+        # Alternately, so that other load on the machine affects both.
         theirs.append(seconds(draw_with_library, chunks, CHUNK, clock=time.process_time))
         ours.append(seconds(draw_shard, chunks, number, clock=time.process_time))
     one_core = statistics.median(CHUNK / seconds(draw_with_library, chunks, CHUNK) for _ in range(ROUNDS))
@@ -99,17 +101,17 @@ def main() -> None:
     ratio = statistics.median(library / pipeline for library, pipeline in zip(theirs, ours, strict=True))
     record(
         "synthesis",
-        f"Making captchas: {spec.width}x{spec.height}, {spec.max_length} characters, {whole.effective_noise_dots} dots",
-        ["what", "CPU time a picture", "pictures a second", f"of the library's rate on one core x {cores}"],
+        f"Drawing captchas: {spec.width}x{spec.height}, {spec.max_length} characters, {whole.effective_noise_dots} dots",
+        ["measurement", "CPU time per picture", "pictures per second", f"share of the library's rate on one core x {cores}"],
         [
             ["captcha library: draw and encode as PNG, one core", micros(theirs), f"{one_core:,.0f}", ""],
-            [f"the same in {cores} processes at once", "", f"{all_cores:,.0f}", share(all_cores)],
-            ["a shard: draw, encode, hash, describe, write", micros(ours), "", ""],
-            [f"a span of {SPAN:,} in {cores} processes, their start included", "", f"{spans:,.0f}", share(spans)],
+            [f"captcha library in {cores} processes at once", "", f"{all_cores:,.0f}", share(all_cores)],
+            ["this project, a shard: draw, encode, hash, describe, write", micros(ours), "", ""],
+            [f"this project, a span of {SPAN:,} in {cores} processes, including their start", "", f"{spans:,.0f}", share(spans)],
         ],
         [
-            f"CPU times: {ROUNDS} rounds of {CHUNK} pictures, the library and we in turn in one process; its time is {ratio:.1%} of ours.",
-            "The library's rates are those of its own code with the same size, fonts and dots.",
+            f"CPU times: {ROUNDS} rounds of {CHUNK} pictures, alternating in one process. The library takes {ratio:.1%} of our time.",
+            "The library's rates are those of its own code with the same size, fonts and number of dots.",
         ],
     )
 

@@ -1,4 +1,4 @@
-"""The data sets that the figures are about, each with a seed of its own, and the commands that make and use them."""
+"""The data sets of the benchmarks, each with its own seed, and the commands that make and use them."""
 
 import itertools
 import subprocess
@@ -21,7 +21,7 @@ _CONFIGS: Final = Path(__file__).parents[1] / "configs"
 
 @dataclass(frozen=True)
 class Picture:
-    """A label, and the encoded picture as it is stored."""
+    """A label, and the encoded picture as stored."""
 
     label: str
     encoded: bytes
@@ -32,12 +32,12 @@ class Task:
     """A configuration of configs/ with other data.
 
     Attributes:
-      name: of the pipeline and of the data's folder.
-      base: the file in configs/, without its ending.
-      count: pictures.
-      splits: their relative sizes.
-      seed: from which the pictures are drawn.
-      changes: further overrides.
+      name: name of the pipeline and of the data folder.
+      base: name of the file in configs/, without extension.
+      count: number of pictures.
+      splits: relative sizes of the splits.
+      seed: seed of the pictures.
+      changes: additional overrides.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Task:
     changes: tuple[str, ...] = ()
 
     def options(self, *overrides: str) -> list[str]:
-        """The command line's options for this task."""
+        """Returns the command-line options for this task."""
         changes = (
             f"name={self.name}",
             "root=output/benchmarks",
@@ -62,7 +62,7 @@ class Task:
         return ["--config", str(_CONFIGS / f"{self.base}.yaml"), *(word for change in changes for word in ("--set", change))]
 
     def config(self, *overrides: str) -> Config:
-        """Returns the configuration; the data are made first if they are not there."""
+        """Returns the configuration. Makes the data first if they are missing."""
         file, changes = self.options(*overrides)[1], self.options(*overrides)[3::2]
         config = load_config(file, changes)
         if not list_spans(config.data.root):
@@ -70,13 +70,13 @@ class Task:
         return config
 
     def records(self, split: str, count: int) -> list[bytes]:
-        """Returns the first records of a split, serialized; the data are made first if they are not there."""
+        """Returns the first records of a split, serialized. Makes the data first if they are missing."""
         (span,) = list_spans(self.config().data.root)
         first = itertools.islice(itertools.chain.from_iterable(map(read_records, span.files(split))), count)
         return [_data(record) for record in first]
 
     def pictures(self, split: str, count: int) -> list[Picture]:
-        """Returns the first pictures of a split, as `records` does."""
+        """Returns the first pictures of a split. Makes the data first if they are missing."""
         return [_picture(data) for data in self.records(split, count)]
 
 
@@ -91,30 +91,34 @@ def _picture(data: bytes) -> Picture:
 
 
 def command(*words: str, exit_codes: Collection[int] = (0,)) -> None:
-    """Runs `captcha-pipeline` in a process of its own, and ends this one if its exit code is none of these."""
+    """Runs `captcha-pipeline` in its own process.
+
+    Raises:
+      CalledProcessError: it failed with an exit code that is not in `exit_codes`.
+    """
     done = subprocess.run([sys.executable, "-c", "from pipeline.cli.main import main; main()", *words])
     if done.returncode not in exit_codes:
         done.check_returncode()
 
 
-# For decisions about the recipe: 20,000 to train, 10,000 to compare by.
+# For decisions about the recipe: 20,000 pictures to train, 10,000 to compare.
 _RECIPE: Final = Task("digits-recipe", "digits", 40_000, "{train: 2, eval: 1, test: 1}", seed=7)
-# For the figures: 20,000 to train, 2,000 for early stopping, 10,000 to test, used for nothing else.
+# For the figures: 20,000 pictures to train, 2,000 for early stopping, 10,000 to test and for nothing else.
 _FINAL: Final = Task("digits-final", "digits", 32_000, "{train: 10, eval: 1, test: 5}", seed=11)
-# The same with glyphs of the captcha library's own size, 21 to 28 points on 30 pixels: strokes are then no wider than the dots over them.
+# The same with glyphs of the captcha library's own size, 21 to 28 points on 30 pixels: strokes are then no wider than the dots on them.
 _LIBRARY: Final = replace(_FINAL, name="digits-library", changes=("synth.font_sizes=[]",))
-# For both: 128,000 to train, 4,000 to compare by, 10,000 to test.
+# For decisions and figures: 128,000 pictures to train, 4,000 to compare, 10,000 to test.
 _ALNUM: Final = Task("alnum", "alnum", 142_000, "{train: 64, eval: 2, test: 5}", seed=7)
-# The same with 512,000 to train: each seen once, as where pictures are drawn while training.
+# The same with 512,000 to train, each seen once, as if pictures were drawn during training.
 _ALNUM_ONCE: Final = Task("alnum-once", "alnum", 526_000, "{train: 256, eval: 2, test: 5}", seed=13)
 
-# Text anywhere on a canvas: 16,700 to train, and 100,000.
+# Text anywhere on a canvas: 16,700 pictures to train, and 100,000.
 _FREE: Final = Task("free", "free", 20_000, "{train: 10, eval: 1, test: 1}", seed=17)
 _FREE_MANY: Final = Task("free-many", "free", 120_000, "{train: 50, eval: 1, test: 1}", seed=19)
 
 
 def _read_in(channels: int, task: Task, name: str) -> Task:
-    """The pictures of a task, read in grey (1) or in colour (3)."""
+    """Returns a task with the pictures of another task, read in grey (1) or in colour (3)."""
     return replace(task, name=name, changes=(f"data.root=data/benchmarks/{task.name}", f"captcha.channels={channels}"))
 
 

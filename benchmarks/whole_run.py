@@ -1,8 +1,8 @@
-"""What a whole run takes beside the fit: 24,000 pictures through every step.
+"""Duration of a whole run without the epochs of the fit: 24,000 pictures through every step.
 
     uv run python -m benchmarks.whole_run
 
-Expected: at most 40 s for all but the epochs of the fit, imports and the report included. About a minute and a half on 2 cores.
+Expected: at most 40 s for everything except the epochs of the fit, including imports and the report. About a minute and a half on 2 cores.
 """
 
 import json
@@ -23,7 +23,7 @@ TASK: Final = Task("digits-whole", "digits", 24_000, "{train: 10, eval: 1, test:
 def main() -> None:
     TASK.config()
     with tempfile.TemporaryDirectory() as root:
-        # One epoch: what is measured is all but the epochs. In a new root, so that nothing is reused.
+        # One epoch, because epochs are not measured. A new root, so that no output is reused.
         overrides = (f"root={root}", "trainer.epochs=1", "evaluator.min_sequence_accuracy=0")
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         command("run", *TASK.options(*overrides))
@@ -39,13 +39,13 @@ def main() -> None:
     record(
         "whole_run",
         f"`captcha-pipeline run` without the epochs of the fit, {TASK.count:,} pictures",
-        ["what", "seconds"],
+        ["part", "seconds"],
         [
-            *([f"{step}, the epochs left out" if step == "Trainer" else step, f"{taken:.1f}"] for step, taken in seconds.items()),
-            ["start, between the steps, report", f"{around:.1f}"],
-            ["all of it", f"{whole - fit:.1f}"],
+            *([f"{step}, without the epochs" if step == "Trainer" else step, f"{taken:.1f}"] for step, taken in seconds.items()),
+            ["start, time between the steps, report", f"{around:.1f}"],
+            ["total", f"{whole - fit:.1f}"],
         ],
-        [f"One run with one epoch, which took {fit:.1f} s and is not in the figures; {cpu:.0f} s of CPU time, the epoch included."],
+        [f"One run with one epoch, whose {fit:.1f} s are excluded. The run took {cpu:.0f} s of CPU time, including the epoch."],
     )
 
 

@@ -1,1 +1,1 @@
-"""What each step of the captcha pipeline does, one module a step."""
+"""The steps of the captcha pipeline, one module per step."""

@@ -1,4 +1,4 @@
-"""DriftGate: notes how far the newest span is from the others of the window, and stops the run if that is asked for."""
+"""DriftGate: records the distance of the newest span from the other spans of the window, and stops the run if configured to."""
 
 import json
 import os
@@ -28,10 +28,11 @@ def DriftGate(
     """Writes DRIFT_FILE into the artifact `anomalies`, as `components.data.drift.describe` returns it.
 
     Args:
-      profiles: of CaptchaExampleGen.
-      thresholds: JSON: by measure, a distance of 0 to 1, or null.
-      action: "warn", or "stop".
-      source_digest: of this module; another value has the step run again.
+      profiles: the output of CaptchaExampleGen.
+      anomalies: the output.
+      thresholds: JSON: for each measure a distance of 0 to 1, or null for no limit.
+      action: "warn" or "stop".
+      source_digest: the hash of this step's code; another value makes the step run again.
 
     Raises:
       CaptchaPipelineError: the newest span differs by more than a threshold, and `action` is "stop".
@@ -46,6 +47,6 @@ def DriftGate(
         if action == STOP:
             raise CaptchaPipelineError(
                 f"{complaint}\nLook at the span with `captcha-pipeline data show`. To train on it, raise these thresholds or set "
-                "drift.action to warn; to leave it out, add its number to data.exclude."
+                "drift.action to warn. To exclude it, add its number to data.exclude."
             )
         logging.warning("%s", complaint)

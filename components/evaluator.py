@@ -1,4 +1,4 @@
-"""The Evaluator that takes "no model in production" for "no baseline", and blesses by the rules of components/evaluation/gate.py."""
+"""TFX's Evaluator that also works without a production model, and blesses by the rules of components/evaluation/gate.py."""
 
 import dataclasses
 import json
@@ -30,15 +30,19 @@ from components.evaluation.golden import Best, GoldenReading
 from components.evaluation.metrics import Results
 from components.serving.serving_dir import recipe_of
 
-SPLIT: Final = "test"  # neither trained on nor used to stop training
+SPLIT: Final = "test"  # used neither for training nor for early stopping
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The figures of a model on the whole test split, and how it and the one in production, where there was one, read it and its slices.
+    """The metrics of a model, and its comparison with the production model, if there is one.
 
-    `slices[feature][value]` is of the examples where `feature` (characters, source, difficulty or span) has that value. An example is in
-    the slice of every character that its text holds. `golden` is None where no golden set was named or it has no example.
+    Attributes:
+      results: the metrics on the whole test split.
+      overall: the comparison on the whole test split.
+      slices: `slices[feature][value]` is the comparison on the examples where `feature` (characters, source, difficulty or span) has that
+        value. An example is in the slice of every character of its text.
+      golden: how the model reads the golden set; None if no golden set is configured or it has no example.
     """
 
     results: Results
@@ -47,11 +51,11 @@ class Evaluation:
     golden: GoldenReading | None
 
     def sets(self, newest: str, golden_span: str) -> dict[str, Comparison]:
-        """Returns the sets that a model is judged by: all, and where they are something else, the newest span and the golden set.
+        """Returns the sets of pictures used to judge a model: all pictures, and the newest span and the golden set if they differ from all.
 
         Args:
-          newest: the name of the span.
-          golden_span: likewise; "" for none.
+          newest: the name of the newest span.
+          golden_span: the name of the golden span; "" for no golden span.
         """
         spans = self.slices[features.SPAN]
         parts = {NEWEST: spans.get(newest), GOLDEN: spans.get(golden_span)} if len(spans) > 1 else {}
@@ -59,12 +63,12 @@ class Evaluation:
 
 
 class CaptchaEvaluatorExecutor(executor.Executor):
-    """TFX's executor, for a baseline that may hold no model. A model that is not blessed is a result, not an error."""
+    """TFX's executor for a baseline artifact that may have no model. A model that is not blessed is a result, not an error."""
 
     def Do(
         self, input_dict: dict[str, list[types.Artifact]], output_dict: dict[str, list[types.Artifact]], exec_properties: dict[str, Any]
     ) -> None:
-        """Evaluates the model, and the baseline where there is one, and writes the figures and the blessing."""
+        """Evaluates the model, and the baseline if there is one, and writes the metrics, the judgement and the blessing."""
         model = artifact_utils.get_single_instance(input_dict[specs.MODEL_KEY])
         production = artifact_utils.get_single_instance(input_dict[specs.BASELINE_MODEL_KEY])
         has_baseline = _about(production).get("spec") == _about(model)["spec"]
@@ -79,12 +83,12 @@ class CaptchaEvaluatorExecutor(executor.Executor):
         try:
             evaluation = load_results(evaluation_uri)
         except ValueError:
-            failure = f"there is nothing to judge the model by: the {SPLIT} split has no examples"
+            failure = f"the model cannot be judged: the {SPLIT} split has no examples"
             judgement = {"failures": [failure], "warnings": [], "sets": {}}
         else:
             best = _best(evaluation.golden, production)
             if best and has_baseline and best.recipe == recipe_of(_about(production)):
-                best = None  # the two are compared anyway
+                best = None  # the best model is the baseline, and the two models are compared anyway
             judgement = _judgement(evaluation, best, span_name(examples.span), exec_properties)
             if evaluation.golden:
                 blessing_uri = artifact_utils.get_single_uri(output_dict[specs.BLESSING_KEY])
@@ -96,7 +100,7 @@ class CaptchaEvaluatorExecutor(executor.Executor):
 
 
 def _about(model: types.Artifact) -> dict[str, Any]:
-    """What a model says of itself; {} where there is no model in the artifact, as where nothing is in production."""
+    """Returns the content of a model's SPEC_FILE; {} if the artifact has no model, for example because nothing is in production."""
     path = os.path.join(path_utils.serving_model_path(model.uri), "assets.extra", features.SPEC_FILE)
     if not fileio.exists(path):
         return {}
@@ -106,7 +110,10 @@ def _about(model: types.Artifact) -> dict[str, Any]:
 
 
 def _best(mine: GoldenReading | None, production: types.Artifact) -> Best | None:
-    """The pushed model that has read the golden set best, as LatestPushedModel has left it beside that in production; None for none."""
+    """Returns the best reading of the golden set by a pushed model, which LatestPushedModel stores next to the production model.
+
+    Returns None if no pushed model has read this golden set.
+    """
     path = os.path.join(production.uri, GOLDEN_FILE)
     if mine is None or not fileio.exists(path):
         return None
@@ -126,7 +133,7 @@ def _judgement(evaluation: Evaluation, best: Best | None, newest: str, propertie
 
 
 def _bless(blessing: types.Artifact, model: types.Artifact, *, blessed: bool) -> None:
-    """Marks the artifact as TFX's Evaluator does."""
+    """Marks the artifact in the same way as TFX's Evaluator."""
     name = constants.BLESSED_FILE_NAME if blessed else constants.NOT_BLESSED_FILE_NAME
     value = constants.BLESSED_VALUE if blessed else constants.NOT_BLESSED_VALUE
     io_utils.write_string_file(os.path.join(blessing.uri, name), "")
@@ -136,13 +143,13 @@ def _bless(blessing: types.Artifact, model: types.Artifact, *, blessed: bool) ->
 
 
 class CaptchaEvaluator(component.Evaluator):
-    """Evaluates `model` on the test split and blesses it if `components.evaluation.gate.judge` finds nothing against it.
+    """Evaluates `model` on the test split and blesses it if `components.evaluation.gate.judge` finds no failure.
 
-    `baseline_model` may be an artifact without a model in it, or with one that reads something else: then there is no baseline. The
-    thresholds are properties of their own, not a part of `eval_config`, so that a run of a compiled pipeline can have its own.
+    `baseline_model` may be an artifact without a model, or with a model of another CaptchaSpec: then there is no baseline. The
+    thresholds are separate properties, not a part of `eval_config`, so that each run of a compiled pipeline can set them.
 
     Args:
-      golden: the number of the span whose test split is the golden set; 0 for none.
+      golden: the number of the span whose test split is the golden set; 0 for no golden set.
       min_sequence_accuracy, max_regression, max_slice_regression, confidence, min_pictures: see `components.evaluation.gate.Gate`.
     """
 
@@ -162,7 +169,7 @@ class CaptchaEvaluator(component.Evaluator):
         min_pictures: int,
     ):
         super().__init__(examples=examples, model=model, baseline_model=baseline_model, eval_config=eval_config, example_splits=[SPLIT])
-        # As TFX itself adds what a constructor of its own does not know.
+        # Added here because TFX's constructor does not accept them. TFX's udf_utils sets properties in the same way.
         self.spec.exec_properties.update(
             golden=golden,
             min_sequence_accuracy=min_sequence_accuracy,
@@ -174,10 +181,10 @@ class CaptchaEvaluator(component.Evaluator):
 
 
 class _ByKeyword:
-    """A signature of a SavedModel, called by position.
+    """A signature of a SavedModel that is called by position and calls TensorFlow by keyword.
 
-    TensorFlow takes that as well, but tries it by keyword first and writes all of the batch into the text of an error that nobody
-    reads: a tenth of the Evaluator's time.
+    TensorFlow also accepts a call by position. But it tries keywords first, and writes the whole batch into the text of an error that
+    nobody reads. That takes a tenth of the Evaluator's time.
     """
 
     def __init__(self, signature: Any):
@@ -191,14 +198,14 @@ class _ByKeyword:
 
 @dataclasses.dataclass(frozen=True)
 class _ByKeywordModel:
-    """What TFMA looks for in a model; the model itself goes along, for it holds the variables."""
+    """The attributes that TFMA needs of a model. The model itself is kept because it owns the variables."""
 
     model: Any
     signatures: Mapping[str, _ByKeyword]
 
 
 def eval_shared_model(**arguments: Any) -> tfma.EvalSharedModel:
-    """TFMA's `default_eval_shared_model`, for a model all of whose signatures take one input."""
+    """Returns TFMA's `default_eval_shared_model` for a model whose signatures all take one input."""
     shared = tfma.default_eval_shared_model(**arguments)
     load = shared.model_loader.construct_fn
 
@@ -210,17 +217,18 @@ def eval_shared_model(**arguments: Any) -> tfma.EvalSharedModel:
 
 
 def load_results(evaluation_uri: str) -> Evaluation:
-    """Reads the figures of a finished evaluation.
+    """Reads the metrics of a finished evaluation.
 
     Raises:
-      ValueError: there are none, as after an evaluation of no examples.
-      CaptchaPipelineError: another release of this project has written them.
+      ValueError: there are no metrics, for example because the evaluation had no examples.
+      CaptchaPipelineError: another release of this project wrote the metrics.
     """
     try:
         return _load_results(evaluation_uri)
     except KeyError as error:
         raise CaptchaPipelineError(
-            f"{evaluation_uri} holds figures of another release of this project, without {error}. `captcha-pipeline run` measures again."
+            f"{evaluation_uri} has metrics of another release of this project: {error} is missing. Run `captcha-pipeline run` to "
+            "evaluate again."
         ) from None
 
 
@@ -251,7 +259,7 @@ def _load_results(evaluation_uri: str) -> Evaluation:
             (key,) = item.slice_key.single_slice_keys
             slices[key.column][key.bytes_value.decode()] = comparison
     if overall is None or results is None:
-        raise ValueError(f"{evaluation_uri} holds no figures")
+        raise ValueError(f"{evaluation_uri} has no metrics.")
     return Evaluation(results, overall, {key: dict(sorted(by_value.items())) for key, by_value in slices.items()}, reading)
 
 

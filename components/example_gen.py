@@ -1,11 +1,11 @@
-"""CaptchaExampleGen: reads a window of spans, checks every record, puts bad ones in quarantine, and counts what the good ones are like.
+"""CaptchaExampleGen: reads a window of spans, checks every record, quarantines bad records, and counts properties of good records.
 
-The test split, that of the golden span included, is read first, then eval, then train: a picture that is in the test split is left out of
-eval and train, and one that is in eval is left out of train, because eval decides which epoch of a fit is exported. Spans that were split
-by other shares or by an earlier rule, or imported twice, would else have a model judged by what it was trained on.
+The test split is read first, including that of the golden span, then eval, then train. A picture of the test split is left out of eval and
+train. A picture of the eval split is left out of train, because eval decides which epoch is exported. Otherwise a model could be judged on
+pictures that it was trained on, because spans may be split by other shares or by an earlier rule, or may be imported twice.
 
-Unlike TFX's own ExampleGen it has no driver, which open-source Kubeflow Pipelines would not run. TFX cannot see that the
-content of a folder has changed: the property `as_of` names that content.
+Unlike TFX's own ExampleGen it has no driver, because open-source Kubeflow Pipelines would not run the driver. TFX cannot see that the
+content of a folder has changed: the property `as_of` identifies that content.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from components.data.spans import Span, Window, window_as_of
 from components.data.splits import merge_keys
 from components.data.tally import stop_reason, summarise
 
-# Custom properties of the examples: JSON, the numbers of the spans that they come from, and the checksums of their manifests.
+# Custom properties of the examples, as JSON: the numbers of their spans, and the checksums of the manifests of these spans.
 SPANS: Final = "spans"
 CHECKSUMS: Final = "span_checksums"
 _RECORDS_PREFIX: Final = "records"
@@ -44,31 +44,31 @@ _ORDER: Final = ("test", "eval", "train")
 
 
 class Quarantine(artifact.Artifact):
-    """The records that are not right: gzipped TFRecords of tf.Example, and `summary.json`.
+    """The bad records: gzipped TFRecords of tf.Example, and `summary.json`.
 
-    An example holds `reason`, `detail`, `source_file` (relative to the data folder), `index` (of the record in that file) and
-    `record` (what could be read of it). The summary is
+    An example has the features `reason`, `detail`, `source_file` (relative to the data folder), `index` (of the record in that file) and
+    `record` (the bytes that could be read). The summary is
     `{"total": n, "bad": n, "good": {split: n}, "reasons": {reason: {"count": n, "examples": [{"file", "index", "detail"}]}},
     "overlap": {reason: …}, "spans": {span: {"total", "bad", "good", "reasons", "overlap"}}, "changed": [sentence]}`.
-    `reasons` are those of bad records; records that a broken file has lost count as bad, as far as the manifest says how many there were.
-    `overlap` are good records that are left out of train and eval, because the test or eval split has the same picture: `also_in_test` and
-    `also_in_eval`. `changed` names the shards that are not as their manifest says.
+    `reasons` counts bad records. Records lost in a broken file count as bad; their number follows from the manifest.
+    `overlap` counts good records that are left out of train and eval because the test or eval split has the same picture: `also_in_test`
+    and `also_in_eval`. `changed` names the shards that differ from their manifest.
     """
 
     TYPE_NAME = "captcha.Quarantine"
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Runs the check as one Beam pipeline, on whatever runner."""
+    """Runs the check as one Beam pipeline, on any runner."""
 
     def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
         """Writes the examples and the quarantine.
 
         Raises:
-          CaptchaPipelineError: there are no spans, one has gone or changed since the run began, a shard is missing or not as its manifest
-            says, more than `max_bad_fraction` of the records of a span are bad, or there is no good record in a split, in the newest
-            span, or in the test split of the golden one. If there are bad records, their quarantine is then copied to
-            `quarantine_dir`.
+          CaptchaPipelineError: there are no spans; a span was removed or changed after the run began; a shard is missing or differs from
+            its manifest; more than `max_bad_fraction` of the records of a span are bad; or there is no good record in a split, in the
+            newest span, or in the test split of the golden span. In the last two cases the quarantine is copied to `quarantine_dir`
+            first, if it has bad records.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
@@ -97,7 +97,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             outputs = list(_checked(pipeline, shards, check))
             for split, output in zip(_ORDER, outputs, strict=True):
                 prefix = os.path.join(artifact_utils.get_split_uri([examples], split), "data_tfrecord")
-                # Not gzipped: the pictures are compressed already, and every later step would unpack them again.
+                # Not gzipped: the pictures are already compressed, and every later step would have to decompress the files.
                 _ = output[split] | f"Write[{split}]" >> beam.io.WriteToTFRecord(prefix)
 
             def all_of(tag: str) -> Any:
@@ -126,12 +126,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 # TFX deletes the outputs of a failed step.
                 _replace_folder(quarantine.uri, exec_properties["quarantine_dir"])
                 where = f"The bad records, each with its reason, are in {exec_properties['quarantine_dir']}."
-                message += f"\n{where} Put them right in a new span, and leave out the old one with data.exclude."
+                message += f"\n{where} Fix them in a new span, and exclude the old span with data.exclude."
             raise CaptchaPipelineError(message)
 
 
 def _checked(pipeline: beam.Pipeline, shards: Sequence[Shard], check: CheckShard) -> Iterator[Any]:
-    """Yields what comes out of the check of each split in _ORDER: each waits for the keys of those before, and no picture is read twice."""
+    """Yields the outputs of the check of each split in _ORDER. A split waits for the picture keys of the splits before it.
+
+    No picture is read twice.
+    """
     merged: list[Any] = []
     for split in _ORDER:
         output = (
@@ -151,22 +154,24 @@ def _checked(pipeline: beam.Pipeline, shards: Sequence[Shard], check: CheckShard
 
 @contextlib.contextmanager
 def _naming_what_has_gone(chosen: Window) -> Iterator[None]:
-    """What Beam says of a shard that is removed while it is at work depends on the runner."""
+    """Names a shard that is removed during the run. Beam's own message about it depends on the runner."""
     try:
         yield
     except Exception:
-        list(shards_of_window(chosen, 0.0))  # says which is missing, if one is
+        list(shards_of_window(chosen, 0.0))  # raises an error that names the missing shard, if there is one
         raise
 
 
 def shards_of_window(chosen: Window, half_life: float) -> Iterator[Shard]:
-    """Yields the shards that a run reads: those of the window, and the golden span's test split.
+    """Yields the shards that a run reads: the shards of the window, and those of the golden span's test split.
 
     Args:
-      half_life: in spans, 0 for none: of a span that is so much older than the newest, half of the training records are used.
+      chosen: the window of spans.
+      half_life: a number of spans. Of a span that is this many spans older than the newest, half of the training records are used. 0 uses
+        all records of every span.
 
     Raises:
-      CaptchaPipelineError: as `shards_of`.
+      CaptchaPipelineError: as for `shards_of`.
     """
     for age, span in zip(reversed(range(len(chosen.spans))), chosen.spans, strict=True):
         share = 0.5 ** (age / half_life) if half_life else 1.0
@@ -177,10 +182,10 @@ def shards_of_window(chosen: Window, half_life: float) -> Iterator[Shard]:
 
 
 def shards_of(span: Span) -> Iterator[Shard]:
-    """Yields the shards of a span, as its manifest lists them.
+    """Yields the shards of a span in the order of its manifest.
 
     Raises:
-      CaptchaPipelineError: one is missing, or data_info.csv is not right.
+      CaptchaPipelineError: a shard is missing, or data_info.csv is invalid.
     """
     info = DataInfo.load(span.path / features.DATA_INFO) if span.manifest.layout == "book" else None
     for file in span.manifest.files:
@@ -235,23 +240,23 @@ class CaptchaExampleGenSpec(component_spec.ComponentSpec):
 
 
 class CaptchaExampleGen(base_beam_component.BaseBeamComponent):
-    """Reads a window of spans; see the module.
+    """Reads a window of spans; see the module docstring.
 
-    Its outputs are `examples`, with the splits train, eval and test, `quarantine`, and `profiles`: PROFILES_FILE, `{span: Profile}` of the
+    The outputs are `examples` with the splits train, eval and test, `quarantine`, and `profiles`: PROFILES_FILE, `{span: Profile}` of the
     spans in the window.
 
     Args:
       data_root: the folder of the spans.
-      window: how many of the newest spans to read; 0 for all.
+      window: the number of newest spans to read; 0 reads all spans.
       exclude: numbers of spans that are not used.
-      golden: the number of a span whose test split is read in any case; 0 for none.
-      half_life: see `shards_of_window`.
-      spec: what labels and pictures must be.
-      rules: what is done with pictures.
-      max_bad_fraction: 0 to 1; the run stops when more than this of the records of a span, or of the golden set, are bad.
-      quarantine_dir: a folder that is replaced by the quarantine of a run that stops here.
-      as_of: `Window.as_of`; another value has the step run again.
-      source_digest: of this module; likewise.
+      golden: the number of a span whose test split is always read; 0 for no golden span.
+      half_life: a number of spans, see `shards_of_window`.
+      spec: the allowed labels, and the size of the pictures.
+      rules: how pictures are checked and converted.
+      max_bad_fraction: 0 to 1. The run stops if a larger fraction of the records of a span, or of the golden set, is bad.
+      quarantine_dir: if the run stops here, its quarantine replaces this folder.
+      as_of: `Window.as_of`; another value makes the step run again.
+      source_digest: the hash of this step's code; another value makes the step run again.
     """
 
     SPEC_CLASS = CaptchaExampleGenSpec

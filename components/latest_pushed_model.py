@@ -1,6 +1,6 @@
-"""LatestPushedModel: the model in production, as the Evaluator's baseline and for a warm start.
+"""LatestPushedModel: provides the production model as the Evaluator's baseline and for a warm start.
 
-TFX has a Resolver for this; open-source Kubeflow Pipelines rejects it, so this is a plain component.
+TFX has a Resolver for this. Open-source Kubeflow Pipelines rejects Resolvers, so this is a plain component.
 """
 
 import shutil
@@ -19,8 +19,8 @@ from components.evaluation import golden
 from components.serving.serving_dir import best_on_golden_sets, check, latest_pushed, versions
 
 HAS_MODEL: Final = "has_model"  # 1 or 0
-VERSION: Final = "version"  # of the model, where there is one
-REASON: Final = "reason"  # why there is none
+VERSION: Final = "version"  # of the model, if there is one
+REASON: Final = "reason"  # why there is no model
 
 
 @component
@@ -37,26 +37,27 @@ def LatestPushedModel(
 ) -> None:
     """Copies the newest pushed version that `latest_pushed` finds into the artifact `model`.
 
-    Where there is none, the artifact holds no model, and says why. Its property RECIPE is that of the model that is to be compared: such a
-    model is never its own baseline. Beside the model, GOLDEN_FILE has which pushed model has read the golden set best so far, where that is
-    known: it may be an older one.
+    If there is no such version, the artifact has no model, and its property REASON says why. The property RECIPE is the recipe of the
+    candidate model: a pushed model with this recipe is never the baseline. The file GOLDEN_FILE next to the model says which pushed model
+    has read the golden set best so far, if that is known. It may be an older version.
 
     Args:
-      examples: of CaptchaExampleGen; they say of which spans the model is made.
+      examples: the output of CaptchaExampleGen. Its property WINDOW identifies the spans of the candidate model.
       serving_dir: TensorFlow Serving's base path.
-      spec: the CaptchaSpec, as JSON. A version that reads something else is taken if there is no other: a trunk to go on from.
-      settings: for the recipe, as are the next two; see `components.base.recipe.recipe`.
-      epochs: of the fit.
-      attempt: how often the same has been fitted before.
-      as_of: names what was found when the run began. TFX cannot see what has been pushed: this tells it whether an earlier
-        answer still holds.
-      source_digest: of this step; another value has it run again.
+      spec: the CaptchaSpec, as JSON. A version with another spec is used only if no version has this spec: a warm start can use its trunk.
+      settings: for the recipe, see `components.base.recipe.recipe`.
+      epochs: for the recipe: passes over the training split; 0 derives the number from the size of the split.
+      attempt: for the recipe: the number of earlier attempts with these inputs.
+      as_of: identifies the versions in the folder when the run began. TFX cannot see pushes; this value tells TFX whether an earlier
+        output of this step is still valid.
+      source_digest: the hash of this step's code; another value makes the step run again.
+      model: the output.
 
     Raises:
       CaptchaPipelineError: the Pusher could not write to the folder, or a version in it is damaged.
     """
     del as_of, source_digest
-    check(serving_dir)  # on Kubeflow this step is the first to see the folder, hours before the Pusher
+    check(serving_dir)  # on Kubeflow this is the first step that sees the folder, hours before the Pusher
     made_by = recipe(settings, examples.get_string_custom_property(WINDOW), epochs, attempt)
     pushed = latest_pushed(serving_dir, made_by, CaptchaSpec.model_validate_json(spec))
     model.set_string_custom_property(RECIPE, made_by)
@@ -69,5 +70,5 @@ def LatestPushedModel(
         model.set_string_custom_property(FINGERPRINT, pushed.fingerprint or "")
     else:
         found = len(versions(serving_dir))
-        none = f"none of the {found} versions in {serving_dir} comes from this pipeline and from another run"
+        none = f"{serving_dir} has no version from another run of this pipeline (versions in total: {found})"
         model.set_string_custom_property(REASON, none if found else f"nothing has been pushed to {serving_dir}")

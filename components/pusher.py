@@ -1,4 +1,4 @@
-"""The Pusher whose versions only grow, of which no reader sees half a one, and each of which servers can load."""
+"""A Pusher with increasing version numbers. Readers never see an incomplete version, and servers can load every version."""
 
 import os
 import subprocess
@@ -20,21 +20,21 @@ from components.base.features import GOLDEN_FILE, SPLITS
 from components.evaluation.golden import GoldenReading
 from components.serving.serving_dir import Withdrawn, check_not_withdrawn, push
 
-# Loading takes some seconds, and some minutes for the largest model on a busy machine.
+# Loading takes seconds, but minutes for the largest model on a busy machine.
 _TRIAL_SECONDS: Final = 600
 _LAST_LINES: Final = 10
 
 
 class AtomicPusherExecutor(executor.Executor):
-    """TFX's executor with another way to copy; it marks its artifact as TFX does."""
+    """TFX's executor with an atomic copy. It marks its artifact in the same way as TFX's Pusher."""
 
     def Do(
         self, input_dict: dict[str, list[types.Artifact]], output_dict: dict[str, list[types.Artifact]], exec_properties: dict[str, Any]
     ) -> None:
-        """Pushes the model if it is blessed, and no rollback has withdrawn it.
+        """Pushes the model if it is blessed and no rollback has withdrawn it.
 
         Raises:
-          CaptchaPipelineError: servers could not use the model, or the serving folder cannot be written.
+          CaptchaPipelineError: servers cannot use the model, or the serving folder cannot be written.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         artifact = artifact_utils.get_single_instance(output_dict[specs.PUSHED_MODEL_KEY])
@@ -43,7 +43,7 @@ class AtomicPusherExecutor(executor.Executor):
             return
         model_dir = self.GetModelPath(input_dict)
         try:
-            check_not_withdrawn(model_dir, exec_properties["serving_dir"])  # so as not to try it for nothing
+            check_not_withdrawn(model_dir, exec_properties["serving_dir"])  # first, to avoid a useless trial
             check_servable(model_dir, artifact_utils.get_split_uri(input_dict[specs.EXAMPLES_KEY], SPLITS[-1]))
             pushed = push(model_dir, exec_properties["serving_dir"], exec_properties["keep"], _golden_reading(input_dict))
         except Withdrawn as reason:
@@ -52,11 +52,11 @@ class AtomicPusherExecutor(executor.Executor):
             return
         io_utils.copy_dir(model_dir, artifact.uri)
         self._MarkPushed(artifact, pushed_destination=str(pushed.path), pushed_version=str(pushed.version))
-        logging.info("Version %d is in %s", pushed.version, pushed.path.parent)
+        logging.info("Pushed version %d to %s.", pushed.version, pushed.path.parent)
 
 
 def _golden_reading(input_dict: dict[str, list[types.Artifact]]) -> GoldenReading | None:
-    """How the model reads the golden set, as the Evaluator has left it with its blessing; None where there is no golden set."""
+    """Returns how the model reads the golden set, as stored by the Evaluator with its blessing; None if there is no golden set."""
     path = os.path.join(artifact_utils.get_single_uri(input_dict[specs.MODEL_BLESSING_KEY]), GOLDEN_FILE)
     if not fileio.exists(path):
         return None
@@ -65,15 +65,15 @@ def _golden_reading(input_dict: dict[str, list[types.Artifact]]) -> GoldenReadin
 
 
 def check_servable(model_dir: str, records: str, seconds: float = _TRIAL_SECONDS) -> None:
-    """Has components/serving/server_trial.py use a model as a server would, in a process of its own.
+    """Uses a model as a server would: runs components/serving/server_trial.py in a separate process.
 
     Args:
-      model_dir: of the SavedModel.
+      model_dir: the folder of the SavedModel.
       records: the folder of a split of good pictures.
-      seconds: how long it may take.
+      seconds: the time limit.
 
     Raises:
-      CaptchaPipelineError: the model cannot be loaded that way, does not answer, or not as it should.
+      CaptchaPipelineError: the model cannot be loaded in this way, does not answer in time, or gives wrong answers.
     """
     program = [
         sys.executable,
@@ -84,12 +84,12 @@ def check_servable(model_dir: str, records: str, seconds: float = _TRIAL_SECONDS
         os.path.abspath(model_dir),
         os.path.abspath(records),
     ]
-    # On the CPU: the memory of a GPU may be another process's.
+    # On the CPU, because another process may use the memory of the GPU.
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
     try:
-        done = subprocess.run(  # noqa: S603  # this very program
+        done = subprocess.run(  # noqa: S603  # this Python interpreter
             program,
-            # Else `-m` would look for modules in the folder that the command was given in.
+            # Otherwise `-m` would look for modules in the folder where the command was run.
             cwd=Path(__file__).parents[1],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -104,10 +104,10 @@ def check_servable(model_dir: str, records: str, seconds: float = _TRIAL_SECONDS
         how, said = f"did not answer within {seconds:g} seconds", expired.stderr or b""
     lines = [line for line in said.decode(errors="replace").splitlines() if line.strip()][-_LAST_LINES:]
     raise CaptchaPipelineError(
-        f"The model was not pushed: loaded as TensorFlow Serving loads it, it {how}. What was served before still is.\n"
+        f"The model was not pushed: a trial, which loads it as TensorFlow Serving does, {how}. The serving folder is unchanged.\n"
         + "".join(f"  {line}\n" for line in lines)
-        + "If memory or time was short, run again: it takes up at this step. If not, the export is at fault: a change of "
-        "components/serving/signatures.py, or of the release of TensorFlow or Keras."
+        + "If memory or time ran out, run again: the run resumes at this step. Otherwise the export is faulty: check recent changes of "
+        "components/serving/signatures.py, and of the release of TensorFlow or Keras."
     )
 
 
@@ -126,9 +126,9 @@ class AtomicPusherSpec(component_spec.ComponentSpec):
 
 
 class AtomicPusher(base_component.BaseComponent):
-    """Pushes `model` to the folder `serving_dir` if `model_blessing` blesses it; `keep` versions stay there.
+    """Pushes `model` to the folder `serving_dir` if `model_blessing` blesses it. The folder keeps `keep` versions.
 
-    A model that cannot read some of the test split of `examples` as a server would is not pushed: the step fails.
+    The step fails if the model, loaded as in a server, cannot read pictures of the test split of `examples`. Then it pushes nothing.
     """
 
     SPEC_CLASS = AtomicPusherSpec

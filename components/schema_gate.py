@@ -1,4 +1,4 @@
-"""The schema, which follows from CaptchaSpec, and the gate that stops a run whose data do not keep it."""
+"""The schema derived from CaptchaSpec, and the gate that stops a run whose data violates the schema."""
 
 import os
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ _SCHEMA_FILE: Final = "schema.pbtxt"
 
 
 def captcha_schema(spec: CaptchaSpec) -> schema_pb2.Schema:
-    """Returns what every example that CaptchaExampleGen emits keeps to: each feature present, of its type, in its domain."""
+    """Returns the schema of all examples that CaptchaExampleGen emits: each feature is present, with its type and its domain."""
     schema = schema_pb2.Schema()
     schema.feature.extend(
         [
-            # TFDV counts the values of bytes, but not of images.
+            # TFDV counts the values of bytes features, except those with an image domain.
             _one(features.IMAGE, schema_pb2.BYTES, image_domain=schema_pb2.ImageDomain()),
             _one(features.LABEL, schema_pb2.BYTES),
             _one(features.SOURCE, schema_pb2.BYTES),
@@ -61,7 +61,7 @@ def _feature(name: str, kind: int, **fields: Any) -> schema_pb2.Feature:
 
 
 def _one(name: str, kind: int, **domain: Any) -> schema_pb2.Feature:
-    """A feature with exactly one value, which Transform gets as a tensor [N]."""
+    """Returns a feature with exactly one value. Transform gets it as a tensor [N]."""
     return _feature(name, kind, shape=schema_pb2.FixedShape(), **domain)
 
 
@@ -71,20 +71,21 @@ def CaptchaSchema(spec: Parameter[str], source_digest: Parameter[str], schema: O
 
     Args:
       spec: the CaptchaSpec, as JSON.
-      source_digest: of this module; another value has the step run again.
+      source_digest: the hash of this step's code; another value makes the step run again.
+      schema: the output.
     """
     del source_digest
     io_utils.write_pbtxt_file(os.path.join(schema.uri, _SCHEMA_FILE), captcha_schema(CaptchaSpec.model_validate_json(spec)))
 
 
 class GateExecutor(example_validator.Executor):
-    """Validates as ExampleValidator does, and fails where that only notes anomalies."""
+    """Validates like ExampleValidator, but fails at an anomaly instead of only recording it."""
 
     def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> Any:
         """Writes the anomalies of each split.
 
         Raises:
-          CaptchaPipelineError: there is an anomaly.
+          CaptchaPipelineError: a split has an anomaly.
         """
         result = super().Do(input_dict, output_dict, exec_properties)
         validated = artifact_utils.get_single_instance(output_dict["anomalies"])
@@ -96,14 +97,14 @@ class GateExecutor(example_validator.Executor):
         if text := describe_anomalies(found):
             statistics = artifact_utils.get_single_uri(input_dict["statistics"])
             raise CaptchaPipelineError(
-                f"The examples do not keep to the schema that follows from `captcha` in the configuration:\n{text}\n"
+                f"The examples violate the schema that is derived from `captcha` in the configuration:\n{text}\n"
                 f"Change the configuration or the data. tfdv.load_stats_binary reads the statistics of each split in {statistics}."
             )
         return result
 
 
 def describe_anomalies(found: Mapping[str, anomalies_pb2.Anomalies]) -> str:
-    """Returns one line for each anomaly of a feature, naming the splits that have it; "" for none."""
+    """Returns one line per anomaly of a feature, with the splits that have it; "" if there is no anomaly."""
     splits: dict[str, list[str]] = {}
     for split, anomalies in found.items():
         lines = [f"{feature}: {info.short_description}. {info.description}" for feature, info in anomalies.anomaly_info.items()]
@@ -116,6 +117,6 @@ def describe_anomalies(found: Mapping[str, anomalies_pb2.Anomalies]) -> str:
 
 
 class SchemaGate(ExampleValidator):
-    """ExampleValidator that stops the run at an anomaly. Its output is `anomalies`; what must wait for it names it as upstream."""
+    """An ExampleValidator that stops the run at an anomaly. Its output is `anomalies`. Steps that must wait for it name it as upstream."""
 
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(GateExecutor)

@@ -1,6 +1,6 @@
-"""Trainer as TFX has it, but for what belongs to a run and not to the pipeline: how long it fits, and what the model is made from.
+"""TFX's Trainer with properties that belong to a run, not to the pipeline: the number of epochs, the attempt, and the recipe of the model.
 
-A compiled pipeline's parameters are whole properties of a step: they cannot be a part of `custom_config`.
+Parameters of a compiled pipeline are whole properties of a step. They cannot be a part of `custom_config`.
 """
 
 import json
@@ -22,10 +22,10 @@ from components.base.recipe import recipe
 
 
 class Executor(executor.GenericExecutor):
-    """TFX's executor, which gives `run_fn` the epochs, the seed and the recipe where it looks for them."""
+    """TFX's executor, which also passes the epochs, the seed and the recipe to `run_fn` in `custom_config`."""
 
     def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
-        """As TFX's; the properties of the model then say what it was made from, and whether from the model in production on."""
+        """Runs TFX's executor, then stores the recipe, the fingerprint and the warm start as properties of the model."""
         super().Do(input_dict, output_dict, exec_properties)
         model = artifact_utils.get_single_instance(output_dict[specs.MODEL_KEY])
         with fileio.open(os.path.join(path_utils.serving_model_path(model.uri), "assets.extra", SPEC_FILE)) as file:
@@ -47,17 +47,17 @@ class Executor(executor.GenericExecutor):
 
 
 class Trainer(components.Trainer):
-    """See the module; the other arguments, inputs and outputs are those of TFX's Trainer.
+    """See the module docstring. The other arguments, inputs and outputs are those of TFX's Trainer.
 
     Args:
       settings: for the recipe of the model, see `components.base.recipe.recipe`.
-      epochs: passes over the training split, 0 for as many as suit its size.
-      attempt: how often the same has been fitted before; each time from another seed.
+      epochs: passes over the training split; 0 derives the number from the size of the split.
+      attempt: the number of earlier attempts with these inputs; each attempt starts from a different seed.
     """
 
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
     def __init__(self, *, settings: str, epochs: int | RuntimeParameter, attempt: int, **arguments: Any):
         super().__init__(**arguments)
-        # As TFX itself adds what a constructor of its own does not know.
+        # Added here because TFX's constructor does not accept them. TFX's udf_utils sets properties in the same way.
         self.spec.exec_properties.update(settings=settings, epochs=epochs, attempt=attempt)

@@ -1,8 +1,9 @@
-"""Transform as TFX has it, but for four things: it does not compress what it writes, leaves nothing beside it, may lose a worker, and says
-of its examples which spans they come from.
+"""TFX's Transform with four changes: no compression, no temporary files left, no failure when a worker is lost, and a window property.
 
-Beam gzips at zlib's default level, which takes longer than to decode the pictures: 120 of 270 microseconds a picture of 100x30.
-The files stay gzipped TFRecords, as the Trainer reads them, in which zlib has stored the records as they are.
+The property WINDOW of its examples identifies the spans that they come from.
+
+Beam gzips at zlib's default level, which takes longer than decoding the pictures: 120 of 270 microseconds for a picture of 100x30.
+The files are still gzipped TFRecords, because the Trainer reads these; zlib stores the records in them uncompressed.
 """
 
 import zlib
@@ -21,23 +22,23 @@ from components.data.beam_output import remove_abandoned
 
 
 class OwnGraph(shared.Shared):
-    """What TFT shares its graph by among the threads of a worker, but each gets one of its own.
+    """Replaces Beam's `Shared`, with which TFT shares a graph among the threads of a worker: each thread gets its own graph.
 
-    TFT's analysis writes graphs to folders with random names. When an engine loses a worker it makes what was lost anew, in another folder;
-    a worker that shares has the graph of the first one still, and TFT ends the job over it, however often that is tried again.
+    TFT's analysis writes graphs to folders with random names. When an engine loses a worker, it makes the lost graph again in another
+    folder. A worker that shares graphs still has the first graph. TFT then fails the job, however often the work is retried.
     """
 
     def acquire(self, constructor_fn: Callable[[], Any], tag: Any = None) -> Any:
-        """Returns what `constructor_fn` makes."""
+        """Returns the result of `constructor_fn`."""
         del tag
         return constructor_fn()
 
 
 class Executor(executor.Executor):
-    """Runs TFX's own executor."""
+    """TFX's executor with the changes listed in the module docstring."""
 
     def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
-        """As TFX's. Workers in processes of their own do compress, since Beam has no option for the level."""
+        """Runs TFX's executor. Workers in separate processes still compress, because Beam has no option for the level."""
         as_they_are = mock.patch.object(zlib, "Z_DEFAULT_COMPRESSION", zlib.Z_NO_COMPRESSION)
         with as_they_are, mock.patch.object(shared, "Shared", OwnGraph):
             super().Do(input_dict, output_dict, exec_properties)
@@ -48,6 +49,6 @@ class Executor(executor.Executor):
 
 
 class Transform(components.Transform):
-    """See the module; arguments, inputs and outputs are those of TFX's Transform."""
+    """See the module docstring. Arguments, inputs and outputs are those of TFX's Transform."""
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)

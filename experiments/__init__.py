@@ -1,1 +1,1 @@
-"""Finished experiments, with their results: what docs/recipe.md rests on."""
+"""Finished experiments and their results, which docs/recipe.md is based on."""

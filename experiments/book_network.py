@@ -1,13 +1,13 @@
-"""The book's network, written as its reader would in Keras, against this project's presets, on the same pictures.
+"""Compares the textbook network, written in plain Keras as a reader of the textbook would, with this project's presets.
 
     uv run python -m experiments.book_network book,book-as-printed,vgg16-bn-ours --images 20000 --seeds 1,2,3
 
-Expected: a line an arm and a seed, appended to experiments/results/book_network.jsonl, and the table of all lines on record. 20,000
-pictures are one epoch, some ten minutes of the book's network on 2 cores. First looks at its own rate, 2,000 pictures, and 40,000 at an
-eighth of the width, were still at chance, ln 10 = 2.303 a head.
-The preset `vgg-book` is the same network (tests/experiments/test_book_network.py) with He's first weights.
+Expected: one line per arm and seed, appended to experiments/results/book_network.jsonl, and the table of all recorded lines. 20,000
+pictures are one epoch, about ten minutes for the textbook network on 2 cores. In first trials at its own learning rate, with 2,000
+pictures, and with 40,000 at an eighth of the width, it was still at chance, a loss of ln 10 = 2.303 per head.
+The preset `vgg-book` is the same network (tests/experiments/test_book_network.py) with He's initial weights.
 
-Every arm sees the Transform output of the task `digits-recipe`, in the same order for the same seed, and is judged by the first
+Every arm sees the Transform output of the task `digits-recipe`, in the same order for the same seed, and is evaluated on the first
 pictures of its eval split.
 """
 
@@ -40,16 +40,16 @@ from pipeline.logs import load_tensorflow, silence
 _TASK: Final = "digits-recipe"
 _EVAL_PICTURES: Final = 2_000
 _EVAL_BATCH: Final = 250
-_STRETCH: Final = 1_000  # pictures, over each of which the training loss is averaged
+_STRETCH: Final = 1_000  # pictures per average of the training loss
 _BOOK_BATCH: Final = 64
-_MARGIN: Final = 0.05  # of the loss below chance at which a fit has left it
+_MARGIN: Final = 0.05  # how far the loss must be below that of guessing
 
 
 def book_network(spec: CaptchaSpec, *, batch_norm: bool = False) -> keras.Model:
-    """The book's five groups of convolutions, two dense layers and a head a position, its misprints corrected so that it can run.
+    """Returns the textbook network: five groups of convolutions, two dense layers and one head per position.
 
-    The pools round up, as a height of 30 halved five times would otherwise be 0. Weights start as Keras' do, from Glorot and Bengio's
-    uniform distribution (2010). Heads give logits, joined sample by sample: [N, max_length, num_classes].
+    Misprints are corrected so that it can run. The pools round up, because a height of 30 halved five times would otherwise be 0. Weights
+    start with Keras' default, the uniform distribution of Glorot and Bengio (2010). Output: logits [N, max_length, num_classes].
     """
 
     def convolution(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
@@ -70,29 +70,29 @@ def book_network(spec: CaptchaSpec, *, batch_norm: bool = False) -> keras.Model:
 
 
 def with_sigmoid(build: Callable[[CaptchaSpec], keras.Model], spec: CaptchaSpec) -> keras.Model:
-    """The sigmoid that the book's heads have before the softmax of the cross-entropy.
+    """Returns a network with a sigmoid before the softmax of the cross-entropy, as the textbook prints it.
 
-    It leaves the softmax values between 0 and 1, so that of ten classes none gets more than e / (e + 9) = 23 %: the loss cannot
-    fall below ln(1 + 9 / e) = 1.461 a head.
+    The softmax then gets values between 0 and 1. With ten classes, no class gets more than e / (e + 9) = 23 %, so the loss cannot fall
+    below ln(1 + 9 / e) = 1.461 per head.
     """
     network = build(spec)
-    # Keras' losses see through a sigmoid that comes last, and take the logits that went into it: hence the product.
+    # Keras' losses detect a final sigmoid and use its input, the logits. The product prevents that.
     return keras.Model(network.input, keras.ops.sigmoid(network.output) * 1.0)
 
 
 def preset(name: str, spec: CaptchaSpec, *, precision: str = "float32") -> keras.Model:
-    """One of the project's presets; precision "auto" is what the Trainer would choose here."""
+    """Returns one of the project's presets. Precision "auto" is the Trainer's choice for this machine."""
     return build_model(spec, PRESETS[name], training_dtype(precision))
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A network and how it is fitted.
+    """A network and its training recipe.
 
     Attributes:
-      about: a line of the table.
-      build: the network, uncompiled.
-      rate: Adam's, the same throughout; None for the Trainer's optimizer, schedule, batch size and shift.
+      about: name in the table.
+      build: returns the uncompiled network.
+      rate: constant learning rate of Adam; None for the Trainer's optimizer, schedule, batch size and shift.
     """
 
     about: str
@@ -102,11 +102,11 @@ class Arm:
 
 ARMS: Final = MappingProxyType(
     {
-        "book-as-printed": Arm("the book's network, sigmoid before the softmax", partial(with_sigmoid, book_network)),
-        "book": Arm("the book's network", book_network),
-        "book-1e-4": Arm("the book's network, rate 1e-4", book_network, rate=1e-4),
-        "book-as-printed-1e-4": Arm("the book's, sigmoid, rate 1e-4", partial(with_sigmoid, book_network), rate=1e-4),
-        "book-bn": Arm("the book's network with batch normalisation", partial(book_network, batch_norm=True)),
+        "book-as-printed": Arm("textbook network, sigmoid before the softmax", partial(with_sigmoid, book_network)),
+        "book": Arm("textbook network", book_network),
+        "book-1e-4": Arm("textbook network, rate 1e-4", book_network, rate=1e-4),
+        "book-as-printed-1e-4": Arm("textbook network, sigmoid, rate 1e-4", partial(with_sigmoid, book_network), rate=1e-4),
+        "book-bn": Arm("textbook network with batch normalisation", partial(book_network, batch_norm=True)),
         "vgg-book": Arm("preset vgg-book", partial(preset, "vgg-book")),
         "vgg-book-3e-4": Arm("preset vgg-book", partial(preset, "vgg-book"), rate=3e-4),
         "vgg-book-ours": Arm("preset vgg-book", partial(preset, "vgg-book", precision="auto"), rate=None),
@@ -120,10 +120,10 @@ ARMS: Final = MappingProxyType(
 
 
 def fit(arm: Arm, config: Config, data: Prepared, images: int, seed: int) -> dict[str, Any]:
-    """Fits an arm to so many pictures and returns what it makes of the eval split.
+    """Fits an arm to `images` pictures, evaluates it on the eval split, and returns the result row.
 
-    `curve` is the training loss a head over each _STRETCH pictures; `left_chance_after` the pictures seen when it first was more
-    than _MARGIN below that of guessing, None if it never was.
+    `curve` is the mean training loss per head of each _STRETCH pictures. `left_chance_after` is the number of pictures seen when this loss
+    was first more than _MARGIN below that of guessing; None if it never was.
     """
     spec = config.captcha
     recipe = config.trainer
@@ -133,7 +133,7 @@ def fit(arm: Arm, config: Config, data: Prepared, images: int, seed: int) -> dic
     rate: Any = arm.rate
     batch_size, shift = _BOOK_BATCH, 0
     if arm.rate is None:
-        # As in a run of the Trainer that long: whole epochs, or, where it is shorter than one, its one epoch.
+        # As in a run of the Trainer of this length: whole epochs, at least one.
         epochs = max(1, images // count)
         rate = learning_rate_schedule(recipe, epochs * -(-images // epochs // recipe.batch_size))
         batch_size, shift = recipe.batch_size, recipe.shift
@@ -162,15 +162,15 @@ def fit(arm: Arm, config: Config, data: Prepared, images: int, seed: int) -> dic
 
 
 def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The columns and the cells: one line for the seeds of the same arm and the same number of pictures."""
+    """Returns the columns and the rows: one row per arm and number of pictures, for all seeds."""
     columns = [
         "network",
         "recipe",
         "weights",
         "pictures seen",
-        "loss a head, by seed",
-        "full sequence, by seed",
-        "left chance after",
+        "loss per head, per seed",
+        "full-sequence accuracy, per seed",
+        "above chance after",
         "pictures/s",
     ]
     groups = defaultdict(list)
@@ -182,7 +182,7 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         lines.append(
             [
                 arm.about,
-                "ours" if arm.rate is None else f"the book's, Adam {arm.rate:g}",
+                "ours" if arm.rate is None else f"textbook, Adam {arm.rate:g}",
                 f"{runs[0]['weights']:,}",
                 f"{images:,}",
                 ", ".join(f"{run['loss']:.3f}" for run in runs),
@@ -196,7 +196,7 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 def main(
     names: Annotated[str, typer.Argument(help=f"arms, comma-separated: {', '.join(ARMS)}")],
-    images: Annotated[int, typer.Option(help="pictures to train on, counting repeats")] = 20_000,
+    images: Annotated[int, typer.Option(help="number of pictures to train on, counting repeats")] = 20_000,
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "1",
 ) -> None:
     config = TASKS[_TASK].config()
@@ -207,14 +207,14 @@ def main(
             keras.backend.clear_session()
     record(
         "book_network",
-        "The book's network and this project's, after the same pictures",
+        "The textbook network and this project's networks after the same pictures",
         *table(kept("book_network")),
         [
-            f"Judged by {_EVAL_PICTURES:,} pictures of the eval split; guessing gives a loss of ln 10 = 2.303 a head and reads 0.01 %.",
-            f"The book's recipe: a constant rate, batches of {_BOOK_BATCH}, no augmentation, float32.",
-            "Ours: the Trainer's batches, shifts and precision, and its schedule for a run that long, with its optimizer.",
-            f"Left chance: the first {_STRETCH:,} pictures, about, whose mean training loss is more than {_MARGIN} below that of guessing.",
-            f"With a sigmoid before the softmax the loss cannot fall below ln(1 + 9 / e) = {math.log(1 + 9 / math.e):.3f} a head.",
+            f"Evaluated on {_EVAL_PICTURES:,} pictures of the eval split. Guessing has a loss of ln 10 = 2.303 per head and reads 0.01 %.",
+            f"Textbook recipe: a constant learning rate, batches of {_BOOK_BATCH}, no augmentation, float32.",
+            "Ours: the Trainer's batch size, shifts, precision and optimizer, and its schedule for a run of this length.",
+            f"Above chance: about {_STRETCH:,} pictures in a row have a mean training loss more than {_MARGIN} below that of guessing.",
+            f"With a sigmoid before the softmax, the loss cannot fall below ln(1 + 9 / e) = {math.log(1 + 9 / math.e):.3f} per head.",
         ],
     )
 

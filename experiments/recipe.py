@@ -1,10 +1,10 @@
-"""What each part of the training recipe is worth: one change at a time, against the recipe that the Trainer uses.
+"""Measures the effect of each part of the training recipe: one change at a time, compared with the Trainer's recipe.
 
     uv run python -m experiments.recipe digits-recipe "base;rate 2e-2" --epochs 4 --seeds 1,2,3
 
-Each trial fits the training split of a prepared data set (see benchmarks/prepared.py) and reads its eval split once, at the end; the
-test split is never touched. Expected: a line a trial, appended to experiments/results/recipe.jsonl, from which docs/recipe.md has its
-figures.
+Each trial fits the training split of a prepared data set (see benchmarks/prepared.py) and reads its eval split once, at the end. The test
+split is never used. Expected: one line per trial and seed, appended to experiments/results/recipe.jsonl, the source of the figures in
+docs/recipe.md.
 """
 
 import time
@@ -19,9 +19,9 @@ from pipeline.logs import load_tensorflow, silence
 
 def main(
     task: Annotated[str, typer.Argument(help="digits-recipe or alnum; see benchmarks/tasks.py")],
-    names: Annotated[str, typer.Argument(help="trials, with a semicolon between them; see experiments/trials.py")],
+    names: Annotated[str, typer.Argument(help="trials, separated by semicolons; see experiments/trials.py")],
     epochs: Annotated[int, typer.Option(help="passes over the training split")] = 4,
-    pictures: Annotated[int | None, typer.Option(help="of the training split; all if not given")] = None,
+    pictures: Annotated[int | None, typer.Option(help="number of training pictures; by default all")] = None,
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "1",
 ) -> None:
     load_tensorflow()

@@ -1,4 +1,4 @@
-"""The trials of experiments/recipe.py: each is the Trainer's own recipe with one change."""
+"""The trials of experiments/recipe.py. Each is the Trainer's recipe with one change."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -29,14 +29,14 @@ class Trial:
     """One change.
 
     Attributes:
-      parameters: fields of Hyperparameters that differ.
-      design: fields of Preset that differ.
-      optimizer: from the schedule to the optimizer.
-      schedule: from the hyperparameters and the number of steps to the schedule.
-      build: from the spec, the design and the dtype to the model.
-      change: what is done to a batch of normalised images; gets a seed for what is random. Pictures to be judged see it only if it is not.
+      parameters: changed fields of Hyperparameters.
+      design: changed fields of Preset.
+      optimizer: returns the optimizer for a schedule.
+      schedule: returns the schedule for the hyperparameters and the number of steps.
+      build: returns the model for the spec, the design and the dtype.
+      change: transforms a batch of normalised images, with a seed for randomness. It is applied to the eval split only if not `random`.
       random: whether `change` is an augmentation.
-      progressive: whether the convolutions spend the first half of the epochs on pictures of half the size, with heads of their own.
+      progressive: whether the convolutions train on pictures of half the size, under separate heads, for the first half of the epochs.
     """
 
     parameters: Mapping[str, Any] = MappingProxyType({})
@@ -50,7 +50,7 @@ class Trial:
 
 
 def fit(trial: Trial, config: Config, data: Prepared, epochs: int, pictures: int | None, seed: int) -> dict[str, Any]:
-    """Fits a trial to the training split, or to some of its `pictures`, and returns what it makes of the eval split."""
+    """Fits a trial to the training split, or to `pictures` of it, and returns the result row with the metrics on the eval split."""
     spec = config.captcha
     parameters = config.trainer.model_copy(update={"epochs": epochs, "seed": seed} | dict(trial.parameters))
     keras.utils.set_random_seed(seed)
@@ -93,20 +93,20 @@ def fit(trial: Trial, config: Config, data: Prepared, epochs: int, pictures: int
 def _with_head(
     head: Callable[[keras.KerasTensor, CaptchaSpec, Preset], keras.KerasTensor], spec: CaptchaSpec, design: Preset, dtype: str
 ) -> keras.Model:
-    """The convolutions of `build_model` under other heads: from the last map [N, h, w, C] to logits [N, max_length, num_classes]."""
+    """Returns `build_model` with another head, which maps the last feature map [N, h, w, C] to logits [N, max_length, num_classes]."""
     whole = build_model(spec, design, dtype)
     return keras.Model(whole.input, head(whole.get_layer("margin").input, spec, design))
 
 
 def _own_heads(spec: CaptchaSpec, design: Preset, dtype: str) -> keras.Model:
-    """As the preset, but each position's head has weights of its own."""
+    """Returns the preset with separate head weights for each position."""
     whole = build_model(spec, design, dtype)
     heads = layers.EinsumDense("npc,pck->npk", (spec.max_length, spec.num_classes), bias_axes="pk", dtype="float32")
     return keras.Model(whole.input, heads(whole.get_layer("drop").output))
 
 
 def _position_wise(x: keras.KerasTensor, spec: CaptchaSpec, design: Preset) -> keras.KerasTensor:
-    """A learned mixture of the columns a position, whatever they hold; one classifier serves all positions."""
+    """Returns logits from a learned, fixed mixture of the columns for each position, with one classifier for all positions."""
     _, height, width, channels = x.shape
     columns = layers.Reshape((width, height * channels))(layers.Permute((2, 1, 3))(x))
     mixed = layers.EinsumDense("nwc,wl->nlc", (spec.max_length, height * channels), dtype="float32")(columns)
@@ -114,13 +114,13 @@ def _position_wise(x: keras.KerasTensor, spec: CaptchaSpec, design: Preset) -> k
 
 
 def _pooled(x: keras.KerasTensor, spec: CaptchaSpec, design: Preset) -> keras.KerasTensor:
-    """Global average pooling under direct heads."""
+    """Returns logits of direct heads on global average pooling."""
     x = layers.Dropout(design.dropout)(layers.GlobalAveragePooling2D()(x))
     return keras.ops.stack([layers.Dense(spec.num_classes, dtype="float32")(x) for _ in range(spec.max_length)], axis=1)
 
 
 def _colour_blind(spec: CaptchaSpec, design: Preset, dtype: str) -> keras.Model:
-    """As the preset, but the first filters begin with the same weights for each colour."""
+    """Returns the preset with first filters that start with the same weights for each colour."""
     model = build_model(spec, design, dtype)
     kernel = model.get_layer("conv1_1").kernel
     kernel.assign(keras.ops.broadcast_to(keras.ops.mean(kernel, axis=2, keepdims=True), kernel.shape))
@@ -128,7 +128,7 @@ def _colour_blind(spec: CaptchaSpec, design: Preset, dtype: str) -> keras.Model:
 
 
 def _linear(parameters: Hyperparameters, steps: int) -> Schedule:
-    """Up in the warm-up, then down to 0, both straight."""
+    """Returns a schedule that rises linearly during the warm-up, and then falls linearly to 0."""
     return _Linear(parameters.learning_rate, round(parameters.warmup * steps), steps)
 
 
@@ -153,7 +153,7 @@ def _grey(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
 
 
 def _affine(rotation: float, zoom: float, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Turned by up to `rotation` degrees and scaled by up to the share `zoom`, about the middle."""
+    """Rotates by up to `rotation` degrees and scales by up to the share `zoom`, around the centre."""
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
     draws = tf.random.stateless_uniform([2, count], seed, -1.0, 1.0)
     angle, scale = draws[0] * (rotation * 3.14159265 / 180), 1 + draws[1] * zoom
@@ -167,13 +167,13 @@ def _affine(rotation: float, zoom: float, images: tf.Tensor, seed: tf.Tensor) ->
 
 
 def _colour(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Each channel's gain and level, by up to a tenth of the standard deviation of all pixels."""
+    """Changes gain and level of each channel, by up to a tenth of the standard deviation of all pixels."""
     draws = tf.random.stateless_uniform([2, tf.shape(images)[0], 1, 1, images.shape[-1]], seed, -0.1, 0.1)
     return images * (1 + draws[0]) + draws[1]
 
 
 def _cutout(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """A square of a quarter of the height somewhere becomes the mean colour (DeVries and Taylor, 2017)."""
+    """Sets a random square, a quarter of the height wide, to the mean colour (DeVries and Taylor, 2017)."""
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
     side = height // 4
     draws = tf.random.stateless_uniform([2, count, 1, 1], seed)
@@ -184,7 +184,7 @@ def _cutout(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _blur(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """A 3 x 3 mean, mixed in by a share between 0 and 1."""
+    """Blends with a 3 x 3 mean, by a random share between 0 and 1."""
     share = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed)
     return images + share * (tf.nn.avg_pool2d(images, 3, 1, "SAME") - images)
 
@@ -193,10 +193,10 @@ def _groups(*filters: Sequence[int]) -> dict[str, Any]:
     return {"groups": tuple(map(tuple, filters))}
 
 
-# The recipe before Muon, smoothing and smaller batches; and before that, direct heads on five groups.
+# The recipe before Muon, label smoothing and smaller batches; and the model before that, direct heads on five groups.
 _PLAIN: Final = {"batch_size": 64, "learning_rate": 1e-2, "label_smoothing": 0.0, "warmup": 0.25}
 _DIRECT: Final = {"heads": "direct", "dropout": 0.3, **_groups((16,), (32, 32), (64, 64), (128, 128), (256,))}
-# For one pass over the data: nothing is seen twice, so that there is nothing to protect from.
+# For one pass over the data: no picture is seen twice, so there is no overfitting to prevent.
 _ONE_PASS: Final = {"shift": 0, "warmup": 0.1}
 _adam: Final = partial(Trial, optimizer=keras.optimizers.Adam)
 _NESTEROV: Final = partial(keras.optimizers.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)

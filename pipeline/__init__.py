@@ -1,1 +1,1 @@
-"""How the steps in `components` are joined, configured and started."""
+"""Joins the steps in `components` into a pipeline, and configures, runs and reports on it."""

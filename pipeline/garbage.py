@@ -1,10 +1,11 @@
-"""What old runs have left, and its removal: `captcha-pipeline gc`. No TensorFlow.
+"""Removes output of old runs that no kept run needs: `captcha-pipeline gc`. Does not import TensorFlow.
 
-ML Metadata says what is needed. A run is kept if it is the last one, the newest complete one, one of the newest `gc.keep_runs` that did
-anything, or if its version is in the serving folder. A kept run keeps its artifacts (also those of older runs that it found cached), its
-TensorBoard logs and its report. A checkpoint and a search stay while their step is unfinished, so that the next run takes them up.
+ML Metadata decides what is needed. A run is kept if it is the last run, the newest complete run, one of the newest `gc.keep_runs` runs in
+which not every step was cached, or if its version is in the serving folder. A kept run keeps its artifacts (also those of older runs that
+it reused from the cache), its TensorBoard logs and its report. A checkpoint and a search stay while their step is unfinished, so that the
+next run can resume them.
 
-Only folders that are on record by name are removed, all of them inside the pipeline's own folder. Links are not followed.
+Only folders whose names are in ML Metadata are removed, and only inside the pipeline's own folder. Links are not followed.
 """
 
 import json
@@ -29,18 +30,24 @@ from pipeline.runs.history import RunRecord
 from pipeline.runs.metadata import node_names, open_store, value_of
 from pipeline.runs.outcomes import FIGURES, report_path
 
-_BUSY: Final = "A run (process {}) is at work, and what it needs is not known before it ends. Try again then."
-_WORKING: Final = ".system"  # in the folder of a step: what TFX needs while the step is at work
-_GOING: Final = ".going-"  # begins the name of a folder that is being removed
+_BUSY: Final = "A run (process {}) is at work. Which output it needs is known only after it ends: try again then."
+_WORKING: Final = ".system"  # in a step's folder: files that TFX needs while the step runs
+_GOING: Final = ".going-"  # prefix of the name of a folder that is being removed
 _FINISHED: Final = ("done", "cached")
 _BLOCK: Final = 512  # bytes, the unit of st_blocks
 
-_Place = tuple[str, str, str]  # of an artifact: step, output, number of the execution
+_Place = tuple[str, str, str]  # of an artifact: step, output, execution number
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """What one execution, fit, search or report has left: a name for people, its folders, and the room that they take, in bytes."""
+    """The output of one execution, fit, search or report.
+
+    Attributes:
+      name: for display.
+      folders: the folders of the output.
+      size: disk space of the folders, in bytes.
+    """
 
     name: str
     folders: tuple[Path, ...]
@@ -49,28 +56,36 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Garbage:
-    """What no kept run needs; and `unknown`, what is not on record, and stays."""
+    """The output that no kept run needs.
+
+    Attributes:
+      leftovers: output to remove.
+      unknown: files and folders that are not on record; they stay.
+    """
 
     leftovers: tuple[Leftover, ...] = ()
     unknown: tuple[Path, ...] = ()
 
     @property
     def size(self) -> int:
-        """The room that its removal frees, in bytes."""
+        """The disk space that the removal frees, in bytes."""
         return sum(leftover.size for leftover in self.leftovers)
 
 
 def collect(config: Config, *, dry_run: bool = False) -> Garbage:
-    """Removes what no kept run needs, and returns what that is. The small files that tell of old runs stay: see `FIGURES`.
+    """Removes output that no kept run needs, and returns it. The small files with the figures of old runs (`FIGURES`) stay.
 
-    A kill at any moment leaves a state in which runs work as before, and from which the next call removes the rest.
+    The process can be killed at any moment: runs still work, and the next call removes the rest.
 
     Args:
-      config: of the pipeline; the section `gc` says how many runs are kept.
+      config: of the pipeline; its section `gc` says how many runs are kept.
       dry_run: remove nothing.
 
+    Returns:
+      The output that was removed, or with `dry_run` would be removed; empty if the pipeline has no metadata file.
+
     Raises:
-      CaptchaPipelineError: a run is at work, the record of the runs cannot be read, or the disk refuses.
+      CaptchaPipelineError: a run is at work, the metadata file cannot be read, or a file cannot be written or removed.
     """
     if not Path(config.metadata_path).is_file():
         return Garbage()
@@ -82,8 +97,8 @@ def collect(config: Config, *, dry_run: bool = False) -> Garbage:
         garbage = _look(config, needs)
         if dry_run:
             return garbage
-        # TFX reuses an output that is marked as live if its folder is there, whole or not. First go the folders that are gone at once: that
-        # makes the room that ML Metadata needs on a full disk to mark the others.
+        # TFX reuses an output that is marked as live if its folder exists, complete or not. So a folder that keeps its figures is marked as
+        # deleted before it is emptied. All other folders are removed first: on a full disk ML Metadata needs the space to mark artifacts.
         folders = [folder for leftover in garbage.leftovers for folder in leftover.folders]
         with_figures = [folder for folder in folders if _figures(folder)]
         for folder in folders:
@@ -93,12 +108,17 @@ def collect(config: Config, *, dry_run: bool = False) -> Garbage:
         for folder in with_figures:
             _empty(folder)
         if garbage.leftovers:
-            write_trend_page(config)  # without links to the reports that have gone
+            write_trend_page(config)  # drops links to removed reports
     return garbage
 
 
 def kept_runs(config: Config, runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """Returns which of all runs, given oldest first, are kept: see the module."""
+    """Returns the runs that are kept, by the rules in the module's docstring.
+
+    Args:
+      config: of the pipeline.
+      runs: all runs, oldest first.
+    """
     served = {str(pushed.original) for pushed in versions(config.serving_dir)}
     worked = [run for run in runs if any(step.state != "cached" for step in run.steps)]
     complete = [run for run in runs if run.is_complete]
@@ -108,12 +128,12 @@ def kept_runs(config: Config, runs: Sequence[RunRecord]) -> list[RunRecord]:
 
 @dataclass(frozen=True)
 class _Needs:
-    """What is on record, and what of it the kept runs need.
+    """The output that ML Metadata knows, and the part that kept runs need.
 
     Attributes:
-      nodes: by number of an execution, its step.
-      places: the artifacts that are needed.
-      names: by folder of the pipeline, the names on record of what lies in it, and those that are needed.
+      nodes: step by execution number.
+      places: artifacts that are needed.
+      names: by folder of the pipeline, two sets: all names on record in it, and the names that are needed.
     """
 
     nodes: Mapping[str, str]
@@ -128,7 +148,7 @@ def _needs(config: Config, store: metadata_store.MetadataStore) -> _Needs:
     may_go_on = {run.run_id for run in (*kept, *runs[newest + 1 :])}
 
     def unfinished(works: Iterable[_Work]) -> Set[str]:
-        """The names of those that the next run may take up."""
+        """Returns the names of unfinished works that the next run may resume."""
         last = {work.name: work for work in works}
         return {name for name, work in last.items() if work.state not in _FINISHED and work.run_id in may_go_on}
 
@@ -149,7 +169,7 @@ def _needs(config: Config, store: metadata_store.MetadataStore) -> _Needs:
 
 
 class _Work(NamedTuple):
-    """A step that leaves a folder of this name, to go on from there if it is cut short."""
+    """A fit or a search. It writes a folder of this name, from which an interrupted step resumes."""
 
     name: str
     run_id: str
@@ -160,7 +180,7 @@ def _fits(run: RunRecord) -> list[_Work]:
     state = run.state_of("Trainer")
     if state is None or run.recipe is None:
         return []
-    # A Trainer that did not finish has not said what its fit went on from.
+    # The base model of an unfinished Trainer is not on record: its fit may be a warm or a cold start.
     names = {run.fingerprint} if run.fingerprint else {fingerprint(run.recipe, base) for base in (run.baseline, None)}
     return [_Work(name, run.run_id, state) for name in sorted(names)]
 
@@ -177,7 +197,7 @@ def _names(works: Iterable[_Work]) -> Set[str]:
 
 
 def _place(uri: str) -> _Place:
-    # Whatever lies before it: the pipeline's folder may have been moved.
+    # Only the last three parts: the pipeline's folder may have been moved.
     step, output, execution = Path(uri).parts[-3:]
     return step, output, execution
 
@@ -192,11 +212,11 @@ def _mark_deleted(store: metadata_store.MetadataStore, needs: _Needs) -> None:
 
 
 def _look(config: Config, needs: _Needs) -> Garbage:
-    """Finds on the disk what is not needed."""
+    """Finds output on disk that is not needed."""
     unknown: list[Path] = []
 
     def folders(parent: Path) -> list[Path]:
-        """Those in a folder, and none if that is missing or a link. What is no folder is noted as unknown."""
+        """Returns the folders in `parent`; nothing if it is missing or a link. Adds files and links to `unknown`."""
         there = sorted(parent.iterdir()) if parent.is_dir() and not parent.is_symlink() else []
         found = [path for path in there if path.is_dir() and not path.is_symlink()]
         unknown.extend(path for path in there if path not in found and path != trend_page(config))
@@ -207,7 +227,7 @@ def _look(config: Config, needs: _Needs) -> Garbage:
     for step in folders(Path(config.pipeline_root)):
         for output in folders(step):
             if output.name == _WORKING and step.name in needs.nodes.values():
-                # Nothing is at work. An execution that is kept has an empty folder here.
+                # No step is running, so these files are not needed. A kept execution has an empty folder here.
                 places = [place for kind in folders(output) for place in folders(kind) if (step.name, place.name) not in executions]
             else:
                 known = {place: needs.nodes.get(_name(place)) == step.name for place in folders(output)}
@@ -227,7 +247,7 @@ def _look(config: Config, needs: _Needs) -> Garbage:
 
 
 def _name(folder: Path) -> str:
-    """As it was before its removal began."""
+    """Returns the folder's name before its removal began."""
     return folder.name.removeprefix(_GOING)
 
 
@@ -244,14 +264,14 @@ def _is_emptied(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """In one go, as far as runs can see."""
+    """Removes a folder. Runs see it either whole or not at all, because it is renamed first."""
     going = folder if folder.name.startswith(_GOING) else folder.rename(folder.with_name(_GOING + folder.name))
-    sync(going.parent)  # or a power failure could leave the old name, and a part of the files
+    sync(going.parent)  # without it a power failure could leave the old name with a part of the files
     shutil.rmtree(going)
 
 
 def _empty(folder: Path) -> None:
-    """Removes all but the figures."""
+    """Removes everything in a folder except its figures."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""The graph: which step feeds which. It does no I/O, so that every runner compiles the same one."""
+"""The pipeline's graph: its steps and how they are connected. It does no I/O, so that every runner compiles the same graph."""
 
 import dataclasses
 import json
@@ -29,13 +29,13 @@ from pipeline.runs.fingerprint import Surroundings, model_settings
 
 @dataclasses.dataclass(frozen=True)
 class RunParameters:
-    """What a run may have otherwise than another of the same pipeline: keys of the configuration, by their last part.
+    """Settings that can differ between runs of one compiled pipeline, named after the last part of their configuration key.
 
     Attributes:
-      window: train on the newest spans, that many; 0 for all.
-      epochs: passes over the training split, 0 for as many as suit its size.
-      min_sequence_accuracy: the floor under which no model is blessed, 0 to 1.
-      max_regression: how far below the model in production a new one may be, 0 to 1.
+      window: number of newest spans to train on; 0 for all spans.
+      epochs: passes over the training split; 0 to choose the number by the size of the split.
+      min_sequence_accuracy: lowest full-sequence accuracy that is blessed, 0 to 1.
+      max_regression: how far the candidate model may be below the production model, 0 to 1.
     """
 
     window: int | RuntimeParameter
@@ -45,13 +45,13 @@ class RunParameters:
 
     @classmethod
     def of(cls, config: Config) -> "RunParameters":
-        """Returns what the configuration sets."""
+        """Returns the parameters that the configuration sets."""
         evaluator = config.evaluator
         return cls(config.data.window or 0, config.trainer.epochs_parameter, evaluator.min_sequence_accuracy, evaluator.max_regression)
 
 
 class _DataSteps(NamedTuple):
-    """From spans of records to what a model is fitted to."""
+    """The steps that turn spans of records into training examples."""
 
     example_gen: CaptchaExampleGen
     schema: BaseComponent
@@ -62,10 +62,16 @@ class _DataSteps(NamedTuple):
 
 
 def create_pipeline(config: Config, around: Surroundings, parameters: RunParameters) -> pipeline.Pipeline:
-    """Returns the whole pipeline, from spans of records to a pushed model. The runner adds where metadata is kept."""
+    """Returns the whole pipeline, from spans of records to a pushed model. The runner adds the metadata connection.
+
+    Args:
+      config: of the pipeline.
+      around: the state of data, serving folder and code, which decides whether TFX may reuse an output.
+      parameters: values, or placeholders that are filled in when a compiled pipeline runs.
+    """
     spec_json = config.captcha.model_dump_json()
     data = _data_steps(config, around, parameters)
-    # Of what the recipe is made: on Kubeflow no more is known before the run.
+    # The inputs of the recipe that are known before a run. On Kubeflow the content of the spans is known only in the run.
     made_from: dict[str, Any] = {"settings": model_settings(config), "epochs": parameters.epochs, "attempt": around.attempt}
     production = LatestPushedModel(
         examples=data.example_gen.outputs["examples"],
@@ -78,7 +84,7 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
     trainer = Trainer(
         run_fn="components.training.run_fn.run_fn",
         **made_from,
-        # Without it as an input, what is in production does not have a fit run anew.
+        # Only an input for a warm start: otherwise a change in production would train the same model again.
         base_model=production.outputs["model"] if config.trainer.warm_start else None,
         **_to_fit_to(data.transform),
         custom_config={
@@ -120,7 +126,10 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
 
 
 def create_tuning_pipeline(config: Config, around: Surroundings, trials: int, epochs: int) -> pipeline.Pipeline:
-    """Returns a search for hyperparameters on the same data: `trials` fits of `epochs` each. What the configuration sets stays as it is."""
+    """Returns a pipeline that searches for hyperparameters with `trials` fits of `epochs` epochs each.
+
+    It reads the same data as `create_pipeline`. Hyperparameters that the configuration sets are not searched.
+    """
     data = _data_steps(config, around, RunParameters.of(config))
     tuner = Tuner(
         tuner_fn="components.training.tuner_fn.tuner_fn",
@@ -158,8 +167,8 @@ def _data_steps(config: Config, around: Surroundings, parameters: RunParameters)
     statistics = StatisticsGen(
         examples=example_gen.outputs["examples"],
         schema=schema.outputs["schema"],
-        # Labels and parameters have about as many values as there are pictures: sketches keep memory flat. Up to 1,024 values
-        # of a feature they count exactly.
+        # Labels and parameters have about as many distinct values as there are pictures. Sketches keep memory flat. They are exact up to
+        # 1,024 values of a feature.
         stats_options=tfdv.StatsOptions(use_sketch_based_topk_uniques=True),
     )
     gate = SchemaGate(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
@@ -173,7 +182,7 @@ def _data_steps(config: Config, around: Surroundings, parameters: RunParameters)
         examples=example_gen.outputs["examples"],
         schema=schema.outputs["schema"],
         preprocessing_fn="components.training.preprocessing.preprocessing_fn",
-        # The test split stays as it came: the Evaluator reads it through the served graph.
+        # The test split is not transformed: the Evaluator reads it through the served graph.
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         disable_statistics=True,
         custom_config={"spec": spec_json, "background": config.data.background, "source_digest": digests["Transform"]},
@@ -183,7 +192,7 @@ def _data_steps(config: Config, around: Surroundings, parameters: RunParameters)
 
 
 def _to_fit_to(transform: Transform) -> dict[str, Any]:
-    """What a Trainer and a Tuner are given of the data."""
+    """Returns the data inputs of the Trainer and the Tuner."""
     return {
         "examples": transform.outputs["transformed_examples"],
         "transform_graph": transform.outputs["transform_graph"],

@@ -1,7 +1,7 @@
-"""Keeps the chatter of TensorFlow and friends from the command's user, and the errors in view.
+"""Hides the informational output of TensorFlow and other libraries from users, and keeps errors visible.
 
-Python's log records and warnings go to a log file where a command has one; without one, only errors are shown. What C++ code
-writes is limited by environment variables, which it reads when it is first loaded: import this before TensorFlow.
+Python's log records and warnings go to the command's log file. A command without a log file shows errors only. Environment variables limit
+the output of C++ code. It reads them once, when it is loaded: import this module before TensorFlow.
 """
 
 import contextlib
@@ -16,9 +16,8 @@ from typing import Final, NoReturn
 
 import absl.logging
 
-# What TensorFlow writes while it is loaded and looks for devices, of no use to anyone: information and warnings, which it logs
-# before it has looked at its own log level; that its GPU plugins are registered twice (2.16); and, on a machine without one,
-# that CUDA finds no GPU (2.21).
+# Useless output of TensorFlow while it loads and looks for devices: information and warnings, which it logs before it has read its own
+# log level; double registration of its GPU plugins (2.16); and, on a machine without a GPU, that CUDA finds none (2.21).
 _CHATTER: Final = re.compile(
     rb"[IW]\d{4} |WARNING: All log messages before absl::InitializeLog|.*Unable to register cu(FFT|DNN|BLAS) factory"
 )
@@ -29,11 +28,11 @@ _OLD_LOGS: Final = 3
 
 
 def silence() -> None:
-    """Shows errors only, in this process and in those that it starts. What the user has set stays as it is."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors; "no GPU found" is a warning, the use of oneDNN is information
+    """Shows errors only, in this process and its child processes. Environment variables that the user has set are kept."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # 2 shows errors; "no GPU found" is a warning, "uses oneDNN" is information
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # not for silence, but read at the same time: GPU memory as it is needed
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # allocates GPU memory as needed; here because it is read at the same time
     logging.captureWarnings(True)
     errors = logging.StreamHandler(sys.stderr)
     errors.setLevel(logging.ERROR)
@@ -41,15 +40,17 @@ def silence() -> None:
 
 
 def load_tensorflow(*, with_keras: bool = True) -> None:
-    """Imports TensorFlow and looks for devices, and passes on what its C++ code writes to standard error, less the chatter.
+    """Imports TensorFlow and looks for devices. Filters useless lines of its C++ code out of standard error.
 
-    Without Keras, of which a SavedModel needs nothing, it takes three fifths of the time. Who imports Keras later still gets it.
+    Args:
+      with_keras: import Keras as well. Without it the import takes three fifths of the time; a SavedModel does not need it. Keras can
+        still be imported later.
     """
     hide_keras = not with_keras and "keras" not in sys.modules
     with _without_chatter():
         try:
             if hide_keras:
-                sys.modules["keras"] = None  # type: ignore[assignment]  # TensorFlow goes on where Keras cannot be imported
+                sys.modules["keras"] = None  # type: ignore[assignment]  # TensorFlow can be imported without Keras
             import tensorflow as tf
 
             tf.config.list_physical_devices()
@@ -60,11 +61,11 @@ def load_tensorflow(*, with_keras: bool = True) -> None:
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Has what is written to standard error pass through a process of its own, which leaves out the chatter.
+    """Sends standard error through a child process that filters out useless lines.
 
-    That process outlives this one: where a library aborts, what it said last is still shown. No thread could do that, as none runs
-    while a library is loaded. The first process of a container takes all others with it when it ends: there nothing is left out. Nor is
-    it where TensorFlow is loaded already, and has threads, which no fork should split.
+    The child outlives this process: if a library aborts, its last output is still shown. A thread could not do that, because no thread
+    runs while a library is loaded. Nothing is filtered in two cases. The first process of a container ends all other processes with it. If
+    TensorFlow is already loaded, it has threads, and a process with threads must not fork.
     """
     if os.getpid() == 1 or "tensorflow" in sys.modules:
         yield
@@ -73,7 +74,7 @@ def _without_chatter() -> Iterator[None]:
     end, beginning = os.pipe()
     sieve = os.fork()
     if sieve == 0:
-        os.setsid()  # Ctrl-C is not for it: it ends with the other process
+        os.setsid()  # keeps Ctrl-C away: the child ends when its parent closes the pipe
         os.close(beginning)
         _pass_on(end)
     terminal = os.dup(2)
@@ -100,9 +101,9 @@ def _pass_on(end: int) -> NoReturn:
 
 
 def log_to(path: Path) -> None:
-    """Sends every log record from INFO up to a file, and none to the terminal. A full file is renamed, see `rotate`.
+    """Sends log records of level INFO and above to a file, and no record to the terminal. A full file is renamed, see `rotate`.
 
-    A record that cannot be written, on a full disk, is left out: Python would print a traceback for each.
+    Records that cannot be written because the disk is full are dropped: Python would otherwise print a traceback for each.
     """
     logging.raiseExceptions = False
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,16 +113,16 @@ def log_to(path: Path) -> None:
         handlers=[_rotating(path)],
         force=True,
     )
-    # TensorFlow's logger has a handler of its own; absl sets its logger's level anew from its flag, later.
+    # TensorFlow's logger has its own handler. absl later sets its logger's level again, from its flag.
     logging.getLogger("tensorflow").handlers.clear()
     logging.getLogger("tensorflow").propagate = True
     absl.logging.set_verbosity(absl.logging.INFO)
 
 
 def rotate(path: Path) -> None:
-    """Renames a log file of more than 10 MB to PATH.1, what has that name to PATH.2, and so on; PATH.3 is the last. None need be there.
+    """Renames a log file of more than 10 MB to PATH.1, an existing PATH.1 to PATH.2, and so on up to PATH.3. The file may be missing.
 
-    Call it while nobody writes to the file.
+    Call it while no process writes to the file.
     """
     if path.is_file() and path.stat().st_size > _LOG_SIZE:
         handler = _rotating(path)

@@ -1,4 +1,4 @@
-"""What every test needs: the quiet start that the command gives its users."""
+"""The setup of all tests: the same silenced start-up as on the command line."""
 
 import pytest
 
@@ -8,6 +8,6 @@ silence()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files with slow tests first: `make test` gives whole files to its workers, and none shall be left with a long one alone."""
+    """Puts the files with slow tests first: `make test` gives whole files to its workers, and must not end with one long file."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)

@@ -1,1 +1,1 @@
-"""What all rooms use: errors, files, names, and the hash of the code."""
+"""Basics that all other packages use: errors, files, names, and the hash of the source code."""

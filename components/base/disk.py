@@ -1,4 +1,4 @@
-"""What a disk refuses, in words for the person at the keyboard: it is full, over quota, read-only, or not this user's to write."""
+"""Messages for the user about a disk that cannot be written: it is full, over quota or read-only, or this user lacks permission."""
 
 import contextlib
 import errno
@@ -11,15 +11,15 @@ from typing import Final
 
 from components.base.errors import CaptchaPipelineError
 
-_AGAIN: Final = "Make room there and give the same command again: what was complete is kept."
-_ELSEWHERE: Final = "Let this user write there, or choose another folder in the configuration."
+_AGAIN: Final = "Free some space there and run the same command again: completed work is kept."
+_ELSEWHERE: Final = "Make it writable for this user, or choose another folder in the configuration."
 _MESSAGES: Final = {
-    errno.ENOSPC: f"The disk is full: {{}} takes no more. {_AGAIN}",
-    errno.EDQUOT: f"The disk quota is used up: {{}} takes no more. {_AGAIN}",
+    errno.ENOSPC: f"The disk is full: {{}} cannot be written. {_AGAIN}",
+    errno.EDQUOT: f"The disk quota is used up: {{}} cannot be written. {_AGAIN}",
     errno.EROFS: f"{{}} cannot be written: its file system is read-only. {_ELSEWHERE}",
     errno.EACCES: f"{{}} cannot be read or written: permission denied. {_ELSEWHERE}",
 }
-# Beam's workers, TensorFlow, shutil and SQLite pass on no number, only the text.
+# Errors of Beam's workers, TensorFlow, shutil and SQLite carry only the text, not the error number.
 _TEXTS: Final = {
     os.strerror(errno.ENOSPC): errno.ENOSPC,
     "database or disk is full": errno.ENOSPC,
@@ -32,13 +32,14 @@ _TEXTS: Final = {
 
 @contextlib.contextmanager
 def writing_in(*folders: str | Path) -> Iterator[None]:
-    """Says what to do where an error comes of a disk that refuses to be written, whatever library has wrapped it.
+    """Replaces the error of a disk that cannot be written by a message for the user, whichever library has wrapped the error.
 
     Args:
-      folders: where the block writes, besides the temporary folder. If the error names no file, the one with the least room is named.
+      folders: the folders that the block writes to, besides the temporary folder. If the error names no file, the message names the
+        folder with the least free space.
 
     Raises:
-      CaptchaPipelineError: instead of such an error.
+      CaptchaPipelineError: the disk cannot be written. Other errors are raised unchanged.
     """
     try:
         yield
@@ -48,15 +49,15 @@ def writing_in(*folders: str | Path) -> Iterator[None]:
         number, path = _refusal(error)
         if number is None:
             raise
-        where = path or (_fullest(folders) if folders else "what this command writes to")
+        where = path or (_fullest(folders) if folders else "the output of this command")
         raise CaptchaPipelineError(_MESSAGES[number].format(where)) from error
 
 
 def _refusal(error: BaseException) -> tuple[int | None, str | None]:
-    """Returns why a disk refused, and the path where that is known; the error may be anywhere in a chain of them."""
+    """Returns the error number of the disk, None for any other error, and the path if it is known. Searches the whole exception chain."""
     chain = list(_chain(error))
     for link in chain:
-        # HDF5 gives the number, and a text of its own.
+        # HDF5 sets the number, but writes its own text.
         if isinstance(link, OSError) and link.errno in _MESSAGES:
             return link.errno, os.fsdecode(link.filename) if isinstance(link.filename, str | bytes) else None
     return next((number for link in chain for text, number in _TEXTS.items() if text in str(link)), None), None

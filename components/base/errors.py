@@ -1,13 +1,13 @@
-"""The one error that is written for the person at the keyboard."""
+"""The exceptions whose messages are written for the user."""
 
 
 class CaptchaPipelineError(Exception):
-    """Something the user can put right: says what is wrong, where, and what to do.
+    """An error that the user can fix. The message says what is wrong, where, and what to do.
 
-    The command line prints the message alone, without a traceback, and exits with 1. Anything else that is raised is a defect
-    in this project.
+    The command line prints only the message, without a traceback, and exits with code 1. Any other exception is a defect in this
+    project.
     """
 
 
 class Busy(CaptchaPipelineError):
-    """Another process is at work on the same thing, and holds its lock."""
+    """Another process is using the same resource and holds its lock."""

@@ -1,54 +1,54 @@
-"""Names of the features, files and folders that the steps hand to each other. No other module spells them."""
+"""Names of the features, files and folders that steps exchange. No other module spells them out."""
 
 from typing import Final
 
 SPLITS: Final = ("train", "eval", "test")
 
-# The canonical tf.Example, as written by `data synth` and `data import`.
+# Features of the canonical tf.Example, as written by `data synth` and `data import`.
 IMAGE: Final = "image"  # bytes[1]: an encoded picture (PNG, JPEG, …)
-LABEL: Final = "label"  # bytes[1]: the text on it, UTF-8
-SOURCE: Final = "source"  # bytes[1]: where it comes from: "synthetic", or the name of an imported set
-PARAMS: Final = "params"  # bytes[1]: how it was made, a JSON object; "{}" where unknown
+LABEL: Final = "label"  # bytes[1]: the text in the picture, UTF-8
+SOURCE: Final = "source"  # bytes[1]: the origin: "synthetic", or the name of an imported set
+PARAMS: Final = "params"  # bytes[1]: how the picture was made, as a JSON object; "{}" if unknown
 
-# What CaptchaExampleGen adds. Pixel values are 0 to 255, over all pixels and channels of the picture.
-CHARACTERS: Final = "characters"  # bytes[min_length..max_length]: the label, one character a value
+# Features that CaptchaExampleGen adds. Pixel values are 0 to 255; their statistics cover all pixels and channels of the picture.
+CHARACTERS: Final = "characters"  # bytes[min_length..max_length]: the label, one character per value
 WIDTH: Final = "width"  # int64[1]: pixels
 HEIGHT: Final = "height"  # int64[1]: pixels
 BRIGHTNESS: Final = "brightness"  # float32[1]: mean of the pixel values
 CONTRAST: Final = "contrast"  # float32[1]: standard deviation of the pixel values
 SHARPNESS: Final = "sharpness"  # float32[1]: mean absolute difference of neighbouring pixels in a row
 DIFFICULTY: Final = "difficulty"  # bytes[1]: "low contrast", "medium contrast" or "high contrast"
-SPAN: Final = "span"  # bytes[1]: the span that it comes from, such as "span-000001"
+SPAN: Final = "span"  # bytes[1]: the name of the record's span, such as "span-000001"
 
 # Custom properties of artifacts.
-WINDOW: Final = "window"  # of examples, raw and transformed: the digest of the window of spans that they come from
-RECIPE: Final = "recipe"  # of a fitted model, and of the baseline that was found for it: see components/base/recipe.py
-FINGERPRINT: Final = "fingerprint"  # of a fitted model, and of the model in production: likewise
-WARM_START: Final = "warm_start"  # of a fitted model: whether its fit went on from the model in production
-BASE_PROBLEM: Final = "base_problem"  # of a fitted model: why it could not, or only in part; "" for no reason
+WINDOW: Final = "window"  # of raw and transformed examples: the digest of their window of spans
+RECIPE: Final = "recipe"  # of a trained model, and of the baseline chosen for it: see components/base/recipe.py
+FINGERPRINT: Final = "fingerprint"  # of a trained model, and of the production model: see components/base/recipe.py
+WARM_START: Final = "warm_start"  # of a trained model: whether training started from the production model
+BASE_PROBLEM: Final = "base_problem"  # of a trained model: why a warm start was impossible or only partial; "" if there was no problem
 
-# What Transform emits.
+# Features that Transform emits.
 PIXELS: Final = "pixels"  # bytes[1]: height x width x channels uint8, row-major
-PIXEL_MEAN: Final = "pixel_mean"  # float32[1]: of the training split, the same for every example
-PIXEL_STD: Final = "pixel_std"  # float32[1]: likewise
+PIXEL_MEAN: Final = "pixel_mean"  # float32[1]: mean of the training split, equal in all examples
+PIXEL_STD: Final = "pixel_std"  # float32[1]: standard deviation of the training split, equal in all examples
 LABEL_IDS: Final = "label_ids"  # int64[max_length]: class ids, padded with the blank class
 
-# What the served model answers with.
-TEXT: Final = "text"  # string [N]; "" for a picture that could not be read
+# Outputs of the served model.
+TEXT: Final = "text"  # string [N]; "" for an invalid picture
 PROBABILITIES: Final = "probabilities"  # float32 [N, max_length, num_classes]
-CONFIDENCE: Final = "confidence"  # float32 [N]: the probability of TEXT: components/evaluation/metrics.py; 0 for a bad picture
-VALID: Final = "valid"  # bool [N]: false for a picture that could not be decoded, or is refused
+CONFIDENCE: Final = "confidence"  # float32 [N]: the probability of TEXT, see components/evaluation/metrics.py; 0 for an invalid picture
+VALID: Final = "valid"  # bool [N]: false for a picture that cannot be decoded or is refused
 
 # Files.
 MANIFEST: Final = "manifest.json"  # of a span
 DATA_INFO: Final = "data_info.csv"  # describes the legacy layout
-HISTORY_FILE: Final = "history.json"  # of a fit: a row an epoch
+HISTORY_FILE: Final = "history.json"  # the history of training: one row per epoch
 SUMMARY_FILE: Final = "summary.json"  # of a quarantine
-PROFILES_FILE: Final = "profiles.json"  # of the spans that were read: components/data/drift.py
-DRIFT_FILE: Final = "drift.json"  # how far the newest span is from the others
-JUDGEMENT_FILE: Final = "judgement.json"  # of a model, beside its figures
-GOLDEN_FILE: Final = "golden.json"  # beside a blessing: how the model reads the golden set; beside the model in production: the best so far
-SPEC_FILE: Final = "captcha.json"  # in a SavedModel's assets.extra: what the model reads, and what it was made from
-SERVABLE: Final = "servable"  # in SPEC_FILE: true; missing in models of earlier releases, which no server but Python's can use
+PROFILES_FILE: Final = "profiles.json"  # of the spans that were read: see components/data/drift.py
+DRIFT_FILE: Final = "drift.json"  # the distance of the newest span from the other spans
+JUDGEMENT_FILE: Final = "judgement.json"  # of a model, next to its metrics
+GOLDEN_FILE: Final = "golden.json"  # next to a blessing: the model's golden-set reading; next to the production model: the best one so far
+SPEC_FILE: Final = "captcha.json"  # in a SavedModel's assets.extra: the model's CaptchaSpec, and the inputs of its training
+SERVABLE: Final = "servable"  # in SPEC_FILE: true; missing in models of earlier releases, which only a Python server can use
 WRONG_SIZE: Final = "wrong_size"  # in SPEC_FILE: "resize" or "refuse"; missing in models of earlier releases, which resize
-WEIGHTS_FILE: Final = "model.weights.h5"  # in a SavedModel's assets.extra: for a warm start
+WEIGHTS_FILE: Final = "model.weights.h5"  # in a SavedModel's assets.extra: the weights for a warm start

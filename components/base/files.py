@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, even after a power failure; locks; and paths that are no patterns."""
+"""Atomic writes of files and folders that survive a power failure; locks; and the check of paths for wildcards."""
 
 import contextlib
 import json
@@ -18,20 +18,21 @@ _OF_PATTERNS: Final = "*?[\\"
 
 
 def pattern_characters(path: str | Path) -> str:
-    """Returns the characters in a path, in their order, that stand for others where a path is a pattern.
+    """Returns the wildcard characters in a path, each once, in their order.
 
-    TFX and Beam take the paths of their artifacts for patterns, and find nothing under one with such a character.
+    TFX and Beam treat the paths of their artifacts as patterns. They find no file under a path with a wildcard character.
     """
     return "".join(character for character in dict.fromkeys(str(path)) if character in _OF_PATTERNS)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file readable by all, in UTF-8, in place of one that may be there: a kill or a power failure leaves the old or the new one.
+    """Writes a UTF-8 text file that all users can read. An existing file is replaced atomically.
 
-    Folders are made. File names in a text may hold bytes that are no UTF-8: they are written escaped.
+    A kill or a power failure leaves either the old or the new file. Missing folders are created. File names in the text may contain
+    bytes that are not UTF-8; these are written escaped.
 
     Raises:
-      CaptchaPipelineError: the disk is full, or the folder may not be written.
+      CaptchaPipelineError: the disk is full, or the folder cannot be written.
     """
     with writing_in(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,11 +51,11 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Renames a folder to a name that readers look for, once all that it holds is on the disk: they find it whole or not at all.
+    """Renames a folder to its final name after its whole content is on the disk. Readers find it complete or not at all.
 
     Args:
-      folder: in the same file system as `target`.
-      target: must not exist, or be an empty folder.
+      folder: must be in the same file system as `target`.
+      target: must not exist, or must be an empty folder.
     """
     for path in [*folder.rglob("*"), folder]:
         sync(path)
@@ -63,7 +64,7 @@ def publish(folder: Path, target: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until the content of a file, or the names in a folder, are on the disk."""
+    """Waits until the content of a file, or the list of names in a folder, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -72,33 +73,35 @@ def sync(path: Path) -> None:
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """Returns what a JSON file holds.
+    """Returns the content of a JSON file.
 
     Args:
-      path: of the file.
-      remedy: what to do about a file that cannot be read, as a sentence; part of the message.
+      path: the file.
+      remedy: a sentence for the error message that says what to do about a damaged file.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      CaptchaPipelineError: the file is not JSON, as after a power failure that an earlier release did not survive.
+      FileNotFoundError: the file does not exist.
+      CaptchaPipelineError: the file is not JSON, for example after a power failure: earlier releases did not sync files to the disk.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # UnicodeDecodeError is one
-        raise CaptchaPipelineError(f"{path} is damaged: it is not JSON. {remedy}") from None
+    except ValueError:  # UnicodeDecodeError is a ValueError
+        raise CaptchaPipelineError(f"{path} is damaged: it is not valid JSON. {remedy}") from None
 
 
 @contextlib.contextmanager
 def locked(lock: Path, busy: str | None = None, waiting: str = "") -> Iterator[None]:
-    """Holds a lock file, which holds the number of this process. The kernel releases it when the process ends, however it ends.
+    """Locks a file while the block runs, and writes the ID of this process into the file.
+
+    The kernel releases the lock when the process ends, even if the process is killed.
 
     Args:
-      lock: the file; created with its folder if it is missing, and left in place.
-      busy: the message if another process holds the lock, with {} for its number. None waits until the lock is free.
-      waiting: what is said on standard error before it waits, likewise; "" to say nothing.
+      lock: the lock file. It is created with its folder if it is missing, and is not removed afterwards.
+      busy: the error message if another process holds the lock, with {} for the ID of that process. None waits until the lock is free.
+      waiting: the message on standard error before waiting, with {} as above; "" for no message.
 
     Raises:
-      Busy: another process holds it, and `busy` is given.
+      Busy: another process holds the lock, and `busy` is given.
       OSError: the file cannot be written.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,11 @@
-"""What a model is made from, in two short names.
+"""Two short hashes that identify a model by the inputs of its training.
 
-The *recipe* stands for all that a fit is given: the configuration, the data, the code, the libraries, and the number of the attempt. The
-*fingerprint* is the recipe and the model that the fit really went on from: two models with one fingerprint differ by rounding at most.
+The *recipe* is a hash of all inputs of training: the configuration, the data, the code, the libraries, and the number of the attempt. The
+*fingerprint* is a hash of the recipe and of the model that training actually started from. Two models with equal fingerprints differ at
+most by rounding.
 
-Both follow from content alone, wherever the pipeline runs. On this machine the recipe is known before a run; on Kubeflow a step works it
-out from what it gets.
+Both depend on content alone, not on the machine that runs the pipeline. For local runs the recipe is known before the run. On Kubeflow a
+step computes it from its inputs.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from typing import Any, Final
 
 from components.base.source_digest import source_digest
 
-# By step, the modules that hold its code. Those that only a dotted path leads to are imported by none of the others.
+# The modules with the code of each step. A module that TFX loads by its dotted path is listed too, because no other module imports it.
 _CODE: Final[Mapping[str, tuple[str, ...]]] = {
     "CaptchaExampleGen": ("components.example_gen",),
     "CaptchaSchema": ("components.schema_gate",),
@@ -27,9 +28,9 @@ _CODE: Final[Mapping[str, tuple[str, ...]]] = {
     "CaptchaEvaluator": ("components.evaluator",),
     "Tuner": ("components.training.tuner_fn",),
 }
-# The steps that decide what the data and the model are. The others judge the model, or look for a better one.
+# The steps that determine the data and the model. The other steps judge the model, or search for a better one.
 _MAKE_THE_MODEL: Final = ("CaptchaExampleGen", "CaptchaSchema", "Transform", "Trainer")
-# What reads, converts and learns from the pictures. The library that draws some is not among them: the spans hold what it has drawn.
+# The libraries that read, convert and learn from pictures. The library that draws pictures is not listed: spans store its output.
 _LIBRARIES: Final = (
     "tfx",
     "tensorflow",
@@ -44,36 +45,41 @@ _LIBRARIES: Final = (
 
 
 def libraries() -> dict[str, str]:
-    """Returns by name the versions of Python and of the libraries on which the outcome of a run depends."""
+    """Returns the versions, by name, of Python and of the libraries that affect the result of a run."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
 def code_digest() -> str:
-    """Returns a hash of the code of all steps, whatever the libraries."""
+    """Returns a hash of the code of all steps, independent of the libraries."""
     return source_digest(*(module for modules in _CODE.values() for module in modules))
 
 
 def code_digests() -> dict[str, str]:
-    """Returns by step a hash of its code and of the libraries: a step that gets it as a property runs again where either has changed."""
+    """Returns a hash of the code and the libraries for each step. A step gets it as a property, and runs again when either changes."""
     versions = libraries()
     return {step: _digest([source_digest(*modules), versions]) for step, modules in _CODE.items()}
 
 
 def recipe(settings: str, window: str, epochs: int, attempt: int) -> str:
-    """Returns the recipe of a model, for the code and the libraries of this process.
+    """Returns the recipe of a model for the code and the libraries of this process.
 
     Args:
-      settings: the parts of the configuration that decide what the model is, as JSON.
+      settings: the parts of the configuration that determine the model, as JSON.
       window: the digest of the window of spans, see `components.data.spans.Window`.
-      epochs: passes over the training split, 0 for as many as suit its size, which a run of a compiled pipeline may set.
-      attempt: how often the same has been fitted before; each attempt starts from another seed.
+      epochs: passes over the training split; 0 derives the number from the size of the split. A run of a compiled pipeline can set it.
+      attempt: the number of earlier attempts with these inputs; each attempt starts from a different seed.
     """
     code = source_digest(*(module for step in _MAKE_THE_MODEL for module in _CODE[step]))
     return _digest([json.loads(settings), window, epochs, attempt, code, libraries()])
 
 
 def fingerprint(recipe: str, base: str | None) -> str:
-    """Returns the fingerprint of a model made by a recipe; `base` is that of the model that its fit went on from, None for none."""
+    """Returns the fingerprint of a model.
+
+    Args:
+      recipe: the recipe of the model.
+      base: the fingerprint of the model that training started from; None if training started from random weights.
+    """
     return _digest([recipe, base])
 
 

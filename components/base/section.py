@@ -1,4 +1,4 @@
-"""What sections of the configuration are made of."""
+"""The base class and the field types of the sections of the configuration."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 def _local(path: str) -> str:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
-        raise ValueError("this must be a folder or file of this machine, not a URL; mount a bucket, and give the path of the mount")
+        raise ValueError("this must be a folder or file of this machine, not a URL; for a bucket, mount it and give the path of the mount")
     try:
         return str(Path(path).expanduser())
     except RuntimeError:
@@ -18,11 +18,11 @@ def _local(path: str) -> str:
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
-# Of a folder or a file; ~ is the home folder.
+# The path of a folder or file on this machine; ~ is the home folder.
 LocalPath = Annotated[str, Field(min_length=1), AfterValidator(_local)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, and without keys that it does not know."""
+    """A section of the configuration. It is immutable and rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,7 +1,7 @@
-"""A hash of the code of steps: what it does, not how it is written.
+"""A hash of the code of steps that ignores comments and formatting.
 
-TFX decides whether a step has run before by its inputs and properties, and sees neither its code nor that of the modules
-it uses. The hash is given to the step as one more property, so that a change of code reruns it.
+TFX decides by the inputs and properties of a step whether the step has run before. It sees neither the code of the step nor the code of
+the modules that the step uses. The hash is passed to the step as one more property, so that the step runs again when its code changes.
 """
 
 import ast
@@ -15,21 +15,21 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def source_digest(*module_names: str, root: Path = _ROOT) -> str:
-    """Returns 16 hex digits that change with what modules do, or what one does that they import, at any depth, from their own package.
+    """Returns 16 hex digits that change when the code of the modules changes, or the code of modules that they import.
 
-    Comments, docstrings and formatting do not count: the syntax trees are hashed. `ast.dump` writes them differently from one version of
-    Python to another.
+    Imports from the module's own package are followed at any depth. Comments, docstrings and formatting do not count, because the syntax
+    trees are hashed. The digits also depend on the version of Python, because the output of `ast.dump` does.
 
     Args:
-      module_names: such as `components.example_gen`.
-      root: the folder that holds the package.
+      module_names: dotted names such as `components.example_gen`.
+      root: the folder that contains the package.
 
     Raises:
-      ModuleNotFoundError: there is no such module under `root`.
+      ModuleNotFoundError: a module does not exist under `root`.
     """
     for name in module_names:
         if _source_file(name, root) is None:
-            raise ModuleNotFoundError(f"No module {name} under {root}")
+            raise ModuleNotFoundError(f"The module {name} does not exist under {root}.")
     sources: dict[str, bytes] = {}
     waiting = list(module_names)
     while waiting:
@@ -55,7 +55,7 @@ def _source_file(module_name: str, root: Path) -> Path | None:
 
 @functools.cache  # the steps share most of their modules
 def _read(source: bytes, module_name: str, *, is_package: bool) -> tuple[bytes, tuple[str, ...]]:
-    """Returns what a module does, as bytes, and the dotted names of what it imports."""
+    """Returns the syntax tree of a module without docstrings, as bytes, and the dotted names of its imports."""
     tree = ast.parse(source)
     imports = tuple(_imports(tree, module_name, is_package))
     for node in ast.walk(tree):
@@ -66,7 +66,7 @@ def _read(source: bytes, module_name: str, *, is_package: bool) -> tuple[bytes, 
 
 
 def _imports(tree: ast.Module, module_name: str, is_package: bool) -> Iterator[str]:
-    """Yields the dotted names that may be modules of the same package, in whatever function the import stands."""
+    """Yields the imported dotted names that may be modules of the same package. Imports inside functions count too."""
     package = module_name.split(".")[0]
     for node in ast.walk(tree):
         names: list[str] = []

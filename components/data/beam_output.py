@@ -1,4 +1,4 @@
-"""What Beam leaves beside its output."""
+"""Removes temporary files that Beam leaves in its output folders."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,10 @@ from tfx.types import artifact
 
 
 def remove_abandoned(output_dict: Mapping[str, Sequence[artifact.Artifact]]) -> None:
-    """Removes from the outputs of a step that is done the files that a worker was at when it was killed.
+    """Removes the unfinished files of killed workers from the outputs of a completed step.
 
-    The engine had its work done anew, elsewhere; whoever reads "every file of the split" would find the folder with the halves.
+    The engine has repeated the work of these workers in other files. A reader of all files of the split would otherwise find the folder
+    with the unfinished files.
     """
     for artifacts in output_dict.values():
         for item in artifacts:

@@ -1,6 +1,6 @@
-"""CaptchaSpec: what is written on the pictures and how large they are.
+"""CaptchaSpec: the allowed text of the pictures, and their size.
 
-The one source that the schema, the labels, the heads of the model and the decoding of its answers are built from.
+The schema, the labels, the heads of the model and the decoding of its outputs are all derived from it.
 """
 
 import functools
@@ -20,7 +20,8 @@ CHARSETS: Final = {
 class LabelError(ValueError):
     """A label that the spec does not allow.
 
-    `reason` is the name under which such records are counted: `label_empty`, `label_length` or `label_charset`.
+    Attributes:
+      reason: the name used to count such records: `label_empty`, `label_length` or `label_charset`.
     """
 
     def __init__(self, reason: str, message: str):
@@ -29,7 +30,7 @@ class LabelError(ValueError):
 
 
 class LengthRange(BaseModel):
-    """An inclusive range of label lengths, written `{min: 4, max: 8}`."""
+    """An inclusive range of label lengths, written as `{min: 4, max: 8}`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,27 +40,26 @@ class LengthRange(BaseModel):
     @model_validator(mode="after")
     def _ordered(self) -> "LengthRange":
         if self.min >= self.max:
-            raise ValueError(f"length.min ({self.min}) must be below length.max ({self.max}); for one length write length: {self.max}")
+            raise ValueError(f"length.min ({self.min}) must be below length.max ({self.max}); for a fixed length, write length: {self.max}")
         return self
 
 
 class CaptchaSpec(BaseModel):
-    """Charset, length and image size of one kind of captcha.
+    """The charset, the label length and the image size of one kind of captcha.
 
-    A label is a string of `min_length` to `max_length` characters of `characters`. The model has `max_length` heads of
-    `num_classes` classes each: class i is `characters[i]`, and where the length varies one more class, `blank_id`, says that
-    no character stands at that position.
+    A label has `min_length` to `max_length` characters, all from `characters`. The model has `max_length` heads with `num_classes`
+    classes each. Class i is `characters[i]`. If the length varies, there is one more class, `blank_id`: no character at this position.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     charset: str = Field("digits", min_length=1, description="digits, upper, lower, alnum, or the characters themselves")
-    case_sensitive: bool = Field(True, description="false folds labels to the case that the charset has")
+    case_sensitive: bool = Field(True, description="false converts labels to the case of the charset")
     length: Annotated[int, Field(ge=1, le=64)] | LengthRange = Field(4, description="a number, or {min: 4, max: 8}")
     width: int = Field(100, ge=8, le=2048, description="pixels")
     height: int = Field(30, ge=8, le=2048, description="pixels")
     channels: int = Field(3, description="3 for colour, 1 for grey")
-    fit: Literal["pad", "stretch"] = Field("pad", description="pad keeps the aspect ratio of a picture of another size; stretch does not")
+    fit: Literal["pad", "stretch"] = Field("pad", description="how to resize: pad keeps the aspect ratio, stretch does not")
 
     @field_validator("channels")
     @classmethod
@@ -75,13 +75,13 @@ class CaptchaSpec(BaseModel):
         for character in characters:
             if character.isspace() or unicodedata.category(character)[0] in "CM":
                 raise ValueError(
-                    f"charset holds {character!r} (U+{ord(character):04X}): spaces, control characters and combining marks "
-                    "cannot be read from a picture; leave it out"
+                    f"charset contains {character!r} (U+{ord(character):04X}): spaces, control characters and combining marks "
+                    "cannot be read from a picture; remove it"
                 )
             folded = character if self.case_sensitive else character.casefold()
             if folded in seen:
-                hint = "" if seen[folded] == character else "; set case_sensitive: true, or keep one case"
-                raise ValueError(f"charset holds {character!r} twice (as {seen[folded]!r}){hint}")
+                hint = "" if seen[folded] == character else "; set case_sensitive: true, or keep only one case"
+                raise ValueError(f"charset contains {character!r} twice (as {seen[folded]!r}){hint}")
             seen[folded] = character
         if len(characters) < 2:
             raise ValueError("charset needs at least two characters")
@@ -89,25 +89,27 @@ class CaptchaSpec(BaseModel):
 
     @functools.cached_property
     def characters(self) -> str:
-        """The characters in class order, NFC-normalised, one code point each."""
+        """The characters in the order of the classes, NFC-normalised, one code point each."""
         return unicodedata.normalize("NFC", CHARSETS.get(self.charset, self.charset))
 
     @property
     def min_length(self) -> int:
+        """The minimum number of characters in a label."""
         return self.length if isinstance(self.length, int) else self.length.min
 
     @property
     def max_length(self) -> int:
-        """The number of positions, which is the number of heads."""
+        """The maximum number of characters in a label, which is the number of heads."""
         return self.length if isinstance(self.length, int) else self.length.max
 
     @property
     def blank_id(self) -> int | None:
-        """The class for "no character here"; None where every label has the same length."""
+        """The class "no character at this position"; None if all labels have the same length."""
         return None if isinstance(self.length, int) else len(self.characters)
 
     @property
     def num_classes(self) -> int:
+        """The number of classes of each head, including the blank class."""
         return len(self.characters) + (self.blank_id is not None)
 
     @functools.cached_property
@@ -118,10 +120,10 @@ class CaptchaSpec(BaseModel):
         return character if self.case_sensitive else character.casefold()
 
     def canonical(self, label: str) -> str:
-        """Returns the label as the charset writes it: NFC, and in the charset's case where case does not matter.
+        """Returns the label in the form of the charset: NFC-normalised, and in the charset's case if case does not matter.
 
         Raises:
-          LabelError: it is empty, has a wrong length, or holds a character outside the charset.
+          LabelError: the label is empty, has a wrong length, or contains a character outside the charset.
         """
         label = unicodedata.normalize("NFC", label)
         if not label:
@@ -135,15 +137,15 @@ class CaptchaSpec(BaseModel):
         return "".join(self.characters[self._ids[self._fold(character)]] for character in label)
 
     def encode(self, label: str) -> list[int]:
-        """Returns the label's class ids, `max_length` of them, padded with `blank_id`.
+        """Returns the `max_length` class ids of a label, padded with `blank_id`.
 
         Raises:
-          LabelError: as `canonical`.
+          LabelError: as for `canonical`.
         """
         ids = [self._ids[self._fold(character)] for character in self.canonical(label)]
         padding = self.max_length - len(ids)
         return ids if self.blank_id is None else ids + [self.blank_id] * padding
 
     def decode(self, ids: list[int]) -> str:
-        """Returns the text of class ids. A blank yields no character, wherever it stands."""
+        """Returns the text of class ids. Blanks are skipped at any position."""
         return "".join(self.characters[i] for i in ids if i != self.blank_id)

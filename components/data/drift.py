@@ -1,8 +1,9 @@
-"""How far the newest span is from the other spans of the window: counts of what pictures and labels are like, and distances.
+"""Drift: the distance of the newest span from the other spans of the window.
 
-The distances are those of TFDV's comparators, https://www.tensorflow.org/tfx/data_validation/get_started#checking_data_skew_and_drift,
-and tests/data/test_drift.py compares the two. CaptchaExampleGen makes the counts while it checks the records, so they are exact and need no
-second pass over the data. No TensorFlow.
+A profile counts properties of pictures and labels. The distances are those of TFDV's comparators,
+https://www.tensorflow.org/tfx/data_validation/get_started#checking_data_skew_and_drift; tests/data/test_drift.py compares the two.
+CaptchaExampleGen counts while it checks the records: the counts are exact and need no second pass over the data. This module does not
+import TensorFlow.
 """
 
 import collections
@@ -16,12 +17,12 @@ from scipy.spatial.distance import jensenshannon
 from components.base import features
 from components.data.example_proto import Example
 
-NUMBERS: Final = (features.BRIGHTNESS, features.CONTRAST, features.SHARPNESS)  # counted by whole grey levels
+NUMBERS: Final = (features.BRIGHTNESS, features.CONTRAST, features.SHARPNESS)  # counted per whole grey level
 SIZE: Final = "size"
 POSITIONS: Final = "positions"
 MEASURES: Final = (*NUMBERS, SIZE, features.SOURCE, features.CHARACTERS, POSITIONS)
 
-_MAX_VALUES: Final = 1000  # of one measure: sources come from strangers, and may be as many as records
+_MAX_VALUES: Final = 1000  # kept per measure: sources are untrusted, and each record may name its own
 _MAX_LENGTH: Final = 100  # characters of a source
 _BINS: Final = 256
 
@@ -29,17 +30,17 @@ Counts = collections.Counter[str]
 
 
 class Profile:
-    """What the pictures and labels of a span are like: by measure, how often each value occurs. Small, and mergeable in any order.
+    """Counts of picture and label properties of a span: for each measure, how often each value occurs. Small, and mergeable in any order.
 
-    `counts[measure]` has a grey level ("0" to "255") for NUMBERS, "100x30" for SIZE, the name for SOURCE, the character for CHARACTERS,
-    and position and character ("1 A") for POSITIONS.
+    The keys of `counts[measure]` are grey levels ("0" to "255") for NUMBERS, sizes such as "100x30" for SIZE, names for SOURCE, characters
+    for CHARACTERS, and position and character ("1 A") for POSITIONS.
     """
 
     def __init__(self, counts: Mapping[str, Mapping[str, int]] | None = None):
         self.counts = {measure: Counts((counts or {}).get(measure, {})) for measure in MEASURES}
 
     def add(self, example: Example) -> None:
-        """Counts an example as CaptchaExampleGen emits it."""
+        """Counts an example that CaptchaExampleGen emits."""
         feature = example.features.feature
         for name in NUMBERS:
             self.counts[name][str(int(feature[name].float_list.value[0]))] += 1
@@ -51,43 +52,50 @@ class Profile:
         self.counts[POSITIONS].update(f"{position} {character}" for position, character in enumerate(characters, start=1))
 
     def merge(self, other: "Profile") -> None:
-        """Adds the counts of `other`, which has seen other examples."""
+        """Adds the counts of `other`, a profile of different examples."""
         for measure, counts in other.counts.items():
             self.counts[measure].update(counts)
 
     def to_json(self) -> dict[str, dict[str, int]]:
-        """Returns what `Profile` takes, the commonest values first."""
+        """Returns the counts as `Profile` takes them: at most 1,000 values per measure, the most frequent first."""
         return {measure: dict(counts.most_common(_MAX_VALUES)) for measure, counts in self.counts.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Distance:
-    """How far two distributions are apart, 0 to 1, and from where on that is drift; None for never."""
+    """The distance between two distributions.
+
+    Attributes:
+      value: 0 to 1.
+      threshold: a value above it is drift; None for no threshold.
+    """
 
     value: float
     threshold: float | None
 
     @property
     def is_drift(self) -> bool:
+        """Whether the distance is above its threshold."""
         return self.threshold is not None and self.value > self.threshold
 
 
 def distances(newest: Profile, others: Profile, thresholds: Mapping[str, float | None]) -> dict[str, Distance]:
-    """Returns the distance of each of MEASURES.
+    """Returns the distance for each of MEASURES.
 
-    For NUMBERS it is the Jensen-Shannon divergence in bits (Lin, "Divergence Measures Based on the Shannon Entropy", 1991), else the
-    largest difference of a value's shares; for POSITIONS, of a character's shares at one position.
+    For NUMBERS it is the Jensen-Shannon divergence in bits (Lin, "Divergence Measures Based on the Shannon Entropy", 1991). For the other
+    measures it is the largest difference between the two shares of a value; for POSITIONS, between the two shares of a character at one
+    position.
 
     Args:
-      newest: not empty.
-      others: not empty.
-      thresholds: by measure.
+      newest: the profile of the newest span; not empty.
+      others: the merged profile of the other spans; not empty.
+      thresholds: by measure; None for no threshold.
     """
     found = {}
     for measure in MEASURES:
         left, right = newest.counts[measure], others.counts[measure]
         if measure in NUMBERS:
-            value = float(jensenshannon(histogram(left), histogram(right), base=2) ** 2)  # the divergence, as TFDV has it
+            value = float(jensenshannon(histogram(left), histogram(right), base=2) ** 2)  # SciPy returns the root of it; TFDV does not
         elif measure == POSITIONS:
             value = max(_largest_difference(*pair) for pair in _by_position(left, right))
         else:
@@ -97,14 +105,15 @@ def distances(newest: Profile, others: Profile, thresholds: Mapping[str, float |
 
 
 def describe(profiles: Mapping[str, Profile], thresholds: Mapping[str, float | None]) -> dict[str, Any]:
-    """Returns the distances of the newest span, in JSON types.
+    """Returns the distances of the newest span as JSON types.
 
-    `{"newest": span, "distances": {measure: {"value", "threshold"}}, "histograms": {measure: {"newest": [256], "others": [256]}}}`:
-    the histograms of NUMBERS are shares by grey level. With no other span, or none with a good record, there are no distances.
+    `{"newest": span, "distances": {measure: {"value", "threshold"}}, "histograms": {measure: {"newest": [256], "others": [256]}}}`.
+    The histograms of NUMBERS are shares by grey level. `distances` and `histograms` are empty if there is no other span, or if the newest
+    span or all other spans have no good record.
 
     Args:
       profiles: by the name of the span, the newest last.
-      thresholds: by measure.
+      thresholds: by measure; None for no threshold.
     """
     name, newest = list(profiles.items())[-1]
     others = Profile()
@@ -125,16 +134,20 @@ def describe(profiles: Mapping[str, Profile], thresholds: Mapping[str, float | N
 
 
 def complain(found: Mapping[str, Any]) -> str:
-    """Returns what differs by more than its threshold, or ""."""
+    """Returns a text that names each measure above its threshold, or "" if there is no drift.
+
+    Args:
+      found: the result of `describe`.
+    """
     drifted = {measure: value for measure, entry in found["distances"].items() if (value := Distance(**entry)).is_drift}
     if not drifted:
         return ""
     lines = [f"  {measure}: {distance.value:.3f}; drift.{measure} allows {distance.threshold:g}" for measure, distance in drifted.items()]
-    return "\n".join([f"The pictures or labels of {found['newest']} are unlike those of the other spans:", *lines])
+    return "\n".join([f"The pictures or labels of {found['newest']} differ from those of the other spans:", *lines])
 
 
 def histogram(counts: Mapping[str, int]) -> np.ndarray:
-    """Returns the shares of the grey levels, float64 [256]."""
+    """Returns the share of each grey level, float64 [256]."""
     bins = np.zeros(_BINS)
     for level, count in counts.items():
         bins[min(int(level), _BINS - 1)] += count

@@ -1,9 +1,9 @@
 """tf.Example without TensorFlow.
 
-Importing TensorFlow takes about seven seconds in every process, these messages take none. On the wire they are the same as
-tf.train.Example, so either reads what the other has written; the fields are those of
-https://github.com/tensorflow/tensorflow/tree/master/tensorflow/core/example. The package has another name, because one
-process cannot hold two definitions of the same name.
+Importing TensorFlow takes about seven seconds in every process; importing these messages takes almost no time. The serialised form is
+equal to that of tf.train.Example, so each class can read the output of the other. The fields are those of
+https://github.com/tensorflow/tensorflow/tree/master/tensorflow/core/example. The protobuf package has a different name, because one
+process cannot have two definitions with the same name.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ message_type { name: "Example"
 def _example_class() -> Any:
     pool = descriptor_pool.DescriptorPool()
     pool.Add(text_format.Parse(_PROTO, descriptor_pb2.FileDescriptorProto()))
-    # protobuf 3.20 of the older TFX train has only the second, protobuf 6 only the first.
+    # protobuf 3.20, used by older TFX releases, has only the second function; protobuf 6 has only the first.
     new_class = getattr(message_factory, "GetMessageClass", None) or message_factory.MessageFactory(pool).GetPrototype
     return new_class(pool.FindMessageTypeByName("captcha_pipeline.Example"))
 
@@ -42,7 +42,7 @@ Example: Any = _example_class()
 
 
 def bytes_example(features: Mapping[str, bytes], kind: Any = Example) -> Any:
-    """Returns an example of the class `kind` in which every feature holds one byte string."""
+    """Returns an example of the class `kind` in which every feature has one byte string."""
     example = kind()
     for name, value in features.items():
         example.features.feature[name].bytes_list.value.append(value)

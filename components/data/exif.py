@@ -1,4 +1,4 @@
-"""What the headers of a JPEG or PNG say besides its size: which way up it is, and which chunks a PNG has. Bytes only.
+"""Reads the orientation of a JPEG or PNG and the chunks of a PNG from the bytes of the file, without decoding pixels.
 
 components/data/decoding.py has the same rules as a TensorFlow graph, so that the import and the served model see the same pixels.
 """
@@ -8,18 +8,18 @@ from typing import Final
 
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE: Final = b"\xff\xd8\xff"
-EXIF_APP1: Final = b"Exif\0\0"  # how an APP1 segment of a JPEG starts that holds EXIF data
-MAX_PARTS: Final = 64  # segments of a JPEG or chunks of a PNG that are looked at; real files have a handful before their pixels
+EXIF_APP1: Final = b"Exif\0\0"  # the start of an APP1 segment of a JPEG with EXIF data
+MAX_PARTS: Final = 64  # the limit of JPEG segments or PNG chunks that are searched; real files have only a few before their pixels
 ORIENTATION_TAG: Final = 274
 UPRIGHT: Final = 1
 ORIENTATIONS: Final = range(1, 9)
 
 
 def orientation(data: bytes) -> int:
-    """Returns how the pixels of a JPEG or PNG are turned: one of ORIENTATIONS, as EXIF numbers them.
+    """Returns the EXIF orientation of the pixels of a JPEG or PNG, one of ORIENTATIONS.
 
-    It is that of a JPEG's first APP1 segment with EXIF data, of the segments for applications and comments that come first, or of a
-    PNG's first chunk eXIf before the pixels. All else, broken EXIF data too, is UPRIGHT.
+    In a JPEG, it is read from the first APP1 segment with EXIF data among the application segments and comments at the start. In a PNG,
+    it is read from the first chunk eXIf before the pixels. Everything else, including broken EXIF data, is UPRIGHT.
     """
     if data.startswith(PNG_SIGNATURE):
         return exif_orientation(png_chunk(data, b"eXIf") or b"")
@@ -27,7 +27,7 @@ def orientation(data: bytes) -> int:
 
 
 def png_chunk(data: bytes, kind: bytes) -> bytes | None:
-    """Returns the content of a PNG's first chunk of a kind, such as b"tRNS", before the pixels; None where there is none."""
+    """Returns the content of the first chunk of a kind, such as b"tRNS", before the pixels of a PNG; None if there is no such chunk."""
     position = len(PNG_SIGNATURE)
     for _ in range(MAX_PARTS):
         start, found = position + 8, data[position + 4 : position + 8]
@@ -41,7 +41,7 @@ def png_chunk(data: bytes, kind: bytes) -> bytes | None:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Yields name, content and checksum of each chunk of a PNG that is there as a whole, up to IEND."""
+    """Yields the name, content and checksum of each complete chunk of a PNG, up to IEND."""
     position, name = len(PNG_SIGNATURE), b""
     while position + 12 <= len(data) and name != b"IEND":
         start, name = position + 8, data[position + 4 : position + 8]
@@ -63,10 +63,10 @@ def _jpeg_exif(data: bytes) -> bytes:
 
 
 def exif_orientation(tiff: bytes) -> int:
-    """Returns the orientation that EXIF data, without the "Exif" before it, give; UPRIGHT where they are broken or give none.
+    """Returns the orientation in EXIF data without the leading "Exif"; UPRIGHT if the data is broken or has no orientation.
 
-    EXIF data are a TIFF header and directories of entries of 12 bytes: tag, type, count, value. The tag must be in the first directory,
-    its type 3 (16 bits) and its count 1, as CIPA DC-008 (Exif 2.32), section 4.6.4, has it.
+    EXIF data is a TIFF header and directories of 12-byte entries: tag, type, count, value. The tag must be in the first directory, with
+    type 3 (16 bits) and count 1, as in CIPA DC-008 (Exif 2.32), section 4.6.4.
     """
     little = tiff.startswith(b"II*\0")
     if not little and not tiff.startswith(b"MM\0*"):
@@ -84,5 +84,5 @@ def exif_orientation(tiff: bytes) -> int:
 
 
 def _padded(data: bytes, start: int, size: int) -> bytes:
-    """Returns `size` bytes; those beyond the end are 0."""
+    """Returns `size` bytes from `start`. Bytes beyond the end are 0."""
     return data[start : start + size].ljust(size, b"\0")

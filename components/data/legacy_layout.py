@@ -1,7 +1,7 @@
-"""A record in the legacy layout, which the textbook chapter behind this project writes: `book` on the command line and in manifests.
+"""The legacy layout of a record, from the textbook chapter behind this project: `book` on the command line and in manifests.
 
-`image_raw` holds the pixels as raw uint8 bytes, `label_raw` the class ids as int64 bytes, `map_raw` the one-hot map of the label as uint8
-bytes. `data_info.csv` beside the records describes the three. No TensorFlow, as in components/data/records.py.
+`image_raw` has the pixels as raw uint8 bytes, `label_raw` the class ids as int64 bytes, `map_raw` the one-hot map of the label as uint8
+bytes. `data_info.csv`, next to the records, describes the three. Like components/data/records.py, this module does not import TensorFlow.
 """
 
 import csv
@@ -38,9 +38,9 @@ class FeatureInfo:
       name: of the feature.
       dtype: of its values.
       shape: of its values; for `length_type` "var" only the number of dimensions counts.
-      isbyte: whether the values are stored as one byte string (little-endian), and not as a list of numbers.
+      isbyte: whether the values are stored as one byte string (little-endian) instead of a list of numbers.
       length_type: "fixed" or "var".
-      default: what stands for a feature that a record lacks; None for nothing.
+      default: the values to use if a record lacks the feature; None for no default.
     """
 
     name: str
@@ -51,10 +51,10 @@ class FeatureInfo:
     default: np.ndarray | None = None
 
     def read(self, example: Any) -> np.ndarray:
-        """Returns the feature's values in the declared shape ("var": one dimension).
+        """Returns the feature's values in the declared shape; for `length_type` "var", in one dimension.
 
         Raises:
-          RecordError: `feature_missing`, or `feature_shape` where the number of bytes or values is not the declared one.
+          RecordError: `feature_missing`, or `feature_shape` if the number of bytes or values differs from the declared number.
         """
         values = self._stored(example)
         if values is None:
@@ -64,7 +64,9 @@ class FeatureInfo:
         if self.length_type == "var":
             return values
         if values.size != np.prod(self.shape, dtype=np.int64):
-            raise RecordError("feature_shape", f"{self.name} has {values.size} values; {list(self.shape)} of {self.dtype} was declared")
+            raise RecordError(
+                "feature_shape", f"{self.name} has {values.size} values; data_info.csv declares {list(self.shape)} of {self.dtype}"
+            )
         return values.reshape(self.shape)
 
     def _stored(self, example: Any) -> np.ndarray | None:
@@ -75,17 +77,17 @@ class FeatureInfo:
             return None
         if (kind == "bytes_list") != self.isbyte or (self.isbyte and len(stored) != 1):
             expected = "one byte string" if self.isbyte else "numbers"
-            raise RecordError("feature_shape", f"{self.name} holds {len(stored)} values of a {kind}, not {expected}, as was declared")
+            raise RecordError("feature_shape", f"{self.name} has {len(stored)} values in a {kind}; data_info.csv declares {expected}")
         if not self.isbyte:
             return np.array(stored).astype(self.dtype)
         if len(stored[0]) % self.dtype.itemsize:
-            raise RecordError("feature_shape", f"{self.name} has {len(stored[0])} bytes, which is no whole number of {self.dtype} values")
+            raise RecordError("feature_shape", f"{self.name} has {len(stored[0])} bytes, not a whole number of {self.dtype} values")
         return np.frombuffer(stored[0], self.dtype)
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What data_info.csv says of the legacy layout."""
+    """The contents of data_info.csv, which describes records in the legacy layout."""
 
     features: tuple[FeatureInfo, ...]
 
@@ -94,7 +96,7 @@ class DataInfo:
 
     @classmethod
     def for_spec(cls, spec: CaptchaSpec) -> "DataInfo":
-        """Returns the layout that `legacy_example` writes."""
+        """Returns the description of the examples that `legacy_example` returns."""
         rows = (
             (IMAGE_RAW, "|u1", (spec.height, spec.width, spec.channels)),
             (LABEL_RAW, "<i8", (spec.max_length,)),
@@ -104,10 +106,10 @@ class DataInfo:
 
     @classmethod
     def load(cls, path: str | Path) -> "DataInfo":
-        """Reads data_info.csv. Further columns and features are let be.
+        """Reads data_info.csv. Other columns and features have no effect.
 
         Raises:
-          CaptchaPipelineError: it cannot be read, lacks a column, or a row is not right.
+          CaptchaPipelineError: the file cannot be read, lacks a column, or has an invalid row.
         """
         try:
             with open(path, encoding="utf-8-sig", newline="") as file:
@@ -116,10 +118,10 @@ class DataInfo:
                 reader.fieldnames = header
                 rows = [(reader.line_num, {key: (row.get(key) or "").strip() for key in _COLUMNS}) for row in reader]
         except OSError as error:
-            remedy = f"It describes the records with the columns {','.join(_COLUMNS)}."
+            remedy = f"This file must describe the records in the columns {','.join(_COLUMNS)}."
             raise CaptchaPipelineError(f"Cannot read {path}: {error.strerror}. {remedy}") from None
         except (UnicodeDecodeError, csv.Error) as error:
-            raise CaptchaPipelineError(f"{path} is not a CSV file in UTF-8: {error}") from None
+            raise CaptchaPipelineError(f"{path} is not a CSV file in UTF-8: {error}. Save it as CSV in UTF-8.") from None
         missing = [column for column in _COLUMNS if column not in header]
         if missing:
             raise CaptchaPipelineError(f"{path} lacks the columns {', '.join(missing)}; its first row must be {','.join(_COLUMNS)}.")
@@ -154,9 +156,9 @@ def _feature_info(row: Mapping[str, str], where: str) -> FeatureInfo:
     def refuse(column: str, expected: str) -> CaptchaPipelineError:
         return CaptchaPipelineError(f"{where}: {column} is {row[column]!r}; it must be {expected}.")
 
-    kind = row["type"].rpartition(".")[2].lower()  # tf.uint8 and np.uint8 as well
+    kind = row["type"].rpartition(".")[2].lower()  # also accepts tf.uint8 and np.uint8
     if not re.fullmatch(r"u?int(8|16|32|64)|float(16|32|64)", kind):
-        raise refuse("type", "a type of numbers, such as uint8 or int64")
+        raise refuse("type", "a number type, such as uint8 or int64")
     if not re.fullmatch(r"[\[(]?\s*(\d{1,9}\s*,\s*)*(\d{1,9}\s*)?,?\s*[\])]?", row["shape"]):
         raise refuse("shape", "whole numbers, such as [30, 100, 3]")
     if (isbyte := row["isbyte"].lower()) not in ("true", "false", "1", "0", "yes", "no"):
@@ -176,54 +178,54 @@ def _feature_info(row: Mapping[str, str], where: str) -> FeatureInfo:
 
 
 def legacy_example(pixels: np.ndarray, label: str, spec: CaptchaSpec, kind: Any = Example) -> Any:
-    """Returns the example in the legacy layout, as `DataInfo.for_spec` describes it.
+    """Returns an example in the legacy layout, as `DataInfo.for_spec` describes it.
 
     Args:
       pixels: uint8 [height, width, channels].
-      label: as the spec allows it.
+      label: a label that the spec allows.
       spec: gives the shape and the class ids; a shorter label is padded with `blank_id`.
       kind: the class of the example.
 
     Raises:
       LabelError: the spec does not allow the label.
-      ValueError: the pixels have another shape or type.
+      ValueError: the pixels have a wrong shape or dtype.
     """
     expected = (spec.height, spec.width, spec.channels)
     if pixels.shape != expected or pixels.dtype != np.uint8:
-        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}, not uint8 {expected}")
+        raise ValueError(f"The pixels are {pixels.dtype} {pixels.shape}, not uint8 {expected}.")
     ids = np.array(spec.encode(label), "<i8")
     one_hot = np.eye(spec.num_classes, dtype=np.uint8)[ids]
     return bytes_example({IMAGE_RAW: pixels.tobytes(), LABEL_RAW: ids.tobytes(), MAP_RAW: one_hot.tobytes()}, kind)
 
 
 def to_canonical(example: Any, info: DataInfo, spec: CaptchaSpec, source: str = LEGACY_SOURCE) -> Any:
-    """Returns the canonical example, of the class of `example`, of one in the legacy layout.
+    """Converts an example in the legacy layout to a canonical example of the same class.
 
-    The picture becomes a PNG of its own size. The layout does not tell where a record comes from; `source` does.
+    The picture becomes a PNG of unchanged size. The legacy layout does not record the source of an example; `source` gives it.
 
     Raises:
-      RecordError: `feature_missing`, `feature_shape`, `label_length` for too many class ids, `label_charset` for one that the
-        charset does not have, or `image_undecodable` for pixel values outside 0 to 255.
+      RecordError: `feature_missing`, `feature_shape`, `label_length` for too many class ids, `label_charset` for a class id outside the
+        charset, or `image_undecodable` for pixel values outside 0 to 255.
     """
     image = encode_png(legacy_picture(example, info))
     return canonical_example(image, legacy_label(example, info, spec), source, {}, type(example))
 
 
 def legacy_label(example: Any, info: DataInfo, spec: CaptchaSpec) -> str:
-    """Returns the text of `label_raw`. Raises RecordError as `to_canonical` does."""
+    """Returns the text of `label_raw`. Raises RecordError like `to_canonical`."""
     ids = info[LABEL_RAW].read(example).ravel().tolist()
     if len(ids) > spec.max_length:
         raise RecordError("label_length", f"{LABEL_RAW} has {len(ids)} class ids; a label has at most {spec.max_length}")
     for position, class_id in enumerate(ids, start=1):
         if not 0 <= class_id < spec.num_classes:
             raise RecordError(
-                "label_charset", f"position {position} has the class id {class_id}; the charset has 0 to {spec.num_classes - 1}"
+                "label_charset", f"position {position} has the class id {class_id}; class ids are 0 to {spec.num_classes - 1}"
             )
     return spec.decode(ids)
 
 
 def legacy_picture(example: Any, info: DataInfo) -> Image.Image:
-    """Returns the picture of `image_raw`. Raises RecordError as `to_canonical` does."""
+    """Returns the picture of `image_raw`. Raises RecordError like `to_canonical`."""
     pixels = info[IMAGE_RAW].read(example)
     if pixels.dtype != np.uint8:
         if pixels.min() < 0 or pixels.max() > 255:

@@ -1,4 +1,4 @@
-"""Checks records: a shard goes in, examples, quarantined records, a tally and a profile come out."""
+"""Checks the records of a shard. The results are examples, quarantined records, a tally and a profile."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ from components.data.splits import holds, split_key
 from components.data.tally import Tally
 from components.data.tfrecords import ChangedFileError, Damage, Record, read_records
 
-# The tags of what CheckShard emits besides the splits.
+# The tags of CheckShard's outputs besides the splits.
 BAD: Final = "bad"
 SUMMARY: Final = "summary"
 PROFILE: Final = "profile"
 KEYS: Final = "keys"
 
 _CANONICAL: Final = (features.IMAGE, features.LABEL, features.SOURCE, features.PARAMS)
-_MAX_DETAIL: Final = 300  # characters: a detail quotes the record, whose label may have megabytes
+_MAX_DETAIL: Final = 300  # characters; a detail quotes the record, and a label may have megabytes
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,14 @@ class Shard:
     """A file to read.
 
     Attributes:
-      name: relative to the data folder.
-      records: how many the manifest says it holds.
-      sha256: of the file, as the manifest says.
-      info: describes the legacy layout, None for a canonical one.
-      share: of its records that is used, above 0.
+      split: the split of its records.
+      path: of the file.
+      name: the path relative to the data folder.
+      records: the number of records in the manifest.
+      sha256: the hash of the file in the manifest, hexadecimal.
+      source: the source of records in the legacy layout.
+      info: the description of the legacy layout; None for the canonical layout.
+      share: the share of its records that is used, above 0.
     """
 
     split: str
@@ -53,24 +56,24 @@ class Shard:
 
     @property
     def span(self) -> str:
-        """The name of its span, such as span-000001."""
+        """The name of the span, such as span-000001."""
         return self.name.partition("/")[0]
 
 
 class Checked(NamedTuple):
-    """A good record: what CaptchaExampleGen emits for it, see components/base/features.py, and the picture's `split_key`."""
+    """A good record: the example that CaptchaExampleGen emits (components/base/features.py), and the picture's `split_key`."""
 
     example: Example
     key: bytes
 
 
 def check_record(data: bytes, shard: Shard, spec: CaptchaSpec, rules: PictureRules) -> Checked:
-    """Returns what becomes of a record that is right.
+    """Checks a record and returns its example.
 
     Raises:
-      RecordError: the record cannot be parsed, or a feature is missing or of a wrong type or shape.
+      RecordError: the record cannot be parsed, or a feature is missing or has a wrong type or shape.
       LabelError: the spec does not allow the label.
-      PictureError: the picture is not used.
+      PictureError: the picture is refused.
     """
     try:
         example = Example.FromString(data)
@@ -109,7 +112,7 @@ def _only_value(feature: Any, name: str) -> bytes:
     if not values:
         raise RecordError("feature_missing", f"the feature {name} has no value")
     if kind != "bytes_list" or len(values) > 1:
-        raise RecordError("feature_type", f"the feature {name} must hold one byte string; it holds {len(values)} in a {kind}")
+        raise RecordError("feature_type", f"the feature {name} must have one byte string; it has {len(values)} values in a {kind}")
     return values[0]
 
 
@@ -123,9 +126,11 @@ def _text(value: bytes, reason: str, name: str) -> str:
 @beam.typehints.with_input_types(Shard)
 @beam.typehints.with_output_types(bytes)
 class CheckShard(beam.DoFn):
-    """Emits a shard's good records under the name of their split, its bad ones under BAD, and one of each for the whole shard: under
-    SUMMARY a tally, JSON for `summarise`; under PROFILE what the good records are like, JSON, `{span: Profile}`; and under KEYS the keys
-    of the good ones' pictures, without anything between.
+    """Checks shards.
+
+    Emits the good records of a shard under the name of their split, and the bad records under BAD. Emits one element for each shard under
+    SUMMARY (its tally, JSON for `summarise`), PROFILE (the profile of its good records, JSON `{span: Profile}`) and KEYS (the concatenated
+    split keys of its good records).
     """
 
     def __init__(self, spec: CaptchaSpec, rules: PictureRules):
@@ -137,8 +142,8 @@ class CheckShard(beam.DoFn):
 
         Args:
           shard: the file.
-          test_keys: those of the test split's pictures, merged. A record that has one of them is left out.
-          eval_keys: likewise of the eval split's.
+          test_keys: the keys of the test split, from `merge_keys`. A record whose key is among them is left out.
+          eval_keys: the keys of the eval split, used like `test_keys`.
         """
         tally, profile, keys, changed = Tally(), Profile(), [], []
         held_out = {"test": test_keys, "eval": eval_keys}
@@ -168,7 +173,7 @@ class CheckShard(beam.DoFn):
             changed = [str(error)]
         lost = shard.records - seen
         if lost > 0:
-            tally.add_bad(broken_by, lost, _where(shard, seen, f"the file ends after {seen} records; the manifest says {shard.records}"))
+            tally.add_bad(broken_by, lost, _where(shard, seen, f"the file ends after {seen} records; the manifest has {shard.records}"))
             tally.total += lost
         summary = {"span": shard.span, "changed": changed, "tally": tally.to_json()}
         yield beam.pvalue.TaggedOutput(SUMMARY, json.dumps(summary, ensure_ascii=False).encode())
@@ -186,7 +191,7 @@ def _where(shard: Shard, index: int, detail: str) -> dict[str, Any]:
 
 
 def _is_used(record: bytes, share: float) -> bool:
-    """Whether a record is among the share of its shard that is used: by its content, so that it is so in every run."""
+    """Returns whether a record is in the used share of its shard. Its content decides, so that every run uses the same records."""
     return share >= 1 or int.from_bytes(hashlib.blake2b(record, digest_size=8).digest(), "big") < share * 2**64
 
 

@@ -1,4 +1,4 @@
-"""Making a span: the shards and the manifest, in a hidden folder that becomes the span in one step."""
+"""Makes a span: writes the shards and the manifest into a hidden folder, which becomes the span in one step."""
 
 import contextlib
 import gzip
@@ -33,21 +33,24 @@ from components.data.splits import SPLIT_RULE
 
 _DRAFT: Final = ".draft-"
 _LOCK: Final = ".lock"
-# Raw pixels shrink to a third. Encoded pictures hardly shrink: level 1 saves 5 % of the bytes and costs 7 % of the time to draw them.
+# Raw pixels shrink to a third. Encoded pictures hardly shrink: level 1 would save 5 % of the bytes and cost 7 % of the time to draw them.
 _GZIP_LEVEL: Final[dict[str, int]] = {"canonical": 0, "book": 6}
-_BUFFER: Final = 2**18  # bytes: GzipFile takes as long for a small piece as for a large one
+_BUFFER: Final = 2**18  # bytes; GzipFile takes as long for a small write as for a large one
 
 
 def lock_data(root: Path) -> contextlib.AbstractContextManager[None]:
-    """Holds the lock of a data folder. Who has to wait for it says so on standard error."""
-    return locked(root / _LOCK, waiting=f"Waiting for process {{}}, which is at work in {root} …")
+    """Holds the lock of a data folder. A process that has to wait for the lock says so on standard error."""
+    return locked(root / _LOCK, waiting=f"Waiting for process {{}}, which is working in {root} …")
 
 
 class new_span:
     """Makes a span in one step: `with new_span(root) as path:` gives a hidden folder to write in.
 
-    On success the folder, which must have a manifest by then, becomes the next span, which `span` then is; on an error or
-    Ctrl-C it is deleted. One process at a time makes a span in a data folder; others say that they wait.
+    On success the folder, which must then have a manifest, becomes the next span. On an error or Ctrl-C the folder is deleted. Only one
+    process at a time makes a span in a data folder; other processes wait and say so.
+
+    Attributes:
+      span: the new span; set on success.
     """
 
     span: Span
@@ -60,14 +63,14 @@ class new_span:
         self._draft = self._root / f"{_DRAFT}{uuid.uuid4().hex}"
         try:
             self._resources.enter_context(lock_data(self._root))
-            # Whoever made a draft held the lock: a kill has left these.
+            # Only the process that holds the lock has a draft: these are from killed processes.
             for abandoned in self._root.glob(f"{_DRAFT}*"):
                 shutil.rmtree(abandoned, ignore_errors=True)
             self._draft.mkdir()
         except OSError as error:
             self._resources.close()
             raise CaptchaPipelineError(
-                f"Cannot write in {self._root}: {error.strerror}. Choose another folder with --set data.root=…"
+                f"Cannot write in {self._root}: {error.strerror}. Choose another folder with --set data.root=FOLDER."
             ) from None
         return self._draft
 
@@ -88,21 +91,25 @@ class new_span:
 
 
 def drop_span(root: Path, number: int) -> Path:
-    """Moves a span aside, whole or not, and returns where it lies then. Nothing is deleted, and no other span gets its number.
+    """Moves a span out of use, even a damaged one, and returns its new path. Nothing is deleted, and no other span gets its number.
+
+    Args:
+      root: the data folder.
+      number: of the span.
 
     Raises:
-      CaptchaPipelineError: there is no such span, or the folder may not be written.
+      CaptchaPipelineError: the data folder or the span does not exist, the new path exists already, or the folder cannot be written.
     """
     span = root / span_name(number)
     aside = root / DROPPED / span.name
     if not root.is_dir():
-        raise CaptchaPipelineError(f"There is no data folder {root}.")
+        raise CaptchaPipelineError(f"The data folder {root} does not exist.")
     with writing_in(root), lock_data(root):
         if not span.is_dir():
             there = ", ".join(map(str, sorted(span_numbers(root)))) or "none"
-            raise CaptchaPipelineError(f"There is no span {number} in {root}; its spans: {there}.")
+            raise CaptchaPipelineError(f"Span {number} does not exist in {root}; its spans: {there}.")
         if aside.exists():
-            raise CaptchaPipelineError(f"{aside} is there already. Move it elsewhere first.")
+            raise CaptchaPipelineError(f"{aside} already exists. Move it elsewhere first.")
         aside.parent.mkdir(exist_ok=True)
         span.rename(aside)
         sync(aside.parent)
@@ -111,14 +118,15 @@ def drop_span(root: Path, number: int) -> Path:
 
 
 class ShardWriter:
-    """Writes one shard of each split, as gzipped TFRecords that depend on the records alone.
+    """Writes one shard of each split as gzipped TFRecords. The bytes of the files depend only on the records.
 
     Args:
       root: the folder of the span.
-      name: of the shard's file, without its ending.
+      name: of the shard's file, without its suffix.
       layout: of the records.
 
-    `files`, once it is closed, is what the manifest says of them.
+    Attributes:
+      files: the manifest's entries for the files; set when the writer is closed.
     """
 
     files: list[ShardFile]
@@ -135,12 +143,13 @@ class ShardWriter:
         for split in SPLITS:
             (self._root / split).mkdir(exist_ok=True)
             raw = self._open.enter_context(open(self._root / split / self._name, "xb"))
-            # Neither a time nor a name in gzip's header: they would differ from run to run.
+            # No time and no name in the gzip header: they would differ from run to run.
             zipped = self._open.enter_context(gzip.GzipFile("", "wb", _GZIP_LEVEL[self._layout], raw, mtime=0))
             self._writers[split] = self._open.enter_context(io.BufferedWriter(zipped, _BUFFER))
         return self
 
     def write(self, split: str, record: bytes) -> None:
+        """Adds a record to the shard of a split."""
         length = struct.pack("<Q", len(record))
         self._writers[split].write(b"".join((length, _masked_crc(length), record, _masked_crc(record))))
         self._counts[split] += 1
@@ -151,7 +160,7 @@ class ShardWriter:
 
 
 def rename_shards(root: Path, files: list[ShardFile], shards: int) -> list[ShardFile]:
-    """Gives the files of `shards` shards, written as `shard-00000` and so on, their full names, `shard-00000-of-00006`."""
+    """Renames the files of `shards` shards from `shard-00000` and so on to `shard-00000-of-00006`. Returns their manifest entries."""
     renamed = []
     for file in files:
         path = file.path.replace(".tfrecord.gz", f"-of-{shards:05d}.tfrecord.gz")
@@ -161,7 +170,7 @@ def rename_shards(root: Path, files: list[ShardFile], shards: int) -> list[Shard
 
 
 def _masked_crc(data: bytes) -> bytes:
-    """TFRecord's checksum: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details."""
+    """Returns the checksum that TFRecord uses: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details."""
     crc = google_crc32c.value(data)
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 

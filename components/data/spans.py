@@ -1,8 +1,8 @@
-"""Spans: how data lies on disk.
+"""Spans: the layout of data on disk.
 
     DATA/span-000001/{train,eval,test}/shard-00000-of-00006.tfrecord.gz, manifest.json, and data_info.csv in the legacy layout
 
-A span is there whole or not at all, and never changes. The manifest holds no time and no name of a machine, so the same
+A span appears on disk in one step, when it is complete, and never changes. The manifest has no time and no machine name, so that the same
 pictures give the same bytes.
 """
 
@@ -23,12 +23,12 @@ from components.data.tfrecords import Damage, Record, read_records
 
 Layout = Literal["canonical", "book"]
 
-DROPPED: Final = ".dropped"  # in the data folder: the spans that were moved aside
+DROPPED: Final = ".dropped"  # in the data folder: the spans that were dropped
 _SPAN: Final = re.compile(r"span-(\d{6,})")
 
 
 class ShardFile(BaseModel):
-    """A file of a span; `path` is relative to the span, `sha256` is of the file as it lies on disk."""
+    """A file of a span. `path` is relative to the span; `sha256` is the hexadecimal hash of the file on disk, compressed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,10 +39,10 @@ class ShardFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a span holds and how it was made.
+    """The contents of a span, and how it was made.
 
-    `counts` gives the records of each split, `params["splits"]` the shares of the splits, and `split_rule` the rule by which pictures were
-    put into them: the number of one in components/data/splits.py.
+    `counts` has the number of records of each split, `params["splits"]` the shares of the splits, and `split_rule` the number of the rule
+    in components/data/splits.py that assigned the pictures to the splits.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,34 +59,36 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Span:
+    """A span on disk: its number, its folder and its manifest."""
+
     number: int
     path: Path
     manifest: Manifest
 
     def files(self, split: str) -> list[Path]:
-        """Returns the split's shards, in their order."""
+        """Returns the paths of the split's shards, in the order of the manifest."""
         return [self.path / file.path for file in self.manifest.files if file.path.startswith(f"{split}/")]
 
     @property
     def checksum(self) -> str:
-        """The hexadecimal SHA-256 of the manifest, which holds those of the files: what `sha256sum manifest.json` prints."""
+        """The hexadecimal SHA-256 of the manifest, which contains the hashes of the files. `sha256sum manifest.json` prints it."""
         return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
 
     def located(self, file: ShardFile) -> Path:
-        """Returns where a file of the manifest lies. Raises CaptchaPipelineError if it is missing."""
+        """Returns the path of a file of the manifest. Raises CaptchaPipelineError if the file is missing."""
         path = self.path / file.path
         if not path.is_file():
             raise CaptchaPipelineError(
-                f"The shard {path} is missing; the span's {MANIFEST} lists it. Put it back, or move the span aside: "
+                f"The shard {path} is missing; the span's {MANIFEST} lists it. Put it back, or drop the span: "
                 f"`captcha-pipeline data drop {self.number}`."
             )
         return path
 
     def records(self, split: str) -> Iterator[Record | Damage]:
-        """Yields what is in the split's shards, in their order.
+        """Yields the contents of the split's shards, in the order of the manifest.
 
         Raises:
-          CaptchaPipelineError: a shard is missing, or, once it has been read to its end, not as the manifest says.
+          CaptchaPipelineError: a shard is missing, or, at the end of the shard, its hash differs from the manifest.
         """
         for file in self.manifest.files:
             if file.path.startswith(f"{split}/"):
@@ -97,17 +99,17 @@ def load_span(path: Path) -> Span:
     """Reads the span in a folder.
 
     Raises:
-      CaptchaPipelineError: the folder is not named like a span, or its manifest is missing or not right.
+      CaptchaPipelineError: the folder's name is not that of a span, or its manifest is missing or invalid.
     """
     match = _SPAN.fullmatch(path.name)
     if not match:
-        raise CaptchaPipelineError(f"{path} is not a span: its name must be like span-000001.")
+        raise CaptchaPipelineError(f"{path} is not a span: its name must have the form span-000001.")
     return Span(int(match[1]), path, read_manifest(path))
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Reads the manifest in a span's folder. Raises CaptchaPipelineError when it is missing, not right, or names a file outside."""
-    remedy = f"Put its {MANIFEST} back, or move {path} aside: `captcha-pipeline data drop`."
+    """Reads the manifest in a span's folder. Raises CaptchaPipelineError if it is missing, invalid, or names a file outside the span."""
+    remedy = f"Put its {MANIFEST} back, or drop the span {path}: `captcha-pipeline data drop`."
     try:
         manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
     except OSError as error:
@@ -115,16 +117,16 @@ def read_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
-        raise CaptchaPipelineError(f"{path / MANIFEST} is not a span's manifest: {key} {problem['msg']}. {remedy}") from None
+        raise CaptchaPipelineError(f"{path / MANIFEST} is not a valid manifest: {key} {problem['msg']}. {remedy}") from None
     for file in manifest.files:
-        # A manifest from elsewhere must not lead out of its span.
+        # An untrusted manifest must not refer to files outside its span.
         if file.path.partition("/")[0] not in SPLITS or ".." in Path(file.path).parts:
-            raise CaptchaPipelineError(f"{path / MANIFEST} names {file.path!r}, which is not in one of its splits. {remedy}")
+            raise CaptchaPipelineError(f"{path / MANIFEST} names {file.path!r}, which is not in a split of the span. {remedy}")
     return manifest
 
 
 def list_spans(root: str | Path) -> list[Span]:
-    """Returns the spans in a folder, oldest first; none where the folder is missing. Raises CaptchaPipelineError as `load_span`."""
+    """Returns the spans in a folder, oldest first; [] if the folder does not exist. Raises CaptchaPipelineError like `load_span`."""
     root = Path(root)
     if not root.is_dir():
         return []
@@ -132,31 +134,36 @@ def list_spans(root: str | Path) -> list[Span]:
 
 
 def span_name(number: int) -> str:
-    """Returns the name of the folder of the span with this number."""
+    """Returns the folder name of the span with this number."""
     return f"span-{number:06d}"
 
 
 def span_numbers(root: str | Path) -> set[int]:
-    """Returns the numbers of the folders in `root` that are named like spans."""
+    """Returns the numbers of the folders in `root` that have the name of a span."""
     names = [path.name for path in Path(root).iterdir()] if Path(root).is_dir() else []
     return {int(match[1]) for match in map(_SPAN.fullmatch, names) if match}
 
 
 def next_number(root: str | Path) -> int:
-    """Returns the number that the next span will get: higher than that of every span, those that were dropped included."""
+    """Returns the number of the next span: higher than the number of every span, dropped spans included."""
     return 1 + max(span_numbers(root) | span_numbers(Path(root) / DROPPED), default=0)
 
 
 @dataclass(frozen=True)
 class Window:
-    """The spans that a run reads: `spans`, oldest first, to train and to be judged by, and `golden`, to be judged by in any case."""
+    """The spans that a run reads.
+
+    Attributes:
+      spans: the spans used to train and to judge models, oldest first.
+      golden: the span whose test split is always used to judge models, whether it is in `spans` or not; None for no such span.
+    """
 
     spans: tuple[Span, ...]
     golden: Span | None
 
     @property
     def digest(self) -> str:
-        """A hexadecimal SHA-256 over the numbers and manifests, and so over the contents, of all of them."""
+        """A hexadecimal SHA-256 over the numbers and manifests of all spans, golden included, and so over their contents."""
         digest = hashlib.sha256()
         for span in self._all:
             digest.update(f"{span.number} {span.manifest.model_dump_json()}\n".encode())
@@ -164,10 +171,10 @@ class Window:
 
     @property
     def as_of(self) -> str:
-        """A hexadecimal SHA-256 over `digest` and the sizes and times of the shards.
+        """A hexadecimal SHA-256 over `digest` and the sizes and modification times of the shards.
 
-        It changes where a shard was replaced or removed, although the manifest stays, and where one was only touched: no shard is read
-        for it.
+        It changes if a shard is replaced or removed, even if the manifest stays, and also if a shard is only touched, because no shard is
+        read to compute it.
         """
         digest = hashlib.sha256(self.digest.encode())
         for path in (span.path / file.path for span in self._all for file in span.manifest.files):
@@ -180,35 +187,39 @@ class Window:
 
 
 def window(root: str | Path, n: int | None, exclude: Iterable[int] = (), golden: int | None = None) -> Window:
-    """Returns the newest `n` spans, or all for None.
+    """Returns the window of the newest `n` spans.
 
     Args:
       root: the data folder.
-      n: how many.
+      n: the number of spans; None for all.
       exclude: numbers of spans that are not used.
-      golden: the number of the span by whose test split every model is judged.
+      golden: the number of the span whose test split is used to judge every model; None for no such span.
 
     Raises:
-      CaptchaPipelineError: there is none to use, or no golden one of that number.
+      CaptchaPipelineError: there is no span to use, or the golden span does not exist.
     """
     spans = list_spans(root)
     if not spans:
         raise CaptchaPipelineError(f"There are no spans in {root}. Make one with `captcha-pipeline data synth` or `data import`.")
     used = [span for span in spans if span.number not in set(exclude)]
     if not used:
-        raise CaptchaPipelineError(f"data.exclude leaves none of the {len(spans)} spans in {root}: take one out of it, or make a span.")
+        raise CaptchaPipelineError(f"data.exclude excludes all {len(spans)} spans in {root}. Remove one from data.exclude, or make a span.")
     kept = {span.number: span for span in spans}
     if golden is not None and golden not in kept:
         there = ", ".join(map(str, kept))
-        raise CaptchaPipelineError(f"data.golden is {golden}, and {root} has the spans {there}: put that one back, or name another.")
+        raise CaptchaPipelineError(f"data.golden is {golden}, but {root} has the spans {there}. Put the span back, or change data.golden.")
     return Window(tuple(used if n is None else used[-n:]), kept[golden] if golden is not None else None)
 
 
 def window_as_of(as_of: str, root: str | Path, n: int | None, exclude: Iterable[int] = (), golden: int | None = None) -> Window:
-    """Returns the window that has this `as_of`, whatever spans have come since it was looked at; what is there now for "".
+    """Returns the window that had this `as_of`, even if spans were added since. Returns the current window for "".
+
+    Args:
+      as_of: the `Window.as_of` to find, or "".
+      root, n, exclude, golden: see `window`.
 
     Raises:
-      CaptchaPipelineError: a span of it is gone or another since, or as `window`.
+      CaptchaPipelineError: a span of the window was removed or changed since, or as `window`.
     """
     there = window(root, n, exclude, golden)
     later: set[int] = set()
@@ -230,7 +241,7 @@ def _state(path: Path) -> str:
 
 
 def describe(root: Path, path: str, records: int) -> ShardFile:
-    """Returns what the manifest says of the file at `path` in the span's folder `root`, as the file is now; of a missing one, no bytes."""
+    """Returns the manifest entry for the current file at `path` in the span's folder `root`; with 0 bytes if the file is missing."""
     digest = hashlib.sha256()
     size = 0
     with contextlib.suppress(OSError), open(root / path, "rb") as file:

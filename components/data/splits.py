@@ -1,16 +1,16 @@
-"""Which split a picture belongs to: decided by the pixels that the model sees, so that the same picture is always in the same split.
+"""Assigns a picture to a split by the pixels that the model sees, so that the same picture is always in the same split.
 
-Rule 2, which the manifest of a span records as `split_rule`:
+This is rule 2, which the manifest of a span records as `split_rule`:
 
-- The key of a picture is a hash of its size and pixels as `components.data.pictures.visible_picture` gives them, in RGB: transparent pixels
-  show `data.background`, 16-bit pixels are their high byte. How a picture is encoded does not matter.
-- The key names a point on the line from 0 to 1. The test split is at its beginning, eval at its end, train between them.
+- The key of a picture is a hash of its size and its pixels in RGB, as `components.data.pictures.visible_picture` returns them: transparent
+  pixels show `data.background`, 16-bit pixels are reduced to their high byte. The encoding of the picture does not matter.
+- The key is a point on the line from 0 to 1. The test split is at the start of the line, eval at the end, train between them.
 
-So the test split depends on its own share alone, and eval on its own: with a smaller share a split keeps some of its pictures and gets no
-others.
+So the test split depends only on its own share, and eval only on its own: with a smaller share a split keeps some of its pictures and gets
+no new pictures.
 
-Rule 1, of spans whose manifest has no `split_rule`, ignored transparency, clipped 16-bit pixels, and took the hash modulo the sum of the
-shares, so that other shares moved nearly every picture. A span keeps the splits that it was written with.
+Rule 1 applies to spans whose manifest has no `split_rule`. It ignored transparency, clipped 16-bit pixels, and took the hash modulo the sum
+of the shares, so that a change of the shares moved nearly every picture. A span keeps the splits that it was written with.
 """
 
 import bisect
@@ -30,21 +30,21 @@ _TRAIN, _EVAL, _TEST = SPLITS
 
 
 def split_key(picture: Image.Image) -> bytes:
-    """Returns the KEY_BYTES bytes that `split_of` takes for a picture as the model sees it, of mode L or RGB."""
+    """Returns the key of a picture as the model sees it, of mode L or RGB: KEY_BYTES bytes for `split_of`."""
     return bytes_key(b"%dx%d" % picture.size + picture.convert("RGB").tobytes())
 
 
 def encoded_split_key(data: bytes, rules: PictureRules) -> bytes:
-    """Returns the `split_key` of an encoded picture; of one that is refused, the `bytes_key` of `data`."""
+    """Returns the `split_key` of an encoded picture, or the `bytes_key` of `data` if the picture is refused."""
     try:
         return split_key(visible_picture(data, rules))
-    # Pillow's decoders raise nearly anything on broken input.
+    # Pillow's decoders raise almost any exception on broken input.
     except Exception:
         return bytes_key(data)
 
 
 def bytes_key(data: bytes) -> bytes:
-    """Returns the KEY_BYTES bytes that `split_of` takes for a record that has no picture."""
+    """Returns the key of a record that has no picture: KEY_BYTES bytes for `split_of`."""
     return hashlib.sha256(data).digest()[:KEY_BYTES]
 
 
@@ -57,23 +57,23 @@ def split_of(key: bytes, weights: Mapping[str, int]) -> str:
     """
     whole, total = 256**_POINT_BYTES, sum(weights[split] for split in SPLITS)
     point = int.from_bytes(key[:_POINT_BYTES], "big")
-    # In whole numbers, so that equal shares are equal however they are written.
+    # Integer arithmetic is exact: equal proportions give equal splits, whatever the scale of the weights.
     if point * total < weights[_TEST] * whole:
         return _TEST
     return _EVAL if (whole - point) * total <= weights[_EVAL] * whole else _TRAIN
 
 
 def merge_keys(parts: Iterable[bytes]) -> bytes:
-    """Returns keys as `holds` takes them: each once, in order, without anything between. A set would take six times the memory.
+    """Returns the distinct keys for `holds`, sorted and concatenated. A set would take six times the memory.
 
     Args:
-      parts: any number of keys each, without anything between.
+      parts: concatenated keys, any number in each part.
     """
     return b"".join(sorted({_key(part, index) for part in parts for index in range(len(part) // KEY_BYTES)}))
 
 
 def holds(merged: bytes, key: bytes) -> bool:
-    """Returns whether a key is among those that `merge_keys` returned."""
+    """Returns whether `merged`, from `merge_keys`, contains a key."""
     index = bisect.bisect_left(range(len(merged) // KEY_BYTES), key, key=lambda at: _key(merged, at))
     return _key(merged, index) == key
 

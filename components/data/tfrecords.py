@@ -1,6 +1,6 @@
-"""Reads TFRecord files that may be broken, and says what of them is.
+"""Reads TFRecord files that may be damaged, and reports the damage.
 
-TensorFlow's own reader stops at the first fault and loses the rest of the file. A record is, on disk,
+TensorFlow's own reader stops at the first fault and loses the rest of the file. On disk, a record is
 `uint64 length | uint32 masked CRC-32C of length | data | uint32 masked CRC-32C of data`, little-endian
 (https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details).
 """
@@ -27,7 +27,7 @@ _BLOCK_BYTES: Final = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A whole record; `index` counts from 0 in its file."""
+    """A complete record. `index` counts from 0 in its file."""
 
     index: int
     data: bytes
@@ -35,13 +35,13 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A place where no whole record is.
+    """A place in a file where a complete record is missing.
 
     Attributes:
-      reason: `record_checksum` (the file goes on after it), `record_corrupt` or `record_truncated` (it ends there).
-      index: of the record that should be there.
-      detail: a sentence for the user.
-      data: what could be read of it.
+      reason: `record_checksum` (reading continues after it), `record_corrupt` or `record_truncated` (reading ends there).
+      index: of the missing record.
+      detail: a description for the user, without a full stop.
+      data: the bytes of the record that could be read.
     """
 
     reason: str
@@ -51,11 +51,11 @@ class Damage:
 
 
 class ChangedFileError(CaptchaPipelineError):
-    """A file is not the one that the manifest of its span describes."""
+    """A file differs from its description in the manifest of its span."""
 
 
 class _HashedFile(io.BufferedReader):
-    """A file that is read from its beginning to its end, with the SHA-256 of what has been read."""
+    """A file that is read from start to end, with the SHA-256 of the bytes read so far."""
 
     def __init__(self, path: str | Path):
         super().__init__(io.FileIO(path))
@@ -67,50 +67,50 @@ class _HashedFile(io.BufferedReader):
         return data
 
     def sha256(self) -> str:
-        """Reads what is left of the file and returns the hexadecimal hash of all of it."""
+        """Reads the rest of the file and returns the hexadecimal hash of the whole file."""
         while self.read(_BLOCK_BYTES):
             pass
         return self._digest.hexdigest()
 
 
 def read_records(path: str | Path, sha256: str | None = None) -> Iterator[Record | Damage]:
-    """Yields what is in a TFRecord file, gzipped or plain (told apart by the first bytes), in its order.
+    """Yields the records of a TFRecord file, and its damage, in order. The first bytes tell whether the file is gzipped or plain.
 
     Args:
       path: of the file.
-      sha256: what the whole file should have, in hexadecimal; None for a file of which that is not known. It is compared once all
-        records have been yielded, so that the file is read once: what was made of them is to be thrown away if it differs.
+      sha256: the expected hash of the whole file, hexadecimal; None if it is not known. It is compared after all records have been yielded,
+        so that the file is read only once: discard everything made from the records if the hash differs.
 
     Raises:
       ChangedFileError: the hash differs.
-      OSError: the file itself cannot be opened or read.
+      OSError: the file cannot be opened or read.
     """
     with _HashedFile(path) as raw:
         head = raw.peek(_HEADER_BYTES)[:_HEADER_BYTES]
-        # A plain file whose first record is 0x..8b1f bytes long begins like a gzip file, but only a plain one has a right checksum there.
+        # A plain file whose first record is 0x..8b1f bytes long begins like a gzip file, but only a plain file has a valid checksum there.
         if head[:2] == b"\x1f\x8b" and not _header_is_right(head):
-            # No further buffer: one that reads ahead loses what it holds when it meets the damage.
+            # No further buffer: a buffer that reads ahead loses its contents when it reaches the damage.
             with gzip.GzipFile(fileobj=raw) as stream:
                 yield from _read(stream)
         else:
             yield from _read(raw)
         if sha256 is not None and (found := raw.sha256()) != sha256:
             raise ChangedFileError(
-                f"{path} has changed: its SHA-256 begins with {found[:12]}, the manifest of its span says {sha256[:12]}. A span never "
-                "changes: put the file back as it was, or use the span no longer (data.exclude, data.golden) and import its pictures again."
+                f"{path} has changed: its SHA-256 begins with {found[:12]}, but the manifest of its span has {sha256[:12]}. Spans must not "
+                "change: put the file back as it was, or stop using the span (data.exclude, data.golden) and import its pictures again."
             )
 
 
 def whole_records(folder: Path) -> Iterator[bytes]:
-    """Yields the records of the files that Beam has written into a folder, in the order of their names.
+    """Yields the records of the files that Beam has written into a folder, in the order of the file names.
 
     Raises:
-      CaptchaPipelineError: one is broken.
+      CaptchaPipelineError: a file is damaged.
     """
     for path in sorted(folder.glob("*-of-*")):
         for item in read_records(path):
             if not isinstance(item, Record):
-                raise CaptchaPipelineError(f"{path} is broken: {item.detail}. Remove the run's artifacts, or run with another root.")
+                raise CaptchaPipelineError(f"{path} is damaged: {item.detail}. Remove the run's artifacts, or run with another root.")
             yield item.data
 
 
@@ -129,7 +129,7 @@ def _read(stream: _HashedFile | gzip.GzipFile) -> Iterator[Record | Damage]:
             )
             return
         if not _header_is_right(header):
-            detail = f"the length of record {index} has a wrong checksum; where the next one begins is unknown"
+            detail = f"the length of record {index} has a wrong checksum; the start of the next record is unknown"
             yield Damage("record_corrupt", index, detail, header)
             return
         (length,) = struct.unpack_from("<Q", header)
@@ -137,13 +137,13 @@ def _read(stream: _HashedFile | gzip.GzipFile) -> Iterator[Record | Damage]:
             yield Damage(
                 "record_corrupt",
                 index,
-                f"record {index} is {length} bytes long; at most {MAX_RECORD_BYTES} are read",
+                f"record {index} is {length} bytes long; the limit is {MAX_RECORD_BYTES} bytes",
                 header,
             )
             return
         body, fault = _take(stream, length + _FOOTER_BYTES)
         if len(body) < length + _FOOTER_BYTES:
-            detail = fault or f"the file ends inside record {index}: {len(body)} of {length + _FOOTER_BYTES} bytes are there"
+            detail = fault or f"the file ends inside record {index}: {len(body)} of {length + _FOOTER_BYTES} bytes exist"
             yield Damage("record_truncated", index, detail, body[:length])
             return
         data = body[:length]
@@ -160,11 +160,11 @@ def _read(stream: _HashedFile | gzip.GzipFile) -> Iterator[Record | Damage]:
 
 
 def _take(stream: _HashedFile | gzip.GzipFile, size: int) -> tuple[bytes, str]:
-    """Returns up to `size` bytes, and what is wrong with the gzip stream ("" for nothing)."""
+    """Returns up to `size` bytes, and the fault of the gzip stream ("" for no fault)."""
     try:
         return stream.read(size), ""
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        return b"", f"the gzip stream is broken: {error}"
+        return b"", f"the gzip stream is damaged: {error}"
 
 
 def _header_is_right(header: bytes) -> bool:

@@ -1,1 +1,1 @@
-"""How well a model reads, and whether it may be pushed."""
+"""Measures how well a model reads, and decides whether it may be pushed."""

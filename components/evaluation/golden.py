@@ -1,8 +1,9 @@
-"""The golden set, picture by picture: which ones a model misreads, and which pushed model has read it best so far. No TensorFlow.
+"""The golden set, picture by picture: which pictures a model misreads, and which pushed model has read the set best. No TensorFlow.
 
-The Evaluator leaves a GoldenReading with its blessing. A push notes it in the serving folder, and LatestPushedModel hands the best on to
-the Evaluator of the next model: so a row of models each a little worse than the one before is stopped. Each content of the golden set has
-its own record: where another span is named, or its pictures have changed, the first model that is pushed is the best so far.
+The Evaluator writes a GoldenReading beside its blessing. A push records it in the serving folder, and LatestPushedModel passes the best
+reading to the Evaluator of the next model. This stops a series of models that are each slightly worse than the one before. Each content
+of the golden set has its own record: if the configuration names a different span, or the pictures of the span have changed, the first
+model that is pushed is the best so far.
 """
 
 import collections
@@ -18,14 +19,14 @@ from components.base.files import write_whole
 from components.evaluation.gate import BestSoFar, Comparison
 from components.evaluation.metrics import wilson_interval
 
-RECORD: Final = ".golden.json"  # in the serving folder; TensorFlow Serving overlooks names that are not numbers
+RECORD: Final = ".golden.json"  # in the serving folder; TensorFlow Serving ignores names that are not numbers
 _DIGEST_BYTES: Final = 8
-# The best one, and the one that is best without it: a rerun of the best one must find what its first run found.
+# The best model, and the best without it, because a rerun of the best model must find what its first run found.
 _BEST_KEPT: Final = 2
 
 
 class GoldenReading(BaseModel):
-    """How a model reads a golden set: `content` names what the set holds, `misread` are the digests of the pictures not read whole."""
+    """How a model reads a golden set. `content` identifies the pictures of the set, `misread` are the digests of the misread ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,7 +36,7 @@ class GoldenReading(BaseModel):
 
 
 class Best(GoldenReading):
-    """The reading of the model that was the best of `models` that have been pushed."""
+    """The reading of the best of `models` models that have been pushed."""
 
     version: int
     recipe: str
@@ -43,7 +44,7 @@ class Best(GoldenReading):
 
 
 class _Pushed(BaseModel):
-    """A model that has been pushed. `misread` is None where it can no longer become the best one."""
+    """A model that has been pushed. `misread` is None if the model can no longer become the best one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +54,7 @@ class _Pushed(BaseModel):
 
 
 class _GoldenSet(BaseModel):
-    """The models that have been pushed with a reading of one golden set, in their order."""
+    """The models that have been pushed with a reading of one golden set, in the order of the pushes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,17 +67,17 @@ _BESTS: Final = TypeAdapter(tuple[Best, ...])
 
 
 def digest(picture: bytes, label: str) -> int:
-    """Returns 64 bits, signed, that name a picture with its label."""
+    """Returns a signed 64-bit number that identifies a picture with its label."""
     content = hashlib.sha256(b"%d " % len(picture) + picture + label.encode()).digest()
     return int.from_bytes(content[:_DIGEST_BYTES], "big", signed=True)
 
 
 def reading(digests: Iterable[int], right: Iterable[bool]) -> GoldenReading:
-    """Returns how a model reads the golden set that is made of these pictures, in any order.
+    """Returns how a model reads the golden set that consists of these pictures, in any order.
 
     Args:
-      digests: of `digest`, one a picture.
-      right: whether it reads each of them whole.
+      digests: from `digest`, one per picture.
+      right: whether the model reads each picture without error.
     """
     pairs = sorted((number.to_bytes(_DIGEST_BYTES, "big", signed=True).hex(), whole) for number, whole in zip(digests, right, strict=True))
     content = hashlib.sha256("\n".join(name for name, _ in pairs).encode()).hexdigest()
@@ -84,7 +85,7 @@ def reading(digests: Iterable[int], right: Iterable[bool]) -> GoldenReading:
 
 
 def compare(mine: GoldenReading, best: Best, confidence: float) -> BestSoFar:
-    """Compares a new model with the best one so far, picture by picture, on the same golden set."""
+    """Compares a candidate model with the best model so far, picture by picture, on the same golden set."""
     lost, gained = (
         (collections.Counter(one.misread) - collections.Counter(other.misread)).total() for one, other in ((mine, best), (best, mine))
     )
@@ -93,11 +94,11 @@ def compare(mine: GoldenReading, best: Best, confidence: float) -> BestSoFar:
 
 
 def best_readings(serving_dir: str | Path, without: Collection[str]) -> tuple[Best, ...]:
-    """Returns the best reading of each golden set that pushed models have been noted for; of equally good ones the earliest.
+    """Returns the best recorded reading of each golden set by a pushed model. Of equally good readings it is the earliest.
 
     Args:
       serving_dir: TensorFlow Serving's base path.
-      without: recipes of models that do not count: those withdrawn, and the one that is to be compared.
+      without: recipes of models that do not count: the withdrawn models, and the model to compare.
 
     Raises:
       CaptchaPipelineError: the record cannot be read.
@@ -112,13 +113,17 @@ def best_readings(serving_dir: str | Path, without: Collection[str]) -> tuple[Be
 
 
 def note(serving_dir: Path, mine: GoldenReading, version: int, recipe: str, there: Collection[str], without: Collection[str]) -> None:
-    """Puts the reading of a model that has been pushed on record. Only the push that holds the folder's lock may call it.
+    """Records the reading of a model that has been pushed. Only the push that has locked the folder may call it.
 
-    Pictures are kept of the models that are in the folder, as a rollback may put one back, and of the best ones.
+    The misread pictures are kept for the models in the folder, because a rollback may put one back, and for the best models.
 
     Args:
+      serving_dir: TensorFlow Serving's base path.
+      mine: the reading of the pushed model.
+      version: of the pushed model.
+      recipe: of the pushed model.
       there: recipes of the models in the folder.
-      without: of those withdrawn.
+      without: recipes of the withdrawn models.
 
     Raises:
       CaptchaPipelineError: the record cannot be read or written.
@@ -126,7 +131,7 @@ def note(serving_dir: Path, mine: GoldenReading, version: int, recipe: str, ther
     record = _read(serving_dir)
     before = record[mine.content].models if mine.content in record else ()
     pushed = _Pushed(version=version, recipe=recipe, misread=mine.misread)
-    # A model that is pushed once more keeps its place.
+    # A model that is pushed again keeps its place.
     models = [pushed if model.recipe == recipe else model for model in before]
     models += [] if pushed in models else [pushed]
     kept = {*there, *(model.recipe for model in _ranked([it for it in models if it.recipe not in without])[:_BEST_KEPT])}
@@ -137,12 +142,12 @@ def note(serving_dir: Path, mine: GoldenReading, version: int, recipe: str, ther
 
 
 def to_json(bests: tuple[Best, ...]) -> str:
-    """The inverse of `from_json`; the same readings give the same text."""
+    """Returns readings as JSON, for `from_json`. Equal readings give equal text."""
     return _BESTS.dump_json(bests).decode()
 
 
 def from_json(text: str) -> tuple[Best, ...]:
-    """Returns what `to_json` was given."""
+    """Returns the readings that `to_json` wrote."""
     return _BESTS.validate_json(text)
 
 
@@ -158,6 +163,6 @@ def _read(serving_dir: str | Path) -> dict[str, _GoldenSet]:
         return {}
     except (OSError, ValidationError):
         raise CaptchaPipelineError(
-            f"{path} cannot be read: it holds which pushed model has read the golden set best. Put it back from a copy, or remove it: then "
-            "the next pushed model is the first that later ones are compared with."
+            f"{path} cannot be read. It records which pushed model has read the golden set best. Restore it from a backup, or remove it. "
+            "Without the file, the next pushed model is the best so far."
         ) from None

@@ -1,4 +1,4 @@
-"""What TFMA counts: an example is read when it arrives, and the readings are added up by Beam."""
+"""The counts of TFMA: each example is read when it arrives, and Beam adds up the readings."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,23 +15,23 @@ from components.evaluation.metrics import ReadingCounts, read, wilson_interval
 from components.evaluation.tfma_values import EXAMPLE_COUNT, ONLY_CANDIDATE, ONLY_PRODUCTION, SEQUENCE_ACCURACY, rate_values, to_metrics
 
 Keys = Mapping[str, tfma.metrics.MetricKey]  # by name
-Shape = tuple[int, int, int]  # the arguments of ReadingCounts: number of positions, number of classes, length of the shortest text
+Shape = tuple[int, int, int]  # the arguments of ReadingCounts: num_positions, num_classes, min_length
 
-_BUFFERED: Final = 512  # examples counted at once: one call of NumPy costs as much as some hundred examples do
+_BUFFERED: Final = 512  # examples counted at once, because one NumPy call costs as much as about a hundred examples
 
 
 def metric_key(name: str, model: str) -> tfma.metrics.MetricKey:
-    # None, not False: so TFMA looks up a threshold that is given by the name of a metric.
+    # None, not False, because TFMA uses it to look up a threshold that is given by the name of a metric.
     return tfma.metrics.MetricKey(name, model_name=model, example_weighted=None)
 
 
 def _is_of_all(extracts: Mapping[str, Any]) -> bool:
-    """Whether an example is on its way to the set of all pictures, whose key is ()."""
+    """Returns whether an example goes to the set of all pictures, whose key is ()."""
     return any(not key for key in extracts[constants.SLICE_KEY_TYPES_KEY])
 
 
 class _Reader(tfma.metrics.Preprocessor):
-    """Reduces an example, before it is handed to each of its slices, to what is counted of it."""
+    """Reduces an example to the values that are counted, before TFMA passes it to each of its slices."""
 
     def __init__(self, name: str, shape: Shape):
         super().__init__(name=name)
@@ -51,7 +51,7 @@ class _Reader(tfma.metrics.Preprocessor):
 
 
 class Whole(_Reader):
-    """Yields int64 [1 + models + 2]: 1; for each model whether it reads the example whole; whether the first alone does, the last alone."""
+    """Yields int64 [1 + models + 2]: 1; whether each model reads the example without error; whether only the first does, only the last."""
 
     def __init__(self, models: list[str], shape: Shape):
         super().__init__(f"whole by {' and '.join(models)}", shape)
@@ -93,7 +93,7 @@ class CountWhole(beam.CombineFn):
 
 
 class GoldenReadings(_Reader):
-    """Yields int64 [2] of an example of the golden span: its digest, and whether it is read whole."""
+    """Yields int64 [2] for an example of the golden span: its digest, and whether it is read without error."""
 
     def __init__(self, model: str, shape: Shape, span: str):
         super().__init__("golden readings", shape)
@@ -130,7 +130,7 @@ class GatherGoldenReadings(beam.CombineFn):
 
 
 class Readings(_Reader):
-    """Yields one row of an example: label ids, ids read, confidence."""
+    """Yields one row per example: label ids, ids read, confidence."""
 
     def __init__(self, model: str, shape: Shape):
         super().__init__(f"readings of {model}", shape)
@@ -142,7 +142,7 @@ class Readings(_Reader):
 
 
 class _Accumulator:
-    """`counts` is None where nothing has been counted, as in every slice."""
+    """Buffers rows and counts them. `counts` is None if nothing has been counted, as in every slice."""
 
     def __init__(self, shape: Shape):
         self._shape = shape

@@ -1,8 +1,9 @@
-"""The figures of `metrics.py` as a TFMA metric, and the EvalConfig that asks for them.
+"""The figures of `metrics.py` as a TFMA metric, and the EvalConfig that requests them.
 
-A slice has what it is judged by: how many pictures there are, and how many of them each model reads whole. All other figures are of all
-pictures together only: a charset of thousands makes thousands of slices, each of which would have a confusion matrix of millions of cells.
-TFMA hands an example to all of its slices at once; `extractors` has it hand each over twice, to the set of all pictures and to its slices.
+A slice has only the figures used to judge it: the number of its pictures, and how many of them each model reads without error. All other
+figures are of all pictures together only, because a charset of thousands makes thousands of slices, each of which would have a confusion
+matrix of millions of cells. TFMA passes an example to all of its slices at once. `extractors` makes TFMA pass each example twice: to the
+set of all pictures, and to its slices.
 """
 
 import json
@@ -34,16 +35,16 @@ SLICES: Final = (features.CHARACTERS, features.SOURCE, features.DIFFICULTY, feat
 
 
 def eval_config(spec: CaptchaSpec, *, confidence: float, source_digest: str, golden_span: str = "") -> config_pb2.EvalConfig:
-    """Returns what TFMA is to compute. Whether that is good enough is for components/evaluation/gate.py to say.
+    """Returns the metrics that TFMA computes. components/evaluation/gate.py judges their values.
 
-    The metrics are computed over everything and over the SLICES: the examples whose text holds a given character, those from a given
-    source, of a given difficulty, of a given span. The Evaluator adds the second model where there is a baseline.
+    The metrics are computed over all examples and over the SLICES: the examples whose text contains a given character, those from a given
+    source, of a given difficulty, of a given span. The Evaluator adds the second model if there is a baseline.
 
     Args:
       spec: what the model reads.
       confidence: of the intervals, such as 0.95.
-      source_digest: of the code behind the figures. TFX compares configurations to tell whether a result can be reused.
-      golden_span: the name of the span whose pictures are noted one by one; "" for none.
+      source_digest: of the code behind the figures. TFX compares configurations to decide whether a result can be reused.
+      golden_span: the name of the span whose pictures are recorded one by one; "" for no span.
     """
     metric = config_pb2.MetricConfig(
         class_name=CaptchaMetrics.__name__,
@@ -75,11 +76,11 @@ def eval_config(spec: CaptchaSpec, *, confidence: float, source_digest: str, gol
 
 
 def extractors(eval_shared_model: Any, eval_config: config_pb2.EvalConfig, tensor_adapter_config: Any) -> list[Extractor]:
-    """Returns TFMA's own extractors, the last of which hands each example over twice: to the set of all pictures, and to its slices."""
+    """Returns TFMA's extractors. The last one is changed to pass each example twice: to the set of all pictures, and to its slices."""
     *others, slicing = tfma.default_extractors(
         eval_shared_model=eval_shared_model, eval_config=eval_config, tensor_adapter_config=tensor_adapter_config
     )
-    # TFMA's evaluator takes what leaves the stage of this name, not what leaves the last one.
+    # TFMA's evaluator uses the output of the stage with this name, not the output of the last stage.
     return [*others, Extractor(slicing.stage_name, slicing.ptransform | "AllApart" >> beam.ParDo(_AllApart()))]
 
 
@@ -91,9 +92,9 @@ class _AllApart(beam.DoFn):
 
 
 class CaptchaMetrics(tfma.metrics.Metric):
-    """Every figure of `metrics.Results`, and the comparison of two models.
+    """All figures of `metrics.Results`, and the comparison of two models.
 
-    TFMA makes it from the configuration that `eval_config` writes. Labels are class ids [num_positions]; predictions are a
+    TFMA creates it from the configuration that `eval_config` returns. Labels are class ids [num_positions]; predictions are a
     dictionary with the probabilities [num_positions, num_classes].
     """
 
@@ -129,7 +130,7 @@ def _computations(
     name: str,
     model_names: list[str] | None = None,
 ) -> list[tfma.metrics.MetricComputation]:
-    del source_digest, name  # the first is there to be compared, the second for TFMA
+    del source_digest, name  # TFX compares the first, TFMA uses the second
     shape = (num_positions, num_classes, min_length)
     has_baseline = model_names and tfma.BASELINE_KEY in model_names
     models = [tfma.CANDIDATE_KEY, tfma.BASELINE_KEY] if has_baseline else [model_names[0] if model_names else ""]
@@ -148,6 +149,6 @@ def _computations(
 def _of_all(
     model: str, names: list[str], preprocessor: tfma.metrics.Preprocessor, combiner: Callable[[Keys], beam.CombineFn]
 ) -> tfma.metrics.MetricComputation:
-    """A computation of one model over all pictures; in the slices it comes to nothing."""
+    """Returns a computation of one model over all pictures. It has no results in the slices."""
     keys = {name: metric_key(name, model) for name in names}
     return tfma.metrics.MetricComputation(list(keys.values()), [preprocessor], combiner(keys))

@@ -1,4 +1,4 @@
-"""The figures of `metrics.py` under the names by which TFMA stores them."""
+"""The names of the figures of `metrics.py` in TFMA, and the conversion to and from them."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,16 +10,16 @@ from components.evaluation.metrics import Rate, Results
 
 EXAMPLE_COUNT: Final = "example_count"
 SEQUENCE_ACCURACY: Final = "sequence_accuracy"
-POSITION_ACCURACY: Final = "position_accuracy"  # and _1 for the first position, _2, …
-ONLY_CANDIDATE: Final = "only_candidate_right"  # pictures that it alone reads whole
-ONLY_PRODUCTION: Final = "only_production_right"  # likewise, the model in production
+POSITION_ACCURACY: Final = "position_accuracy"  # with the suffix _1 for the first position, _2, …
+ONLY_CANDIDATE: Final = "only_candidate_right"  # the number of pictures that only the candidate model reads without error
+ONLY_PRODUCTION: Final = "only_production_right"  # likewise, of the production model
 NUM_CLASSES: Final = "num_classes"
-CONFUSION: Final = "confusion"  # int64 [cells, 3]: truth, reading and how often, of the cells that are not zero
-GOLDEN_READINGS: Final = "golden_readings"  # int64 [pictures, 2]: digest, and whether it is read whole
+CONFUSION: Final = "confusion"  # int64 [cells, 3]: truth, reading and count of the cells that are not zero
+GOLDEN_READINGS: Final = "golden_readings"  # int64 [pictures, 2]: digest, and whether the picture is read without error
 
 
 def to_metrics(results: Results) -> dict[str, float | np.ndarray]:
-    """Returns the figures under the names that TFMA stores them by."""
+    """Returns the figures under the names that TFMA uses."""
     values: dict[str, float | np.ndarray] = {EXAMPLE_COUNT: float(results.example_count)}
     values |= rate_values(SEQUENCE_ACCURACY, results.sequence_accuracy)
     for position, rate in enumerate(results.position_accuracy, start=1):
@@ -39,7 +39,7 @@ def to_metrics(results: Results) -> dict[str, float | np.ndarray]:
 
 
 def from_metrics(values: Mapping[str, Any]) -> Results:
-    """The inverse of `to_metrics`."""
+    """Returns the figures that `to_metrics` was given."""
     num_classes = int(values[NUM_CLASSES])
     truth, reading, count = values[CONFUSION].astype(np.int64).T
     num_positions = sum(name.startswith(POSITION_ACCURACY) and name.endswith("_upper") for name in values)
@@ -59,7 +59,7 @@ def from_metrics(values: Mapping[str, Any]) -> Results:
 
 
 def rate_from(values: Mapping[str, Any], name: str) -> Rate:
-    """Returns the rate that is stored by this name and those of its bounds."""
+    """Returns the rate stored under this name, with its bounds."""
     return Rate(values[name], values[f"{name}_lower"], values[f"{name}_upper"])
 
 

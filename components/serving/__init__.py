@@ -1,1 +1,1 @@
-"""The exported model, and the folder of its versions."""
+"""Exports the model, and manages the folder of its versions."""

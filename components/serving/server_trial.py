@@ -1,8 +1,9 @@
-"""Uses an exported model as a server would: `python -m components.serving.server_trial MODEL RECORDS`.
+"""Tests an exported model as a server would use it: `python -m components.serving.server_trial MODEL RECORDS`.
 
 TensorFlow Serving, TensorFlow for Java and other servers restore the variables by an operation in the graph. Python's own loader
-restores them object by object, and so hides what servers fail at. AtomicPusher runs this before it publishes a version, in a process of
-its own: a model that crashes it or hangs takes nothing else with it. It imports neither Keras nor TFX, so that it takes seconds.
+restores them object by object, which hides errors that servers run into. AtomicPusher runs this module before it publishes a version, in
+a separate process, so that a model that crashes or hangs affects nothing else. The module imports neither Keras nor TFX, so that it takes
+seconds.
 """
 
 import json
@@ -20,24 +21,24 @@ from components.data.example_proto import Example
 from components.data.tfrecords import whole_records
 
 PICTURES: Final = 8
-# By output: its type and its shape.
+# The dtype and the shape of each output.
 _Forms = Mapping[str, tuple[Any, tuple[int, ...]]]
-_LONGEST_REASON: Final = 2_000  # characters; TensorFlow's errors may hold a traceback for each node
+_LONGEST_REASON: Final = 2_000  # characters; TensorFlow's errors may contain a traceback for each node
 
 
 def answers(directory: Path, requests: Mapping[str, Sequence[bytes]]) -> dict[str, dict[str, np.ndarray]]:
-    """Restores a SavedModel by its saver, and calls signatures of it that have one input, strings.
+    """Restores a SavedModel by its saver, and calls signatures that have a single string input.
 
     Args:
       directory: of the SavedModel.
-      requests: by signature, the values of its input.
+      requests: the values of the input, by signature.
 
     Returns:
-      By signature and output, what it answers; strings as objects.
+      The answers by signature and output. Strings have the dtype object.
 
     Raises:
-      ValueError: it has no such signature.
-      tf.errors.OpError: it cannot be loaded, or does not answer.
+      ValueError: the model does not have one of the signatures.
+      tf.errors.OpError: the model cannot be loaded, or does not answer.
     """
     import tensorflow as tf
 
@@ -46,7 +47,7 @@ def answers(directory: Path, requests: Mapping[str, Sequence[bytes]]) -> dict[st
         signatures = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(directory)).signature_def
         for name, values in requests.items():
             if name not in signatures:
-                raise ValueError(f"it has no signature {name}")
+                raise ValueError(f"The model has no signature {name}.")
             (given,) = signatures[name].inputs.values()
             wanted = {key: output.name for key, output in signatures[name].outputs.items()}
             found[name] = session.run(wanted, {given.name: list(values)})
@@ -54,21 +55,21 @@ def answers(directory: Path, requests: Mapping[str, Sequence[bytes]]) -> dict[st
 
 
 def find_fault(directory: Path, records: Path) -> str:
-    """Returns what is wrong with the answers of a model that this pipeline exported to some pictures of a split; "" for nothing.
+    """Returns what is wrong with a model's answers to some pictures of a split, as a sentence; "" if nothing is wrong.
 
     Args:
-      directory: of the SavedModel.
-      records: the folder of the split, as CaptchaExampleGen leaves it. All its pictures are good.
+      directory: of a SavedModel that this pipeline exported.
+      records: the folder of the split, as CaptchaExampleGen writes it. All its pictures are good.
 
     Raises:
       CaptchaPipelineError: a record is broken.
-      OSError: there is no such folder.
+      OSError: one of the folders does not exist.
       ValueError, tf.errors.OpError: as `answers`.
     """
     spec = CaptchaSpec.model_validate(json.loads((directory / "assets.extra" / SPEC_FILE).read_text(encoding="utf-8"))["spec"])
     examples = list(islice(whole_records(records), PICTURES))
     if not examples:
-        return f"there is no picture in {records} to try it on"
+        return f"{records} has no picture to test the model with."
     pictures = [Example.FromString(example).features.feature[IMAGE].bytes_list.value[0] for example in examples]
     found = answers(directory, {"serving_default": pictures, "serving_examples": examples, "transform_features": examples})
     count = len(examples)
@@ -84,22 +85,22 @@ def find_fault(directory: Path, records: Path) -> str:
         for name, (dtype, shape) in outputs.items():
             answer = found[signature].get(name)
             if answer is None:
-                return f"{signature} does not answer with {name}"
+                return f"The signature {signature} does not return {name}."
             if (answer.dtype, answer.shape) != (dtype, shape):
-                return f"{signature} answers with {name} {answer.dtype} {answer.shape} instead of {np.dtype(dtype)} {shape}"
+                return f"The signature {signature} returns {name} {answer.dtype} {answer.shape} instead of {np.dtype(dtype)} {shape}."
         if VALID in outputs and (bad := int((~found[signature][VALID]).sum())):
-            return f"{signature} marks {bad} of {count} good pictures as not valid"
+            return f"The signature {signature} marks {bad} of {count} good pictures as not valid."
     return ""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Tries a model out; prints what is wrong, and returns the exit code."""
+    """Tests a model and prints what is wrong. Returns the exit code: 1 if anything is wrong, else 0."""
     model, records = arguments
-    # TensorFlow goes on where Keras cannot be imported. A SavedModel needs nothing of it, and its import takes longer than all else.
+    # Keeps TensorFlow from importing Keras, which would take longer than everything else. A SavedModel does not need it.
     sys.modules["keras"] = None  # type: ignore[assignment]
     try:
         problem = find_fault(Path(model), Path(records))
-    except Exception as error:  # whatever TensorFlow raises: that it fails is the answer
+    except Exception as error:  # whatever TensorFlow raises is the result of the test
         problem = f"{type(error).__name__}: {getattr(error, 'message', error)}"[:_LONGEST_REASON]
     if problem:
         print(problem)

@@ -1,6 +1,6 @@
-"""The folder that models are served from, in TensorFlow Serving's layout: one numbered folder a version.
+"""The folder that models are served from, in TensorFlow Serving's layout: one numbered folder per version.
 
-Kept apart from the TFX components, so that looking at it does not import TensorFlow.
+Separate from the TFX components, so that reading the folder does not import TensorFlow.
 """
 
 import contextlib
@@ -24,22 +24,22 @@ from components.evaluation import golden
 
 SAVED_MODEL: Final = "saved_model.pb"
 
-# TensorFlow Serving, and `versions`, overlook names that are not numbers.
+# TensorFlow Serving and `versions` ignore names that are not numbers.
 _UNFINISHED: Final = ".unfinished-push"
 _LOCK: Final = ".push-lock"
-# The recipes of models that a rollback took out of production.
+# Lists the recipes of the models that a rollback has taken out of production.
 _WITHDRAWN: Final = ".withdrawn.json"
-# In assets.extra of a version that a rollback made: of which version it is a copy.
+# In assets.extra of a version that a rollback made: names the version that it is a copy of.
 _ROLLBACK_FILE: Final = "rollback.json"
 
 
 class Withdrawn(CaptchaPipelineError):
-    """A model that a rollback has taken out of production."""
+    """A rollback has taken the model out of production."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pushed:
-    """A version in the serving folder. `about` is what its captcha.json holds, {} where there is none."""
+    """A version in the serving folder. `about` is the content of its captcha.json, {} without such a file."""
 
     version: int
     path: Path
@@ -47,17 +47,17 @@ class Pushed:
 
     @property
     def recipe(self) -> str | None:
-        """The combination of configuration, data and code that it was made from; see components/base/recipe.py."""
+        """The combination of configuration, data and code that made the version; see components/base/recipe.py."""
         return recipe_of(self.about)
 
     @property
     def fingerprint(self) -> str | None:
-        """The recipe and the model that its fit went on from; likewise."""
+        """The recipe and the model that the fit started from; see components/base/recipe.py."""
         return self.about.get("fingerprint")
 
     @property
     def spec(self) -> CaptchaSpec | None:
-        """What it reads."""
+        """What the version reads; None if its captcha.json does not say so."""
         try:
             return CaptchaSpec.model_validate(self.about.get("spec"))
         except ValidationError:
@@ -65,24 +65,24 @@ class Pushed:
 
     @property
     def servable(self) -> bool:
-        """Whether TensorFlow Serving can use it, which holds for all but what earlier releases of this project exported."""
+        """Whether TensorFlow Serving can use the version. It cannot use the models that earlier releases of this project exported."""
         return self.fingerprint is None or SERVABLE in self.about
 
     @property
     def copy_of(self) -> int | None:
-        """The version that a rollback made this one from."""
+        """The version that a rollback copied to make this one; None if this is not a copy."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return int(json.loads((self.path / "assets.extra" / _ROLLBACK_FILE).read_text(encoding="utf-8"))["version"])
         return None
 
     @property
     def original(self) -> int:
-        """The version that a run pushed: this one, or that of which it is a copy."""
+        """The version that a run pushed: this one, or the version that it is a copy of."""
         return self.copy_of or self.version
 
 
 def versions(serving_dir: str | Path) -> list[Pushed]:
-    """Returns the versions that hold a SavedModel, newest first; none where the folder does not exist.
+    """Returns the versions that contain a SavedModel, newest first; [] if the folder does not exist.
 
     Raises:
       CaptchaPipelineError: a version is damaged, or the folder is a file.
@@ -90,43 +90,43 @@ def versions(serving_dir: str | Path) -> list[Pushed]:
     found = [(version, path) for version, path in sorted(_numbered(Path(serving_dir)), reverse=True) if (path / SAVED_MODEL).is_file()]
     for _, path in found:
         for file in (path / SAVED_MODEL, path / "assets.extra" / SPEC_FILE):
-            # So a power failure leaves a file that was not synced, as by earlier releases.
+            # A power failure leaves an empty file if the file was not synced. Earlier releases did not sync files.
             if file.is_file() and not file.stat().st_size:
                 raise CaptchaPipelineError(
-                    f"{file} is damaged: it is empty. Remove the folder {path}: the newest of the others is then in production."
+                    f"{file} is damaged: it is empty. Remove the folder {path}. The newest remaining version is then in production."
                 )
     return [Pushed(version, path, _about(path)) for version, path in found]
 
 
 def latest_pushed(serving_dir: str | Path, recipe: str, spec: CaptchaSpec) -> Pushed | None:
-    """Returns the newest version that was not made by this very recipe: one that reads this kind of captcha, or else another.
+    """Returns the newest version of a different recipe: one with the same spec or, if none exists, one with another spec.
 
-    The former is the baseline of a model of this recipe, and either is what its fit can go on from. A model is never compared
-    with itself, and after it has been pushed a rerun of the same recipe finds what the first run found.
+    A version with the same spec is the baseline of a model of this recipe. A fit can start from either. A model is never compared
+    with itself, and a rerun of a recipe after its push finds the same version as the first run.
     """
     others = [pushed for pushed in versions(serving_dir) if pushed.spec and pushed.recipe != recipe]
     return next((pushed for pushed in others if pushed.spec == spec), next(iter(others), None))
 
 
 def unservable_warning(serving_dir: str | Path) -> str:
-    """Returns why servers cannot use the version in production, and the remedy; "" if they can, and where there is no version."""
+    """Returns why servers cannot use the version in production, and the remedy; "" if they can or no version exists."""
     newest = next(iter(versions(serving_dir)), None)
     if newest is None or newest.servable:
         return ""
     return (
         f"An earlier release exported version {newest.version}, which is in production: TensorFlow Serving and other servers cannot use "
-        "it, only Python can. The next run trains a model that they can use, and pushes it if it is good enough. Where that run finds "
-        "nothing to do, `captcha-pipeline retrain --force` trains another."
+        "it, only Python can. The next run trains a model that they can use, and pushes it if it is good enough. If that run finds "
+        "nothing to do, `captcha-pipeline retrain --force` trains a new model."
     )
 
 
 def best_on_golden_sets(serving_dir: str | Path, recipe: str) -> tuple[golden.Best, ...]:
-    """Returns, of each golden set, how the pushed model reads it that reads it best, for a model of this recipe to compare with.
+    """Returns the best reading of each golden set by a pushed model, to compare a model of this recipe with.
 
-    As with `latest_pushed`, a model is never compared with itself. One that a rollback has taken out of production does not count.
+    As with `latest_pushed`, a model is never compared with itself. Models that a rollback has taken out of production do not count.
 
     Raises:
-      CaptchaPipelineError: the record of it cannot be read.
+      CaptchaPipelineError: the record of the readings or the list of the withdrawn models cannot be read.
     """
     return golden.best_readings(serving_dir, {recipe} | withdrawn(serving_dir))
 
@@ -135,30 +135,30 @@ def check_not_withdrawn(model_dir: str | Path, serving_dir: str | Path) -> None:
     """Checks that a rollback has not taken this model out of production.
 
     Raises:
-      Withdrawn: it has.
-      CaptchaPipelineError: the list of what was withdrawn is damaged.
+      Withdrawn: a rollback has.
+      CaptchaPipelineError: the list of the withdrawn models is damaged.
     """
     if recipe_of(_about(Path(model_dir))) in withdrawn(serving_dir):
         raise Withdrawn("A rollback has taken this model out of production: it is not pushed again.")
 
 
 def push(model_dir: str | Path, serving_dir: str | Path, keep: int, reading: golden.GoldenReading | None = None) -> Pushed:
-    """Copies a SavedModel to the serving folder as its newest version, and removes the oldest above `keep`.
+    """Copies a SavedModel to the serving folder as its newest version, and removes the oldest versions beyond `keep`.
 
-    A reader sees the whole version or none of it: the copy is made under a name that readers overlook, and renamed. What a killed
-    push left is removed by the next one. Pushes to one folder wait for each other. Version numbers are seconds since 1970, and
-    always above all others in the folder. If the newest version is this very model, it is left as it is: that is the push of a run
-    that was killed before it could note it down.
+    A reader sees the complete version or nothing: the copy gets a name that readers ignore, and is renamed at the end. The next push
+    removes what a killed push left. Pushes to one folder wait for each other. Version numbers are seconds since 1970, and always
+    above all others in the folder. If the newest version is identical to this model, it stays as it is: it was pushed by a run that was
+    killed before it could record the push.
 
     Args:
       model_dir: of the SavedModel.
       serving_dir: TensorFlow Serving's base path.
-      keep: how many versions stay, at least 2. What is no version of this project's is neither counted nor removed.
-      reading: how the model reads the golden set, to be noted for `best_on_golden_sets`; None where there is no golden set.
+      keep: the number of versions to keep, at least 2. Versions that this project did not make are neither counted nor removed.
+      reading: how the model reads the golden set, recorded for `best_on_golden_sets`; None without a golden set.
 
     Raises:
       Withdrawn: `roll_back` has taken this model out of production.
-      CaptchaPipelineError: the folder cannot be written.
+      CaptchaPipelineError: the folder cannot be written, or a file in it is damaged.
     """
     model_dir = Path(model_dir)
     with _writing(serving_dir) as target:
@@ -177,12 +177,12 @@ def push(model_dir: str | Path, serving_dir: str | Path, keep: int, reading: gol
 
 
 def check(serving_dir: str | Path) -> None:
-    """Checks that `push` can write in the serving folder, and read what is there: before a fit of hours, not after it.
+    """Checks that `push` can read and write the serving folder, so that it does not fail after a fit of hours.
 
     Raises:
-      CaptchaPipelineError: it cannot, and the message says why.
+      CaptchaPipelineError: `push` cannot. The message says why.
     """
-    versions(serving_dir)  # says which file is in the way of the folder, if one is
+    versions(serving_dir)  # names the file that is in the place of the folder, if there is one
     with _writing(serving_dir) as target:
         withdrawn(target)
         (target / _UNFINISHED).mkdir()
@@ -190,7 +190,7 @@ def check(serving_dir: str | Path) -> None:
 
 
 def original(serving_dir: str | Path, version: str) -> str:
-    """Returns the version that a run pushed: `version` itself, or if a rollback made that one, the version it is a copy of."""
+    """Returns the version that a run pushed: `version` itself or, if a rollback made it, the version that it is a copy of."""
     originals = {str(pushed.version): str(pushed.original) for pushed in versions(serving_dir)}
     return originals.get(version, version)
 
@@ -198,54 +198,54 @@ def original(serving_dir: str | Path, version: str) -> str:
 def withdrawn(serving_dir: str | Path) -> set[str]:
     """Returns the recipes of the models that a rollback has taken out of production.
 
-    Not the fingerprints: a fit by the same recipe that goes on from an older model would undo the rollback.
+    Recipes, not fingerprints, because a fit of the same recipe that starts from an older model would undo the rollback.
 
     Raises:
       CaptchaPipelineError: the file that lists them is damaged.
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        remedy = "Remove it; to withdraw again what a rollback had withdrawn, roll back once more."
+        remedy = "Remove it. To withdraw the same models again, roll back again."
         return set(read_json(Path(serving_dir) / _WITHDRAWN, remedy))
     return set()
 
 
 def roll_back(serving_dir: str | Path, version: int) -> Pushed:
-    """Puts an earlier version back into production: a copy of it becomes the newest, which is what all readers take.
+    """Puts an earlier version back into production: a copy of it becomes the newest version, which all readers use.
 
-    The models that were first pushed after it are withdrawn: `push` does not take them again until new data, another configuration or
-    other code has made another model, or a rollback has put them back.
+    The models that were first pushed after it are withdrawn: `push` rejects them until a rollback puts them back. It does not reject
+    models from new data, a new configuration or new code.
 
     Raises:
-      CaptchaPipelineError: there is no such version, it is the newest already, servers cannot use it, or the folder cannot be written.
+      CaptchaPipelineError: the version does not exist, is already the newest, servers cannot use it, or the folder cannot be written.
     """
     with _writing(serving_dir) as target:
         there = versions(target)
         chosen = next((pushed for pushed in there if pushed.version == version), None)
         if chosen is None:
             known = ", ".join(str(pushed.version) for pushed in there) or "none"
-            raise CaptchaPipelineError(f"There is no version {version} in {serving_dir}; there are: {known}.")
+            raise CaptchaPipelineError(f"Version {version} does not exist in {serving_dir}. Existing versions: {known}.")
         if chosen == there[0]:
-            raise CaptchaPipelineError(f"{version} is the newest version in {serving_dir}: it is in production already.")
+            raise CaptchaPipelineError(f"Version {version} is the newest in {serving_dir}: it is already in production.")
         if not chosen.servable:
             others = ", ".join(str(pushed.version) for pushed in there if pushed.servable) or "none"
             raise CaptchaPipelineError(
                 f"An earlier release exported version {version}: TensorFlow Serving and other servers cannot use it, and every request to "
-                f"them would fail. Roll back to one that they can use ({others}), or `captcha-pipeline retrain --force`. "
-                f"To read with this one, give `predict` --model {chosen.path}."
+                f"them would fail. Roll back to one that they can use ({others}), or run `captcha-pipeline retrain --force`. "
+                f"To read with version {version}, run `captcha-pipeline predict` with --model {chosen.path}."
             )
         newer = {pushed.recipe for pushed in there if pushed.original > chosen.original and pushed.recipe}
         taken_out = (withdrawn(target) | newer) - {chosen.recipe}
         unfinished = _copy(chosen.path, target)
         write_whole(unfinished / "assets.extra" / _ROLLBACK_FILE, json.dumps({"version": chosen.original}))
-        # Before the version is there, or a kill in between would let the next run push what has just been taken out of production; and
-        # after the copy, which a full disk ends.
+        # Before the version appears, because otherwise after a kill in between the next run would push what was just withdrawn. After the
+        # copy, because the copy fails on a full disk.
         write_whole(target / _WITHDRAWN, json.dumps(sorted(taken_out)))
         return _publish(unfinished)
 
 
 @contextlib.contextmanager
 def _writing(serving_dir: str | Path) -> Iterator[Path]:
-    """Makes the folder, waits until no other process writes there, and removes what a killed one left."""
+    """Creates the folder, waits until no other process writes there, and removes what a killed process left."""
     if "://" in str(serving_dir):
         raise CaptchaPipelineError(f"Cannot push to {serving_dir}: pusher.serving_dir must be a folder on this machine.")
     target = Path(serving_dir)
@@ -266,7 +266,7 @@ def _copy(model_dir: Path, target: Path) -> Path:
     try:
         shutil.copytree(model_dir, unfinished)
     except OSError:
-        shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk its room is needed to note the failure
+        shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk the space is needed to record the failure
         raise
     return unfinished
 
@@ -284,7 +284,7 @@ def _remove(version: Path) -> None:
         return
     unfinished = version.with_name(_UNFINISHED)
     version.rename(unfinished)
-    sync(version.parent)  # or a power failure could leave the name of the version and a part of its files
+    sync(version.parent)  # otherwise a power failure could leave the version with a part of its files
     shutil.rmtree(unfinished)
 
 
@@ -296,11 +296,11 @@ def _numbered(serving_dir: Path) -> Iterator[tuple[int, Path]]:
     except FileNotFoundError:
         return
     except NotADirectoryError:
-        raise CaptchaPipelineError(f"{serving_dir} is to be a folder of versions, and a file is in its way. Remove the file.") from None
+        raise CaptchaPipelineError(f"{serving_dir} must be a folder of versions, but a file is in its place. Remove the file.") from None
 
 
 def _about(version: Path) -> dict[str, Any]:
-    # A version that someone else has put there has no such file, or another one.
+    # A version that this project did not make has no such file, or one with different content.
     with contextlib.suppress(OSError, ValueError):
         about = json.loads((version / "assets.extra" / SPEC_FILE).read_text(encoding="utf-8"))
         if isinstance(about, dict):
@@ -310,7 +310,7 @@ def _about(version: Path) -> dict[str, Any]:
 
 def recipe_of(about: Mapping[str, Any]) -> str | None:
     """Returns the recipe that a model's captcha.json, `about`, names; None for a model of another project."""
-    # Earlier releases had one name for the recipe and the fingerprint.
+    # Earlier releases stored the recipe as the fingerprint.
     return about.get("recipe", about.get("fingerprint"))
 
 

@@ -1,4 +1,4 @@
-"""What the SavedModel answers to: pictures, tf.Examples, and TFMA's question for the labels."""
+"""The signatures of the SavedModel: they read pictures and tf.Examples, and give TFMA the labels."""
 
 import functools
 import json
@@ -19,11 +19,11 @@ from components.serving.weights import save_weights
 
 
 class CaptchaServer(tf.Module):
-    """Transform's graph and the model, from encoded pictures to text.
+    """Transform's graph and the model: turns encoded pictures into text.
 
-    Each answer holds, in the order of the pictures: TEXT string [N], PROBABILITIES float32 [N, max_length, num_classes],
-    CONFIDENCE float32 [N] and VALID bool [N]. A picture that is not a whole PNG or JPEG of at most `max_pixels`, or that is refused for its
-    size, fails no other: its VALID is false, its TEXT empty, its numbers 0.
+    Each answer contains, in the order of the pictures: TEXT string [N], PROBABILITIES float32 [N, max_length, num_classes],
+    CONFIDENCE float32 [N] and VALID bool [N]. A picture that is not a complete PNG or JPEG of at most `max_pixels`, or that is refused for
+    its size, does not affect the others: its VALID is false, its TEXT is empty and its numbers are 0.
     """
 
     def __init__(
@@ -35,42 +35,43 @@ class CaptchaServer(tf.Module):
         wrong_size: Literal["resize", "refuse"],
     ):
         super().__init__()
-        # A function, which is not saved: a Keras model is saved with a second copy of each variable, and servers, which restore by name,
-        # fill the copies that the graph does not read. The graph reads the TensorFlow variables that Keras wraps: these alone are saved.
+        # A function, because functions are not saved. A Keras model would be saved with a second copy of each variable, and servers, which
+        # restore by name, would fill the copies that the graph does not read. It reads the TensorFlow variables that Keras wraps. Only
+        # these are saved.
         self._logits = functools.partial(model, training=False)
         self._variables = [variable.value for variable in model.variables]
         self._spec = spec
         self._max_pixels = max_pixels
         self._size = (None, None) if wrong_size == "resize" else (spec.height, spec.width)
         self._raw_features = tft_output.raw_feature_spec()
-        # Only its `call` is used: a layer that Keras has built is saved with all that Keras knows of it, traced twice more.
+        # Only its `call` is used, because a layer that Keras has built is saved with all that Keras knows about it, traced twice more.
         self._transform = tft_output.transform_features_layer()
         self._blank = tf.io.encode_png(tf.zeros([spec.height, spec.width, spec.channels], tf.uint8)).numpy()
-        # One entry a class: the one for "no character here", where there is one, is the last.
+        # One entry per class. The blank class, if there is one, is the last.
         self._characters = [*spec.characters, ""][: spec.num_classes]
 
-    # No autograph: there is nothing here for it to convert, and to find that out of Keras takes longer than all else.
+    # No autograph: it has nothing to convert here, and its search of Keras' code takes longer than everything else.
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE)], autograph=False)
     def serving_default(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Reads encoded pictures."""
+        """Reads encoded pictures, string [N]."""
         return self._read(image)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
     def serving_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Reads the pictures of serialized tf.Examples; one without IMAGE counts as a picture that is not valid."""
+        """Reads the pictures of serialized tf.Examples, string [N]. An example without IMAGE counts as a picture that is not valid."""
         parsed = tf.io.parse_example(examples, {IMAGE: tf.io.FixedLenFeature([], tf.string, default_value="")})
         return self._read(parsed[IMAGE])
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
     def transform_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns LABEL_IDS int64 [N, max_length] of serialized tf.Examples. No picture is decoded for it."""
+        """Returns LABEL_IDS int64 [N, max_length] of serialized tf.Examples, string [N]. Decodes no pictures."""
         raw = {name: feature for name, feature in self._raw_features.items() if name != IMAGE}
         return {LABEL_IDS: self._transform.call(tf.io.parse_example(examples, raw))[LABEL_IDS]}
 
     def _read(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         count = tf.size(images)
         valid = self._decodable(images)
-        # TensorFlow's convolution on the CPU fails on a batch of no pictures.
+        # TensorFlow's convolution on the CPU fails on an empty batch.
         filler = tf.fill([tf.maximum(1 - count, 0)], self._blank)
         readable = tf.concat([tf.where(valid, images, self._blank), filler], axis=0)
         logits = self._logits(model_inputs(self._transform.call({IMAGE: readable}), self._spec))[:count]
@@ -87,15 +88,15 @@ class CaptchaServer(tf.Module):
     def _decodable(self, images: tf.Tensor) -> tf.Tensor:
         """Returns bool [N]: which pictures are small enough, can be decoded and have a size that is not refused.
 
-        TensorFlow has no decoding that reports instead of failing. `ignore_errors` of tf.data drops the elements that fail; those
-        that are left say which they are. A blank picture goes first, so that there always is one left.
+        TensorFlow cannot report a decoding error without failing. `ignore_errors` of tf.data drops the elements that fail. The
+        numbers of the remaining elements show which pictures they are. A blank picture goes first, so that at least one element remains.
         """
         count = tf.size(images, out_type=tf.int64) + 1
 
-        # The number alone would let TensorFlow leave out the decoding, which nothing else needs.
+        # Returns a pixel too. With the number alone, TensorFlow would skip the decoding, because nothing else needs it.
         def decode(number: tf.Tensor, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            # What is too large fails as well: no picture is an empty string. `filter` would say it more plainly, but TensorFlow
-            # sets up each function of a dataset anew in every call, which takes longer than to decode a small picture.
+            # Makes a picture that is too large fail as well, because an empty string is no picture. `filter` would be plainer, but
+            # TensorFlow sets up each function of a dataset again in every call, which takes longer than decoding a small picture.
             image = tf.where(self._small(image), image, "")
             return number, tf.ensure_shape(visible_pixels(image), [*self._size, 3])[0, 0, 0]
 
@@ -105,7 +106,7 @@ class CaptchaServer(tf.Module):
         return tf.scatter_nd(numbers[:, tf.newaxis], tf.ones_like(numbers, tf.bool), [count])[1:]
 
     def _small(self, image: tf.Tensor) -> tf.Tensor:
-        """Returns whether a picture, by its header alone, has 1 to max_pixels pixels. Fails on what is neither PNG nor JPEG."""
+        """Returns bool []: whether a picture has 1 to max_pixels pixels by its header. Fails if it is neither PNG nor JPEG."""
         size = tf.cond(
             is_png(image),
             # IHDR, which must come first, starts with width and height as big-endian 32-bit numbers at byte 16.
@@ -125,16 +126,16 @@ def export_model(
     directory: str,
     wrong_size: Literal["resize", "refuse"] = "resize",
 ) -> None:
-    """Writes a SavedModel with the signatures of CaptchaServer, and in assets.extra what it reads and its weights.
+    """Writes a SavedModel with the signatures of CaptchaServer. Its assets.extra contains what it reads and its weights.
 
     Args:
       model: float32, so that the SavedModel runs anywhere.
       tft_output: Transform's graph.
       spec: what the model reads.
       max_pixels: larger pictures are refused before they are decoded.
-      about: goes into SPEC_FILE as it is, beside the spec: JSON values.
+      about: JSON values, which are written to SPEC_FILE beside the spec.
       directory: of the SavedModel; created.
-      wrong_size: whether pictures of another size than the spec's are resized or refused.
+      wrong_size: whether pictures whose size differs from the spec's are resized or refused.
     """
     server = CaptchaServer(model, tft_output, spec, max_pixels, wrong_size)
     signatures = {name: getattr(server, name) for name in ("serving_default", "serving_examples", "transform_features")}

@@ -1,4 +1,4 @@
-"""The file of weights beside an exported model, from which a warm start resumes, and in a checkpoint."""
+"""The weights file beside an exported model, which a warm start reads, and in a checkpoint."""
 
 import math
 import os
@@ -7,14 +7,14 @@ from typing import Final
 
 import keras
 
-_HDF5_ENTRY: Final = 4096  # bytes around the values of a variable; about half of it is needed
+_HDF5_ENTRY: Final = 4096  # bytes of overhead per variable; about half of it is needed
 
 
 def save_weights(model: keras.Model, path: Path) -> None:
     """Writes the weights of a model, and the state of its optimizer if it is compiled.
 
     Raises:
-      OSError: there is no room for them. HDF5, with which Keras writes, would crash the process: room is asked for first.
+      OSError: the disk is full. The space is reserved first, because HDF5, which Keras writes with, would crash the process.
     """
     variables = [*model.variables, *getattr(getattr(model, "optimizer", None), "variables", ())]
     room = sum(_HDF5_ENTRY + 4 * math.prod(variable.shape) for variable in variables)

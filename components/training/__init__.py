@@ -1,1 +1,1 @@
-"""How the model is built and fitted."""
+"""Builds and fits the model."""

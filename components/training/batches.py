@@ -1,4 +1,4 @@
-"""Transformed examples to batches for the model."""
+"""Makes batches for the model from transformed examples."""
 
 import fnmatch
 import os
@@ -12,19 +12,23 @@ from components.base.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.model_inputs import model_inputs, normalise, pixels_of
 
-# Records up to this size in all are kept in memory after the first epoch; and as much of a larger set is shuffled at a time.
+# Bytes of pixels. A data set up to this size is cached in memory after the first epoch. A larger one has a shuffle buffer of this size.
 _MEMORY_BYTES: Final = 2 << 30
 
 
 def record_files(patterns: Sequence[str], split: str) -> list[str]:
-    """Returns the files that TFX's patterns stand for, each a folder and a pattern for the names in it; sorted by name.
+    """Returns the files that match TFX's patterns, sorted by name within each pattern.
+
+    Args:
+      patterns: each a folder and a pattern for the file names in it.
+      split: the name of the split, for the error message.
 
     Raises:
-      CaptchaPipelineError: there is none.
+      CaptchaPipelineError: no file matches.
     """
     files = []
     for folder, name in map(os.path.split, patterns):
-        # The folder is a path of the user's, and no pattern.
+        # The folder is a user's path, which must not be read as a pattern.
         there = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
         files += [os.path.join(folder, file) for file in sorted(fnmatch.filter(there, name))]
     if not files:
@@ -33,7 +37,7 @@ def record_files(patterns: Sequence[str], split: str) -> list[str]:
 
 
 def count_records(files: Sequence[str]) -> int:
-    """Returns the number of records in gzipped TFRecord files, by reading them once."""
+    """Returns the number of records in gzipped TFRecord files. Reads them once."""
     return int(tf.data.TFRecordDataset(list(files), "GZIP").reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
 
 
@@ -50,24 +54,24 @@ def training_batches(
     replicas: int = 1,
     ours: range = range(1),
 ) -> tf.data.Dataset:
-    """Returns one epoch of shuffled batches, another order and other shifts each time it is iterated over.
+    """Returns one epoch of shuffled batches. Each iteration over it has a new order and new shifts.
 
-    The same seed gives the same batches. Each picture is moved by up to `shift` pixels up, down and sideways, the border
-    repeated: see `random_shift`.
+    The same seed gives the same batches. Each picture is moved by up to `shift` pixels vertically and horizontally, and its border
+    is mirrored: see `random_shift`.
 
     Args:
       files: gzipped TFRecords of Transform's features.
-      count: how many records they hold.
+      count: the number of records in the files.
       spec: the image size and the label length.
-      batch_size: pictures a batch; the last one of an epoch may be smaller.
-      shift: pixels, 0 for none.
+      batch_size: pictures per batch. The last batch of an epoch may be smaller.
+      shift: the largest shift in pixels, 0 for no shift.
       seed: of the order and the shifts.
-      passes: how often each record comes in an epoch; they are shuffled together.
-      first_epoch: how many epochs are behind: the orders and shifts are those that would have followed them.
-      replicas: among how many each batch is split evenly. With more than one, an epoch leaves out the records after the last whole
-        batch: another few each time.
+      passes: how often each record occurs in an epoch. All passes of an epoch are shuffled together.
+      first_epoch: the number of completed epochs. The orders and shifts are those that would have followed in an uninterrupted fit.
+      replicas: the number of replicas that share each batch evenly. With more than one, an epoch omits the records after the last full
+        batch. They are different records in each epoch.
       ours: the replicas whose parts are returned, one after the other. Every worker shuffles all records, so that the batches do
-        not depend on the number of workers; it decodes and shifts its own parts alone.
+        not depend on the number of workers, but decodes and shifts only its own parts.
 
     Returns:
       float32 images [N, height, width, channels], int64 labels [N, max_length].
@@ -79,7 +83,7 @@ def training_batches(
     together = records.repeat(passes)
     shuffled = together.shuffle(max(1, min(passes * count, in_memory)), seed=seed, reshuffle_each_iteration=True)
     batches = _parts(shuffled.batch(batch_size, drop_remainder=replicas > 1), replicas, ours)
-    # Stateless shifts: those of a stateful generator would depend on which thread of `map` comes first.
+    # Stateless shifts, because those of a stateful generator would depend on the order of the threads of `map`.
     seeds = tf.data.Dataset.random(seed=seed + ours.start, rerandomize_each_iteration=True).batch(2)
 
     def prepare(serialized: tf.Tensor, shift_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -91,14 +95,14 @@ def training_batches(
 
     prepared = tf.data.Dataset.zip((batches, seeds)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
     for _ in range(first_epoch):
-        iter(prepared)  # reads nothing; each iterator takes the next seeds
+        iter(prepared)  # reads no records, but each iterator takes the next seeds
     return prepared
 
 
 def evaluation_batches(
     files: Sequence[str], spec: CaptchaSpec, batch_size: int, *, replicas: int = 1, ours: range = range(1)
 ) -> tf.data.Dataset:
-    """Returns the records in the order of the files, as `training_batches` without shuffling and shifts, and leaving none out.
+    """Returns batches of all records in file order, like those of `training_batches` but without shuffling and shifts.
 
     Raises:
       CaptchaPipelineError: there are fewer records than replicas.
@@ -115,9 +119,9 @@ def evaluation_batches(
 
 
 def _without_empty_parts(count: int, batch_size: int, replicas: int) -> int:
-    """Returns the largest size up to `batch_size` with which the last batch, too, has a record for each replica.
+    """Returns the largest size up to `batch_size` with which even the last batch has a record for each replica.
 
-    An empty batch is no batch to TensorFlow: its convolutions on the CPU return a wrong shape, its batch normalisation NaN.
+    TensorFlow fails on an empty batch: its convolutions on the CPU return a wrong shape, its batch normalisation returns NaN.
     """
     for size in range(batch_size, replicas - 1, -1):
         if count >= replicas and (count % size == 0 or count % size >= replicas):
@@ -128,7 +132,7 @@ def _without_empty_parts(count: int, batch_size: int, replicas: int) -> int:
 
 
 def _parts(batches: tf.data.Dataset, replicas: int, ours: range) -> tf.data.Dataset:
-    """Splits each batch among replicas, every so-manyth record to the same one, and returns the parts of `ours`, one after the other."""
+    """Splits each batch among replicas, one record each in turn, and returns the parts of the replicas in `ours`, one after the other."""
     if replicas == 1:
         return batches
     return batches.flat_map(lambda batch: tf.data.Dataset.range(ours.start, ours.stop).map(lambda replica: batch[replica::replicas]))
@@ -148,17 +152,17 @@ def _parse(serialized: tf.Tensor, spec: CaptchaSpec) -> dict[str, tf.Tensor]:
 
 
 def random_shift(images: tf.Tensor, shift: int, seed: tf.Tensor) -> tf.Tensor:
-    """Moves each image by its own whole number of pixels, uniform in [-shift, shift], down and to the right.
+    """Moves each image vertically and horizontally by whole numbers of pixels, drawn for each image uniformly from [-shift, shift].
 
-    What moves in from outside repeats the border's pixels, mirrored.
+    Pixels that move in from outside mirror the pixels at the border.
 
     Args:
-      images: [N, H, W, C], H and W at least `shift`.
-      shift: pixels.
+      images: [N, H, W, C]. H and W are at least `shift`.
+      shift: the largest shift in pixels.
       seed: int64 [2].
 
     Returns:
-      A tensor like `images`.
+      A tensor with the shape and dtype of `images`.
     """
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
     offsets = tf.random.stateless_uniform([2, count, 1], seed, -shift, shift + 1, tf.int32)
@@ -167,6 +171,6 @@ def random_shift(images: tf.Tensor, shift: int, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _mirrored(index: tf.Tensor, size: int) -> tf.Tensor:
-    """What lies beyond an edge is what lies as far before it."""
+    """Returns indices below `size`. An index beyond an edge is mirrored at the edge."""
     index = tf.where(index < 0, -1 - index, index)
     return tf.where(index >= size, 2 * size - 1 - index, index)

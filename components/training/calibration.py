@@ -1,4 +1,4 @@
-"""Has a model's confidence mean what it says: 0.9 for what is right nine times out of ten."""
+"""Calibrates a model's confidence: nine in ten of the readings with a confidence of 0.9 are right."""
 
 from typing import Any, Final
 
@@ -10,20 +10,20 @@ from keras import ops
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-# A few hundred pictures that are all read right would ask for a temperature of 0.
+# Bounds, because a model that reads all of a few hundred pictures right would get a temperature of 0.
 _LOG_TEMPERATURES: Final = (-2.0, 2.0)
-_STEPS: Final = 16  # as far apart as these, the lowest cross-entropy is less than a hundredth above that of `temperature`
+_STEPS: Final = 16  # at this spacing the lowest cross-entropy is less than a hundredth above that of `temperature`
 
 
 def calibrate(model: keras.Model, batches: tf.data.Dataset) -> float:
-    """Divides the logits of a model by the temperature that suits these pictures best, and returns it.
+    """Divides the logits of a model by the temperature that suits these pictures best. Returns the temperature.
 
-    Label smoothing leaves a model much less sure than it is right. The heads are linear, so that their weights take the division
-    up: what the model reads, and how long it takes, stays the same.
+    Label smoothing makes a model much less confident than it is accurate. The heads are linear, so their weights can be divided
+    instead of the logits. The model's readings and its speed stay the same.
 
     Args:
-      model: from `build_model`; its heads are changed.
-      batches: pictures that it was not trained on, as `evaluation_batches` gives them.
+      model: from `build_model`. The weights of its heads are changed.
+      batches: pictures that the model was not trained on, from `evaluation_batches`.
     """
     parts = [(model.predict_on_batch(images), labels.numpy()) for images, labels in batches]
     logits, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -35,11 +35,11 @@ def calibrate(model: keras.Model, batches: tf.data.Dataset) -> float:
 
 
 def temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """Returns the temperature of the least cross-entropy (Guo et al., "On Calibration of Modern Neural Networks", 2017).
+    """Returns the temperature with the lowest cross-entropy (Guo et al., "On Calibration of Modern Neural Networks", 2017).
 
     Args:
-      logits: [N, max_length, num_classes].
-      labels: class ids [N, max_length].
+      logits: float32 [N, max_length, num_classes].
+      labels: int64 class ids [N, max_length].
     """
 
     def cross_entropy(log_temperature: float) -> float:
@@ -50,10 +50,10 @@ def temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) 
 
 
 class CalibratedCrossEntropy(keras.metrics.Metric):
-    """Cross-entropy of labels [N, max_length] and logits [N, max_length, num_classes] at the temperature that gives the lowest.
+    """The cross-entropy of labels [N, max_length] and logits [N, max_length, num_classes] at the best temperature.
 
-    It is that of the model after `calibrate`. As they come, the logits of a fit with label smoothing are far less sure than they are
-    right: by their cross-entropy a fit without it would look better whatever it reads.
+    This is the cross-entropy of the model after `calibrate`. Before calibration, a fit with label smoothing is far less confident than it
+    is accurate. By its uncalibrated cross-entropy, a fit without label smoothing would look better whatever it reads.
     """
 
     NAME: Final = "cross_entropy"
@@ -65,15 +65,15 @@ class CalibratedCrossEntropy(keras.metrics.Metric):
         self._count = self.add_variable((), "zeros", name="count")
 
     def update_state(self, labels: keras.KerasTensor, logits: keras.KerasTensor, sample_weight: Any = None) -> None:
-        """Adds a batch. Samples have no weights here."""
+        """Adds a batch. Ignores sample weights."""
         del sample_weight
         labels, logits = ops.cast(labels, "int32"), ops.cast(logits, "float32")
         of_labels = ops.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-        # One temperature after another: all at once take as many times the memory.
+        # One temperature at a time, because all at once would multiply the memory by their number.
         totals = [ops.sum(ops.logsumexp(logits / divisor, axis=-1) - of_labels / divisor) for divisor in self._temperatures]
         self._totals.assign_add(ops.stack(totals))
         self._count.assign_add(ops.cast(ops.size(labels), "float32"))
 
     def result(self) -> keras.KerasTensor:
-        """Returns the lowest mean; 0 before there is any batch."""
+        """Returns the lowest mean cross-entropy, float32 []; 0 before the first batch."""
         return ops.divide_no_nan(ops.min(self._totals), self._count)

@@ -1,4 +1,4 @@
-"""What a fit leaves on disk after each epoch, so that a kill costs one epoch at most, and when a fit has gone on long enough."""
+"""Saves the state of a fit after each epoch, so that a kill costs at most one epoch, and decides when a fit ends."""
 
 import json
 import logging
@@ -18,28 +18,28 @@ from components.training.calibration import CalibratedCrossEntropy
 
 _LOG: Final = logging.getLogger(__name__)
 _STATE: Final = "state.json"
-_FITS: Final = 3  # whose checkpoints stay
+_FITS: Final = 3  # the number of fits whose checkpoints are kept
 _LEARNT: Final = 0.1
-# Of two thousand pictures a good model misreads four, give or take two: by that an epoch of the schedule's middle is the best by luck.
-# The cross-entropy tells how well each character of each of them is read. It is that of the model as it would be exported, without
-# label smoothing and at the best temperature, so that fits with different label smoothing can be compared.
+# Accuracy is too coarse to choose an epoch: a good model misreads four of two thousand pictures, give or take two, so that an epoch in the
+# middle of the schedule can be the best by luck. The cross-entropy measures how well each character is read. It is that of the model as it
+# would be exported, without label smoothing and at the best temperature, so that fits with different label smoothing can be compared.
 JUDGED_BY: Final = f"val_{CalibratedCrossEntropy.NAME}"
 
 
 class Progress(keras.callbacks.Callback):
-    """Follows a fit, knows which of its epochs is the best, and stops it early.
+    """Tracks a fit, determines its best epoch, and stops the fit early.
 
     Attributes:
-      epoch: the number of epochs finished.
-      epochs: how many there are to be.
-      history: for each of them: `loss`, the metrics, the same of the eval split with `val_` before the name, JUDGED_BY and `seconds`.
+      epoch: the number of completed epochs.
+      epochs: the planned number of epochs.
+      history: one row per completed epoch: `loss`, the metrics, both of the eval split with the prefix `val_`, JUDGED_BY and `seconds`.
     """
 
     def __init__(self, epochs: int, patience: int | None):
         """Args:
-        epochs: how many there are to be.
-        patience: epochs without a lower JUDGED_BY after which the fit ends, None for never. They count once JUDGED_BY has fallen by
-          _LEARNT from where it began: a fit can be at chance for long before it learns.
+        epochs: the planned number of epochs.
+        patience: the fit ends after this many epochs without a lower JUDGED_BY, None for never. It ends early only if JUDGED_BY has fallen
+          by the share _LEARNT from its first value, because a fit can stay at chance for long before it learns.
         """
         super().__init__()
         self.epoch = 0
@@ -50,12 +50,12 @@ class Progress(keras.callbacks.Callback):
 
     @property
     def best_epoch(self) -> int:
-        """The first of the epochs with the lowest JUDGED_BY, from 1; 0 before there is any. It is the one that is exported."""
+        """The first epoch with the lowest JUDGED_BY, counted from 1; 0 before the first epoch. Its weights are exported."""
         return best_epoch(self.history)
 
     @property
     def finished(self) -> bool:
-        """Whether there is no further epoch to come."""
+        """Whether no further epoch follows."""
         if self.epoch >= self.epochs or self._patience is None or not self.history:
             return self.epoch >= self.epochs
         first, best = (self.history[number - 1][JUDGED_BY] for number in (1, self.best_epoch))
@@ -73,51 +73,52 @@ class Progress(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def say(self, line: str) -> None:
-        """Prints how the fit goes, where that is of interest."""
+        """Reports progress. Does nothing here; `Checkpoint` prints the line."""
 
 
 class Checkpoint(Progress):
-    """Keeps the state after the last finished epoch and after the best one in a folder, and says how it goes.
+    """Saves the state after the last completed epoch and after the best epoch in a folder, and prints progress.
 
-    Keras' BackupAndRestore overwrites its file in place: a kill in the middle of it leaves half a file, on which the next run
-    fails; and its EarlyStopping keeps the best weights in memory alone. Here each epoch is a folder that appears by renaming, one
-    that cannot be read is deleted, and which epoch is the best follows from the history.
+    Keras' BackupAndRestore overwrites its file in place: a kill during the write leaves a partial file, on which the next run
+    fails. Keras' EarlyStopping keeps the best weights in memory only. Here each epoch is a folder that appears by renaming, an
+    unreadable folder is deleted, and the best epoch follows from the history.
     """
 
     def __init__(self, directory: Path, epochs: int, patience: int | None, *, writes: bool = True):
         """Args:
-        directory: where the state is kept.
+        directory: of the saved state.
         epochs, patience: as for Progress.
-        writes: False for a worker that only reads what another one writes.
+        writes: False for a worker that only reads the state that another worker writes.
         """
         super().__init__(epochs, patience)
         self._directory = directory
         self._writes = writes
 
     def restore(self, build: Callable[[], keras.Model]) -> keras.Model:
-        """Returns `build()`, a compiled model, with the newest state that can be read, if there is any."""
+        """Returns `build()`, a compiled model, with the newest readable state, if any exists."""
+        planned = self.epochs
         for folder in sorted(self._directory.glob("epoch-*"), reverse=True):
             model = build()
             model.optimizer.build(model.trainable_variables)
             try:
                 state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
                 self.history, self.epoch, self.epochs = state["history"], len(state["history"]), state["epochs"]
-                model.load_weights(self._folder(self.best_epoch) / WEIGHTS_FILE)  # it will be wanted in the end
+                model.load_weights(self._folder(self.best_epoch) / WEIGHTS_FILE)  # a check, because the export needs it
                 model.load_weights(folder / WEIGHTS_FILE)
                 for variable, value in zip(_random_states(model), state["random"], strict=True):
                     variable.assign(value)
             except (OSError, ValueError, KeyError, RuntimeError) as error:
-                self.history, self.epoch = [], 0
+                self.history, self.epoch, self.epochs = [], 0, planned
                 if self._writes:
-                    _LOG.warning("The checkpoint %s cannot be read (%s): training goes on from an older one or starts over.", folder, error)
+                    _LOG.warning("The checkpoint %s cannot be read (%s). Training resumes from an older one or restarts.", folder, error)
                     shutil.rmtree(folder)
                 continue
-            self.say(f"going on after epoch {self.epoch} of {self.epochs}")
+            self.say(f"resuming after epoch {self.epoch} of {self.epochs}")
             return model
         return build()
 
     def restore_best(self, model: keras.Model) -> None:
-        """Gives the model the weights of the best epoch."""
+        """Loads the weights of the best epoch into the model."""
         model.load_weights(self._folder(self.best_epoch) / WEIGHTS_FILE)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -150,26 +151,26 @@ class Checkpoint(Progress):
                 shutil.rmtree(folder)
 
     def say(self, line: str) -> None:
-        """Prints a line, in the one process that writes."""
+        """Prints a line, but only in the process that writes."""
         if self._writes:
             print(line, flush=True)
 
 
 def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
-    """Returns which epoch of a fit's history is exported: see `Progress.best_epoch`."""
+    """Returns the epoch of a fit's history that is exported; see `Progress.best_epoch`."""
     values = [math.inf if math.isnan(row[JUDGED_BY]) else row[JUDGED_BY] for row in history]
     return 1 + values.index(min(values)) if values else 0
 
 
 def remove_old(directory: Path, keep: str) -> None:
-    """Removes the checkpoints of all fits but the newest few, so that they do not fill the disk.
+    """Removes the checkpoints of all but the newest few fits, so that they do not fill the disk.
 
-    A fit does not remove its own at its end: its outputs are safe only when the runner has published them, which on Kubeflow is after
-    the process has ended. Until then a rerun finds the fit finished, and exports at once.
+    A fit does not remove its own checkpoints at its end: its outputs are safe only once the runner has published them, which on Kubeflow
+    happens after the process has ended. Until then a rerun finds the completed fit and exports at once.
 
     Args:
-      directory: holds a folder for each fit.
-      keep: the name of the one that stays in any case.
+      directory: contains a folder for each fit.
+      keep: the name of the fit whose folder is always kept.
     """
     others = [folder for folder in directory.iterdir() if folder.name != keep] if directory.is_dir() else []
     for folder in sorted(others, key=lambda folder: folder.stat().st_mtime, reverse=True)[_FITS - 1 :]:
@@ -177,6 +178,6 @@ def remove_old(directory: Path, keep: str) -> None:
 
 
 def _random_states(model: keras.Model) -> list[keras.Variable]:
-    """Returns the variables that Keras leaves out of a file of weights: how far the random numbers of dropout have come."""
+    """Returns the variables that Keras omits from a weights file: the states of dropout's random number generators."""
     weights = {id(variable) for variable in model.weights}
     return [variable for variable in model.variables if id(variable) not in weights]

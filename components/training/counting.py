@@ -1,4 +1,4 @@
-"""How the positions of a text find their characters among the columns of a picture: by counting."""
+"""Finds the columns of a picture that show the character of each position, by counting characters."""
 
 from typing import Final
 
@@ -6,17 +6,17 @@ import keras
 from keras import ops
 
 _KEY_UNITS: Final = 64
-# At first a column whose count is one off has 1 / e of the weight. docs/recipe.md has what it was chosen by.
+# Initially a column whose count is off by one has 1 / e of the weight. docs/recipe.md has the measurements used to choose it.
 _SHARPNESS: Final = 1.0
 
 
 class Count(keras.layers.Layer):
-    """How many characters have begun up to the middle of each column.
+    """Counts the characters that have begun up to the middle of each column.
 
-    A character begins in a column as far as it is read there and was not read in the column before: the expected number of characters that
-    CTC's rule (Graves et al., "Connectionist Temporal Classification", 2006) would add, if columns were independent.
+    A character begins in a column to the extent that it is read there and was not read in the column before. This is the expected number
+    of characters that CTC's rule (Graves et al., "Connectionist Temporal Classification", 2006) would add, if columns were independent.
 
-    From what each column is read as, logits [N, w, characters + 1] with the blank last, to float32 [N, w].
+    Input: the logits of each column's reading, [N, w, characters + 1], with the blank last. Output: float32 [N, w].
     """
 
     def call(self, logits: keras.KerasTensor) -> keras.KerasTensor:
@@ -27,15 +27,15 @@ class Count(keras.layers.Layer):
 
 
 class Glimpses(keras.layers.Layer):
-    """What each position's head sees of the map: the mean of its columns, weighted by where the position's character is.
+    """Selects what each position's head sees of the map: the mean of the columns, weighted by where the position's character is.
 
     Additive attention (Bahdanau et al., "Neural Machine Translation by Jointly Learning to Align and Translate", 2015) with one
-    learned query a position, all positions at once, as in the parallel visual attention of Yu et al., "Towards Accurate Scene Text
-    Recognition with Semantic Reasoning Networks" (2020). To a column's score comes how near its count is to that of the position's
-    character: what a column looks like cannot tell a query which character of the text it is. A glimpse holds one character, wherever it
-    stood, so that all heads can share their weights: each then learns from every position's characters.
+    learned query per position, all positions at once, as in the parallel visual attention of Yu et al., "Towards Accurate Scene Text
+    Recognition with Semantic Reasoning Networks" (2020). The score of a column also depends on how near its count is to that of the
+    position's character, because the look of a column does not tell which character of the text it shows. A glimpse contains one
+    character, wherever it was, so that all heads can share their weights and learn from the characters of every position.
 
-    From columns [N, w, C] and their counts [N, w] to [N, positions, C].
+    Input: columns [N, w, C] and their counts [N, w]. Output: [N, positions, C].
     """
 
     def __init__(self, positions: int, name: str, dtype: keras.DTypePolicy):
@@ -46,7 +46,7 @@ class Glimpses(keras.layers.Layer):
         _, width, size = shapes[0]
         self._keys = self.add_weight((size, _KEY_UNITS), "glorot_uniform", name="keys")
         self._queries = self.add_weight((_KEY_UNITS, self._positions), "glorot_uniform", name="queries")
-        self._place = self.add_weight((width, self._positions), "zeros", name="place")  # where it stands as a rule
+        self._place = self.add_weight((width, self._positions), "zeros", name="place")  # where the character usually is
         self._sharpness = self.add_weight((), keras.initializers.Constant(_SHARPNESS), name="sharpness")
 
     def call(self, inputs: list[keras.KerasTensor]) -> keras.KerasTensor:

@@ -1,4 +1,4 @@
-"""How well a recipe reads where pictures are few: every picture is read by a model that was fitted to others."""
+"""Measures how well a recipe reads where pictures are few: a model that was not fitted to a picture reads it."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -27,21 +27,25 @@ def cross_validate(
     directory: Path,
     on_fold: Callable[[ReadingCounts], None],
 ) -> ReadingCounts:
-    """Divides pictures into folds, fits a model to all but one of them, reads that one, and so on with each (Stone, "Cross-Validatory
-    Choice and Assessment of Statistical Predictions", 1974). Pictures with the same pixels are in the same fold.
+    """Divides pictures into folds. For each fold, fits a model to the other folds and reads the fold with it.
 
-    The weights after the last epoch read: to choose the epoch by what is then measured would flatter it. Confidences are not calibrated.
+    The method is cross-validation (Stone, "Cross-Validatory Choice and Assessment of Statistical Predictions", 1974). Pictures with the
+    same pixels are in the same fold. The weights after the last epoch are used, because choosing an epoch by the fold that is then measured
+    would flatter the model. Confidences are not calibrated.
 
     Args:
       files: gzipped TFRecords of Transform's features.
-      spec: what is read.
-      parameters: how to fit; `patience` is left aside.
-      folds: how many.
-      directory: a folder for files that are not needed afterwards.
-      on_fold: told what has been counted so far, after each fold.
+      spec: what the models read.
+      parameters: how to fit. `patience` is ignored.
+      folds: the number of folds.
+      directory: a folder for temporary files.
+      on_fold: called after each fold with the counts so far.
+
+    Returns:
+      The counts over all pictures.
 
     Raises:
-      CaptchaPipelineError: a fold has no picture, or the strategy asks for what is not there.
+      CaptchaPipelineError: a fold has no picture, the strategy is unavailable, or its replicas cannot share a batch evenly.
     """
     strategy = choose_strategy(parameters.strategy)
     parts = _divide(files, folds, directory)
@@ -64,7 +68,7 @@ def cross_validate(
 
 
 def _divide(files: Sequence[str], folds: int, directory: Path) -> dict[Path, int]:
-    """Writes each record to the file of its fold; returns these with the number of their records."""
+    """Writes each record to the file of its fold. Returns the number of records by file."""
     paths = [directory / f"fold-{number}.gz" for number in range(folds)]
     counts = dict.fromkeys(paths, 0)
     writers = {path: tf.io.TFRecordWriter(str(path), "GZIP") for path in paths}
@@ -76,5 +80,5 @@ def _divide(files: Sequence[str], folds: int, directory: Path) -> dict[Path, int
     for writer in writers.values():
         writer.close()
     if not all(counts.values()):
-        raise CaptchaPipelineError(f"{sum(counts.values())} pictures are too few for {folds} folds: one would be empty. Make fewer folds.")
+        raise CaptchaPipelineError(f"{sum(counts.values())} pictures are too few for {folds} folds: one would be empty. Use fewer folds.")
     return counts

@@ -1,4 +1,4 @@
-"""What the Trainer computes on: which devices, in which precision, and how a fit is shared among several of them."""
+"""Chooses the devices and the precision of the Trainer, and shares a fit among several devices."""
 
 import contextlib
 import itertools
@@ -17,29 +17,30 @@ _CLUSTER: Final = "TF_CONFIG"
 
 
 def choose_strategy(name: str) -> tf.distribute.Strategy:
-    """Returns the strategy for a configured name. Call it before anything else that TensorFlow does in the process.
+    """Returns the strategy for a configured name. Call it before any other use of TensorFlow in the process.
 
-    "cpu"; "one_gpu", the first one; "mirrored", every GPU of this machine; "multi_worker", the machines of TF_CONFIG, each with
-    every GPU it has or else its CPU; or "auto": every GPU of this machine, or else the CPU.
+    Args:
+      name: "cpu"; "one_gpu", the first GPU; "mirrored", every GPU of this machine; "multi_worker", the machines of TF_CONFIG, each with
+        all its GPUs or else its CPU; or "auto", every GPU of this machine or else the CPU.
 
     Raises:
-      CaptchaPipelineError: "one_gpu" or "mirrored", and TensorFlow sees no GPU; "multi_worker", and there is no TF_CONFIG or the
-        process has used TensorFlow already.
+      CaptchaPipelineError: the name is "one_gpu" or "mirrored" and TensorFlow sees no GPU, or it is "multi_worker" and TF_CONFIG names
+        no cluster or the process has already used TensorFlow.
     """
-    # Read when a GPU is first used: take memory as it is needed, not all at once. The command sets it when it starts.
+    # Makes TensorFlow allocate GPU memory as needed, not all at once. Read when a GPU is first used. The command also sets it at its start.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     if name == "multi_worker":
         return _join_cluster()
     gpus = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
     if name in ("one_gpu", "mirrored") and not gpus:
         raise CaptchaPipelineError(
-            f"trainer.strategy is {name}, and TensorFlow sees no GPU here. Set trainer.strategy=auto, or install the extra `gpu`."
+            f"trainer.strategy is {name}, but TensorFlow sees no GPU here. Set trainer.strategy=auto, or install the extra `gpu`."
         )
     if name == "mirrored" or (name == "auto" and len(gpus) > 1):
         return tf.distribute.MirroredStrategy(gpus)
     if name == "cpu" and gpus:
         return tf.distribute.OneDeviceStrategy("/cpu:0")
-    return tf.distribute.get_strategy()  # the first GPU, or else the CPU; any other strategy for it would keep Keras from using XLA
+    return tf.distribute.get_strategy()  # the first GPU, or else the CPU; with any other strategy Keras would not use XLA
 
 
 def _join_cluster() -> tf.distribute.Strategy:
@@ -49,27 +50,28 @@ def _join_cluster() -> tf.distribute.Strategy:
         workers = 0
     if not workers:
         raise CaptchaPipelineError(
-            f"trainer.strategy is multi_worker, and {_CLUSTER} names no cluster. Start each worker with it (docs/scaling.md has an "
+            f"trainer.strategy is multi_worker, but {_CLUSTER} names no cluster. Set {_CLUSTER} for each worker "
+            "(docs/how-to/gpus-and-machines.md has an "
             "example), or set trainer.strategy=auto."
         )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()  # returns when every worker has joined
     except RuntimeError as error:
         raise CaptchaPipelineError(
-            f"trainer.strategy is multi_worker, and this process cannot join the cluster ({error}). Each worker needs a process of its "
-            "own: python -m components.training.worker; see docs/scaling.md."
+            f"trainer.strategy is multi_worker, but this process cannot join the cluster ({error}). Start each worker in a process of its "
+            "own: python -m components.training.worker. See docs/how-to/gpus-and-machines.md."
         ) from None
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes: the chief of several workers, or the only one."""
+    """Returns whether this process writes files: it is the chief of several workers, or the only process."""
     return bool(strategy.extended.should_checkpoint)
 
 
 def synchronise_batch_norm(model: keras.Model) -> None:
-    """Has batch normalisation take its statistics over the batches of all replicas, where there are several.
+    """Makes batch normalisation use statistics over the batches of all replicas, if there are several.
 
-    A replica's own share of a batch is small, and statistics over it would make a model depend on the number of devices.
+    The share of a batch on one replica is small, and statistics over it would make a model depend on the number of devices.
     """
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -87,22 +89,22 @@ def fit(
     epochs: int,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
-    """Fits as `model.fit` does, on one device or on several. Every worker calls it, and has the same metrics.
+    """Fits like `model.fit`, on one device or on several. Every worker calls it and gets the same metrics.
 
-    Not `model.fit` itself, which fails under MultiWorkerMirroredStrategy (Keras 3.12 and 3.15: it builds the model from a batch that
-    it takes for a tensor), and iterates over a dataset an unsaid number of times an epoch, so that a fit that goes on could not be
-    given the batches that it would have had. The steps, the optimizer and the metrics are the model's own.
+    `model.fit` itself fails under MultiWorkerMirroredStrategy (Keras 3.12 and 3.15: it mistakes a batch for a tensor when it builds the
+    model). It also iterates over a dataset an unspecified number of times per epoch, so that a resumed fit could not get the batches
+    of an uninterrupted one. The steps, the optimizer and the metrics are the model's own.
 
     Args:
       model: compiled in the strategy's scope.
-      judge: likewise, of the same layers, with the loss and the metrics of the eval split.
+      judge: compiled likewise, from the same layers, with the loss and the metrics of the eval split.
       strategy: from `choose_strategy`.
-      training: from `replicas`, a number, and `ours`, a range of them, to a dataset that is iterated over once an epoch: the parts of
-        the batches for these replicas, in turn. See `training_batches`.
+      training: a function of `replicas`, a number, and `ours`, a range of replicas. It returns a dataset, iterated over once per epoch,
+        of the parts of the batches for these replicas, in turn. See `training_batches`.
       evaluation: likewise; see `evaluation_batches`.
-      initial_epoch: how many epochs are done.
-      epochs: the number of the last.
-      callbacks: told of epochs, and of the ends of batches.
+      initial_epoch: the number of completed epochs.
+      epochs: the number of the last epoch.
+      callbacks: called at the start and the end of the fit and of each epoch, and at the end of each batch.
 
     Raises:
       CaptchaPipelineError: the workers do not agree on `initial_epoch`.
@@ -123,7 +125,7 @@ def fit(
 
         @tf.function
         def run_next(iterator: Any) -> None:
-            run(next(iterator))  # in the graph, where a batch of another size needs no other graph
+            run(next(iterator))  # in the graph, where a batch of a different size needs no new graph
 
         return run_next
 
@@ -143,7 +145,7 @@ def fit(
 
     _check_agreement(strategy, initial_epoch)
     with strategy.scope():
-        model.optimizer.build(model.trainable_variables)  # no variable can be made in a replica
+        model.optimizer.build(model.trainable_variables)  # because a replica cannot create variables
     training_batches, evaluation_batches = shared(training), shared(evaluation)
     train, evaluate = on_every_replica(model.train_step), on_every_replica(judge.test_step)
     told = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs)
@@ -166,17 +168,20 @@ def _check_agreement(strategy: tf.distribute.Strategy, epoch: int) -> None:
 
     if float(mean()) != epoch:
         raise CaptchaPipelineError(
-            f"This worker would go on after epoch {epoch}, others after another: they do not see the same checkpoints. All workers "
-            "need the folder of `root` in common, or none of its checkpoints."
+            f"This worker would resume after epoch {epoch}, other workers after a different epoch: they do not see the same checkpoints. "
+            "Share the folder of `root` among all workers, or remove its checkpoints."
         )
 
 
 def training_dtype(precision: str, on_gpu: bool = True) -> str:
-    """Returns the dtype policy for a configured precision: "auto", or a policy, which is returned as it is.
+    """Returns the dtype policy for a configured precision.
 
-    "auto" is mixed_bfloat16 where the device multiplies bfloat16 matrices in hardware: a GPU of compute capability 8.0 (Ampere)
-    or newer, else a CPU with AVX512-BF16 or AMX. Elsewhere bfloat16 is emulated, and slower than float32. With `on_gpu` False the
-    GPUs, if there are any, are not asked.
+    "auto" is mixed_bfloat16 if the device multiplies bfloat16 matrices in hardware: a GPU of compute capability 8.0 (Ampere)
+    or newer, else a CPU with AVX512-BF16 or AMX. Otherwise it is float32, because emulated bfloat16 is slower.
+
+    Args:
+      precision: "auto", or a policy, which is returned unchanged.
+      on_gpu: False to ignore GPUs.
     """
     if precision != "auto":
         return precision

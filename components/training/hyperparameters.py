@@ -1,4 +1,4 @@
-"""How a model is fitted: the section `trainer` of the configuration. No Keras, as commands read the configuration that need none."""
+"""The section `trainer` of the configuration. Does not import Keras, because some commands that read the configuration do not need it."""
 
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
@@ -7,24 +7,24 @@ from pydantic import Field
 
 from components.base.section import Fraction, Section
 
-# The number of passes over a training split, where the configuration has none: 8 over 20,000 pictures, more over fewer. The number of steps
-# grows as the number of pictures to the power of 0.4. docs/recipe.md has the measurements behind it.
+# The default number of passes over a training split: 8 over 20,000 pictures, more over fewer. The number of steps grows with the number of
+# pictures to the power of 0.4. docs/recipe.md has the measurements used to choose it.
 _PASSES: Final = 8
 _PASSES_OVER: Final = 20_000
 _EXPONENT: Final = 0.6
 _FEWEST_PASSES, _MOST_PASSES = 3, 400
-# An epoch of fewer steps is not worth an evaluation and a checkpoint.
+# An epoch with fewer steps is not worth an evaluation and a checkpoint.
 _EPOCH_STEPS: Final = 150
 
 
 @dataclass(frozen=True)
 class FitLength:
-    """How long a fit is.
+    """The length of a fit.
 
     Attributes:
-      epochs: after each, the eval split is read and a checkpoint is written.
-      passes: over the training split, in each epoch.
-      epoch_steps: in each epoch.
+      epochs: the number of epochs. After each, the eval split is read and a checkpoint is written.
+      passes: the number of passes over the training split in each epoch.
+      epoch_steps: the number of steps in each epoch.
     """
 
     epochs: int
@@ -33,37 +33,39 @@ class FitLength:
 
     @property
     def steps(self) -> int:
-        """Of the whole fit."""
+        """The number of steps of the whole fit."""
         return self.epochs * self.epoch_steps
 
 
 class WarmStart(Section):
-    """A fit that starts from the model in production: the settings that differ from those of a cold start."""
+    """The settings of a fit that starts from the production model, where they differ from those of a cold start."""
 
     epochs: int = Field(2, ge=1, description="passes over the training split")
-    learning_rate: float | None = Field(None, gt=0, description="null for the trainer's own")
+    learning_rate: float | None = Field(None, gt=0, description="the highest rate of the schedule; null for trainer.learning_rate")
 
 
 class Hyperparameters(Section):
     preset: Literal["vgg-slim", "vgg16-bn", "vgg-book"] = "vgg-slim"
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="passes over the training split; auto: by its size")
-    max_minutes: float | None = Field(None, gt=0, description="a fit that would take longer has fewer epochs; null for no limit")
-    batch_size: int = Field(32, ge=1, description="of all GPUs or machines together")
-    learning_rate: float = Field(7e-3, gt=0, description="the highest of the schedule")
-    warmup: Fraction = Field(0.1, description="the share of the fit in which the learning rate rises")
+    max_minutes: float | None = Field(None, gt=0, description="a fit that would take longer gets fewer epochs; null for no limit")
+    batch_size: int = Field(32, ge=1, description="pictures per step, over all GPUs or machines together")
+    learning_rate: float = Field(7e-3, gt=0, description="the highest rate of the schedule")
+    warmup: Fraction = Field(0.1, description="the share of the fit during which the learning rate rises")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="the share of a label that is spread over all classes")
-    shift: int = Field(2, ge=0, le=16, description="pixels by which training pictures are moved at most, each way")
+    shift: int = Field(2, ge=0, le=16, description="the largest shift of training pictures in each direction, in pixels")
     patience: int | None = Field(None, ge=1, description="epochs without a lower cross-entropy on eval before stopping; null for never")
     precision: Literal["auto", "float32", "mixed_bfloat16"] = Field("auto", description="auto: bfloat16 where it is faster")
     strategy: Literal["auto", "cpu", "one_gpu", "mirrored", "multi_worker"] = Field(
-        "auto", description="auto: every GPU of this machine, or the CPU; multi_worker: the machines of TF_CONFIG, see docs/scaling.md"
+        "auto",
+        description="auto: every GPU of this machine, or the CPU; multi_worker: the machines of TF_CONFIG, "
+        "see docs/how-to/gpus-and-machines.md",
     )
     seed: int = Field(1, ge=0)
-    warm_start: WarmStart | None = Field(None, description="start from the model in production, with these settings; null for a cold start")
+    warm_start: WarmStart | None = Field(None, description="start from the production model, with these settings; null: cold start")
 
     @property
     def epochs_parameter(self) -> int:
-        """`epochs` as a parameter of a run, which is a number: 0 for auto."""
+        """`epochs` as a parameter of a run, which must be a number: 0 for auto."""
         return 0 if self.epochs == "auto" else self.epochs
 
     @property
@@ -74,8 +76,8 @@ class Hyperparameters(Section):
     def fit_length(self, count: int) -> FitLength:
         """Returns the length of a fit to `count` pictures.
 
-        An epoch is one pass where the configuration has a number of epochs. With auto, several passes over few pictures make one epoch, so
-        that it has enough steps to be worth an evaluation.
+        With a configured number of epochs, an epoch is one pass. With auto, an epoch over few pictures has several passes, so that it has
+        enough steps to be worth an evaluation.
         """
         if self.epochs != "auto":
             return FitLength(self.epochs, 1, -(-count // self.batch_size))

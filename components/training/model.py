@@ -1,6 +1,6 @@
-"""The multi-head VGG: groups of 3x3 convolutions, a pooling after each, and one softmax head a position.
+"""The multi-head VGG: groups of 3x3 convolutions, a pooling after each group, and one softmax head per position.
 
-After Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2015), with one head a
+After Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2015), with one head per
 character as in Goodfellow et al., "Multi-digit Number Recognition from Street View Imagery using Deep Convolutional Neural
 Networks" (2014).
 """
@@ -19,20 +19,20 @@ from components.training.counting import Count, Glimpses
 
 @dataclass(frozen=True)
 class Preset:
-    """One architecture, as data.
+    """An architecture, as data.
 
     Attributes:
-      groups: the filters of the convolutions of each group; a 2x2 pooling follows each group, see `heads`.
+      groups: the numbers of filters of the convolutions in each group. A 2x2 pooling follows each group; see `heads`.
       dense: the units of the fully connected layers between the last pooling and the heads.
-      dropout: the rate after each fully connected layer; where there is none, before the heads.
-      heads: "direct", each a fully connected layer on all that comes before; or "counted", one layer that all positions share, on what
-        `Glimpses` shows each of them. Then a pooling halves the width only if three columns are left for each position, so that no two
-        positions have to share one.
-      patches: whether the values of two by two pixels are first made the channels of one place, in place of a first convolution over all
-        pixels and its pooling.
-      context: the filters of the convolution over the whole height and three columns that comes before counted heads.
-      batch_norm: whether each convolution and each fully connected layer is followed by batch normalisation (Ioffe and
-        Szegedy, 2015). Without it VGG stays at chance for long at Adam's usual rates.
+      dropout: the rate after each fully connected layer or, without such layers, before the heads.
+      heads: "direct": each head is a fully connected layer on the whole output of the layers before. "counted": all positions share one
+        layer, on what `Glimpses` shows each position. With counted heads, a pooling halves the width only if three columns per position
+        remain, so that no two positions have to share a column.
+      patches: whether each block of 2x2 pixels first becomes the channels of one place, instead of a first convolution over all pixels
+        and its pooling.
+      context: the number of filters of the convolution before counted heads, over the whole height and three columns.
+      batch_norm: whether batch normalisation (Ioffe and Szegedy, 2015) follows each convolution and each fully connected layer.
+        Without it VGG stays at chance for long at Adam's usual rates.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -48,16 +48,15 @@ _BOOK_GROUPS: Final = ((64, 64), (128, 128), (128, 128, 128), (256, 128, 128), (
 
 PRESETS: Final = MappingProxyType(
     {
-        # The heads see the columns of the map, not a pooled or a dense summary of it: where a character stands is what tells them
-        # apart.
+        # The heads see the columns of the map, not a pooled or dense summary, because only the place of a character shows its position.
         "vgg-slim": Preset(groups=((32, 32), (64, 64), (128, 128)), dropout=0.1, heads="counted", patches=True, context=256),
         "vgg16-bn": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096)),
         "vgg-book": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096), batch_norm=False),
     }
 )
 
-# The moving averages decide what the eval split sees. 0.9 follows the weights within some ten batches; Keras' 0.99 lags behind
-# them by hundreds, which in a run of a few thousand batches is a good part of it.
+# The eval split is read with the moving averages. 0.9 follows the weights within about ten batches. Keras' 0.99 lags behind by hundreds of
+# batches, which is a large part of a fit of a few thousand batches.
 _BATCH_NORM_MOMENTUM: Final = 0.9
 _COLUMNS_A_POSITION: Final = 3
 _NAME: Final = "multi_head_vgg"
@@ -72,9 +71,9 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
 
     Args:
       spec: the image size, and the number and size of the heads.
-      design: one of the PRESETS, or another.
+      design: one of the PRESETS, or any other Preset.
       dtype: a Keras dtype policy for everything below the heads, "float32" or "mixed_bfloat16". Variables are float32 in both,
-        so weights move from one to the other as they are.
+        so the weights of one also fit the other.
     """
     policy = keras.DTypePolicy(dtype)
 
@@ -83,7 +82,7 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
             x = keras.layers.BatchNormalization(momentum=_BATCH_NORM_MOMENTUM, name=f"{name}_bn", dtype=policy)(x)
         return keras.layers.ReLU(name=f"{name}_relu", dtype=policy)(x)
 
-    # He et al. (2015): the variance that keeps a signal's size through a ReLU.
+    # He et al. (2015): the variance that preserves the scale of a signal through a ReLU.
     weights = {"kernel_initializer": "he_normal", "use_bias": not design.batch_norm, "dtype": policy}
     x = inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="float32", name="image")
 
@@ -99,7 +98,7 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
             name = f"conv{group}_{number}"
             x = keras.layers.Conv2D(count, 3, padding="same", name=name, **weights)(x)
             if design.batch_norm and number == len(filters):
-                x = pool(x)  # Before the normalisation and the ReLU, which then have a quarter of the pixels to do.
+                x = pool(x)  # before the normalisation and the ReLU, which then process a quarter of the pixels
             x = activate(x, name)
         if not design.batch_norm:
             x = pool(x)
@@ -124,7 +123,7 @@ def build_model(spec: CaptchaSpec, design: Preset, dtype: str = "float32") -> ke
 
 
 def _patches(image: keras.KerasTensor, tall: int, wide: int, policy: keras.DTypePolicy) -> keras.KerasTensor:
-    """Returns [N, h, w, tall * wide * channels]: the values of each part of an image, which is filled up with zeros below and right."""
+    """Returns [N, h, w, tall * wide * channels]: the values of each block of an image, padded with zeros at the bottom and the right."""
     _, height, width, channels = image.shape
     down, across = -(-height // tall), -(-width // wide)
     margin = ((0, down * tall - height), (0, across * wide - width))
@@ -135,20 +134,20 @@ def _patches(image: keras.KerasTensor, tall: int, wide: int, policy: keras.DType
 
 
 def with_column_loss(model: keras.Model) -> keras.Model:
-    """Returns a model of the same layers and weights to fit, whose loss is also that of what its columns are read as.
+    """Returns a model of the same layers and weights to fit, whose loss also includes the readings of its columns.
 
-    Its outputs are the logits, and float32 [N, columns, characters + 1] where the heads are counted. Compile it with `captcha_loss`: to
-    that it adds the CTC loss (Graves et al., 2006), without which counted heads would have to find out by themselves what to count.
-    Where a picture has too few columns for CTC, or a model has none, that is left out.
+    Its outputs are the logits and, with counted heads, float32 [N, columns, characters + 1]. Compile it with `captcha_loss`. The model
+    adds the CTC loss (Graves et al., 2006), without which counted heads would have to learn by themselves what to count. If the model
+    has no columns, or too few for CTC, it is returned unchanged.
 
     Args:
       model: from `build_model`.
     """
     columns = [layer.output for layer in model.layers if layer.name == COLUMN_HEAD]
-    if not columns or columns[0].shape[1] < 2 * model.output.shape[1] - 1:  # a blank between any two characters
+    if not columns or columns[0].shape[1] < 2 * model.output.shape[1] - 1:  # CTC may need a blank between any two characters
         return model
     fitted = _WithColumnLoss(model.inputs, [model.output, *columns], name=_NAME)
-    fitted.output_names = fitted.output_names[:1]  # whose loss and metrics `compile` is given
+    fitted.output_names = fitted.output_names[:1]  # `compile` gets the loss and the metrics of the logits only
     return fitted
 
 
@@ -171,7 +170,7 @@ class _WithColumnLoss(keras.Model):
 
 
 class _ColumnLoss(keras.losses.Loss):
-    """The mean of pictures. A loss of Keras' takes the share of a replica, where there are several, into account."""
+    """The CTC loss per character, averaged over pictures. A Keras loss accounts for the share of a replica, if there are several."""
 
     def call(self, labels: keras.KerasTensor, columns: keras.KerasTensor) -> keras.KerasTensor:
         blank = columns.shape[-1] - 1
@@ -182,10 +181,10 @@ class _ColumnLoss(keras.losses.Loss):
 
 
 def captcha_loss(smoothing: float = 0.0) -> keras.losses.Loss:
-    """Softmax cross-entropy of labels [N, max_length] and logits [N, max_length, num_classes], the mean over the heads.
+    """Returns the softmax cross-entropy of labels [N, max_length] and logits [N, max_length, num_classes], averaged over the heads.
 
     Args:
-      smoothing: the share of each label that is spread over all classes alike (Szegedy et al., "Rethinking the Inception
+      smoothing: the share of each label that is spread evenly over all classes (Szegedy et al., "Rethinking the Inception
         Architecture for Computer Vision", 2016).
     """
     return _CrossEntropy(smoothing)
@@ -202,9 +201,9 @@ class _CrossEntropy(keras.losses.Loss):
 
 
 def captcha_metrics(spec: CaptchaSpec) -> list[keras.metrics.Metric]:
-    """`sequence_accuracy`: the share of pictures read right as a whole. `position_accuracy`: the share of characters read right.
+    """Returns `sequence_accuracy`, the share of pictures read without error, and `position_accuracy`, the share of characters read right.
 
-    Both are of what `components.evaluation.metrics.read` reads, and as there the blanks after a label are no characters.
+    Both measure the readings of `components.evaluation.metrics.read`. The blanks after a label do not count as characters, as there.
     """
     return [_SequenceAccuracy(spec, name="sequence_accuracy"), _PositionAccuracy(spec, name="position_accuracy")]
 
@@ -215,13 +214,13 @@ class _SequenceAccuracy(keras.metrics.Mean):
         self._spec = spec
 
     def update_state(self, labels: keras.KerasTensor, logits: keras.KerasTensor, sample_weight: keras.KerasTensor | None = None) -> None:
-        """Counts labels [N, max_length] against logits [N, max_length, num_classes]."""
+        """Compares labels [N, max_length] with logits [N, max_length, num_classes]."""
         super().update_state(ops.all(_right(labels, logits, self._spec), axis=-1), sample_weight)
 
 
 class _PositionAccuracy(_SequenceAccuracy):
     def update_state(self, labels: keras.KerasTensor, logits: keras.KerasTensor, sample_weight: keras.KerasTensor | None = None) -> None:
-        """As above, by character; `sample_weight` is not looked at."""
+        """Compares the same by character. Ignores `sample_weight`."""
         blank = -1 if self._spec.blank_id is None else self._spec.blank_id
         is_character = ops.not_equal(ops.cast(labels, "int32"), blank)
         keras.metrics.Mean.update_state(self, _right(labels, logits, self._spec), ops.cast(is_character, "float32"))

@@ -1,4 +1,4 @@
-"""The Trainer's optimizer: Muon for the kernels of convolutions, Adam for all else."""
+"""The Trainer's optimizer: Muon for the kernels of convolutions, Adam for all other variables."""
 
 from typing import Any, Final
 
@@ -9,24 +9,24 @@ from keras import ops
 _MOMENTUM: Final = 0.95
 _QUINTIC: Final = (3.4445, -4.7750, 2.0315)
 _ITERATIONS: Final = 5
-# Liu et al., "Muon is Scalable for LLM Training" (2025), section 2.2, scale a step by 0.2 times the square root of the longer side: its
-# root mean square is then Adam's, so that one learning rate serves both. Twice that reads best here; docs/recipe.md has what was tried.
+# Liu et al., "Muon is Scalable for LLM Training" (2025), section 2.2, scale a step by 0.2 times the square root of the longer side. Its
+# root mean square is then that of Adam, so that one learning rate suits both. Twice that reads best here; docs/recipe.md has the trials.
 _SCALE: Final = 0.4
 
 
 class Muon(keras.optimizers.Adam):
-    """Adam, where the kernels of convolutions take Muon's step: along the orthogonal matrix nearest to their momentum.
+    """Adam, except that the kernels of convolutions take Muon's step: along the orthogonal matrix nearest to their momentum.
 
-    A kernel float32 [h, w, in, out] is the matrix [h * w * in, out]. The learning rate is Adam's own.
+    A kernel float32 [h, w, in, out] is treated as the matrix [h * w * in, out]. The learning rate is Adam's own.
 
-    Not `keras.optimizers.Muon`, which leaves kernels of convolutions to AdamW, and fails under TensorFlow (Keras 3.12: it asks a
-    variable of TensorFlow's for its `path`).
+    `keras.optimizers.Muon` cannot be used: it leaves kernels of convolutions to AdamW, and fails under TensorFlow (Keras 3.12: it reads
+    `path` of a TensorFlow variable).
     """
 
     def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule | float, **options: Any):
         """Args:
-        schedule: the learning rate, by step or throughout.
-        options: Adam's.
+        schedule: the learning rate, by step or constant.
+        options: passed to Adam.
         """
         super().__init__(schedule, **options)
         self.schedule = schedule
@@ -44,7 +44,7 @@ class Muon(keras.optimizers.Adam):
 
         self.assign(momentum, carried_on())
         height, width, inputs, outputs = variable.shape
-        # Nesterov's: the momentum of the next step, as far as it is known.
+        # Nesterov's momentum: that of the next step, as far as it is known.
         matrix = ops.reshape(carried_on(), (height * width * inputs, outputs))
         step = ops.multiply(orthogonalize(matrix), _SCALE * max(matrix.shape) ** 0.5)
         self.assign_sub(variable, ops.multiply(ops.reshape(step, variable.shape), rate))
@@ -53,13 +53,13 @@ class Muon(keras.optimizers.Adam):
 def orthogonalize(matrix: keras.KerasTensor) -> keras.KerasTensor:
     """Returns about the nearest matrix with orthonormal rows or columns, float32 [m, n]: its singular values are about 0.7 to 1.2.
 
-    By five Newton-Schulz iterations, whose coefficients are chosen for speed, not to end at 1.
+    Uses five Newton-Schulz iterations. Their coefficients are chosen for speed, not to converge to singular values of 1.
 
     Args:
       matrix: float32 [m, n].
     """
     rows, columns = matrix.shape
-    wide = ops.transpose(matrix) if rows > columns else matrix  # the smaller square
+    wide = ops.transpose(matrix) if rows > columns else matrix  # gives the smaller square
     wide = ops.divide(wide, ops.add(ops.norm(wide), 1e-7))
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):

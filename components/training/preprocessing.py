@@ -1,4 +1,4 @@
-"""What happens to a record between its check and the model. The same graph is in the served model."""
+"""Turns a checked record into the features of the model. The served model contains the same graph."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +12,13 @@ from components.data.decoding import decode_picture
 
 
 def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    """Decodes and sizes the pictures, measures the training split, and turns labels into class ids.
+    """Decodes and resizes the pictures, measures the training split, and turns labels into class ids.
 
-    PIXELS and the two measures need IMAGE alone, and LABEL_IDS needs CHARACTERS alone, so that the served model can ask for
-    either. The measures are of the pictures in their own size: where Transform resizes them they hold nearly.
+    In the served model, PIXELS, PIXEL_MEAN and PIXEL_STD need only IMAGE, and LABEL_IDS needs only CHARACTERS, so that either can be
+    computed alone. Mean and deviation are of the pictures in their original size: if Transform resizes them, they are approximate.
 
     Args:
-      inputs: what CaptchaExampleGen emits; components/base/features.py gives types and shapes.
+      inputs: the features from CaptchaExampleGen; components/base/features.py has their types and shapes.
       custom_config: `spec`, the CaptchaSpec as JSON, and `background`, RGB from 0 to 255.
 
     Returns:
@@ -32,7 +32,7 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
         return decode_picture(encoded, spec, custom_config["background"])
 
     def raw_pixels(encoded: tf.Tensor) -> tf.Tensor:
-        # TFT's layer puts an empty string where the caller gives no picture.
+        # TFT's layer passes an empty string if the caller gives no picture.
         pixels = tf.cond(encoded == "", lambda: tf.zeros([spec.height, spec.width, spec.channels], tf.uint8), lambda: decoded(encoded))
         # A TensorProto ends with the tensor's bytes: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/framework/tensor.proto
         return tf.strings.substr(tf.io.serialize_tensor(pixels), -size, size)
@@ -49,24 +49,24 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
 def _pixel_statistics(brightness: tf.Tensor, contrast: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns mean and standard deviation, float32 [], of all pixel values of the training split.
 
-    By the law of total variance: the variance over all pixels is the mean over the pictures of contrast² + brightness², less the
-    square of the mean. So no picture is decoded to find it.
+    By the law of total variance, the variance over all pixels is the mean over the pictures of contrast² + brightness², less the
+    square of the mean. So no picture needs to be decoded.
     """
     brightness, contrast = (tf.reshape(tf.cast(measure, tf.float64), [-1]) for measure in (brightness, contrast))
-    # One analysis for both means: each is a stage of its own to Beam.
+    # One analysis for both means, because each analysis is a separate stage in Beam.
     moments = tf.stack([brightness, tf.square(contrast) + tf.square(brightness)], axis=1)
     mean, square = tf.unstack(tft.mean(moments, reduce_instance_dims=False))
     variance = square - tf.square(mean)
-    # Pictures of one colour throughout have no deviation to divide by.
+    # The deviation of pictures of a single colour is 0, which cannot be a divisor.
     return tf.cast(mean, tf.float32), tf.cast(tf.sqrt(tf.maximum(variance, 1.0)), tf.float32)
 
 
 def _label_ids(characters: tf.SparseTensor, spec: CaptchaSpec) -> tf.Tensor:
-    """Returns int64 [N, max_length]: the class of each character in the order of the charset, padded with `blank_id`."""
+    """Returns int64 [N, max_length]: the index of each character in the charset, padded with `blank_id`."""
     vocabulary = tft.make_and_track_object(
         lambda: tf.lookup.StaticHashTable(
             tf.lookup.KeyValueTensorInitializer(list(spec.characters), tf.range(len(spec.characters), dtype=tf.int64)),
-            # Without a blank class no position is empty; CaptchaExampleGen lets no other character through.
+            # Without a blank class no position is empty. CaptchaExampleGen rejects characters outside the charset.
             default_value=-1 if spec.blank_id is None else spec.blank_id,
         ),
         name="charset",

@@ -1,4 +1,4 @@
-"""Fits the model to the transformed examples and exports it: the Trainer's `run_fn`."""
+"""The Trainer's `run_fn`: fits the model to the transformed examples and exports it."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ EVALUATION_BATCH: Final = 256
 
 @dataclass(frozen=True)
 class Examples:
-    """Files of transformed examples: those of the training split, those of the eval split, and how many examples the former hold."""
+    """The files of the transformed examples of the training and the eval split, and the number of training examples."""
 
     train: list[str]
     eval: list[str]
@@ -43,28 +43,29 @@ class Examples:
 
 
 def run_fn(fn_args: FnArgs) -> None:
-    """Trains and exports. TFX calls it.
+    """Trains a model and exports it. TFX calls it.
 
-    `fn_args.custom_config` holds: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `recipe`, which
-    names this combination of config, data and code (components/base/recipe.py); `checkpoint_dir`, where a fit leaves what it needs to go on
-    after a kill; `log_dir`, where TensorBoard finds a folder for each fingerprint, while it is fitted; and `max_pixels` and `wrong_size`,
-    by which the served model refuses pictures: see `export_model`. `fn_args.base_model` is the folder of a SavedModel to go on from, if
-    there is one in it.
+    `fn_args.custom_config` has: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `recipe`, which identifies
+    this combination of configuration, data and code (components/base/recipe.py); `checkpoint_dir`, the folder of the checkpoints from which
+    a killed fit resumes; `log_dir`, where TensorBoard finds a folder for each fingerprint during its fit; and `max_pixels` and
+    `wrong_size`, which decide what pictures the served model refuses: see `export_model`. `fn_args.base_model` is the folder of a
+    SavedModel to start from. The folder may be empty.
 
     Raises:
-      CaptchaPipelineError: a split is empty, the strategy asks for what is not there, or its replicas cannot share a batch evenly.
+      CaptchaPipelineError: a split is empty, the strategy is unavailable, its replicas cannot share a batch evenly, or
+        trainer.max_minutes is set for several workers.
     """
     config = fn_args.custom_config
     spec = CaptchaSpec.model_validate_json(config["spec"])
     parameters = Hyperparameters(**config["trainer"])
-    strategy = choose_strategy(parameters.strategy)  # before all else: with several workers TensorFlow insists
+    strategy = choose_strategy(parameters.strategy)  # first, because TensorFlow requires it with several workers
     base, problem = find_base(fn_args.base_model, spec, parameters.preset)
     if problem:
         _LOG.warning("%s", problem)
     if base:
         parameters = parameters.warm
     name = fingerprint(config["recipe"], base.fingerprint if base else None)
-    # On a CPU that is enough for the same weights twice: TensorFlow's kernels for it add up in a fixed order.
+    # On a CPU the seed is enough to reproduce the weights, because TensorFlow's CPU kernels add up in a fixed order.
     keras.utils.set_random_seed(parameters.seed)
     examples = find_examples(fn_args)
     length = parameters.fit_length(examples.count)
@@ -78,20 +79,20 @@ def run_fn(fn_args: FnArgs) -> None:
     checkpoint = Checkpoint(checkpoint_dir / name, length.epochs, parameters.patience, writes=chief)
     with strategy.scope():
         model = checkpoint.restore(lambda: compiled_model(spec, parameters, length.steps, base))
-        if checkpoint.epochs != length.epochs:  # a fit that trainer.max_minutes has shortened goes on
+        if checkpoint.epochs != length.epochs:  # a fit that trainer.max_minutes has shortened resumes
             model.optimizer.schedule.steps.assign(float(checkpoint.epochs * length.epoch_steps))
     if not checkpoint.finished:
         if not checkpoint.epoch:
             checkpoint.say(_plan(length, parameters.batch_size, examples.count))
         pace = Pace(checkpoint, model.optimizer.schedule, parameters.max_minutes)
-        # Not in fn_args.model_run_dir: on Kubeflow that is copied out of the pod only at the end, and a fit taken up again has another.
+        # Not in fn_args.model_run_dir: on Kubeflow it is copied out of the pod only at the end, and a resumed fit has a different one.
         log_dir = Path(config["log_dir"]) / name
         shown = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if chief else []
         fit_to(examples, model, spec, parameters, length, strategy, checkpoint.epoch, [*shown, pace, checkpoint])
     if not chief:
         return
     checkpoint.restore_best(model)
-    # In float32 whatever it was trained in, so that it runs, and runs fast, on machines without bfloat16.
+    # In float32 whatever the training precision, so that the model runs, and runs fast, on machines without bfloat16.
     exported = build_model(spec, PRESETS[parameters.preset])
     exported.set_weights(model.get_weights())
     calibrate(exported, evaluation_batches(examples.eval, spec, EVALUATION_BATCH))
@@ -116,11 +117,11 @@ def run_fn(fn_args: FnArgs) -> None:
 
 def _plan(length: FitLength, batch_size: int, count: int) -> str:
     passes = f" of {length.passes} passes" if length.passes > 1 else ""
-    return f"{count:,} pictures to learn from: {length.epochs} epochs{passes}, {length.steps:,} steps of {batch_size} pictures"
+    return f"training on {count:,} pictures: {length.epochs} epochs{passes}, {length.steps:,} steps of {batch_size} pictures"
 
 
 def find_examples(fn_args: FnArgs) -> Examples:
-    """Returns what TFX gives a fit to read.
+    """Returns the examples that TFX gives to a fit.
 
     Raises:
       CaptchaPipelineError: a split is empty.
@@ -139,10 +140,10 @@ def fit_to(
     initial_epoch: int,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
-    """Fits a compiled model to the training split, and judges it by the eval split after each epoch. See devices.fit."""
+    """Fits a compiled model to the training split, and evaluates it on the eval split after each epoch. See `devices.fit`."""
     with strategy.scope():
         judge = keras.Model(model.input, model.outputs[0])
-        # Not a metric of the training split as well: with a large charset it takes a good part of a step.
+        # Not a metric of the training split as well, because with a large charset it takes a large part of a step.
         judge.compile(loss=model.loss, metrics=[*captcha_metrics(spec), CalibratedCrossEntropy()])
     fit(
         model,
@@ -167,22 +168,31 @@ def fit_to(
 
 
 def check_batch_size(batch_size: int, replicas: int, count: int) -> None:
-    """Raises CaptchaPipelineError if `replicas` cannot share batches of `count` records evenly, or there is no whole batch for them."""
+    """Checks that the replicas can share the batches of a training split evenly.
+
+    Args:
+      batch_size: the number of records in a batch of all replicas together.
+      replicas: the number of replicas.
+      count: the number of records in the split.
+
+    Raises:
+      CaptchaPipelineError: `batch_size` is not a multiple of `replicas`, or several replicas have less than one full batch.
+    """
     if batch_size % replicas:
         raise CaptchaPipelineError(
-            f"trainer.batch_size={batch_size} is that of all {replicas} replicas together, and they cannot share it evenly. Set a multiple."
+            f"trainer.batch_size={batch_size} cannot be shared evenly among {replicas} replicas. Set it to a multiple of {replicas}."
         )
     if replicas > 1 and count < batch_size:
         raise CaptchaPipelineError(
-            f"The train split has {count} records, not one batch of {batch_size}: nothing to share among {replicas} replicas. "
+            f"The train split has {count} records, less than one batch of {batch_size} for {replicas} replicas to share. "
             "Set trainer.strategy=auto or a smaller trainer.batch_size."
         )
 
 
 def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, steps: int, base: Base | None = None) -> keras.Model:
-    """Returns a model ready for a fit of `steps` steps: Muon at `learning_rate_schedule`. Call it in the scope of the strategy.
+    """Returns a model compiled for a fit of `steps` steps, with Muon at `learning_rate_schedule`. Call it in the strategy's scope.
 
-    With a `base` it has the weights of that one, where they fit.
+    With a `base`, the model has the weights of the base where they fit.
     """
     model = build_model(spec, PRESETS[parameters.preset], training_dtype(parameters.precision, parameters.strategy != "cpu"))
     if base:

@@ -1,4 +1,4 @@
-"""The learning rate by step. Keras alone: it is the same on a backend other than TensorFlow."""
+"""The learning rate by step. Uses only Keras, so that it is the same on a backend other than TensorFlow."""
 
 import math
 from typing import Any
@@ -10,27 +10,27 @@ from components.training.hyperparameters import Hyperparameters
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """The rate by step: rising to the highest, then along a cosine to 0.
+    """A learning rate that rises to its highest value, then falls along a cosine to 0.
 
     After Loshchilov and Hutter, "SGDR" (2017), without restarts; the warm-up after Goyal et al., "Accurate, Large Minibatch SGD"
-    (2017). Its length can be set while the fit goes on, which `keras.optimizers.schedules.CosineDecay` cannot.
+    (2017). Unlike that of `keras.optimizers.schedules.CosineDecay`, its length can be changed during the fit.
 
     Attributes:
-      steps: float32 [], how many there are in all.
+      steps: float32 [], the total number of steps.
     """
 
     def __init__(self, highest: float, warmup: float, steps: int):
         """Args:
         highest: the rate after the warm-up.
-        warmup: the share of the steps in which the rate rises.
-        steps: how many there are in all.
+        warmup: the share of the steps during which the rate rises.
+        steps: the total number of steps.
         """
         self._highest = highest
         self._warmup = warmup
         self.steps = keras.Variable(float(steps), dtype="float32", trainable=False, name="steps")
 
     def __call__(self, step: Any) -> Any:
-        """Returns the rate of a step, float32 []; steps count from 0."""
+        """Returns the rate of a step, float32 []. Steps count from 0."""
         step, steps = ops.cast(step, "float32"), ops.convert_to_tensor(self.steps)
         warmup = ops.round(self._warmup * steps)
         fallen = ops.clip((step - warmup) / ops.maximum(steps - warmup, 1.0), 0.0, 1.0)
@@ -38,10 +38,10 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         return self._highest * ops.where(step < warmup, step / ops.maximum(warmup, 1.0), cosine)
 
     def get_config(self) -> dict[str, Any]:
-        """As Keras has it."""
+        """Returns the arguments of the constructor, as Keras requires."""
         return {"highest": self._highest, "warmup": self._warmup, "steps": int(self.steps.numpy())}
 
 
 def learning_rate_schedule(parameters: Hyperparameters, steps: int) -> WarmupCosine:
-    """Returns the rate by step for a fit of so many steps."""
+    """Returns the learning rate by step for a fit of `steps` steps."""
     return WarmupCosine(parameters.learning_rate, parameters.warmup, steps)

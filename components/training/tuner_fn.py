@@ -1,4 +1,4 @@
-"""Looks for better hyperparameters of the Trainer: the Tuner's `tuner_fn`."""
+"""The Tuner's `tuner_fn`: searches for better hyperparameters of the Trainer."""
 
 import math
 from typing import Any
@@ -21,16 +21,17 @@ from components.training.run_fn import check_batch_size, compiled_model, find_ex
 def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     """Returns a random search (Bergstra and Bengio, "Random Search for Hyper-Parameter Optimization", 2012). TFX calls it.
 
-    A trial is judged by the epoch that the Trainer would export, by the Trainer's own measure, `checkpoint.JUDGED_BY`.
-    The first trial is with the hyperparameters as they are, so that what is found is never worse than them on the eval split. A
-    search that was killed goes on with the trial that it was in.
+    The score of a trial is the Trainer's own measure, `checkpoint.JUDGED_BY`, at the epoch that the Trainer would export. The first
+    trial uses the current hyperparameters, so that the best ones found are never worse on the eval split. A killed search resumes with
+    the interrupted trial.
 
-    `fn_args.custom_config` holds: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `fixed`, the names of
-    those to leave alone; `trials` and `epochs`, how many trials of how many epochs, 0 for as many as suit the number of pictures; and
-    `search_dir`, where the search is kept.
+    `fn_args.custom_config` has: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `fixed`, the names of the
+    hyperparameters that do not change; `trials`, the number of trials; `epochs`, the number of epochs of each trial, 0 to choose it by
+    the number of pictures; and `search_dir`, the folder that stores the search.
 
     Raises:
-      CaptchaPipelineError: a split is empty, every hyperparameter is fixed, or the strategy asks for what is not there.
+      CaptchaPipelineError: a split is empty, every hyperparameter is fixed, the strategy is unavailable, or its replicas cannot share a
+        batch evenly.
     """
     config = fn_args.custom_config
     spec = CaptchaSpec.model_validate_json(config["spec"])
@@ -54,27 +55,27 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
         best = progress.history[progress.best_epoch - 1]
         values = ", ".join(f"{name} {value:.3g}" for name, value in trial.hyperparameters.values.items())
         print(
-            f"trial {int(trial.trial_id) + 1}/{config['trials']}: {values}: epoch {progress.best_epoch} of {length.epochs}, "
+            f"trial {int(trial.trial_id) + 1}/{config['trials']}: {values}: best epoch {progress.best_epoch} of {length.epochs}, "
             f"eval cross-entropy {best[JUDGED_BY]:.4f}, eval full-sequence accuracy {best['val_sequence_accuracy']:.2%}",
             flush=True,
         )
-        # KerasTuner cannot sort what is no number, to which a rate that is far too high leads.
+        # KerasTuner cannot sort NaN, which results from a learning rate that is far too high.
         return {JUDGED_BY: math.inf if math.isnan(best[JUDGED_BY]) else best[JUDGED_BY]}
 
     return TunerFnResult(tuner=_Search(run_trial, oracle, config["search_dir"]), fit_kwargs={"verbose": 0})
 
 
 def search_space(now: Hyperparameters, spec: CaptchaSpec, replicas: int, fixed: list[str]) -> keras_tuner.HyperParameters:
-    """Returns the values to choose from: those that docs/recipe.md found to decide, and with each the one in force as the default.
+    """Returns the search space: the hyperparameters that matter most by docs/recipe.md, each with its current value as the default.
 
     Args:
-      now: the hyperparameters in force.
-      spec: the image size, which bounds the shift.
-      replicas: among how many a batch is shared.
-      fixed: names of hyperparameters to leave alone.
+      now: the current hyperparameters.
+      spec: the image size, which limits the shift.
+      replicas: the number of replicas that share a batch.
+      fixed: the names of the hyperparameters that do not change.
 
     Raises:
-      CaptchaPipelineError: nothing is left to choose.
+      CaptchaPipelineError: every hyperparameter is fixed.
     """
     space = keras_tuner.HyperParameters()
     rate = now.learning_rate
@@ -91,7 +92,7 @@ def search_space(now: Hyperparameters, spec: CaptchaSpec, replicas: int, fixed: 
             space.Choice(name, sorted({*values, value}), default=value)
     if not space.space:
         raise CaptchaPipelineError(
-            f"The configuration sets {', '.join(fixed)}: nothing is left to search for. Remove from it what the search may choose."
+            f"The configuration sets {', '.join(fixed)}: nothing is left to search for. Remove the settings that the search may choose."
         )
     return space
 
@@ -104,7 +105,7 @@ class _FromHere(keras_tuner.oracles.RandomSearchOracle):
 
 
 class _Search(BaseTuner):
-    """Runs trials with a function, and leaves it to the command to print what came of them."""
+    """Runs trials with a function. Prints no summaries, because the command prints the results."""
 
     def __init__(self, function: Any, oracle: keras_tuner.Oracle, directory: str):
         self._function = function

@@ -1,4 +1,4 @@
-"""Warm start: a fit that goes on from the model in production."""
+"""Warm start: a fit that starts from the production model."""
 
 import json
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from components.training.model import COLUMN_HEAD, PRESETS, build_model
 
 
 class UnreadableBase(CaptchaPipelineError):
-    """A model that is there, and cannot be read."""
+    """A model exists but cannot be read."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """A model to go on from, what it reads, and its fingerprint."""
+    """A model that a fit starts from, with its spec and its fingerprint."""
 
     model: keras.Model
     spec: CaptchaSpec
@@ -26,17 +26,17 @@ class Base:
 
 
 def find_base(directory: str | Path | None, spec: CaptchaSpec, preset: str) -> tuple[Base | None, str]:
-    """Returns the model that a fit goes on from, None for none, and what is wrong with it, a sentence or "".
+    """Returns the model that a fit can start from, or None, and a sentence about the problem with it, or "".
 
     Args:
       directory: as for `load_base`.
-      spec: what the new model is to read.
+      spec: what the new model reads.
       preset: of the new model.
     """
     try:
         base = load_base(directory)
     except UnreadableBase as problem:
-        return None, f"The model in production cannot be read ({problem}): the fit starts from nothing."
+        return None, f"The production model cannot be read ({problem}): the fit starts from scratch."
     if base is None:
         return None, ""
     model = build_model(spec, PRESETS[preset])
@@ -44,18 +44,18 @@ def find_base(directory: str | Path | None, spec: CaptchaSpec, preset: str) -> t
     if not misfits:
         return base, ""
     if len(misfits) == sum(bool(layer.weights) for layer in model.layers):
-        return None, "No layer is like that of the model in production: the fit starts from nothing."
-    return base, f"These layers are not like those of the model in production, and start from nothing: {', '.join(misfits)}."
+        return None, "No layer matches the production model: the fit starts from scratch."
+    return base, f"These layers differ from the production model and start from scratch: {', '.join(misfits)}."
 
 
 def load_base(directory: str | Path | None) -> Base | None:
-    """Returns the model that `export_model` left in a SavedModel; None where there is none.
+    """Returns the model that `export_model` wrote beside a SavedModel; None if no SavedModel exists.
 
     Args:
-      directory: of the SavedModel. None, and an empty or missing folder, are none.
+      directory: of the SavedModel. It may be None, empty or missing.
 
     Raises:
-      UnreadableBase: there is one, and it cannot be read.
+      UnreadableBase: the SavedModel exists, but the model cannot be read.
     """
     if directory is None or not Path(directory).is_dir() or not any(Path(directory).iterdir()):
         return None
@@ -67,19 +67,19 @@ def load_base(directory: str | Path | None) -> Base | None:
         model.load_weights(extra / WEIGHTS_FILE)
         return Base(model, spec, about[FINGERPRINT])
     except KeyError as error:
-        raise UnreadableBase(f"{extra / SPEC_FILE} has no {error}, or one that this release does not know") from None
-    except (OSError, ValueError, RuntimeError) as error:
-        # Of a file of weights that does not fit, Keras tells over many lines.
+        raise UnreadableBase(f"{extra / SPEC_FILE} has no {error}, or this release does not know {error}") from None
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
+        # For a weights file that does not fit, Keras' message has many lines.
         raise UnreadableBase(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from None
 
 
 def take_over(model: keras.Model, spec: CaptchaSpec, base: Base) -> None:
-    """Gives the layers of a model the weights of the layers of the same name in another, but for `layers_that_differ`.
+    """Copies the weights of the base to the layers of the same name in a model, except for `layers_that_differ`.
 
     Args:
-      model: as `build_model` returns it.
-      spec: what it is to read.
-      base: to take over from.
+      model: from `build_model`.
+      spec: what the model reads.
+      base: the model to copy the weights from.
     """
     misfits = layers_that_differ(model, spec, base)
     for layer in model.layers:
@@ -88,9 +88,9 @@ def take_over(model: keras.Model, spec: CaptchaSpec, base: Base) -> None:
 
 
 def layers_that_differ(model: keras.Model, spec: CaptchaSpec, base: Base) -> list[str]:
-    """Returns the names of the layers with weights that cannot have those of the layer of the same name in another model.
+    """Returns the names of the layers with weights that cannot use those of the layer of the same name in the base.
 
-    Where the classes are others, these are the heads, and where the length is, what depends on it: the trunk can be taken over.
+    If the classes differ, these are the heads. If the length differs, they are the layers that depend on it. The trunk still fits.
 
     Args:
       model, spec, base: as for `take_over`.

@@ -2,8 +2,8 @@
 
     TF_CONFIG='{"cluster": {…}, "task": {"type": "worker", "index": 0}}' python -m components.training.worker fn_args.json
 
-Every worker, the chief among them, is started with the same file, which `write_fn_args` makes from the arguments that TFX gives the
-Trainer, and its own TF_CONFIG. Only the chief writes: the model, the history, TensorBoard's files and the checkpoints.
+Every worker, including the chief, is started with the same file and its own TF_CONFIG. `write_fn_args` makes the file from the arguments
+that TFX gives to the Trainer. Only the chief writes: the model, the history, TensorBoard's files and the checkpoints.
 """
 
 import json
@@ -20,13 +20,13 @@ _FIELDS: Final = ("train_files", "eval_files", "transform_output", "serving_mode
 
 
 def write_fn_args(fn_args: FnArgs, path: str | Path) -> None:
-    """Writes what `run_fn` uses of its arguments as JSON. The paths in it must be those of every worker."""
+    """Writes the arguments that `run_fn` uses as JSON. The paths in them must be valid for every worker."""
     fields: dict[str, Any] = {name: getattr(fn_args, name) for name in _FIELDS}
     Path(path).write_text(json.dumps(fields), encoding="utf-8")
 
 
 def read_fn_args(path: str | Path) -> FnArgs:
-    """Returns what `write_fn_args` wrote."""
+    """Returns the arguments that `write_fn_args` wrote."""
     return FnArgs(**json.loads(Path(path).read_text(encoding="utf-8")))
 
 

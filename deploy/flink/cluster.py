@@ -1,9 +1,9 @@
-"""A Flink session cluster on this machine, for trying the Beam steps on: a JobManager, TaskManagers, a pool of Python workers.
+"""A Flink session cluster on this machine, to try the Beam steps: a JobManager, TaskManagers and a pool of Python workers.
 
-    make flink-up        # gets Flink and Beam's job server, and then: python -m deploy.flink.cluster up DISTRIBUTION RELEASE FOLDER
+    make flink-up        # downloads Flink and Beam's job server, then: python -m deploy.flink.cluster up DISTRIBUTION RELEASE FOLDER
     make flink-down
 
-Everything listens on loopback. The task of a TaskManager that dies is started again on those that are left.
+Everything listens on loopback. If a TaskManager dies, its tasks start again on the remaining TaskManagers.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from deploy.flink.job_server import job_server as get_job_server
 from pipeline.config.engines import POOL_PORT, POOL_READY
 
 REST: Final = "127.0.0.1:8081"
-SLOTS: Final = 2  # of a TaskManager
+SLOTS: Final = 2  # per TaskManager
 _JOB_MANAGER: Final = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER: Final = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
-# What Flink's own scripts ask for the sizes of the JVM.
+# The class that Flink's own scripts ask for the memory sizes of the JVM.
 _RESOURCES: Final = "org.apache.flink.runtime.util.bash.BashJavaUtils"
 _RESULT: Final = "BASH_JAVA_UTILS_EXEC_RESULT:"
 _RUNNER_JAR: Final = "beam-runner.jar"
@@ -43,7 +43,7 @@ _FLINK_HAS: Final = (
 _START_SECONDS: Final = 120
 _END_SECONDS: Final = 15
 
-# As in the configuration that Flink is shipped with, for Java 17.
+# As in Flink's default configuration, for Java 17.
 _EXPORTS: Final = (
     "java.base/sun.net.util",
     "java.rmi/sun.rmi.registry",
@@ -82,20 +82,20 @@ _SETTINGS: Final = {
     "taskmanager.numberOfTaskSlots": str(SLOTS),
     "taskmanager.memory.process.size": "4608m",
     "taskmanager.memory.managed.size": "512m",
-    # What goes to the Python workers and back passes through here.
+    # The data to and from the Python workers passes through this memory.
     "taskmanager.memory.task.off-heap.size": "1024m",
     "taskmanager.memory.jvm-metaspace.size": "768m",
-    # Enough for the shuffles of Beam's steps, of which some hundred may be open.
+    # Enough for the shuffles of Beam's steps, of which about a hundred may be open at once.
     "taskmanager.network.sort-shuffle.min-buffers": "64",
     "taskmanager.memory.network.min": "512m",
     "taskmanager.memory.network.max": "512m",
     "cluster.evenly-spread-out-slots": "true",
-    # The runner's classes are Flink's own, see _runner_classes.
+    # The runner's classes are on Flink's own class path, see _write_runner_classes.
     "classloader.resolve-order": "parent-first",
     "heartbeat.interval": "2000",
     "heartbeat.timeout": "10000",
     "restart-strategy": "fixed-delay",
-    # Each part of a job that loses a task counts as one.
+    # Each part of a job that loses a task counts as one attempt.
     "restart-strategy.fixed-delay.attempts": "10",
     "restart-strategy.fixed-delay.delay": "2 s",
 }
@@ -111,25 +111,31 @@ appender.console.layout.pattern = %d %p %c %m%n
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster whose files lie in `folder`; `distribution` is the folder with Flink's bin/ and lib/, `job_server` Beam's jar."""
+    """A Flink session cluster on this machine.
+
+    Attributes:
+      distribution: the folder with Flink's bin/ and lib/.
+      job_server: Beam's jar.
+      folder: the folder for the files of the cluster.
+    """
 
     distribution: Path
     job_server: Path
     folder: Path
 
     def up(self, task_managers: int = 2) -> None:
-        """Starts everything, and waits until the TaskManagers have registered and workers start at once. The logs are begun anew.
+        """Starts everything, and waits until the TaskManagers have registered and the pool is ready. Earlier logs are removed.
 
         Raises:
-          SystemExit: it is up already, or did not come up in two minutes; the logs are named.
+          SystemExit: the cluster already runs, or did not start within two minutes. The message names the folder of the logs.
         """
         if _processes(self.folder):
-            raise SystemExit(f"There is a cluster already, in {self.folder}: make flink-down ends it.")
+            raise SystemExit(f"A cluster already runs in {self.folder}. End it with `make flink-down`.")
         shutil.rmtree(self.folder / "log", ignore_errors=True)
         for name in ("conf", "log", "pids", "tmp"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         settings = _SETTINGS | {"io.tmp.dirs": str(self.folder / "tmp")}
-        # Flink 2 reads the second alone, as YAML, which this is as well.
+        # Flink 2 reads only the second file, as YAML, and this text is valid YAML.
         for name in ("flink-conf.yaml", "config.yaml"):
             (self.folder / "conf" / name).write_text("".join(f"{key}: {value}\n" for key, value in settings.items()), encoding="utf-8")
         (self.folder / "conf" / "log4j.properties").write_text(_LOGGING, encoding="utf-8")
@@ -151,7 +157,7 @@ class Cluster:
         }
 
     def start_task_manager(self, number: int) -> None:
-        """Starts the TaskManager with this number, from 1."""
+        """Starts the TaskManager with this number, counted from 1."""
         self._start_java(f"task-manager-{number}", _TASK_MANAGER, "GET_TM_RESOURCE_PARAMS", [])
 
     def kill(self, name: str) -> None:
@@ -161,7 +167,11 @@ class Cluster:
         file.unlink()
 
     def wait_for(self, task_managers: int) -> None:
-        """Waits until so many TaskManagers have registered, and the pool is ready. Raises SystemExit as `up`."""
+        """Waits until this number of TaskManagers have registered and the pool is ready.
+
+        Raises:
+          SystemExit: that took more than two minutes.
+        """
         pool = self.folder / "log" / "pool.log"
         limit = time.monotonic() + _START_SECONDS
         while time.monotonic() < limit:
@@ -169,7 +179,7 @@ class Cluster:
                 if POOL_READY in pool.read_text(errors="replace") and ask("/overview")["taskmanagers"] == task_managers:
                     return
             time.sleep(0.5)
-        raise SystemExit(f"The cluster did not come up in {_START_SECONDS} seconds; {self.folder / 'log'} says why.")
+        raise SystemExit(f"The cluster did not start within {_START_SECONDS} seconds. See the logs in {self.folder / 'log'}.")
 
     def _start_java(self, name: str, main: str, sizes: str, arguments: list[str]) -> None:
         jars = sorted((self.distribution / "lib").glob("*.jar"))
@@ -183,9 +193,9 @@ class Cluster:
         self._start(name, ["java", *jvm, *opened, logging, temporary, "-cp", path, main, *where, *arguments, *flink])
 
     def _write_runner_classes(self) -> None:
-        """Takes from the job server what is not Flink's, for Flink's own class path.
+        """Copies the job server's classes, except Flink's, to a jar for Flink's own class path.
 
-        Loaded for each job, the classes would be in memory for each, and the Python workers be started anew for each stage of a job.
+        If each job loaded these classes, they would be in memory once per job, and the Python workers would start again for each stage.
         """
         with zipfile.ZipFile(self.job_server) as source, zipfile.ZipFile(self.folder / _RUNNER_JAR, "w") as target:
             for name in source.namelist():
@@ -200,7 +210,7 @@ class Cluster:
 
 
 def end(folder: Path) -> None:
-    """Ends what the cluster in a folder has started, and removes its temporary files."""
+    """Ends the processes of the cluster in a folder, and removes its temporary files."""
     for file, pid in _processes(folder):
         _end(pid)
         file.unlink()
@@ -208,14 +218,21 @@ def end(folder: Path) -> None:
 
 
 def _processes(folder: Path) -> list[tuple[Path, int]]:
-    """Returns the processes of a cluster that are alive, the TaskManagers first; a number may have gone to another process."""
+    """Returns the ID file and the ID of each live process of a cluster, the TaskManagers first.
+
+    A process counts only if its environment names the folder, because its ID may have been reused by another process.
+    """
     found = [(file, int(file.read_text(encoding="utf-8"))) for file in sorted((folder / "pids").glob("*"), reverse=True)]
     mine = str(folder).encode()
     return [(file, pid) for file, pid in found if mine in _read(f"/proc/{pid}/environ")]
 
 
 def ask(path: str) -> Any:
-    """Returns what Flink's REST API answers. Raises OSError where nothing answers."""
+    """Returns the answer of Flink's REST API, from JSON.
+
+    Raises:
+      OSError: nothing answers.
+    """
     with urllib.request.urlopen(f"http://{REST}{path}", timeout=10) as answer:
         return json.loads(answer.read())
 
@@ -238,19 +255,19 @@ def _read(path: str) -> bytes:
 
 
 app = typer.Typer(help=__doc__)
-FolderArgument = Annotated[Path, typer.Argument(help="For its configuration, logs and temporary files.", resolve_path=True)]
+FolderArgument = Annotated[Path, typer.Argument(help="The folder for its configuration, logs and temporary files.", resolve_path=True)]
 
 
 DistributionArgument = Annotated[Path, typer.Argument(help="The folder with Flink's lib/.", resolve_path=True)]
-ReleaseArgument = Annotated[str, typer.Argument(help="Of that Flink, such as 1.20.")]
-JobServerOption = Annotated[Path | None, typer.Option(help="Beam's jar for this Flink; by Maven if not given.", resolve_path=True)]
+ReleaseArgument = Annotated[str, typer.Argument(help="The release of that Flink, such as 1.20.")]
+JobServerOption = Annotated[Path | None, typer.Option(help="Beam's jar for this Flink; from Maven if not given.", resolve_path=True)]
 
 
 @app.command()
 def up(distribution: DistributionArgument, release: ReleaseArgument, folder: FolderArgument, job_server: JobServerOption = None) -> None:
     """Start a cluster."""
     Cluster(distribution, job_server or get_job_server(release), folder).up()
-    print(f"Flink {ask('/overview')['flink-version']} is up, with {ask('/overview')['slots-total']} slots: http://{REST}")
+    print(f"Flink {ask('/overview')['flink-version']} is running with {ask('/overview')['slots-total']} slots: http://{REST}")
 
 
 @app.command()

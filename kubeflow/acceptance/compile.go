@@ -8,8 +8,8 @@ import (
 	"github.com/kubeflow/pipelines/backend/src/apiserver/template"
 )
 
-// compile does what the API server does when it is asked for a run: it parses and validates the template, checks the run's parameters
-// against it, and compiles it to an Argo Workflow, which is written to standard output.
+// compile does what the API server does for a new run: it parses and validates the template, checks the run's parameters against it, and
+// compiles it to an Argo Workflow, which it writes to standard output.
 func compile(pipelineFile, parametersFile string) error {
 	pipeline, err := os.ReadFile(pipelineFile)
 	if err != nil {

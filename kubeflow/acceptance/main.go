@@ -1,9 +1,9 @@
-// Command acceptance has Kubeflow Pipelines' own code judge a compiled pipeline, and run it, without a cluster.
+// Command acceptance validates and runs a compiled pipeline with Kubeflow Pipelines' own code, without a cluster.
 //
 //	acceptance compile PIPELINE.yaml PARAMETERS.json > workflow.json
 //	acceptance run PIPELINE.yaml PARAMETERS.json RUN_ID METADATA_PORT CACHE.json > steps.json
 //
-// What the backend refuses ends with its own message and exit code 1.
+// If the backend refuses the pipeline, the command prints the backend's message and exits with 1.
 package main
 
 import (

@@ -30,17 +30,17 @@ import (
 
 const namespace = "kubeflow"
 
-// step is what became of one: its state, and the part of its pod that the driver decides.
+// step is the outcome of a step: its state, and the part of its pod that the driver decides.
 type step struct {
 	Name  string
 	State string
 	Pod   k8score.PodSpec
 }
 
-// run does Argo's part for a graph without branches or loops: for each step, after those that it needs, it calls Kubeflow's driver, and
-// then Kubeflow's launcher, in this process instead of a pod. Metadata go to the ML Metadata server at metadataPort of this machine;
-// what else there is of the cluster is the API server that KUBECONFIG names, and the object storage that its kfp-launcher names.
-// The steps are written to standard output, as far as they came, what they print to standard error.
+// run does Argo's part for a graph without branches or loops. For each step, after the steps that it depends on, it calls Kubeflow's
+// driver and then Kubeflow's launcher, in this process instead of a pod. It uses the ML Metadata server at metadataPort of this machine,
+// the API server in KUBECONFIG, and the object storage in that server's kfp-launcher; nothing else of a cluster is needed.
+// It writes the steps that ran to standard output as JSON, and the steps' own output to standard error.
 func run(pipelineFile, parametersFile, runID, metadataPort, cacheFile string) error {
 	ctx := context.Background()
 	spec, platform, err := load(pipelineFile)
@@ -80,7 +80,7 @@ func run(pipelineFile, parametersFile, runID, metadataPort, cacheFile string) er
 	if err != nil {
 		return err
 	}
-	// A step writes what it prints to the launcher's standard output.
+	// The launcher passes a step's output to standard output, which is reserved for the report.
 	report := json.NewEncoder(os.Stdout)
 	os.Stdout = os.Stderr
 	for _, name := range order(spec.GetRoot().GetDag().GetTasks()) {
@@ -114,7 +114,7 @@ func run(pipelineFile, parametersFile, runID, metadataPort, cacheFile string) er
 	return nil
 }
 
-// launch has the launcher run a step as the driver told the pod: its command is the launcher's own, its arguments are the step's.
+// launch runs a step with the launcher: the driver's container has the launcher's command, and the step's command as arguments.
 func launch(
 	ctx context.Context, id int64, container k8score.Container, options driver.Options,
 	cluster kubernetes.Interface, store metadata.ClientInterface, cache cacheutils.Client,
@@ -134,7 +134,7 @@ func launch(
 	return launcher.Execute(ctx)
 }
 
-// load returns the pipeline of a file, and by executor what Kubernetes is told.
+// load returns the pipeline in a file, and the settings for Kubernetes by executor.
 func load(file string) (*pipelinespec.PipelineSpec, map[string]*kubernetesplatform.KubernetesExecutorConfig, error) {
 	content, err := os.ReadFile(file)
 	if err != nil {
@@ -161,7 +161,7 @@ func load(file string) (*pipelinespec.PipelineSpec, map[string]*kubernetesplatfo
 	return spec, configs, nil
 }
 
-// parametersOf returns those of the file, and the pipeline's defaults for the others.
+// parametersOf returns the parameters in the file, and the pipeline's defaults for the others.
 func parametersOf(spec *pipelinespec.PipelineSpec, file string) (map[string]*structpb.Value, error) {
 	parameters := map[string]*structpb.Value{}
 	for name, definition := range spec.GetRoot().GetInputDefinitions().GetParameters() {
@@ -181,7 +181,7 @@ func parametersOf(spec *pipelinespec.PipelineSpec, file string) (map[string]*str
 	return parameters, nil
 }
 
-// reread fills a message from one that holds the same without its type.
+// reread copies an untyped message into a typed message.
 func reread(from, to proto.Message) error {
 	text, err := protojson.Marshal(from)
 	if err != nil {
@@ -190,7 +190,7 @@ func reread(from, to proto.Message) error {
 	return protojson.Unmarshal(text, to)
 }
 
-// order returns the names of the tasks, each after those that it depends on, otherwise by name.
+// order returns the names of the tasks, each after the tasks that it depends on, otherwise sorted by name.
 func order(tasks map[string]*pipelinespec.PipelineTaskSpec) []string {
 	names := make([]string, 0, len(tasks))
 	for name := range tasks {
@@ -214,7 +214,7 @@ func order(tasks map[string]*pipelinespec.PipelineTaskSpec) []string {
 	return ordered
 }
 
-// memory is Kubeflow's cache, its keys and fingerprints, with a file for the table that the API server keeps.
+// memory is Kubeflow's cache with its keys and fingerprints, but with a file instead of the API server's table.
 type memory struct {
 	cacheutils.Client
 	file string
@@ -222,7 +222,7 @@ type memory struct {
 }
 
 func newCache(file string) (*memory, error) {
-	client, err := cacheutils.NewClient("127.0.0.1", "1", false, nil) // makes keys, and is never asked for more
+	client, err := cacheutils.NewClient("127.0.0.1", "1", false, nil) // only makes keys, and never connects
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-"""`captcha-pipeline data`: makes, imports and shows data."""
+"""`captcha-pipeline data`: draws, imports, drops and shows labelled pictures."""
 
 import os
 import shlex
@@ -28,22 +28,28 @@ if TYPE_CHECKING:
     from components.data.spans import Layout, Span
     from pipeline.config.config import Config
 
-CONTRADICTED = 3  # complete, but pictures with two labels were left out
+CONTRADICTED = 3  # exit code: the import is complete, but pictures with two labels were left out
 
 data_app = typer.Typer(
     no_args_is_help=True,
-    help="Make, import and look at labelled pictures. They lie in spans: a span is made in one step and never changed.",
+    help="Draw, import and show labelled pictures. They are stored in spans: numbered folders that never change once made.",
 )
 
 
 class LayoutName(str, Enum):
-    """canonical: encoded pictures and text labels; book: raw pixels and class ids, described by data_info.csv."""
+    """How a span stores records.
+
+    canonical: encoded pictures and text labels. book: the legacy layout, raw pixels and class ids, described by data_info.csv.
+    """
 
     canonical = "canonical"
     book = "book"
 
 
-LayoutOption = Annotated[LayoutName, typer.Option(help="canonical: encoded pictures and text; book: raw pixels and class ids.")]
+LayoutOption = Annotated[
+    LayoutName,
+    typer.Option(help="Record layout of the span. canonical: encoded pictures and text; book: legacy layout, raw pixels and class ids."),
+]
 
 
 @data_app.command()
@@ -51,18 +57,23 @@ def synth(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     beam: BeamOption = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Pictures to make (default: synth.count)", show_default=False)] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Number of pictures to draw (default: synth.count).", show_default=False)] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, show_default=False, help="The same seed gives the same pictures (default: synth.seed + spans there already)"),
+        typer.Option(
+            min=0, show_default=False, help="Random seed (default: synth.seed plus the number of the last span, so that each span is new)."
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one a core)", show_default=False)] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of drawing processes on this machine (default: one per core).", show_default=False)
+    ] = None,
     layout: LayoutOption = LayoutName.canonical,
 ) -> None:
     """Draw captchas into a new span.
 
-    The same seed gives the same pictures, whatever the number of workers and the engine.
-    Each further span takes the next seed, so that it brings new pictures.
+    The section `synth` of the configuration says how they look. The same seed
+    gives the same pictures, for any number of workers and on any engine. By
+    default each new span uses the next seed, and so has new pictures.
 
     Example: captcha-pipeline data synth --count 2000 --set synth.noise_dots=60
     """
@@ -102,30 +113,34 @@ def _synthesise_elsewhere(settings: "Config", plan: "SynthPlan") -> "Span":
 
 @data_app.command("import")
 def import_(
-    path: Annotated[Path, typer.Argument(help="A folder of pictures; a .csv or .jsonl table; or a folder or file in the legacy layout.")],
+    path: Annotated[Path, typer.Argument(help="Folder of pictures, .csv or .jsonl table, or folder or file in the legacy layout.")],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     pattern: PatternOption = "{label}.*",
     layout: LayoutOption = LayoutName.canonical,
-    source: Annotated[str, typer.Option(help="The set's name, by which results are sliced (default: PATH's)", show_default=False)] = "",
-    outside: Annotated[bool, typer.Option("--outside", help="For a table: take pictures outside its folder as well.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read everything, say what would be imported, and write nothing.")] = False,
+    source: Annotated[
+        str, typer.Option(help="Name of the source; accuracy is also reported by source (default: the name of PATH).", show_default=False)
+    ] = "",
+    outside: Annotated[bool, typer.Option("--outside", help="For a table: also import pictures outside the table's folder.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read everything and report what would be imported. Write nothing.")] = False,
 ) -> None:
     """Import labelled pictures into a new span.
 
     PATH is one of:
 
-    - a folder of pictures with the labels in their names. --pattern says where;
-    with a / in it, it is compared with the path below the folder: '{label}/*'
+    - a folder of pictures with labels in their file names. --pattern says where
+    in the name; a pattern with a / is matched against the path below the
+    folder, such as '{label}/*'
 
-    - a .csv or .jsonl file with path and label, the paths relative to the file
+    - a .csv or .jsonl table with the columns path and label; paths are relative
+    to the table's folder
 
-    - a folder with TFRecord files and data_info.csv, as the book's writer makes
-    them, or one of these files
+    - a folder in the legacy layout (TFRecord files with data_info.csv), or one
+    of these files
 
-    What cannot be imported is left out and listed. So is a picture that is
-    there with another label, in this import or in a span; the command then
-    ends with 3.
+    Files that cannot be imported are left out and listed. A picture that already
+    has another label, in this import or in a span, is left out as well; the
+    exit code is then 3.
 
     Example: captcha-pipeline data import ~/captchas --pattern '{label}_*.png' --source shop
     """
@@ -135,7 +150,7 @@ def import_(
 
     settings = _load(config, overrides)
     if not path.exists():
-        raise CaptchaPipelineError(f"There is no {path}.")
+        raise CaptchaPipelineError(f"{path} does not exist. Give a folder of pictures, a .csv or .jsonl table, or a TFRecord file.")
     plan = _import_plan(settings, source or path.resolve().stem, layout.value, dry_run=dry_run)
     with _importing() as progress:
         imported: Imported
@@ -150,18 +165,20 @@ def import_(
 
 @data_app.command()
 def ingest(
-    inbox: Annotated[Path, typer.Argument(help="A folder of pictures, into which new ones are dropped.")],
+    inbox: Annotated[Path, typer.Argument(help="Folder of labelled pictures to which new pictures are added.")],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     pattern: PatternOption = "{label}.*",
-    source: Annotated[str, typer.Option(help="The set's name, by which results are sliced (default: INBOX's)", show_default=False)] = "",
+    source: Annotated[
+        str, typer.Option(help="Name of the source; accuracy is also reported by source (default: the name of INBOX).", show_default=False)
+    ] = "",
 ) -> None:
-    """Import what is new in a folder into a new span. For cron, before `retrain`.
+    """Import the new pictures of a folder into a new span. Made for cron, before `retrain`.
 
-    New is what no span has, by label and visible pixels: pictures may stay in
-    the folder, and have any name. If there is nothing new, no span is made. A
-    picture that is there with another label is left out; the command then
-    ends with 3.
+    A picture is new if no span has its visible pixels with its label. So
+    pictures can stay in the folder and can be renamed. Without new pictures no
+    span is made. A picture that already has another label is left out; the
+    exit code is then 3.
 
     Example: captcha-pipeline data ingest /srv/captchas --pattern '{label}_*.png'
     """
@@ -174,7 +191,7 @@ def ingest(
         with _importing() as progress:
             imported = import_folder(inbox, pattern, plan, progress)
     except NothingNew as nothing:
-        typer.echo(f"Nothing new in {inbox}: {nothing}")
+        typer.echo(f"Nothing new in {inbox}. {nothing}")
         _complain(nothing.result)
         return
     _tell(imported, plan)
@@ -182,13 +199,13 @@ def ingest(
 
 @data_app.command()
 def drop(
-    span: Annotated[int, typer.Argument(min=1, help="Its number.", show_default=False)],
+    span: Annotated[int, typer.Argument(min=1, help="Number of the span.", show_default=False)],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
 ) -> None:
-    """Move a span aside, so that no run reads it. Nothing is deleted.
+    """Move a span out of the data folder, so that no run reads it. Nothing is deleted.
 
-    To bring it back, move its folder back. No other span gets its number.
+    To restore the span, move its folder back. Its number is not used again.
 
     Example: captcha-pipeline data drop 3
     """
@@ -196,22 +213,27 @@ def drop(
 
     data = _load(config, overrides).data
     if span == data.golden:
-        raise CaptchaPipelineError(f"Span {span} is the golden one, which judges every model (data.golden). Name another one there first.")
+        raise CaptchaPipelineError(
+            f"Span {span} cannot be dropped: it is the golden span (data.golden), which judges every model. "
+            "Set data.golden to another span first."
+        )
     aside = drop_span(Path(data.root), span)
-    typer.echo(f"Span {span} now lies in {aside}. To bring it back: mv {shlex.quote(str(aside))} {shlex.quote(data.root)}")
+    typer.echo(f"Moved span {span} to {aside}. To restore it: mv {shlex.quote(str(aside))} {shlex.quote(data.root)}")
     if span in data.exclude:
-        typer.echo(f"data.exclude need not name {span} any more.")
+        typer.echo(f"You can remove {span} from data.exclude.")
 
 
 @data_app.command()
 def show(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    out: Annotated[Path, typer.Option(help="Where to write the contact sheet, a PNG.")] = Path("sheet.png"),
-    span: Annotated[int | None, typer.Option(min=1, help="Its number (default: the spans that a run reads)", show_default=False)] = None,
-    per_split: Annotated[int, typer.Option(min=1, max=1000, help="Pictures of each split on the sheet.")] = 32,
+    out: Annotated[Path, typer.Option(help="File for the contact sheet, a PNG.")] = Path("sheet.png"),
+    span: Annotated[
+        int | None, typer.Option(min=1, help="Number of the span to show (default: all spans in the window).", show_default=False)
+    ] = None,
+    per_split: Annotated[int, typer.Option(min=1, max=1000, help="Number of pictures of each split on the contact sheet.")] = 32,
 ) -> None:
-    """Show what lies in the spans: a table, and a PNG of labelled pictures.
+    """Show the spans: print a table, and write a PNG with labelled pictures.
 
     Example: captcha-pipeline data show --span 1 --out sheet.png
     """
@@ -226,15 +248,15 @@ def show(
         spans = [found for found in list_spans(settings.data.root) if found.number == span]
         if not spans:
             numbers = ", ".join(str(found.number) for found in list_spans(settings.data.root))
-            raise CaptchaPipelineError(f"There is no span {span} in {settings.data.root}; there are {numbers}.")
+            raise CaptchaPipelineError(f"Span {span} does not exist in {settings.data.root}. Choose one of: {numbers}.")
     for found in spans:
         typer.echo(_describe(found, "has") + f", source {found.manifest.source}, layout {found.manifest.layout}.")
     Console().print(_table(span_statistics(spans, settings.captcha)))
     try:
         contact_sheet(spans, out, per_split, settings.captcha)
     except OSError as error:
-        raise CaptchaPipelineError(f"Cannot write {out}: {error.strerror}. Choose another place with --out.") from None
-    typer.echo(f"Pictures: {out}")
+        raise CaptchaPipelineError(f"Cannot write {out}: {error.strerror}. Choose another file with --out.") from None
+    typer.echo(f"Contact sheet: {out}")
 
 
 def _load(path: Path, overrides: list[str] | None, beam: str | None = None) -> "Config":
@@ -260,31 +282,32 @@ def _import_plan(settings: "Config", source: str, layout: "Layout", *, only_new:
 
 
 def _tell(imported: "Imported", plan: "ImportPlan") -> None:
-    """Says what came of an import. Ends the command with CONTRADICTED where pictures are there with two labels."""
+    """Prints the result of an import. Exits with CONTRADICTED if pictures have two labels."""
     if plan.dry_run:
         typer.echo(f"Would be imported: {_counts(imported.counts)}, source {plan.source}. Nothing was written.")
     else:
         typer.echo(f"{_describe(imported.span)}, source {plan.source}.")
     if imported.known:
-        left_out = "and are left out" if plan.only_new else "with the same label; they are imported again"
-        typer.echo(f"{imported.known:,} are in a span already, {left_out}.")
+        left_out = "left out" if plan.only_new else "imported again"
+        typer.echo(f"{imported.known:,} already in a span with the same label: {left_out}.")
     if imported.alike:
-        typer.echo(f"{imported.alike:,} look like one that is there: encoded again or resized. Each is in the split of that one.")
+        typer.echo(f"{imported.alike:,} copies of known pictures, encoded again or resized: put into the split of the known picture.")
     if plan.dry_run or set(imported.sizes) - {(plan.spec.width, plan.spec.height)}:
         sizes = ", ".join(f"{width}x{height} {count:,}" for (width, height), count in imported.sizes.most_common(5))
-        typer.echo(f"Sizes: {sizes}{' …' if len(imported.sizes) > 5 else ''}; the configuration has {plan.spec.width}x{plan.spec.height}.")
+        typer.echo(f"Sizes: {sizes}{' …' if len(imported.sizes) > 5 else ''}. The configured size is {plan.spec.width}x{plan.spec.height}.")
     _complain(imported)
 
 
 def _complain(imported: "Imported") -> None:
     if imported.doubtful.count:
-        typer.echo(f"{imported.doubtful.count:,} look like one with another label: {imported.doubtful}", err=True)
+        typer.echo(f"{imported.doubtful.count:,} look like a picture with another label: {imported.doubtful}", err=True)
     for reason, found in imported.refused_pictures.items():
-        typer.echo(f"{found.count:,} pictures are imported that a run will set aside: {reason}: {found}", err=True)
+        typer.echo(f"{found.count:,} to be quarantined by a run: {reason}: {found}", err=True)
     if imported.refused_labels:
         shown = "\n  ".join(imported.refused_labels[:5])
         typer.echo(
-            f"{len(imported.refused_labels):,} labels are not as the configuration says; a run will set them aside:\n  {shown}", err=True
+            f"{len(imported.refused_labels):,} to be quarantined by a run: wrong label for captcha.charset or captcha.length:\n  {shown}",
+            err=True,
         )
     if description := imported.describe():
         typer.echo(description, err=True)
@@ -304,7 +327,8 @@ def _describe(span: "Span", verb: str = "now has") -> str:
 
 def _counts(counts: Mapping[str, int]) -> str:
     parts = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS)
-    return f"{sum(counts.values()):,} pictures ({parts})"
+    total = sum(counts.values())
+    return f"{total:,} picture{'s' * (total != 1)} ({parts})"
 
 
 @contextmanager
@@ -320,7 +344,7 @@ def _progress(what: str, total: int | None) -> Iterator[tuple["Bar", "TaskID"]]:
 def _table(statistics: "list[SplitStatistics]") -> object:
     from rich.table import Table
 
-    table = Table("split", "pictures", "broken", "label length", "share a character", "size", "bytes each")
+    table = Table("split", "pictures", "broken", "label length", "share per character", "size", "bytes per picture")
     for split in statistics:
         whole = split.records - split.broken
         lengths = split.lengths or {0: 1}

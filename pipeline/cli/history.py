@@ -13,9 +13,9 @@ from pipeline.logs import load_tensorflow
 def runs(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    version: Annotated[str | None, typer.Option(help="Show what this pushed version was made from.")] = None,
+    version: Annotated[str | None, typer.Option(help="Show the lineage of this pushed version: its spans, base model and steps.")] = None,
 ) -> None:
-    """List the runs: why, on which spans, how the model reads and the one in production, what was decided; or the lineage of a version."""
+    """List all runs: trigger, spans, drift, accuracy against the production model, and decision. --version shows one version's lineage."""
     from pipeline.config.loading import load_config
 
     settings = load_config(config, overrides)
@@ -32,11 +32,14 @@ def runs(
 
 
 def rollback(
-    version: Annotated[int, typer.Argument(help="To put back into production; `runs` lists them.")],
+    version: Annotated[int, typer.Argument(help="Version to put back into production; `runs` lists them.")],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
 ) -> None:
-    """Serve an earlier version again: a copy of it becomes the newest. What was pushed after it is withdrawn, and not pushed again."""
+    """Put an earlier version back into production.
+
+    A copy of it becomes the newest version in the serving folder. Models pushed after it are withdrawn: runs do not push them again.
+    """
     from components.serving.serving_dir import roll_back
     from pipeline.config.loading import load_config
 
@@ -45,7 +48,7 @@ def rollback(
 
 
 def report(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
-    """Write the HTML report of the latest complete run again and say where it is."""
+    """Write the HTML report of the latest complete run again, and print its path."""
     from pipeline.config.loading import load_config
 
     settings = load_config(config, overrides)
@@ -59,7 +62,7 @@ def report(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -
 
 
 def trend(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
-    """Write the HTML page over all runs, as every run does at its end, and say where it is."""
+    """Write the HTML page about all runs again, and print its path. Every run also writes it at its end."""
     from pipeline.config.loading import load_config
     from pipeline.reporting.trend import write_trend_page
 
@@ -70,13 +73,13 @@ def trend(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) ->
 def gc(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, and how much room that frees; remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the output that would be removed and its size. Remove nothing.")] = False,
 ) -> None:
-    """Remove what old runs have left: artifacts, logs, searches, checkpoints and reports that no kept run needs.
+    """Remove output of old runs: artifacts, logs, searches, checkpoints and reports that no kept run needs.
 
-    Kept are the newest `gc.keep_runs` runs, and those whose version is in the serving folder. The history stays whole. Example:
+    The newest `gc.keep_runs` runs are kept, and all runs whose version is in the serving folder. The history stays complete.
 
-        captcha-pipeline gc --dry-run --set gc.keep_runs=2
+    Example: captcha-pipeline gc --dry-run --set gc.keep_runs=2
     """
     from pipeline.config.loading import load_config
     from pipeline.garbage import collect

@@ -1,4 +1,4 @@
-"""`captcha-pipeline kubeflow …`. Heavy modules are imported where they are used, so that help comes at once."""
+"""`captcha-pipeline kubeflow …`: compiles, rehearses, submits and schedules the pipeline. Commands import heavy modules themselves."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -17,33 +17,39 @@ from pipeline.logs import load_tensorflow
 if TYPE_CHECKING:
     from pipeline.runners.kubeflow.client import Cluster
 
-kubeflow_app = typer.Typer(no_args_is_help=True, help="Compile for Kubeflow Pipelines, rehearse, submit, schedule.")
-schedule_app = typer.Typer(no_args_is_help=True, help="Runs that Kubeflow Pipelines starts by itself, one at a time.")
+kubeflow_app = typer.Typer(no_args_is_help=True, help="Compile, rehearse, submit and schedule the pipeline on Kubeflow Pipelines.")
+schedule_app = typer.Typer(no_args_is_help=True, help="Manage schedules, by which Kubeflow Pipelines starts runs, one at a time.")
 kubeflow_app.add_typer(schedule_app, name="schedule")
 console = Console()
 
-PipelineArgument: TypeAlias = Annotated[Path, typer.Argument(help="What `kubeflow compile` wrote.")]
+PipelineArgument: TypeAlias = Annotated[Path, typer.Argument(help="Pipeline YAML written by `kubeflow compile`.")]
 ParameterOption: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Of the run, such as epochs=1. Can be repeated.")
+    list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Run parameter, such as epochs=1. Can be repeated.")
 ]
-HostOption: TypeAlias = Annotated[str | None, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="Such as http://localhost:8080.")]
-NamespaceOption: TypeAlias = Annotated[str | None, typer.Option(help="Yours, where users share the cluster.")]
-# What is given on a command line, others on the machine can read: the help names the variable.
-TokenOption: TypeAlias = Annotated[str | None, typer.Option(envvar="KFP_TOKEN", help="In KFP_TOKEN; else as the SDK finds one.")]
-ExperimentOption: TypeAlias = Annotated[str, typer.Option(help="Kubeflow's group of runs.")]
-AccountOption: TypeAlias = Annotated[str | None, typer.Option(help="The service account of the pods.")]
-NameArgument: TypeAlias = Annotated[str, typer.Argument(help="Of the schedule.")]
+HostOption: TypeAlias = Annotated[
+    str | None, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="Address of the API server, such as http://localhost:8080.")
+]
+NamespaceOption: TypeAlias = Annotated[str | None, typer.Option(help="Your namespace, if several users share the cluster.")]
+# Other users of the machine can read command lines, so the help points to the environment variable.
+TokenOption: TypeAlias = Annotated[
+    str | None, typer.Option(envvar="KFP_TOKEN", help="Access token; better set in KFP_TOKEN (default: the SDK's own credentials).")
+]
+ExperimentOption: TypeAlias = Annotated[str, typer.Option(help="Kubeflow experiment that groups the runs.")]
+AccountOption: TypeAlias = Annotated[str | None, typer.Option(help="Service account of the pods.")]
+NameArgument: TypeAlias = Annotated[str, typer.Argument(help="Name of the schedule.")]
 
 
 @kubeflow_app.command("compile")
 def compile_command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The YAML to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="YAML file to write.")],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    image: Annotated[str | None, typer.Option(help="This project's image, as the cluster pulls it; kubeflow.image if not given.")] = None,
-    root: Annotated[str | None, typer.Option(help="s3://, gs:// or minio:// for artifacts; kubeflow.root if not given.")] = None,
+    image: Annotated[str | None, typer.Option(help="Image of this project that the cluster pulls (default: kubeflow.image).")] = None,
+    root: Annotated[str | None, typer.Option(help="URL for artifacts: s3://, gs:// or minio:// (default: kubeflow.root).")] = None,
 ) -> None:
-    """Compile the pipeline to what open-source Kubeflow Pipelines v2 runs. Example:
+    """Compile the pipeline to YAML for open-source Kubeflow Pipelines v2.
+
+    Example:
 
     captcha-pipeline kubeflow compile -o pipeline.yaml --config configs/kubeflow.yaml --image registry/captcha:1 --root s3://bucket/folder
     """
@@ -55,18 +61,20 @@ def compile_command(
     from pipeline.runners.kubeflow.compile import compile_pipeline
 
     write_whole(output, compile_pipeline(settings))
-    console.print(f"Written to {output}", highlight=False, soft_wrap=True)
+    console.print(f"Wrote {output}", highlight=False, soft_wrap=True)
 
 
 @kubeflow_app.command()
 def rehearse(
     pipeline: PipelineArgument,
-    folder: Annotated[Path, typer.Option(help="Stands for the cluster: storage, caches, unfinished runs.")] = Path("output/rehearsal"),
+    folder: Annotated[Path, typer.Option(help="Folder that replaces the cluster's object storage, cache and unfinished runs.")] = Path(
+        "output/rehearsal"
+    ),
     parameter: ParameterOption = None,
 ) -> None:
-    """Run a compiled pipeline on this machine as Kubeflow would, each step a process. Exit code 1 if a step failed.
+    """Run a compiled pipeline on this machine as Kubeflow would, each step in its own process. Exit code 1 if a step failed.
 
-    The mount paths of its volumes must be folders of this machine. After a failure the same command takes up at the failed step.
+    The mount paths of its volumes must be folders on this machine. After a failure, the same command resumes at the failed step.
     """
     parameters = _parameters(parameter)
     from pipeline.runners.kubeflow.rehearse import Rehearsal
@@ -96,32 +104,34 @@ def submit(
     experiment: ExperimentOption = "captcha-pipeline",
     service_account: AccountOption = None,
     parameter: ParameterOption = None,
-    wait: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to follow it for.")] = None,
+    wait: Annotated[bool, typer.Option(help="Follow the run until it ends.")] = True,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which to stop following (default: no limit).")] = None,
 ) -> None:
     """Upload a compiled pipeline and run it. Exit code 1 if the run failed.
 
-    What is there already is used: a second identical command follows the same run. After one that failed it starts another.
+    Nothing is uploaded or started twice: the same command follows the existing run. If that run failed, it starts a new one.
     """
     parameters = _parameters(parameter)
     there = _cluster(host, namespace, token)
     version = there.upload(pipeline)
     run_id, is_new = there.start(version, experiment, parameters, service_account)
-    console.print(f"{'Started' if is_new else 'There already:'} the run {run_id} of {version.name}", highlight=False, soft_wrap=True)
+    console.print(f"{'Started' if is_new else 'Following existing'} run {run_id} of {version.name}", highlight=False, soft_wrap=True)
     if not wait:
         return
     for step, state in there.follow(run_id, timeout):
-        console.print(f"{step or 'The run'}: {state}", highlight=False)
+        console.print(f"{step or 'Run'}: {state}", highlight=False)
     if state not in ("SUCCEEDED", "SKIPPED"):
-        raise CaptchaPipelineError(f"The run {run_id} is {state}. Its pods' logs name the step and what was wrong.")
+        raise CaptchaPipelineError(f"Run {run_id} is {state}. See the logs of its pods for the failed step and the error.")
 
 
 @schedule_app.command("create")
 def create_schedule(
     pipeline: PipelineArgument,
-    name: Annotated[str, typer.Option(help="Of the schedule.")],
-    cron: Annotated[str | None, typer.Option(help="Six fields, seconds first: `0 0 3 * * *` is at three every night.")] = None,
-    every: Annotated[int | None, typer.Option(min=60, help="Seconds.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the schedule.")],
+    cron: Annotated[
+        str | None, typer.Option(help="Cron expression of six fields, seconds first: `0 0 3 * * *` is 03:00 every night.")
+    ] = None,
+    every: Annotated[int | None, typer.Option(min=60, help="Interval between runs in seconds, instead of --cron.")] = None,
     host: HostOption = None,
     namespace: NamespaceOption = None,
     token: TokenOption = None,
@@ -129,20 +139,21 @@ def create_schedule(
     service_account: AccountOption = None,
     parameter: ParameterOption = None,
 ) -> None:
-    """Have a compiled pipeline run by cron or every so often, one run at a time, none made up for. One that differs is replaced.
+    """Schedule a compiled pipeline by cron expression or interval, one run at a time. Missed runs are skipped.
 
-    The window of spans moves by itself: each run reads the newest spans that are there when it starts.
+    An existing schedule of this name is replaced if it differs. Each run reads
+    the spans that are the newest at its start.
     """
     if (cron is None) == (every is None):
-        raise typer.BadParameter("give one of --cron and --every")
+        raise typer.BadParameter("give exactly one of --cron and --every")
     if cron is not None and len(cron.split()) != 6:
-        raise typer.BadParameter(f"{cron!r} has {len(cron.split())} fields; Kubeflow's cron has six, seconds first, such as '0 0 3 * * *'")
+        raise typer.BadParameter(f"{cron!r} has {len(cron.split())} fields; give six, seconds first, such as '0 0 3 * * *'")
     parameters = _parameters(parameter)
     from pipeline.runners.kubeflow.client import Schedule
 
     there = _cluster(host, namespace, token)
     changed = there.schedule(there.upload(pipeline), experiment, name, Schedule(cron, every), parameters, service_account)
-    console.print(f"{name} is scheduled" if changed else f"{name} is scheduled just so already", highlight=False)
+    console.print(f"Scheduled {name}" if changed else f"{name} is already scheduled with these settings", highlight=False)
 
 
 @schedule_app.command("list")
@@ -157,23 +168,23 @@ def list_schedules(host: HostOption = None, namespace: NamespaceOption = None, t
 
 @schedule_app.command()
 def pause(name: NameArgument, host: HostOption = None, namespace: NamespaceOption = None, token: TokenOption = None) -> None:
-    """Start no more runs until `resume`."""
+    """Pause a schedule: start no runs until `resume`."""
     changed = _cluster(host, namespace, token).pause(name)
-    console.print(f"{name} is paused" if changed else f"{name} was paused already", highlight=False)
+    console.print(f"Paused {name}" if changed else f"{name} is already paused", highlight=False)
 
 
 @schedule_app.command()
 def resume(name: NameArgument, host: HostOption = None, namespace: NamespaceOption = None, token: TokenOption = None) -> None:
-    """Start runs again."""
+    """Resume a paused schedule."""
     changed = _cluster(host, namespace, token).resume(name)
-    console.print(f"{name} goes on" if changed else f"{name} was not paused", highlight=False)
+    console.print(f"Resumed {name}" if changed else f"{name} is not paused", highlight=False)
 
 
 @schedule_app.command()
 def delete(name: NameArgument, host: HostOption = None, namespace: NamespaceOption = None, token: TokenOption = None) -> None:
-    """Remove a schedule. Its runs stay."""
+    """Delete a schedule. Its past runs are kept."""
     changed = _cluster(host, namespace, token).delete(name)
-    console.print(f"{name} is removed" if changed else f"There is no {name}", highlight=False)
+    console.print(f"Deleted {name}" if changed else f"{name} does not exist", highlight=False)
 
 
 def _cluster(host: str | None, namespace: str | None, token: str | None) -> "Cluster":

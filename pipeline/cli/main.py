@@ -1,8 +1,13 @@
-"""The command line. Heavy modules are imported where they are used, so that help comes at once.
+"""The command line. Commands import heavy modules themselves, so that `--help` is fast.
 
-Exit codes: 0 done (the model of the run is in production); 1 it failed, and the message says why; 2 wrong usage;
-3 the run is complete but the model was not blessed, or is withdrawn, so nothing was pushed, or the import is complete but pictures with
-two labels were left out; 130 stopped by Ctrl-C or SIGTERM.
+Exit codes:
+
+- 0: done. After `run`, its model is in production.
+- 1: failed. The message says why.
+- 2: wrong usage.
+- 3: the run is complete, but its model was not blessed or is withdrawn, so nothing was pushed; or the import is complete, but pictures with
+  two labels were left out.
+- 130: stopped by Ctrl-C or SIGTERM.
 """
 
 import importlib.metadata
@@ -28,7 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no model was pushed or pictures with two labels were left out, 130 stopped.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no model pushed or pictures with two labels left out, 130 stopped.",
 )
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
@@ -39,10 +44,10 @@ for group in (running, reading, history):
 
 
 def main() -> None:
-    """The console script: prints what the user can put right without a traceback."""
+    """The console script. Prints errors that the user can fix as one message, without a traceback."""
     silence()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no sign for a character is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")  # a character that the terminal cannot show must not end the command
     try:
         with writing_in():
             app()
@@ -53,9 +58,9 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def _captcha_pipeline(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
-    """Learn to read fixed-length text images: from labelled pictures to a served model.
+    """Train a model that reads short text images, from labelled pictures to a served model.
 
-    Begin with `captcha-pipeline data synth`, then `captcha-pipeline run`.
+    Start with `captcha-pipeline data synth`, then `captcha-pipeline run`.
     """
     if version:
         console.print(f"captcha-pipeline {importlib.metadata.version('captcha-pipeline')}", highlight=False)

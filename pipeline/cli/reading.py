@@ -23,11 +23,11 @@ class Split(str, Enum):
 def evaluate(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    model: Annotated[Path | None, typer.Option(help="A version folder; the newest pushed one if not given.")] = None,
-    split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.test,
+    model: Annotated[Path | None, typer.Option(help="Version folder of a model (default: the newest pushed version).")] = None,
+    split: Annotated[Split, typer.Option(help="Split to measure the model on.")] = Split.test,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure a model on a split of the data in the window, without training or pushing anything."""
+    """Measure a model's accuracy on one split of the window of spans. Trains and pushes nothing."""
     from pipeline.config.loading import load_config
 
     settings = load_config(config, overrides)
@@ -44,15 +44,15 @@ def evaluate(
         tables.print_accuracy(console, results, f"{directory} on the {split.value} split")
 
 
-@stoppable("Nothing of it is kept.")
+@stoppable("No result was kept.")
 def cross_validate(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    folds: Annotated[int, typer.Option(min=2, max=20, help="Fits, each to all pictures but those of one fold.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, max=20, help="Number of folds, and of fits. Each fit leaves out one fold.")] = 5,
 ) -> None:
-    """Measure how well this configuration reads where pictures are few: each is read by a model that was fitted to others.
+    """Measure a configuration by cross-validation, for data with few pictures. Each picture is read by a model that was not trained on it.
 
-    Uses the pictures of the latest complete run, without its test split, and pushes nothing.
+    Uses the train and eval splits of the latest complete run, not its test split. Pushes nothing.
     """
     from pipeline.config.loading import load_config
 
@@ -69,15 +69,15 @@ def cross_validate(
 
 
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="Pictures to read.", metavar="FILE…")],
+    files: Annotated[list[Path], typer.Argument(help="Picture files to read.", metavar="FILE…")],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    model: Annotated[Path | None, typer.Option(help="A version folder; the newest pushed one if not given.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line instead of a table.")] = False,
+    model: Annotated[Path | None, typer.Option(help="Version folder of a model (default: the newest pushed version).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead of a table.")] = False,
 ) -> None:
-    """Read pictures with the newest pushed model.
+    """Read picture files with a pushed model, and print text and confidence.
 
-    A file that is not a picture is reported, the others are still read; the exit code is then 1.
+    A file that cannot be read is reported, and the other files are still read. The exit code is then 1.
     """
     from pipeline.config.loading import load_config
 

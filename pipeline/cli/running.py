@@ -16,16 +16,16 @@ from pipeline.logs import load_tensorflow
 if TYPE_CHECKING:
     from pipeline.config.config import Config
 
-_RUN_GOES_ON: Final = "The next run takes up after the last complete step, and in the Trainer after the last epoch."
+_RUN_GOES_ON: Final = "The next run resumes after the last completed step; the Trainer resumes after the last completed epoch."
 
 
 @stoppable(_RUN_GOES_ON)
 def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None, beam: BeamOption = None) -> None:
-    """Run the whole pipeline on this machine: check the data, train, evaluate, and push the model if it is good enough.
+    """Run the whole pipeline on this machine: check the data, train a model, evaluate it, and push it if it is good enough.
 
-    Steps whose input, configuration and code have not changed are reused. Example:
+    Steps whose inputs, configuration and code have not changed are reused from the cache.
 
-        captcha-pipeline run --config configs/digits.yaml --set trainer.epochs=3
+    Example: captcha-pipeline run --config configs/digits.yaml --set trainer.epochs=3
     """
     from pipeline.config.loading import load_config
     from pipeline.runs import history
@@ -40,12 +40,13 @@ def retrain(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     beam: BeamOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Make another model even if nothing has changed.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Train another model even if nothing has changed.")] = False,
 ) -> None:
-    """Run the pipeline if there is a reason to, and say which: new data, drift, a model that reads badly or is old, a run cut short.
+    """Run the pipeline if there is a reason, and print the reason: new data, drift, low accuracy, an old model, an interrupted run.
 
-    Made for cron: without a reason, or while a run is at work, it ends at once, with 0. `captcha-pipeline config` shows the section
-    `retraining`.
+    Made for cron: without a reason, or while another run is at work, it exits
+    at once with 0. The section `retraining` of the configuration sets the
+    reasons.
     """
     from pipeline.config.loading import load_config
     from pipeline.runs.policy import reason_to_retrain
@@ -53,11 +54,11 @@ def retrain(
     settings = load_config(config, overrides, beam=beam)
     at_work = f"A run (process {{}}) is at work in {Path(settings.run_lock).parent}."
     try:
-        with locked(Path(settings.run_lock), at_work):  # else that run would be taken for one that was cut short
+        with locked(Path(settings.run_lock), at_work):  # without the lock, a run at work would look like an interrupted one
             reason = reason_to_retrain(settings, force=force)
         if reason is None:
             warn_of_unservable_models(settings)
-            console.print("Nothing to do: there is no reason to train anew.")
+            console.print("Nothing to do: no reason to retrain.")
             return
         console.print(f"Retraining: {reason.words}", highlight=False, soft_wrap=True)
         _run(settings, reason.words, reason.attempt)
@@ -69,11 +70,15 @@ def schedule(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     beam: BeamOption = None,
-    cron: Annotated[str | None, typer.Option(help="As in a crontab: '0 3 * * *' is at three every night, here.")] = None,
+    cron: Annotated[
+        str | None, typer.Option(help="Crontab line of five fields in local time, such as '0 3 * * *' for 03:00 every night.")
+    ] = None,
 ) -> None:
-    """Retrain by cron until stopped, one run at a time; without --cron, say what is on record of the last time.
+    """Run `retrain` at the times of a crontab line, one run at a time, until stopped.
 
-    Events are JSON lines on standard output; what the runs print is in ROOT/NAME/retrain.log.
+    Prints events as JSON lines; the output of the runs is in
+    ROOT/NAME/retrain.log. Without --cron, prints the record of the last
+    scheduled run and exits.
     """
     from pipeline.config.loading import load_config
     from pipeline.runs.scheduler import Scheduler, retrain_command, status
@@ -85,19 +90,19 @@ def schedule(
         Scheduler(settings, cron, retrain_command(config, overrides or [], beam)).serve()
 
 
-@stoppable("The same command takes up after the last complete trial.")
+@stoppable("The same command resumes after the last completed trial.")
 def tune(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     beam: BeamOption = None,
-    trials: Annotated[int, typer.Option(min=1, help="Fits, the first with the present values.")] = 12,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training split, each fit (default: as in a run)")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Number of fits. The first uses the current values.")] = 12,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training split in each fit (default: as in a run).")] = None,
 ) -> None:
-    """Search for a better learning rate, batch size, label smoothing and shift. Runs use what it finds from then on.
+    """Search for a better learning rate, batch size, label smoothing and shift. Later runs use the best values.
 
-    What the configuration sets is left as it is. Judged on the eval split; the test split is not touched. Example:
+    Values that the configuration sets are not changed. The eval split decides; the test split is not used.
 
-        captcha-pipeline tune --config configs/digits.yaml --trials 20
+    Example: captcha-pipeline tune --config configs/digits.yaml --trials 20
     """
     from pipeline.config.loading import load_config
     from pipeline.runners.beam.engine_check import check_engines_of
@@ -112,7 +117,11 @@ def tune(
         found = local.tune(settings, trials, epochs or settings.trainer.epochs_parameter, progress.on_step)
     _clean_up(settings)
     tables.print_trials(console, found)
-    console.print(f"Written to {settings.tuned_path}: runs use it. Remove it to have the defaults back.", highlight=False, soft_wrap=True)
+    console.print(
+        f"Wrote the best values to {settings.tuned_path}. Runs use them. Remove the file to restore the defaults.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _run(settings: "Config", trigger: str, attempt: int) -> None:
@@ -140,7 +149,7 @@ def _run(settings: "Config", trigger: str, attempt: int) -> None:
 
 
 def _clean_up(settings: "Config") -> None:
-    """Removes what old runs have left, if the configuration says so. The run is complete whatever becomes of that."""
+    """Removes output of old runs, if `gc.after_run` is set. A failure is only a warning, because the run is complete."""
     from pipeline.garbage import collect
     from pipeline.reporting import tables
 
@@ -149,10 +158,10 @@ def _clean_up(settings: "Config") -> None:
     try:
         garbage = collect(settings)
     except CaptchaPipelineError as error:
-        console.print(f"[bold yellow]Old runs stay[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
+        console.print(f"[bold yellow]Old output was not removed[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
     else:
         if garbage.leftovers:
-            console.print(f"Removed what old runs had left: {tables.room(garbage.size)}", highlight=False)
+            console.print(f"Removed output of old runs: {tables.room(garbage.size)}", highlight=False)
 
 
 COMMANDS: Final = (run, retrain, schedule, tune)

@@ -1,4 +1,4 @@
-"""What commands share: the terminal, a stop by Ctrl-C or SIGTERM, and a warning."""
+"""Shared parts of the commands: the console, the stop by Ctrl-C or SIGTERM, and a warning."""
 
 import signal
 from collections.abc import Iterator
@@ -12,16 +12,19 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from pipeline.config.config import Config
 
-NOT_PUSHED: Final = 3
-STOPPED: Final = 130  # as a shell says of a program that Ctrl-C has ended
+NOT_PUSHED: Final = 3  # exit code: the run is complete, but its model is not in production
+STOPPED: Final = 130  # exit code that a shell reports for a program ended by Ctrl-C
 console = Console()
 
 
 @contextmanager
 def stoppable(what_next: str) -> Iterator[None]:
-    """Has Ctrl-C and SIGTERM end a command with STOPPED and a word on what comes next.
+    """Makes Ctrl-C and SIGTERM end a command with exit code STOPPED and one line.
 
-    The kernel drops a SIGTERM for which a container's first process has no handler.
+    SIGTERM needs a handler: without one, the kernel drops a SIGTERM to the first process of a container.
+
+    Args:
+      what_next: a sentence about the state that the stop leaves, printed after "Stopped."
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -34,6 +37,7 @@ def stoppable(what_next: str) -> Iterator[None]:
 
 
 def warn_of_unservable_models(settings: "Config") -> None:
+    """Prints a warning if the version in production cannot be used by model servers."""
     from components.serving.serving_dir import unservable_warning
 
     if found := unservable_warning(settings.serving_dir):

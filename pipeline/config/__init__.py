@@ -1,4 +1,4 @@
-"""The configuration: its sections, and how it is loaded."""
+"""The configuration: its sections and defaults, and how it is loaded."""
 
 from pathlib import Path
 from typing import Final

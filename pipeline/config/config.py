@@ -1,4 +1,4 @@
-"""The configuration: one typed, frozen tree. pipeline/config/loading.py reads it."""
+"""The configuration: one typed, frozen tree. pipeline/config/loading.py reads it from a file."""
 
 from pathlib import Path
 from typing import Literal
@@ -17,27 +17,39 @@ from pipeline.config.engines import BeamConfig
 
 
 class Splits(Section):
-    """Relative sizes of the splits. A hash of its pixels decides a picture's split, so sizes are approximate. See docs/retraining.md."""
+    """Relative sizes of the splits. A hash of a picture's pixels decides its split, so sizes are approximate.
 
-    train: int = Field(10, ge=1)
-    eval: int = Field(1, ge=1)
-    test: int = Field(1, ge=1)
+    See docs/explanation/data.md.
+    """
+
+    train: int = Field(10, ge=1, description="relative size of the split that models are trained on")
+    eval: int = Field(1, ge=1, description="relative size of the split that chooses the best epoch")
+    test: int = Field(1, ge=1, description="relative size of the split that judges models")
 
 
 class DataConfig(Section):
-    root: LocalPath = Field("data", description="the folder that holds span-000001, span-000002, …")
-    window: int | None = Field(None, ge=1, description="train on the newest N spans; null for all")
-    half_life: float | None = Field(None, gt=0, description="of a span N spans older than the newest, train on half; null for all of each")
-    exclude: tuple[int, ...] = Field((), description="numbers of spans that are not used")
-    golden: int | None = Field(None, ge=1, description="the span whose test split judges every model, in the window or not")
-    splits: Splits = Splits()
-    max_bad_fraction: Fraction = Field(0.01, description="stop when more of the records of a span than this are not right")
-    max_pixels: int = Field(4_000_000, ge=64, description="larger pictures are refused before they are decoded")
-    wrong_size: Literal["resize", "refuse"] = Field("resize", description="what import and served model do with pictures of another size")
-    background: tuple[Byte, Byte, Byte] = Field((255, 255, 255), description="RGB that shows through transparent pixels")
+    """The labelled pictures: where they are, which spans are used, and which pictures are valid."""
+
+    root: LocalPath = Field("data", description="folder of the spans span-000001, span-000002, …")
+    window: int | None = Field(None, ge=1, description="number of newest spans to use; null for all spans")
+    half_life: float | None = Field(
+        None, gt=0, description="a span this many spans older than the newest gives half of its training pictures; null for all pictures"
+    )
+    exclude: tuple[int, ...] = Field((), description="numbers of spans to leave out")
+    golden: int | None = Field(
+        None, ge=1, description="number of the span whose test split judges every model, even outside the window; null for no golden set"
+    )
+    splits: Splits = Field(Splits(), description="relative sizes of the splits")
+    max_bad_fraction: Fraction = Field(0.01, description="a run stops if a span has a larger share of invalid records than this")
+    max_pixels: int = Field(4_000_000, ge=64, description="pictures with more pixels are refused before they are decoded")
+    wrong_size: Literal["resize", "refuse"] = Field(
+        "resize", description="how a run and the served model treat pictures that do not have the size of the section captcha"
+    )
+    background: tuple[Byte, Byte, Byte] = Field((255, 255, 255), description="RGB colour shown through transparent pixels, 0 to 255 each")
 
     @property
     def picture_rules(self) -> PictureRules:
+        """The rules by which pictures are accepted and decoded."""
         return PictureRules(max_pixels=self.max_pixels, background=self.background, wrong_size=self.wrong_size)
 
     def read_window(self) -> Window:
@@ -46,104 +58,122 @@ class DataConfig(Section):
 
 
 class PusherConfig(Section):
-    serving_dir: LocalPath | None = Field(None, description="where versions are pushed; null for ROOT/serving/NAME")
-    keep: int = Field(10, ge=2, description="versions that stay there; a push removes older ones")
+    """Where blessed models are pushed."""
+
+    serving_dir: LocalPath | None = Field(None, description="folder for pushed versions; null for ROOT/NAME/serving/NAME")
+    keep: int = Field(10, ge=2, description="number of newest versions to keep in the serving folder; a push removes older versions")
 
 
 class DriftConfig(Section):
-    """From where on the newest span differs from the others of the window: distances of 0 to 1, null for never. See docs/retraining.md."""
+    """Limits for the distance of the newest span from the other spans of the window, 0 to 1; null for no limit.
 
-    action: Literal["warn", "stop"] = Field("warn", description="stop: train nothing before someone has looked")
-    brightness: Fraction | None = 0.05
-    contrast: Fraction | None = 0.05
-    sharpness: Fraction | None = 0.05
-    size: Fraction | None = 0.1
-    source: Fraction | None = 0.5
-    characters: Fraction | None = 0.05
-    positions: Fraction | None = 0.1
+    See docs/how-to/retraining.md.
+    """
+
+    action: Literal["warn", "stop"] = Field("warn", description="reaction to drift; stop ends the run before training")
+    brightness: Fraction | None = Field(0.05, description="limit for the Jensen-Shannon divergence of brightness")
+    contrast: Fraction | None = Field(0.05, description="limit for the Jensen-Shannon divergence of contrast")
+    sharpness: Fraction | None = Field(0.05, description="limit for the Jensen-Shannon divergence of sharpness")
+    size: Fraction | None = Field(0.1, description="limit for the largest difference in the share of a picture size")
+    source: Fraction | None = Field(0.5, description="limit for the largest difference in the share of a source")
+    characters: Fraction | None = Field(0.05, description="limit for the largest difference in the share of a character")
+    positions: Fraction | None = Field(0.1, description="limit for the largest difference in the share of a character at one position")
 
     @property
     def thresholds(self) -> dict[str, float | None]:
-        """By measure, see components/data/drift.py."""
+        """Thresholds by measure, as in components/data/drift.py; None for no limit."""
         return self.model_dump(exclude={"action"})
 
 
 class RetrainingConfig(Section):
-    """What is a reason for `retrain`, besides another configuration or code, and a run that was cut short."""
+    """Reasons for `retrain` to start a run. A changed configuration, changed code and an interrupted run are always reasons."""
 
-    every_span: bool = Field(True, description="a new span; else only one that has drifted, or that is read badly")
-    min_sequence_accuracy: Fraction | None = Field(None, description="of the newest span, by the model in production: below is read badly")
-    max_age: float | None = Field(None, gt=0, description="days since a model was last trained")
+    every_span: bool = Field(
+        True, description="every new span is a reason; with false, only a span that has drifted or that the production model reads badly"
+    )
+    min_sequence_accuracy: Fraction | None = Field(
+        None, description="lowest full-sequence accuracy of the production model on the newest span, 0 to 1; null for no limit"
+    )
+    max_age: float | None = Field(None, gt=0, description="highest age of the last trained model in days; null for no limit")
 
 
 class GcConfig(Section):
-    """What stays of old runs, besides what the versions in the serving folder were made from. See docs/retraining.md."""
+    """Removal of output of old runs. Runs whose version is in the serving folder are always kept.
 
-    keep_runs: int = Field(5, ge=1, description="the newest runs whose artifacts, logs and reports stay")
-    after_run: bool = Field(True, description="remove the rest at the end of each run; else `captcha-pipeline gc` alone does")
+    See docs/how-to/retraining.md.
+    """
+
+    keep_runs: int = Field(5, ge=1, description="number of newest runs whose artifacts, logs and reports are kept")
+    after_run: bool = Field(True, description="remove old output at the end of each run; with false, only `captcha-pipeline gc` removes it")
 
 
 class Toleration(Section):
-    """As in a Kubernetes pod."""
+    """A toleration of a Kubernetes pod, with the fields of Kubernetes."""
 
-    key: str | None = None
-    operator: Literal["Equal", "Exists"] = "Equal"
-    value: str | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    key: str | None = Field(None, description="key of the taint; null, with the operator Exists, for all keys")
+    operator: Literal["Equal", "Exists"] = Field("Equal", description="how the taint's value is compared")
+    value: str | None = Field(None, description="value of the taint, for Equal")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="effect of the taint; null for all effects"
+    )
 
 
 class PodConfig(Section):
-    """What a step's pod asks Kubernetes for."""
+    """The resources that a step's pod requests from Kubernetes."""
 
-    cpu: float | None = Field(None, gt=0, description="cores; null for the cluster's default")
-    memory: float | None = Field(None, gt=0, description="10^9 bytes; null for the cluster's default")
-    gpus: int = Field(0, ge=0)
-    gpu: str = Field("nvidia.com/gpu", min_length=1, description="the name by which the cluster's device plugin offers them")
+    cpu: float | None = Field(None, gt=0, description="number of cores; null for the cluster's default")
+    memory: float | None = Field(None, gt=0, description="memory in 10^9 bytes; null for the cluster's default")
+    gpus: int = Field(0, ge=0, description="number of GPUs")
+    gpu: str = Field("nvidia.com/gpu", min_length=1, description="resource name of the GPUs in the cluster's device plugin")
     node_selector: dict[str, str] = Field({}, description="labels that the node must have")
-    tolerations: tuple[Toleration, ...] = Field((), description="taints of nodes that the pod may run on all the same")
+    tolerations: tuple[Toleration, ...] = Field((), description="tolerations for tainted nodes")
 
 
 def _no_pattern(path: str | None) -> str | None:
-    """TFX and Beam would look for the artifacts under it in vain."""
+    """Refuses pattern characters in a path, because TFX and Beam would not find the artifacts under it. Raises ValueError."""
     if path and (found := pattern_characters(path)):
-        raise ValueError(f"TFX takes {' '.join(found)} in a path for a pattern: name a folder without")
+        raise ValueError(f"TFX reads {' '.join(found)} in a path as a pattern; choose a folder without these characters")
     return path
 
 
 class KubeflowConfig(Section):
     """How the steps run on Kubeflow Pipelines."""
 
-    image: str | None = Field(None, min_length=1, description="of this project, as the cluster pulls it")
-    root: str | None = Field(None, pattern=r"^(s3|gs|minio)://[^/]+", description="where artifacts go, such as s3://bucket/folder")
-    volumes: dict[str, str] = Field({}, description="by mount path, the PersistentVolumeClaim; data.root and root are paths in them")
-    retries: int = Field(2, ge=0, description="of a step that failed")
-    steps: PodConfig = PodConfig()
-    trainer: PodConfig = PodConfig()
+    image: str | None = Field(None, min_length=1, description="image of this project that the cluster pulls")
+    root: str | None = Field(None, pattern=r"^(s3|gs|minio)://[^/]+", description="URL for artifacts, such as s3://bucket/folder")
+    volumes: dict[str, str] = Field(
+        {}, description="PersistentVolumeClaims by mount path; root and data.root must be paths under these mounts"
+    )
+    retries: int = Field(2, ge=0, description="number of retries of a failed step")
+    steps: PodConfig = Field(PodConfig(), description="resources of the pods of all steps except the Trainer")
+    trainer: PodConfig = Field(PodConfig(), description="resources of the Trainer's pod")
 
     _root_is_no_pattern = field_validator("root")(_no_pattern)
 
 
 class Config(Section):
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="the pipeline's name (lower case, digits, dashes)")
-    root: LocalPath = Field("output", description="where artifacts, metadata, reports and served models go")
-    captcha: CaptchaSpec = CaptchaSpec()
-    data: DataConfig = DataConfig()
-    synth: SynthConfig = SynthConfig()
-    drift: DriftConfig = DriftConfig()
-    trainer: Hyperparameters = Hyperparameters()
-    evaluator: Gate = Gate()
-    pusher: PusherConfig = PusherConfig()
-    retraining: RetrainingConfig = RetrainingConfig()
-    gc: GcConfig = GcConfig()
-    beam: BeamConfig = BeamConfig()
-    kubeflow: KubeflowConfig = KubeflowConfig()
+    """The configuration of a pipeline. Its output is in ROOT/NAME, from the keys `root` and `name`."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of the pipeline: lower-case letters, digits and dashes")
+    root: LocalPath = Field("output", description="folder for artifacts, metadata, reports and served models")
+    captcha: CaptchaSpec = Field(CaptchaSpec(), description="the texts and pictures that the model reads")
+    data: DataConfig = Field(DataConfig(), description="the labelled pictures, and the spans that are used")
+    synth: SynthConfig = Field(SynthConfig(), description="how `data synth` draws pictures")
+    drift: DriftConfig = Field(DriftConfig(), description="limits for the distance of the newest span from the other spans")
+    trainer: Hyperparameters = Field(Hyperparameters(), description="how the model is trained")
+    evaluator: Gate = Field(Gate(), description="conditions that a model must meet to be pushed")
+    pusher: PusherConfig = Field(PusherConfig(), description="where blessed models are pushed")
+    retraining: RetrainingConfig = Field(RetrainingConfig(), description="reasons for `retrain` to start a run")
+    gc: GcConfig = Field(GcConfig(), description="removal of output of old runs")
+    beam: BeamConfig = Field(BeamConfig(), description="engine of the Beam steps")
+    kubeflow: KubeflowConfig = Field(KubeflowConfig(), description="how the steps run on Kubeflow Pipelines")
 
     @model_validator(mode="after")
     def _shift_within_the_picture(self) -> "Config":
         most, shift = min(self.captcha.width, self.captcha.height), self.trainer.shift
-        if shift > most:  # what moves in is the picture, mirrored once: see components.training.batches.random_shift
+        if shift > most:  # a shift fills the border with the picture, mirrored once: see components.training.batches.random_shift
             size = f"{self.captcha.width} x {self.captcha.height}"
-            raise ValueError(f"trainer.shift is {shift} pixels; pictures of {size} can be moved by {most} at most")
+            raise ValueError(f"trainer.shift is {shift} pixels; pictures of {size} can be shifted by at most {most} pixels")
         return self
 
     @model_validator(mode="after")
@@ -151,7 +181,9 @@ class Config(Section):
         pixels = self.captcha.width * self.captcha.height
         if pixels > self.data.max_pixels:
             size = f"{self.captcha.width} x {self.captcha.height}"
-            raise ValueError(f"data.max_pixels is {self.data.max_pixels}; a picture of captcha's {size} has {pixels}, and would be refused")
+            raise ValueError(
+                f"data.max_pixels is {self.data.max_pixels}, which refuses pictures of captcha's size {size}; set it to {pixels} or more"
+            )
         return self
 
     @model_validator(mode="after")
@@ -159,14 +191,16 @@ class Config(Section):
         free, spec = self.synth.free, self.captcha
         if free and self.data.wrong_size == "refuse" and not free.has_one_size(spec.width, spec.height):
             size = f"{spec.width} x {spec.height}"
-            raise ValueError(f"synth.free draws other sizes than captcha's {size}, which data.wrong_size=refuse refuses: set it to resize")
+            raise ValueError(
+                f"synth.free draws sizes other than captcha's {size}, which data.wrong_size=refuse refuses; set data.wrong_size to resize"
+            )
         return self
 
     _root_is_no_pattern = field_validator("root")(_no_pattern)
 
     @property
     def pipeline_root(self) -> str:
-        """Where TFX keeps the artifacts of every run."""
+        """The folder of the artifacts of all runs."""
         return str(Path(self.root) / self.name / "artifacts")
 
     @property
@@ -176,44 +210,45 @@ class Config(Section):
 
     @property
     def run_lock(self) -> str:
-        """Held by the one process that may change what is in the pipeline's folder."""
+        """The lock file of the one process that may change the pipeline's folder."""
         return str(Path(self.root) / self.name / "run.lock")
 
     @property
     def checkpoint_dir(self) -> str:
-        """Where a fit leaves what it needs to go on after a kill."""
+        """The folder of checkpoints, from which an interrupted fit resumes."""
         return str(Path(self.root) / self.name / "checkpoints")
 
     @property
     def log_dir(self) -> str:
-        """TensorBoard's `--logdir`: a folder for each model that is fitted, by its fingerprint."""
+        """TensorBoard's `--logdir`. It has a folder for each trained model, named after the model's fingerprint."""
         return str(Path(self.root) / self.name / "logs")
 
     @property
     def tuned_path(self) -> str:
-        """What `tune` found: a `trainer` section, for every key of it that the configuration does not set."""
+        """The result of `tune`: a file with a `trainer` section. Its values apply to keys that the configuration does not set."""
         return str(Path(self.root) / self.name / "tuned.yaml")
 
     @property
     def search_dir(self) -> str:
-        """Where searches for hyperparameters leave what they need to go on after a kill."""
+        """The folder from which interrupted searches for hyperparameters resume."""
         return str(Path(self.root) / self.name / "searches")
 
     @property
     def engine_log(self) -> str:
-        """What an engine said that cannot do the work of a run."""
+        """The file with the output of a Beam engine that failed its trial job before a run."""
         return str(Path(self.root) / self.name / "engine.log")
 
     @property
     def quarantine_dir(self) -> str:
-        """Where the records of a run that stopped at too many bad ones are kept."""
+        """The folder of quarantined records of a run that stopped because of too many invalid records."""
         return str(Path(self.root) / self.name / "quarantine")
 
     @property
     def report_dir(self) -> str:
+        """The folder of the reports and the trend page."""
         return str(Path(self.root) / self.name / "reports")
 
     @property
     def serving_dir(self) -> str:
-        """TensorFlow Serving's base path: one numbered folder a version."""
+        """TensorFlow Serving's base path: one numbered folder per version."""
         return self.pusher.serving_dir or str(Path(self.root) / self.name / "serving" / self.name)

@@ -1,6 +1,6 @@
-"""On which engine the Beam steps run: the section `beam` of the configuration, and the options of Beam that it stands for.
+"""The section `beam` of the configuration: the engine of the Beam steps, and its translation to Beam's options.
 
-The steps themselves know of no engine. Profiles to start from are in configs/beam/; docs/scaling.md says which is for what.
+The steps themselves do not depend on an engine. configs/beam/ has example profiles; docs/how-to/beam-engines.md says when to use them.
 """
 
 from typing import Any, Final, Literal, NamedTuple
@@ -9,19 +9,19 @@ from pydantic import Field, model_validator
 
 from components.base.section import Section
 
-# What may run on an engine of its own: the Beam steps of the graph, by their names there, and `data synth`.
+# Steps that can have their own engine: the Beam steps of the graph, by their node names, and `data synth`.
 GraphStep = Literal["CaptchaExampleGen", "StatisticsGen", "Transform", "CaptchaEvaluator"]
 EngineStep = Literal["synth", GraphStep]
 LOCAL: Final = "FnApiRunner"
 FLINK: Final = "FlinkRunner"
 PORTABLE: Final = "PortableRunner"
-# Of worker_pool.py: where it listens, and what it says when it has imported what its workers need. It answers before.
+# The port of worker_pool.py, and the line it prints when the imports of its workers are done. It accepts connections before that.
 POOL_PORT: Final = 50_000
 POOL_READY: Final = "Python workers start at once."
 
 
 class _Options(NamedTuple):
-    """By which of its options a runner is told where its engine is, and how much of it to use; None where there is no such option."""
+    """The names of a runner's Beam options for the engine's address and for the number of workers; None if there is no such option."""
 
     endpoint: str | None
     parallelism: str | None
@@ -39,29 +39,37 @@ _RUNNERS: Final = {
 class Environment(Section):
     """Where the engine's workers run Python. See Beam's page "SDK harness configuration"."""
 
-    type: Literal["EXTERNAL", "DOCKER", "PROCESS", "LOOPBACK"]
-    config: str | None = Field(None, description="EXTERNAL: HOST:PORT of the worker pool, as the workers see it; DOCKER: the image")
+    type: Literal["EXTERNAL", "DOCKER", "PROCESS", "LOOPBACK"] = Field(description="Beam's environment_type")
+    config: str | None = Field(
+        None, description="Beam's environment_config: HOST:PORT of the worker pool, as the workers see it (EXTERNAL), or the image (DOCKER)"
+    )
 
 
 class Engine(Section):
-    runner: str = Field(LOCAL, min_length=1, description="Beam's name of it; FnApiRunner is in memory, on this machine")
-    endpoint: str | None = Field(None, min_length=1, description="HOST:PORT of the engine: Flink's REST, Spark's master, a job server")
-    environment: Environment | None = Field(None, description="where Python runs; null for the engine's own choice")
-    parallelism: int | None = Field(None, ge=1, description="how many workers; null for the engine's own choice, here one")
-    args: tuple[str, ...] = Field((), description="further options of Beam, such as --region=europe-west4")
+    """An engine that runs Beam steps."""
+
+    runner: str = Field(LOCAL, min_length=1, description="Beam's name of the runner; FnApiRunner runs in memory on this machine")
+    endpoint: str | None = Field(
+        None, min_length=1, description="HOST:PORT of the engine: Flink's REST API, Spark's master, or a Beam job server"
+    )
+    environment: Environment | None = Field(None, description="where workers run Python; null for the engine's default")
+    parallelism: int | None = Field(
+        None, ge=1, description="number of workers; null for the engine's default, which is one worker for FnApiRunner"
+    )
+    args: tuple[str, ...] = Field((), description="more Beam options, such as --region=europe-west4")
 
     @model_validator(mode="after")
     def _known(self) -> "Engine":
         options = _RUNNERS.get(self.runner, _Options(None, None))
         for key in ("endpoint", "parallelism"):
             if getattr(self, key) is not None and getattr(options, key) is None:
-                raise ValueError(f"{self.runner} has no {key}; give its options in args")
+                raise ValueError(f"{self.runner} has no {key}; set its Beam options in args")
         if options.endpoint and self.endpoint is None:
-            raise ValueError(f"{self.runner} takes an endpoint, HOST:PORT")
+            raise ValueError(f"{self.runner} needs an endpoint; set it to HOST:PORT of the engine")
         return self
 
     def beam_args(self, job: str = "") -> list[str]:
-        """Returns Beam's command line, for a job that the engine lists under this name."""
+        """Returns Beam's command-line options. The engine lists the job under the name `job`; "" for no name."""
         options = _RUNNERS.get(self.runner, _Options(None, None))
         args = [f"--runner={self.runner}"]
         if self.endpoint:
@@ -84,17 +92,19 @@ class Engine(Section):
         return f"{self.runner} at {self.endpoint}" if self.endpoint else self.runner
 
 
-# Unless told that the workers have an image, TFX packages itself for them at every step, which takes a second, and leaves the package
-# in the temporary folder. Ours have all they need: they are this very environment, or have the project installed.
+# Without this option, TFX packages itself for the workers in every step, which takes a second and leaves the package in the temporary
+# folder. The workers do not need it: they use this environment, or have the project installed.
 _NO_PACKAGE: Final = ["--sdk_container_image=none"]
-# Of the packages that are installed here, which Beam would ask pip for at every job, in vain where there is none.
+# Without this option, Beam asks pip for the list of installed packages in every job, which fails if there is no pip.
 _NO_LIST: Final = "--experiments=disable_logging_submission_environment"
 
 
 class BeamConfig(Engine):
-    """The engine of all Beam steps, and those of steps that want another."""
+    """The engine of all Beam steps, and the exceptions of single steps."""
 
-    steps: dict[EngineStep, Engine] = Field({}, description="by step, what is otherwise; a runner of its own takes nothing over")
+    steps: dict[EngineStep, Engine] = Field(
+        {}, description="settings that differ for single steps, by step; a step that sets its own runner inherits no other setting"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Reads a configuration: a YAML file, what `--set section.key=value` changes of it, and what `tune` found."""
+"""Loads a configuration: a YAML file, the overrides of `--set section.key=value`, and the values that `tune` found."""
 
 import difflib
 from pathlib import Path
@@ -14,16 +14,16 @@ from pipeline.config.config import Config
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None, *, beam: str | None = None, tuned: bool = True) -> Config:
-    """Reads a YAML file and applies overrides of the form `section.key=value`, the value in YAML.
+    """Reads a YAML file and applies overrides of the form `section.key=value`, with the value in YAML.
 
     Args:
-      path: the file. Where the default one is missing, as outside a checkout, the one that came with the package is read.
-      overrides: in this order.
-      beam: a file that stands in for the section `beam`, or the NAME of beam/NAME.yaml beside `path`.
-      tuned: whether what `tune` found for this pipeline stands in for what neither the file nor an override sets.
+      path: the file. If it is the default path and missing, as outside a checkout, the file in the package is read.
+      overrides: applied in this order.
+      beam: a YAML file that replaces the section `beam`, or NAME of beam/NAME.yaml beside `path`.
+      tuned: use the values that `tune` found for this pipeline, for keys that neither the file nor an override sets.
 
     Raises:
-      CaptchaPipelineError: the file is missing or not YAML, or a key or a value is not right; the message names each.
+      CaptchaPipelineError: the file is missing or not YAML, or keys or values are invalid; the message names each of them.
     """
     path = Path(path)
     if path == DEFAULT_CONFIG and not path.exists():
@@ -47,8 +47,8 @@ def _profile(name: str, folder: Path) -> Path:
         return Path(name)
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
-        there = f"{folder} has {', '.join(known)}" if known else f"{folder} has none"
-        raise CaptchaPipelineError(f"--beam {name}: there is no such profile; {there}. The path of a YAML file will do as well.")
+        there = f"{folder} has {', '.join(known)}" if known else f"{folder} has no profiles"
+        raise CaptchaPipelineError(f"--beam {name}: this profile does not exist; {there}. Give one of them, or the path of a YAML file.")
     return folder / f"{name}.yaml"
 
 
@@ -56,11 +56,11 @@ def _read(path: str | Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise CaptchaPipelineError(f"Cannot read the configuration {path}: {error.strerror}. configs/ has ones to start from.") from None
+        raise CaptchaPipelineError(f"Cannot read the configuration {path}: {error.strerror}. configs/ has examples.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CaptchaPipelineError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise CaptchaPipelineError(f"{path} must hold keys and values, such as `name: digits`; it holds {type(tree).__name__}.")
+        raise CaptchaPipelineError(f"{path} must contain keys and values, such as `name: digits`; it contains {type(tree).__name__}.")
     return tree
 
 
@@ -93,21 +93,21 @@ def _explain(error: ValidationError, path: str | Path) -> str:
     for item in error.errors():
         problem = item["type"]
         if problem == "extra_forbidden":
-            message = f"there is no such key{_nearest(item['loc'])}"
+            message = f"unknown key{_nearest(item['loc'])}"
         elif problem == "missing":
             message = "this key is required"
         else:
             message = item["msg"].removeprefix("Value error, ")
             if isinstance(item["input"], str | int | float):
                 message += f" (it is {item['input']!r})"
-        key = _key(item["loc"])  # none where keys do not go together: the message names them
+        key = _key(item["loc"])  # "" if keys contradict each other: the message names them
         lines.append(f"  {key}: {message}" if key else f"  {message}")
     lines.append("`captcha-pipeline config` lists every key with its default.")
     return "\n".join(lines)
 
 
 def _key(location: tuple[int | str, ...]) -> str:
-    """Returns the key as the user wrote it: without pydantic's names for the branches of a union."""
+    """Returns the key as the user wrote it, without the names that pydantic adds for the members of a union."""
     known: list[str] = []
     model: Any = Config
     for part in location:
@@ -122,6 +122,7 @@ def _key(location: tuple[int | str, ...]) -> str:
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:
+    """Returns a suggestion of the known key that is most similar to an unknown key; "" if no key is similar."""
     model: Any = Config
     for part in location[:-1]:
         field = getattr(model, "model_fields", {}).get(part)

@@ -1,1 +1,1 @@
-"""Reading pictures with an exported model."""
+"""Reads pictures with an exported model."""

@@ -22,16 +22,21 @@ from pipeline.inference.served_model import BATCH_SIZE, ServedModel
 
 
 def evaluate(config: Config, model: Path, split: str) -> Results:
-    """Measures the model in the folder `model` on the good records of a split of the spans in the window.
+    """Measures a model on the valid records of one split of the spans in the window.
+
+    Args:
+      config: of the pipeline.
+      model: version folder of the model.
+      split: train, eval or test.
 
     Raises:
-      CaptchaPipelineError: there is no such model, a shard is missing or has changed, or nothing in the split can be read.
+      CaptchaPipelineError: the model does not exist, a shard is missing or has changed, or the split has no valid record.
     """
     return evaluate_spans(config, model, split, config.data.read_window().spans)
 
 
 def evaluate_spans(config: Config, model: Path, split: str, spans: Sequence[Span]) -> Results:
-    """As `evaluate`, of these spans."""
+    """Measures a model on the given spans, as `evaluate`."""
     reader = ServedModel(model)
     counts = ReadingCounts(reader.spec.max_length, reader.spec.num_classes, reader.spec.min_length)
     records = _good_records(config, split, spans, reader.spec)
@@ -39,12 +44,12 @@ def evaluate_spans(config: Config, model: Path, split: str, spans: Sequence[Span
         readings = list(reader.read(image for image, _ in batch))
         counts.add(np.array([reader.spec.encode(label) for _, label in batch]), np.stack([reading.probabilities for reading in readings]))
     if not counts.examples:
-        raise CaptchaPipelineError(f"The {split} split of {config.data.root} has no record that can be read.")
+        raise CaptchaPipelineError(f"The {split} split of {config.data.root} has no valid record.")
     return counts.results(config.evaluator.confidence)
 
 
 def _good_records(config: Config, split: str, spans: Sequence[Span], spec: CaptchaSpec) -> Iterator[tuple[bytes, str]]:
-    """Yields picture and label of the records that CaptchaExampleGen would let through."""
+    """Yields the encoded picture and the label of each record that CaptchaExampleGen would accept."""
     for shard in (shard for span in spans for shard in shards_of(span) if shard.split == split):
         for item in read_records(shard.path, shard.sha256):
             with contextlib.suppress(RecordError, LabelError, PictureError):

@@ -1,4 +1,4 @@
-"""Reads picture files that a user names. Of the heavy libraries it needs TensorFlow alone, so that the answer comes soon."""
+"""Reads picture files for `captcha-pipeline predict`. TensorFlow is its only heavy library, so that it starts quickly."""
 
 import dataclasses
 import os
@@ -11,17 +11,21 @@ from components.evaluation.metrics import read
 from pipeline.config.config import Config
 from pipeline.inference.served_model import ServedModel
 
-# The file is read before its header can be looked at. An uncompressed picture of the default pixel limit has 16 MiB.
+# A whole file is read before its header is checked. An uncompressed picture with the default pixel limit has 16 MiB.
 MAX_FILE_BYTES: Final = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the model says of one file; `error` says why it could not be read, and is None where it could.
+    """The reading of one file.
 
-    `position_confidence` has the probability of what was read at each position; after the end of a shorter text that is the
-    probability that there is nothing. Their product is `confidence`.
-    Bytes of a file's name that are no UTF-8 are escaped in `file`, as in caf\\xe9.png: neither JSON nor a terminal takes them.
+    Attributes:
+      file: name of the file. Bytes that are not UTF-8 are escaped, as in caf\\xe9.png, because JSON and terminals cannot show them.
+      text: the text; None if the file could not be read.
+      confidence: probability that the whole text is right, the product of `position_confidence`; None if the file could not be read.
+      position_confidence: probability of the reading at each position. After the end of a shorter text, it is the probability that the
+        position is empty.
+      error: why the file could not be read; None if it was read.
     """
 
     file: str
@@ -32,12 +36,17 @@ class Answer:
 
 
 def predict(config: Config, model: Path, files: Sequence[Path]) -> list[Answer]:
-    """Reads picture files with the model in the folder `model`, and returns an answer a file, in order.
+    """Reads picture files and returns one answer per file, in order.
 
-    Files that the served model does not decode are converted for it. Whether another size is refused is for the model to say.
+    Files in formats that the model cannot decode are converted first. The model decides whether it refuses pictures of another size.
+
+    Args:
+      config: of the pipeline.
+      model: version folder of the model.
+      files: the picture files.
 
     Raises:
-      CaptchaPipelineError: there is no such model.
+      CaptchaPipelineError: the model does not exist.
     """
     reader = ServedModel(model)
     rules = dataclasses.replace(config.data.picture_rules, wrong_size=reader.wrong_size)

@@ -1,4 +1,4 @@
-"""Reads pictures with an exported model, as a client of TensorFlow Serving would: encoded bytes in, text out."""
+"""Reads pictures with an exported model, as a client of TensorFlow Serving does: encoded bytes in, text out."""
 
 import dataclasses
 import itertools
@@ -21,13 +21,13 @@ BATCH_SIZE = 64
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What the model says of one picture.
+    """The model's reading of one picture.
 
     Attributes:
-      text: the characters it reads; empty where `valid` is false.
-      confidence: its probability that all of them are right, 0 to 1.
-      probabilities: float32 [max_length, num_classes], a distribution for each position.
-      valid: whether the picture could be decoded, and is not refused.
+      text: the text; empty if `valid` is false.
+      confidence: probability that the whole text is right, 0 to 1.
+      probabilities: float32 [max_length, num_classes], a distribution over the classes for each position.
+      valid: whether the model could decode the picture and did not refuse it.
     """
 
     text: str
@@ -40,12 +40,12 @@ def newest_model(config: Config) -> Path:
     """Returns the folder of the newest pushed version.
 
     Raises:
-      CaptchaPipelineError: nothing has been pushed.
+      CaptchaPipelineError: no version has been pushed.
     """
     versions = serving_dir.versions(config.serving_dir)
     if not versions:
         raise CaptchaPipelineError(
-            f"No model has been pushed to {config.serving_dir} yet. Make one with `captcha-pipeline run`, or give --model."
+            f"No model has been pushed to {config.serving_dir} yet. Train one with `captcha-pipeline run`, or give a model with --model."
         )
     return versions[0].path
 
@@ -54,15 +54,15 @@ class ServedModel:
     """A SavedModel that this pipeline exported.
 
     Attributes:
-      spec: what it reads.
-      wrong_size: whether it resizes pictures of another size, or refuses them.
+      spec: the texts and pictures that it reads.
+      wrong_size: "resize" or "refuse", what it does with pictures of another size.
     """
 
     def __init__(self, directory: str | Path):
-        """Loads the model.
+        """Loads the model in the folder `directory`.
 
         Raises:
-          CaptchaPipelineError: there is no such model, or it does not come from this pipeline.
+          CaptchaPipelineError: the model does not exist, or this pipeline did not export it.
         """
         description = Path(directory) / "assets.extra" / features.SPEC_FILE
         try:
@@ -72,12 +72,12 @@ class ServedModel:
             self._loaded = tf.saved_model.load(str(directory))
         except (OSError, ValueError, KeyError) as error:
             raise CaptchaPipelineError(
-                f"{directory} is not a model that this pipeline exported ({error}). Give --model a version folder of a serving directory."
+                f"{directory} is not a model that this pipeline exported ({error}). Give --model a version folder of the serving folder."
             ) from None
         self._signature = self._loaded.signatures["serving_default"]
 
     def read(self, images: Iterable[bytes]) -> Iterator[Reading]:
-        """Yields a reading for each encoded picture, in order, in batches of `BATCH_SIZE`."""
+        """Yields one reading per encoded picture, in order. The model reads batches of `BATCH_SIZE` pictures."""
         remaining = iter(images)
         while batch := list(itertools.islice(remaining, BATCH_SIZE)):
             yield from self._read_batch(batch)

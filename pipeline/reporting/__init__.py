@@ -1,1 +1,1 @@
-"""What people see of a run: tables, the report, the trend."""
+"""Output for people: tables on the terminal, the report of a run, and the trend of all runs."""

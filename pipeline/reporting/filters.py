@@ -1,4 +1,4 @@
-"""The templates of the pages, and what they apply to values: text of numbers, and pictures made safe to show."""
+"""Loads the page templates, and defines their filters: numbers as text, and pictures as safe PNGs."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ THUMBNAIL: Final = (320, 160)  # pixels, the largest width and height of a pictu
 
 
 def template(name: str) -> jinja2.Template:
-    """The template of that name, which escapes every text and fails at a name it was not given."""
+    """Returns a template of pipeline/reporting/templates. It escapes all text, and raises an error for an undefined variable."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.reporting", "templates"),
         autoescape=True,
@@ -40,17 +40,17 @@ def template(name: str) -> jinja2.Template:
 
 
 def points(history: Sequence[Mapping[str, float]], key: str) -> list[tuple[int, float]]:
-    """The epochs (from 0) and values of a curve; a loss that is not finite has no place on it."""
+    """Returns a curve as pairs of epoch (from 0) and value. Values that are not finite are left out."""
     return [(i, float(epoch[key])) for i, epoch in enumerate(history) if key in epoch and math.isfinite(epoch[key])]
 
 
 def compare(prediction: str, truth: str) -> list[tuple[str, bool]]:
-    """The characters read, each with whether it is the right one at its place; "" where a character is missing."""
+    """Returns the predicted character at each position and whether it is right. "" stands for a missing character."""
     return [(read, read == right) for read, right in itertools.zip_longest(prediction, truth, fillvalue="")]
 
 
 def data_uri(data: bytes | None) -> str | None:
-    """The picture as a small PNG in a data URI; None where it cannot be decoded, or is too large to try."""
+    """Returns the picture as a data URI of a small PNG; None if it cannot be decoded or has more than MAX_PIXELS pixels."""
     if not data:
         return None
     try:
@@ -58,7 +58,7 @@ def data_uri(data: bytes | None) -> str | None:
             if image.width * image.height > MAX_PIXELS:
                 return None
             picture = image.convert("RGBA")
-    except Exception:  # Pillow raises a dozen unrelated types on broken files, and a picture is never worth the report
+    except Exception:  # Pillow raises a dozen unrelated types for broken files; a picture must not stop the report
         return None
     picture.thumbnail(THUMBNAIL)
     buffer = io.BytesIO()
@@ -67,7 +67,7 @@ def data_uri(data: bytes | None) -> str | None:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Never rounds a mistake away: 99.96 % does not become 100.0 %."""
+    """Returns a share as a percentage; "–" for None, NaN and infinity. Rounds down to stay below 100 %: 99.96 % becomes 99.9 %."""
     if share is None or not math.isfinite(share):
         return "–"
     text = f"{100 * share:.{digits}f}"
@@ -75,6 +75,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def duration(seconds: float | None) -> str:
+    """Returns seconds as text, such as "4 min 23 s"; "–" for None, NaN and infinity."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
     if seconds < 59.95:
@@ -85,13 +86,14 @@ def duration(seconds: float | None) -> str:
 
 
 def p_value(probability: float | None) -> str:
+    """Returns a p-value with two digits, or "< 0.001"; "–" for None, NaN and infinity."""
     if probability is None or not math.isfinite(probability):
         return "–"
     return "< 0.001" if probability < 0.001 else f"{probability:.2g}" if probability < 0.1 else f"{probability:.2f}"
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Numbers in ascending order, three and more in a row as the first and the last."""
+    """Returns numbers in ascending order as text. Three or more consecutive numbers become a range: "1–3, 7"."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
@@ -102,7 +104,7 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def nice_ceiling(value: float) -> float:
-    """The end of an axis: the next of a few steps times a power of ten, all of which divide well into four."""
+    """Returns the end of an axis: a round number not below `value` that divides well by four; 1 if `value` is not positive and finite."""
     if not math.isfinite(value) or value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

@@ -1,8 +1,8 @@
-"""The report of a run: one HTML file that needs nothing else, neither the network nor JavaScript.
+"""The report of a run: one self-contained HTML file, without network access or JavaScript.
 
-It knows plain data alone; who calls `write_report` gathers them. The figures are SVG made by the templates, so that their text is
-text: the browser finds the glyphs for any charset. Labels, file names and pictures come from strangers: text is escaped, and a
-picture is decoded, within bounds, and written anew as a small PNG.
+This module takes plain data, which the caller of `write_report` collects. The templates draw figures as SVG with real text, so that the
+browser finds glyphs for any charset. Labels, file names and pictures are untrusted input: text is escaped; pictures are decoded within
+limits and encoded again as small PNGs.
 """
 
 import itertools
@@ -23,16 +23,20 @@ from components.evaluation.metrics import Rate, Results
 from pipeline.reporting import filters
 
 MAX_MISREAD: Final = 48  # pictures in the gallery
-MAX_QUARANTINED: Final = 3  # examples a reason
-MAX_CLASSES: Final = 40  # rows of a table or of the confusion map, beyond which nobody can read it
+MAX_QUARANTINED: Final = 3  # examples per reason
+MAX_CLASSES: Final = 40  # rows of a table or of the confusion map; more would be illegible
 MAX_PAIRS: Final = 12  # rows of the table of confused pairs
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the run. `seconds` is None where it is not known; `state` is one of history's: done, cached, failed, …
+    """A step of the run.
 
-    `engine` is what it ran on, "" for the machine of the run.
+    Attributes:
+      node: name of the step.
+      state: as in `pipeline.runs.history.State`.
+      seconds: duration; None if unknown.
+      engine: the Beam engine of the step; "" for the machine of the run.
     """
 
     node: str
@@ -43,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Slice:
-    """A part of the test split, such as group "difficulty", name "low contrast": its accuracy over `count` examples."""
+    """The full-sequence accuracy over the `count` examples of a slice of the test split, such as "low contrast" of group "difficulty"."""
 
     group: str
     name: str
@@ -53,12 +57,16 @@ class Slice:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What the Evaluator found on the test split.
+    """The results of the Evaluator on the test split.
 
-    `classes` names the model's classes in order; "" is the blank, "no character here", and the last. `baseline` is the full-sequence
-    accuracy of the model in production on the same pictures. `sets` are those that the model was judged by, such as "golden set"; on the
-    one named BEST it is compared with another model than that in production.
-    `confidence` is that of all intervals.
+    Attributes:
+      results: accuracy, confusion and calibration.
+      classes: the model's classes in order; the last may be "", the blank ("no character here").
+      slices: accuracy by slice.
+      baseline: full-sequence accuracy of the production model on the same pictures; None without a production model.
+      sets: results by test set that judged the model, such as "golden set". On the set BEST, the other model is the best model so far
+        instead of the production model.
+      confidence: confidence level of all intervals, 0 to 1.
     """
 
     results: Results
@@ -71,6 +79,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Misread:
+    """A misread picture of the test split: its encoded bytes, its label, the predicted text and the confidence, 0 to 1."""
+
     picture: bytes
     truth: str
     prediction: str
@@ -79,7 +89,14 @@ class Misread:
 
 @dataclass(frozen=True)
 class QuarantineExample:
-    """One refused record. `picture` is None where it held none; it may hold anything at all."""
+    """One refused record.
+
+    Attributes:
+      file: name of the shard.
+      index: number of the record in the shard.
+      detail: what is wrong with it.
+      picture: its encoded picture, which may be any bytes; None if it has none.
+    """
 
     file: str
     index: int
@@ -89,6 +106,8 @@ class QuarantineExample:
 
 @dataclass(frozen=True)
 class QuarantineReason:
+    """A reason for the quarantine, the number of its records, and a few examples."""
+
     reason: str
     count: int
     examples: Sequence[QuarantineExample]
@@ -96,7 +115,14 @@ class QuarantineReason:
 
 @dataclass(frozen=True)
 class Quarantine:
-    """The records that were left out. `overlap` are right, but the test or eval split has the same picture: they do not count as bad."""
+    """The records that were left out.
+
+    Attributes:
+      total: number of records read.
+      bad: number of invalid records.
+      reasons: invalid records by reason.
+      overlap: valid records whose picture is also in the test or eval split. They do not count as bad.
+    """
 
     total: int
     bad: int
@@ -106,7 +132,7 @@ class Quarantine:
 
 @dataclass(frozen=True)
 class Summary:
-    """Of a number over a split."""
+    """Statistics of a numeric feature over a split."""
 
     mean: float
     std: float
@@ -116,7 +142,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """`characters` counts them over all labels of the split; `numbers` are summaries by name, such as "brightness"."""
+    """Statistics of a split.
+
+    Attributes:
+      split: its name.
+      count: number of pictures.
+      characters: occurrences by character, over all labels.
+      numbers: summaries by feature, such as "brightness".
+    """
 
     split: str
     count: int
@@ -126,10 +159,12 @@ class SplitStatistics:
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """How far the span `newest` is from the others of the window.
+    """The drift of the newest span from the other spans of the window. Both mappings are empty if there is no other span.
 
-    `distances` holds value and threshold by measure; `histograms`, by measure, the shares of the grey levels, of the newest span and of
-    the others. Both are empty where there was no other span.
+    Attributes:
+      newest: name of the newest span.
+      distances: by measure, the distance and its threshold, 0 to 1. The threshold is None for a measure without a limit.
+      histograms: by measure, the shares of the grey levels 0 to 255 in the newest span and in the other spans.
     """
 
     newest: str
@@ -139,13 +174,28 @@ class Drift:
 
 @dataclass(frozen=True, eq=False)
 class ReportInputs:
-    """All that the report shows. What is empty or None is said to be missing.
+    """The content of the report. The report says that empty and None values are missing.
 
-    `history` has one mapping an epoch: loss, val_loss, sequence_accuracy, val_sequence_accuracy, val_cross_entropy,
-    seconds; each may be missing.
-    `failures` says in words what kept the model from being blessed, or the run from finishing; `warnings` what else to know of the figures;
-    `advice` what would help a model that is under the floor; `base_problem` what kept its fit from going on from the model in
-    production, "" for nothing.
+    Attributes:
+      title: name of the pipeline.
+      run_id: ID of the run.
+      started: start of the run.
+      blessed: whether the model was blessed; None if it was not evaluated.
+      failures: reasons why the model was not blessed or the run did not finish.
+      warnings: remarks that a reader of the figures should know.
+      advice: ways to improve a model below the accuracy floor.
+      pushed_version: the version of the model in the serving folder; None if nothing was pushed.
+      base_problem: why the fit could not continue from the production model, or only in part; "" if there was no problem.
+      steps: the steps in the order in which they ran.
+      evaluation: results on the test split.
+      history: one mapping per epoch, with the keys loss, val_loss, sequence_accuracy, val_sequence_accuracy, val_cross_entropy and seconds,
+        each of which may be missing.
+      misread: misread pictures of the test split.
+      quarantine: records that were left out.
+      splits: statistics of each split.
+      drift: drift of the newest span.
+      config: the configuration, in YAML.
+      versions: versions of libraries by name.
     """
 
     title: str
@@ -169,12 +219,12 @@ class ReportInputs:
 
 
 def write_report(inputs: ReportInputs, path: Path) -> None:
-    """Writes the report to `path` as UTF-8, whole or not at all, and makes the folder if need be."""
+    """Writes the report to `path` as UTF-8. The file appears complete or not at all. Missing folders are created."""
     evaluation = inputs.evaluation
     html = filters.template("report.html.j2").render(
         inputs=inputs,
         evaluation=evaluation,
-        # The most confident mistakes say most about what the model cannot know.
+        # Mistakes with high confidence first: they show best what the model has not learned.
         misread_total=_misread_total(inputs),
         misread=sorted(inputs.misread, key=lambda misread: -misread.confidence)[:MAX_MISREAD],
         confusion=_confusion_map(evaluation) if evaluation else None,
@@ -198,14 +248,14 @@ def _misread_total(inputs: ReportInputs) -> int:
 
 
 def _error_scale(evaluation: Evaluation) -> float:
-    """The end of the axis of error rates: every bar fits, though not every interval of a slice of few pictures."""
+    """Returns the end of the axis of error rates. Every bar fits; the interval of a small slice may not."""
     results = evaluation.results
     values = [rate.value for rate in (*results.position_accuracy, *(part.accuracy for part in evaluation.slices))]
     return filters.nice_ceiling(max(1 - share for share in (results.sequence_accuracy.lower, *values) if not math.isnan(share)))
 
 
 def _confusion_map(evaluation: Evaluation) -> dict[str, object]:
-    """The classes to draw, in order, and the cells that are not zero, with each cell's share of its row's occurrences."""
+    """Returns the classes to draw, in order, and the nonzero cells, each with its share of the row's occurrences."""
     matrix = evaluation.results.confusion_matrix
     count = matrix.shape[0]
     shown = np.arange(count)
@@ -224,7 +274,7 @@ def _confusion_map(evaluation: Evaluation) -> dict[str, object]:
 
 
 def _confused_pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
-    """The commonest mistakes: truth, reading, count, share of the truth's occurrences."""
+    """Returns the most common mistakes, each with truth, reading, count, and share of the truth's occurrences."""
     occurrences = _occurrences(evaluation)
     matrix, classes = evaluation.results.confusion_matrix, evaluation.classes
     truths, readings, times = _mistakes(matrix)
@@ -236,13 +286,13 @@ def _confused_pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]
 
 
 def _occurrences(evaluation: Evaluation) -> npt.NDArray[np.int64]:
-    """How often each class is in the labels, int64 [num_classes]. Each label has one end, after which nothing should be read."""
+    """Returns how often each class occurs in the labels, int64 [num_classes]. The blank occurs once per label, at its end."""
     counts: npt.NDArray[np.int64] = evaluation.results.confusion_matrix.sum(axis=1)
     return np.where([name == "" for name in evaluation.classes], evaluation.results.example_count, counts)
 
 
 def _mistakes(matrix: csr_array) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """The cells off the diagonal that are not zero, row by row: truth, reading and how often, each int [cells]."""
+    """Returns the nonzero cells off the diagonal, row by row: truth, reading and count, each int [cells]."""
     cells = matrix.tocoo()
     wrong = np.flatnonzero((cells.row != cells.col) & (cells.data != 0))
     wrong = wrong[np.lexsort((cells.col[wrong], cells.row[wrong]))]
@@ -250,7 +300,7 @@ def _mistakes(matrix: csr_array) -> tuple[npt.NDArray[Any], npt.NDArray[Any], np
 
 
 def _scores(evaluation: Evaluation) -> list[tuple[str, int, float, float]]:
-    """Character, occurrences, precision and recall: all in class order if they fit a table, else those with the lowest recall."""
+    """Returns character, occurrences, precision and recall. Class order if all fit into a table, else the lowest recall first."""
     results = evaluation.results
     support = results.confusion_matrix.sum(axis=1).tolist()
     precision, recall = results.character_precision.tolist(), results.character_recall.tolist()
@@ -262,7 +312,7 @@ def _scores(evaluation: Evaluation) -> list[tuple[str, int, float, float]]:
 
 
 def _reliability(results: Results) -> list[dict[str, float]]:
-    """The bins of confidence that are not empty."""
+    """Returns the confidence bins that are not empty."""
     count = len(results.calibration_count)
     return [
         {
@@ -277,7 +327,7 @@ def _reliability(results: Results) -> list[dict[str, float]]:
 
 
 def _distribution(splits: Sequence[SplitStatistics]) -> dict[str, object]:
-    """Each character's share of each split; of a large charset the commonest and the rarest."""
+    """Returns each character's share of each split. Of a large charset only the most common and the rarest characters."""
     total: dict[str, int] = {}
     for character, count in itertools.chain.from_iterable(split.characters.items() for split in splits):
         total[character] = total.get(character, 0) + count

@@ -1,4 +1,4 @@
-"""Gathers what a finished run has left in its artifacts: for the table on the screen, and for the report."""
+"""Collects the results of a finished run from its artifacts, for the terminal and for the report."""
 
 import dataclasses
 import heapq
@@ -31,18 +31,29 @@ from pipeline.runs.history import RunRecord
 from pipeline.runs.outcomes import drift, judgement, production, report_path
 from pipeline.runs.retraining import Production
 
-# Besides those that the recipe of a model holds.
+# Packages whose versions are reported in addition to those in a model's recipe.
 _PACKAGES: Final = ("captcha-pipeline", "captcha")
 _NUMBERS: Final = (features.BRIGHTNESS, features.CONTRAST, features.SHARPNESS, features.WIDTH, features.HEIGHT)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a complete run came to.
+    """The result of a complete run.
 
-    `sets` are those that the model was judged by; `warnings` are what a reader of its figures should know; `drift` is what DriftGate
-    found. `changed` is false where every step was cached. `report` is where the report of this evaluation belongs. `production` is the
-    model in production afterwards, None for none, and `withdrawn` says whether a rollback has taken the run's own model out of production.
+    Attributes:
+      name: name of the pipeline.
+      run: its record.
+      evaluation: results of the Evaluator.
+      sets: results by test set that judged the model.
+      drift: result of DriftGate.
+      blessed: whether the model is good enough to be pushed.
+      failures: reasons why the model was not blessed.
+      warnings: remarks that a reader of the figures should know.
+      serving_dir: the folder of pushed versions.
+      report: path of the report of this evaluation.
+      changed: whether any step did work; false if every step was cached.
+      production: the production model after the run; None if there is none.
+      withdrawn: whether a rollback has withdrawn the run's model.
     """
 
     name: str
@@ -61,24 +72,24 @@ class Outcome:
 
     @property
     def in_production(self) -> bool:
-        """Whether the run's model is blessed and in production, pushed by this run or by an earlier one."""
+        """Whether the run's model is blessed and in production, pushed by this run or an earlier run."""
         run, now = self.run, self.production
         return self.blessed and now is not None and run.pushed_version is not None and run.fingerprint == now.fingerprint
 
 
 def outcome(config: Config, run: RunRecord) -> Outcome:
-    """Returns what a run came to.
+    """Returns the result of a run.
 
     Raises:
-      CaptchaPipelineError: the run did not get as far as the Evaluator, or an earlier release made it.
+      CaptchaPipelineError: the run did not reach the end of the Evaluator, or an earlier release made it.
     """
     evaluation_uri, where = run.artifact_uri("CaptchaEvaluator", "evaluation"), report_path(config, run)
     if evaluation_uri is None or where is None:
-        raise CaptchaPipelineError(f"Run {run.run_id} did not finish; `captcha-pipeline run` completes it.")
+        raise CaptchaPipelineError(f"Run {run.run_id} did not finish. Complete it with `captcha-pipeline run`.")
     judged, found = judgement(run), drift(run)
     if judged is None or found is None:
         raise CaptchaPipelineError(
-            f"Run {run.run_id} has left no judgement of its model, as in earlier releases: `captcha-pipeline run` again."
+            f"An earlier release made run {run.run_id}, without a record of the judgement of its model. Start `captcha-pipeline run` again."
         )
     return Outcome(
         name=config.name,
@@ -98,10 +109,12 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
 
 
 def write_report(config: Config, outcome: Outcome) -> report.ReportInputs:
-    """Writes the report of a run to `outcome.report`, by what the run was made with: the configuration may differ since.
+    """Writes the report of a run to `outcome.report`.
+
+    Uses the configuration on record for the run, because the current configuration may differ.
 
     Returns:
-      What it shows.
+      The content of the report.
 
     Raises:
       CaptchaPipelineError: an output of the run is missing or broken.
@@ -145,7 +158,7 @@ def write_report(config: Config, outcome: Outcome) -> report.ReportInputs:
         quarantine=_quarantine(Path(_uri(run, "CaptchaExampleGen", "quarantine"))),
         splits=splits,
         drift=_drift(outcome.drift),
-        config=run.configuration or "# That of this run is not on record, as of all runs of earlier releases.",
+        config=run.configuration or "# The configuration of this run is not on record: an earlier release made it.",
         versions={package: importlib.metadata.version(package) for package in _PACKAGES} | libraries(),
     )
     report.write_report(inputs, outcome.report)
@@ -163,14 +176,14 @@ def _drift(found: Mapping[str, Any]) -> report.Drift:
 def _uri(run: RunRecord, node: str, key: str) -> str:
     uri = run.artifact_uri(node, key)
     if uri is None:
-        raise CaptchaPipelineError(f"Run {run.run_id} has no output {key} of {node}; `captcha-pipeline run` completes it.")
+        raise CaptchaPipelineError(f"Run {run.run_id} has no output {key} of {node}. Complete it with `captcha-pipeline run`.")
     return uri
 
 
 def _misread(run: RunRecord, model: ServedModel) -> list[report.Misread]:
-    """Returns the pictures of the test split that the run's model misreads, those it is most sure of if they are many."""
+    """Returns the pictures of the test split that the run's model misreads, at most MAX_MISREAD, highest confidence first."""
     examples = _examples(Path(_uri(run, "CaptchaExampleGen", "examples")) / "Split-test")
-    # Batch by batch: the split may not fit into memory.
+    # Read batch by batch, because the split may not fit into memory.
     wrong = (
         report.Misread(image, label, reading.text, reading.confidence)
         for batch in iter(lambda: [_image_and_label(example) for example in itertools.islice(examples, BATCH_SIZE)], [])
@@ -212,12 +225,12 @@ def _quarantine(folder: Path) -> report.Quarantine:
         total=summary["total"],
         bad=summary["bad"],
         reasons=reasons(summary["reasons"]),
-        overlap=reasons(summary.get("overlap", {})),  # an earlier release left none
+        overlap=reasons(summary.get("overlap", {})),  # earlier releases do not write this key
     )
 
 
 def _picture_of(record: bytes) -> bytes | None:
-    """Returns the encoded picture of a refused record, which may be anything; None where it holds none."""
+    """Returns the encoded picture of a refused record, which may be any bytes; None if it has no encoded picture."""
     try:
         feature = Example.FromString(record).features.feature
     except DecodeError:

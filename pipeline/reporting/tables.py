@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""Prints the tables and messages of the commands."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ from pipeline.reporting.filters import ranges
 from pipeline.runs.history import StepRecord
 from pipeline.runs.lineage import Lineage
 
-if TYPE_CHECKING:  # Some import TensorFlow, which the list of runs does without.
+if TYPE_CHECKING:  # Some of these modules import TensorFlow, which the list of runs does not need.
     from pipeline.garbage import Garbage
     from pipeline.inference.prediction import Answer
     from pipeline.reporting.results import Outcome
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # Some import TensorFlow, which the list of runs does without
 
 
 class StepProgress:
-    """Shows which step is at work, and a line for each that has ended."""
+    """Shows the running step, and prints a line for each step that has ended."""
 
     def __init__(self, console: Console):
         self._console = console
@@ -42,6 +42,7 @@ class StepProgress:
         self._status.stop()
 
     def on_step(self, name: str, event: str) -> None:
+        """Shows the step `name` as running if `event` is "running", and as ended otherwise."""
         if event == "running":
             self._status.update(f"{name} …")
         else:
@@ -49,7 +50,7 @@ class StepProgress:
 
 
 def print_outcome(console: Console, outcome: "Outcome") -> None:
-    """Prints the table of a run: time a step, accuracy with intervals, verdict."""
+    """Prints the result of a run: seconds per step, accuracy with intervals, warnings, drift and verdict."""
     _print_steps(console, outcome.run.steps)
     print_accuracy(console, outcome.evaluation.results, f"{outcome.name} on the test split")
     if len(outcome.sets) > 1 or outcome.evaluation.overall.production:
@@ -65,7 +66,7 @@ def print_outcome(console: Console, outcome: "Outcome") -> None:
 
 def _print_verdict(console: Console, outcome: "Outcome") -> None:
     now, version, folder = outcome.production, outcome.run.pushed_version, outcome.serving_dir
-    newest = f"In production is version {now.version}." if now else f"{folder} holds no version: nothing is in production."
+    newest = f"Version {now.version} is in production." if now else f"{folder} has no version: no model is in production."
     if not outcome.blessed:
         lines = ["[bold yellow]Not blessed[/], nothing was pushed:", *(f"  {escape(failure)}" for failure in outcome.failures)]
     elif outcome.in_production and now:
@@ -73,28 +74,28 @@ def _print_verdict(console: Console, outcome: "Outcome") -> None:
         where = f"pushed as version {now.version} to" if pushed else f"in production as version {now.version} in"
         lines = [f"[bold green]Blessed[/], {where} {escape(folder)}"]
     elif outcome.withdrawn:
-        lines = [f"[bold yellow]Withdrawn[/] by a rollback, and not pushed again: new data make a new model. {newest}"]
+        lines = [f"[bold yellow]Withdrawn[/] by a rollback, not pushed again: new data will make a new model. {newest}"]
     elif version:
-        # A cached push copies nothing: TFX cannot see what has been done in the folder since.
-        gone = "and it has been removed since, or another put above it"
-        again = "`captcha-pipeline retrain --force` makes another model."
+        # A cached push copies nothing: TFX does not see later changes in the serving folder.
+        gone = "which has since been removed or replaced by a newer version"
+        again = "`captcha-pipeline retrain --force` trains another model."
         lines = [f"[bold yellow]Nothing was pushed[/]: an earlier run pushed this model as version {version}, {gone}. {newest} {again}"]
     else:
-        lines = [f"[bold yellow]Blessed, but not pushed[/]: run.log says why. {newest}"]
+        lines = [f"[bold yellow]Blessed, but not pushed[/]: see run.log for the reason. {newest}"]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
 
 def print_advice(console: Console, advice: Sequence[str]) -> None:
-    """Prints what would help a model that is under the floor, a line each."""
+    """Prints advice for a model below the accuracy floor, one line per item."""
     if advice:
-        console.print("What would help:", highlight=False)
+        console.print("How to improve the model:", highlight=False)
     for line in advice:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_accuracy(console: Console, results: Results, title: str) -> None:
-    """Prints full-sequence and per-position accuracy with their intervals; `components.evaluation.metrics.Results` says what they count."""
+    """Prints full-sequence and per-position accuracy with their intervals, as defined in `components.evaluation.metrics.Results`."""
     table = Table(title=title, title_justify="left")
     for column in ("accuracy", "%", "interval"):
         table.add_column(column, justify="left" if column == "accuracy" else "right")
@@ -104,21 +105,21 @@ def print_accuracy(console: Console, results: Results, title: str) -> None:
         table.add_row(name, _percent(rate).removesuffix(" %"), f"{rate.lower:.2%} to {rate.upper:.2%}".replace("%", " %"))
     console.print(table)
     if (results.position_count != results.example_count).any():
-        console.print("A position counts the pictures whose label has a character there.", highlight=False)
+        console.print("The accuracy of a position counts only pictures whose label has a character there.", highlight=False)
     console.print(
         f"{results.example_count:,} pictures; expected calibration error {results.expected_calibration_error:.4f}", highlight=False
     )
 
 
 def print_fold(console: Console, so_far: Results) -> None:
-    """Prints how well the folds that are done have been read."""
+    """Prints the accuracy over the completed folds."""
     rate = so_far.sequence_accuracy
     interval = f"{rate.lower:.2%} to {rate.upper:.2%}"
     console.print(f"{so_far.example_count:,} pictures read: full sequence {_percent(rate)} ({interval})", highlight=False)
 
 
 def accuracy_as_json(results: Results) -> dict[str, object]:
-    """Returns what `print_accuracy` prints, for a script; a position that no label reaches is null."""
+    """Returns the figures of `print_accuracy` as a JSON tree. A position that no label reaches is None."""
     return {
         "example_count": results.example_count,
         "sequence_accuracy": dataclasses.asdict(results.sequence_accuracy),
@@ -128,7 +129,7 @@ def accuracy_as_json(results: Results) -> dict[str, object]:
 
 
 def print_answers(console: Console, answers: "Sequence[Answer]") -> None:
-    """Prints what the model reads in each file, and why one could not be read."""
+    """Prints text and confidence for each file, or the reason why it could not be read."""
     table = Table()
     for column in ("file", "text", "confidence"):
         table.add_column(column, overflow="fold")
@@ -141,12 +142,13 @@ def print_answers(console: Console, answers: "Sequence[Answer]") -> None:
 
 
 def print_retrainings(console: Console, retrainings: "Sequence[Retraining]", production: "Production | None") -> None:
-    """Prints a line a run, the newest last, and which model is in production."""
+    """Prints one line per run, newest last, and then the version in production."""
     if not retrainings:
         console.print("There are no runs yet. Start one with `captcha-pipeline run`.", highlight=False)
         return
-    table = Table(box=None, pad_edge=False, caption="% of pictures read whole, in brackets by the model in production until then")
-    for column in ("run", "why", "spans", "drift", "newest %", "golden %", "decision", "seconds"):
+    caption = "newest %, golden %: full-sequence accuracy on that set; in brackets, that of the production model at the time"
+    table = Table(box=None, pad_edge=False, caption=caption)
+    for column in ("run", "trigger", "spans", "drift", "newest %", "golden %", "decision", "seconds"):
         right = column in ("newest %", "golden %", "seconds")
         table.add_column(column, justify="right" if right else "left", overflow="fold", no_wrap=column == "run")
     for it in retrainings:
@@ -168,10 +170,11 @@ def _in_production(retrainings: "Sequence[Retraining]", production: "Production 
     from pipeline.runs.retraining import retraining_of
 
     if production is None:
-        return "nothing, there is no version in the serving folder"
-    copy = f", a copy of {production.original} that a rollback has made" if production.original != production.version else ""
+        return "no model, the serving folder has no version"
+    copy = f", a copy of {production.original} made by a rollback" if production.original != production.version else ""
     pushed_by = retraining_of(production, retrainings)
-    return f"version {production.version}{copy}, from " + (f"the run of {_time(pushed_by)}" if pushed_by else "none of these runs")
+    origin = f"from the run of {_time(pushed_by)}" if pushed_by else "not pushed by any of these runs"
+    return f"version {production.version}{copy}, {origin}"
 
 
 def _time(retraining: "Retraining") -> str:
@@ -186,7 +189,7 @@ def _against(comparison: SetResult | None) -> str:
 
 
 def print_trials(console: Console, trials: Sequence[Mapping[str, float]]) -> None:
-    """Prints a line a trial of a search, in the order given."""
+    """Prints one line per trial of a search, in the given order."""
     names = [name for name in trials[0] if name not in ("trial_id", "score")]
     table = Table(title="trials", title_justify="left")
     for column in (*names, "cross-entropy on eval"):
@@ -197,7 +200,7 @@ def print_trials(console: Console, trials: Sequence[Mapping[str, float]]) -> Non
 
 
 def print_garbage(console: Console, garbage: "Garbage", *, dry_run: bool) -> None:
-    """Prints what old runs have left, or had, how much room it takes, and what is not touched."""
+    """Prints the output of old runs that was removed, or would be removed, its size, and the unknown files that stay."""
     if garbage.leftovers:
         table = Table(box=None, pad_edge=False)
         table.add_column("would be removed" if dry_run else "removed", overflow="fold")
@@ -208,25 +211,25 @@ def print_garbage(console: Console, garbage: "Garbage", *, dry_run: bool) -> Non
         table.add_row("all", room(garbage.size))
         console.print(table)
     else:
-        console.print("There is nothing to remove: kept runs need all that is on record.", highlight=False)
+        console.print("Nothing to remove: kept runs need all output on record.", highlight=False)
     if garbage.unknown:
-        console.print("Left alone, as no run on record has made it:", highlight=False)
+        console.print("Kept, because no run on record made these files:", highlight=False)
         for path in garbage.unknown:
             console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def room(size: int) -> str:
-    """Returns a number of bytes in decimal units, such as "1.2 GB"."""
+    """Returns `size` bytes as text in decimal units, such as "1.2 GB"."""
     return rich.filesize.decimal(size)
 
 
 def print_lineage(console: Console, lineage: Lineage) -> None:
-    """Prints which spans and which executions made a version."""
-    console.print(f"Version {lineage.version} was made from these spans, by the SHA-256 of their manifest.json:", highlight=False)
+    """Prints the spans, the base model and the executions that made a version."""
+    console.print(f"Version {lineage.version} was made from these spans (with the SHA-256 of their manifest.json):", highlight=False)
     for number, checksum in lineage.spans.items():
         console.print(f"  {span_name(number)} {checksum}", highlight=False, soft_wrap=True)
     if lineage.base:
-        console.print(f"Its fit went on from version {lineage.base}.", highlight=False)
+        console.print(f"Its fit continued from version {lineage.base}.", highlight=False)
     if lineage.base_problem:
         console.print(lineage.base_problem, highlight=False, markup=False, soft_wrap=True)
     table = Table()
@@ -240,10 +243,10 @@ def print_lineage(console: Console, lineage: Lineage) -> None:
 
 
 def _print_sets(console: Console, sets: Mapping[str, SetResult]) -> None:
-    title = f"full sequence, against the model in production{' and the best so far' if BEST in sets else ''}"
+    title = f"full-sequence accuracy against the production model{' and the best model so far' if BEST in sets else ''}"
     table = Table(title=title, title_justify="left")
-    for column in ("pictures of", "number", "this model %", "that model %", "p"):
-        table.add_column(column, justify="left" if column == "pictures of" else "right")
+    for column in ("test set", "pictures", "this model %", "other model %", "p"):
+        table.add_column(column, justify="left" if column == "test set" else "right")
     for name, part in sets.items():
         rates = [_percent(rate).removesuffix(" %") if rate else "-" for rate in (part.candidate, part.production)]
         table.add_row(name, f"{part.count:,}", *rates, "-" if part.p_value is None else f"{part.p_value:.2g}")

@@ -1,7 +1,6 @@
-"""The trend: one HTML file over all the retrainings of a deployment, which needs nothing else, like the report of a run.
+"""The trend: one self-contained HTML file about all retrainings of a deployment.
 
-Every figure has one place a retraining, at the same distance
-from the left in all of them, so that a retraining is read down a column.
+All figures have one column per retraining, at the same horizontal position, so that a retraining can be read down the page.
 """
 
 import itertools
@@ -19,20 +18,27 @@ from pipeline.runs.outcomes import production as in_production
 from pipeline.runs.outcomes import retrainings as all_retrainings
 from pipeline.runs.retraining import Production, Retraining, retraining_of
 
-SETS: Final = ("golden set", "newest span")  # those shown; where there is neither, "all"
-MIN_ERROR_SCALE: Final = 0.01  # the axis of accuracy does not begin above 99 %: closer up, all is noise
-TICKS: Final = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # shares misread that may have a line
-TICK_DISTANCE: Final = 0.13  # at least, as a share of the axis
+SETS: Final = ("golden set", "newest span")  # test sets to show; "all" if there is neither
+MIN_ERROR_SCALE: Final = 0.01  # the axis of accuracy starts at 99 % or lower: a narrower range would show only noise
+TICKS: Final = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # misread shares that may get a grid line
+TICK_DISTANCE: Final = 0.13  # least distance of grid lines, as a share of the axis
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What is known of one retraining on one set. `place` is its number in the sequence, from 0; rates that are NaN are None."""
+    """The full-sequence accuracy of one retraining on one test set. Unknown rates are None.
+
+    Attributes:
+      place: number of the retraining, from 0.
+      candidate: rate of the candidate model.
+      before: rate of the model that was in production before.
+      after: rate of the model that was in production afterwards.
+    """
 
     place: int
     candidate: Rate | None
     before: Rate | None
-    after: Rate | None  # of the model that was in production afterwards
+    after: Rate | None
 
     @property
     def rates(self) -> list[Rate]:
@@ -40,25 +46,25 @@ class _Reading:
 
 
 def trend_page(config: Config) -> Path:
-    """Returns where the page over all runs lies: beside their reports."""
+    """Returns the path of the trend page, which is in the folder of the reports."""
     return Path(config.report_dir) / "trend.html"
 
 
 def write_trend_page(config: Config) -> Path:
-    """Writes the page over all runs, and returns where it is. Raises CaptchaPipelineError as `retrainings`."""
+    """Writes the trend page and returns its path. Raises CaptchaPipelineError as `pipeline.runs.outcomes.retrainings`."""
     path = trend_page(config)
     write_trend(config.name, all_retrainings(config), path, in_production(config))
     return path
 
 
 def write_trend(title: str, retrainings: Sequence[Retraining], path: Path, production: Production | None) -> None:
-    """Writes the page to `path` as UTF-8, whole or not at all, and makes the folder if need be.
+    """Writes the page to `path` as UTF-8. The file appears complete or not at all. Missing folders are created.
 
     Args:
-      title: of what is retrained, such as the name of the configuration.
-      retrainings: in the order in which they began.
+      title: title of the page, such as the name of the pipeline.
+      retrainings: in the order of their start.
       path: of the page.
-      production: the model in production now; None for none.
+      production: the current production model; None if there is none.
     """
     sets = [name for name in SETS if any(_readings(name, retrainings))] or ["all"]
     readings = {name: found for name in sets if (found := _readings(name, retrainings))}
@@ -78,7 +84,7 @@ def write_trend(title: str, retrainings: Sequence[Retraining], path: Path, produ
 
 
 def _rate_in_production(name: str, retrainings: Sequence[Retraining], production: Production | None) -> tuple[Rate, int] | None:
-    """The newest rate on a set that the model in production had, and the place of the retraining that measured it."""
+    """Returns the newest known rate of the production model on a test set, and the place of the retraining that measured it."""
     for place, it in reversed(list(enumerate(retrainings))):
         if production and name in it.sets and (rate := _known(production.rate(it.sets[name], it.fingerprint, it.baseline))):
             return rate, place
@@ -86,7 +92,7 @@ def _rate_in_production(name: str, retrainings: Sequence[Retraining], production
 
 
 def _readings(name: str, retrainings: Sequence[Retraining]) -> list[_Reading]:
-    """The retrainings with a figure on the set."""
+    """Returns the readings of all retrainings that have a rate on the test set `name`."""
     readings = []
     for place, retraining in enumerate(retrainings):
         if comparison := retraining.sets.get(name):
@@ -102,13 +108,13 @@ def _known(rate: Rate | None) -> Rate | None:
 
 
 def _error_scale(readings: Sequence[_Reading]) -> float:
-    """The share misread at the foot of the axis: every interval fits."""
+    """Returns the misread share at the bottom of the axis, chosen so that every interval fits."""
     largest = max(1 - rate.lower for reading in readings for rate in reading.rates)
     return min(filters.nice_ceiling(max(largest, MIN_ERROR_SCALE)), 1.0)
 
 
 def _ticks(scale: float) -> list[float]:
-    """The shares misread that have a line: both ends, and round ones between that are far enough from the others."""
+    """Returns the misread shares with a grid line: both ends of the axis, and round values that are far enough from other lines."""
     ticks = [0.0, scale]
     for share in TICKS:
         if share < scale and all(abs((share / scale) ** 0.5 - (tick / scale) ** 0.5) >= TICK_DISTANCE for tick in ticks):
@@ -117,7 +123,7 @@ def _ticks(scale: float) -> list[float]:
 
 
 def _drift(retrainings: Sequence[Retraining]) -> dict[str, list[tuple[int, float]]]:
-    """By measure, in the order in which they appear, the places of the retrainings and the distance over the threshold."""
+    """Returns, by measure, pairs of the retraining's place and its distance divided by the threshold. Measures appear in order of use."""
     measures = dict.fromkeys(itertools.chain.from_iterable(retraining.drift for retraining in retrainings))
     return {
         measure: [
@@ -130,5 +136,5 @@ def _drift(retrainings: Sequence[Retraining]) -> dict[str, list[tuple[int, float
 
 
 def _over(distance: float, threshold: float) -> float:
-    """A threshold of 0 lets nothing differ at all."""
+    """Returns distance divided by threshold. With a threshold of 0 any distance is infinitely far above it."""
     return distance / threshold if threshold else math.inf if distance else 0.0

@@ -1,1 +1,1 @@
-"""Where the graph runs."""
+"""Runs the graph: on this machine, on other engines of Beam, or on Kubeflow Pipelines."""

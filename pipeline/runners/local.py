@@ -1,4 +1,4 @@
-"""Runs the graph on this machine, one run at a time, and tells what happened."""
+"""Runs the graph on this machine, one run at a time, and reports its steps."""
 
 import contextlib
 import json
@@ -34,36 +34,36 @@ OnStep = Callable[[str, Literal["running", "finished"]], None]
 
 
 def run(config: Config, on_step: OnStep, trigger: str = "by hand", attempt: int = 0) -> history.RunRecord:
-    """Runs the pipeline; steps whose inputs, configuration and code are unchanged are reused from an earlier run.
+    """Runs the pipeline. Steps with unchanged inputs, configuration and code reuse the results of an earlier run.
 
     Args:
-      config: what to run.
-      on_step: told the name of each step when it starts and when it is finished.
-      trigger: why, for the record.
+      config: the configuration.
+      on_step: called with the name of each step and "running" when it starts, "finished" when it has finished.
+      trigger: why the run is started, for the record.
       attempt: see `pipeline.runs.fingerprint.Surroundings`.
 
     Returns:
-      What ML Metadata recorded of the run.
+      The record of the run in ML Metadata.
 
     Raises:
-      CaptchaPipelineError: another run is under way, a step found something that the user must mend, or a disk cannot be written.
+      CaptchaPipelineError: another run is in progress, a step found a problem that the user must fix, or a disk cannot be written.
     """
     serving_dir.check(config.serving_dir)
     return _run(config, partial(create_pipeline, parameters=RunParameters.of(config)), on_step, trigger, attempt)
 
 
 def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict[str, float]]:
-    """Searches for better hyperparameters than the configuration's, and leaves the best where `load_config` finds them.
+    """Searches for better hyperparameters than the configuration's, and saves the best where `load_config` finds them.
 
     Args:
-      config: as the user wrote it, see `load_config`: what it sets is not searched.
-      trials: fits.
-      epochs: of each fit, 0 for as many as suit the number of pictures.
+      config: the configuration as the user wrote it, see `load_config`. Values that it sets are not searched.
+      trials: the number of fits.
+      epochs: the epochs of each fit; 0 for as many as suit the number of pictures.
       on_step: as for `run`.
 
     Returns:
-      The trials, the best first: the value of each hyperparameter, and `score`, the cross-entropy on the eval split that it is
-      judged by, see `components.training.tuner_fn.tuner_fn`.
+      The trials, the best first: the value of each hyperparameter, and `score`, the cross-entropy on the eval split that ranks the
+      trials, see `components.training.tuner_fn.tuner_fn`.
 
     Raises:
       CaptchaPipelineError: as `run`.
@@ -73,7 +73,7 @@ def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict
     found = sorted(json.loads(results.read_text(encoding="utf-8")), key=lambda trial: trial["score"])
     best = {name: value for name, value in found[0].items() if name in Hyperparameters.model_fields}
     length = f" of {epochs} epochs" if epochs else ""
-    text = f"# By captcha-pipeline tune: the best of {trials} trials{length}, cross-entropy on eval {found[0]['score']:.4f}.\n"
+    text = f"# Written by captcha-pipeline tune: the best of {trials} trials{length}, cross-entropy on eval {found[0]['score']:.4f}.\n"
     write_whole(Path(config.tuned_path), text + yaml.safe_dump({"trainer": best}))
     return found
 
@@ -82,13 +82,13 @@ def _run(
     config: Config, create: Callable[[Config, Surroundings], pipeline.Pipeline], on_step: OnStep, trigger: str, attempt: int
 ) -> history.RunRecord:
     folder = Path(config.metadata_path).parent
-    busy = f"Another run (process {{}}) is at work in {folder}. Wait for it, or give this one another folder with --set root=…"
+    busy = f"Another run (process {{}}) is in progress in {folder}. Wait for its end, or choose another folder with --set root=FOLDER."
     with writing_in(config.root, config.serving_dir), locked(Path(config.run_lock), busy):
         history.mark_interrupted(config.metadata_path)
         graph = create(config, look_around(config, attempt))
         engines = {step.id: config.beam.of(step.id) for step in graph.components if isinstance(step, BaseBeamComponent)}
         elsewhere = {step: str(engine) for step, engine in engines.items() if engine.runner != LOCAL}
-        run_id = datetime.now().isoformat()  # as TFX names them
+        run_id = datetime.now().isoformat()  # the names that TFX gives
         configuration = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
         log_to(log_path(config))
@@ -97,11 +97,11 @@ def _run(
                 _Runner(run_id, partial(history.begin, config.metadata_path, run_id, trigger, elsewhere, configuration)).run(graph)
             except BaseException as error:
                 history.mark_interrupted(config.metadata_path)
-                # Beam's words for any engine that is elsewhere.
+                # Beam's message for a failed job on any remote engine.
                 if failed := re.match(r"Pipeline \S+ failed in state (\w+)", str(error)):
                     raise CaptchaPipelineError(
-                        f"A job on another engine ended as {failed.group(1)}: {reason_of(str(error))}. All that was said is in "
-                        f"{log_path(config)}; the next run takes up after the last complete step."
+                        f"A job on another engine ended in state {failed.group(1)}: {reason_of(str(error))}. The full output is in "
+                        f"{log_path(config)}. The next run resumes after the last completed step."
                     ) from None
                 raise
         record = history.latest_run(config.metadata_path)
@@ -110,12 +110,12 @@ def _run(
 
 
 def log_path(config: Config) -> Path:
-    """Where everything that the libraries log during a run is written."""
+    """Returns the path of the log file that gets everything that the libraries log during a run."""
     return Path(config.root) / config.name / "run.log"
 
 
 class _Runner(LocalDagRunner):
-    """TFX's runner, but the run has a name that is given, and `begin` is called when it is about to be put on record."""
+    """TFX's runner, with a given name for the run. It calls `begin` just before TFX records the run."""
 
     def __init__(self, run_id: str, begin: Callable[[], None]):
         super().__init__()
@@ -129,7 +129,7 @@ class _Runner(LocalDagRunner):
 
 
 class _StepListener(logging.Handler):
-    """LocalDagRunner has no callbacks; it says in two log records which step starts and which has ended."""
+    """Calls `on_step` for two log records of LocalDagRunner, which has no callbacks but logs the start and the end of each step."""
 
     def __init__(self, on_step: OnStep):
         super().__init__(logging.INFO)

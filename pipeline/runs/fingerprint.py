@@ -1,4 +1,4 @@
-"""What the outcome of a run depends on besides its configuration. Looking does not import TensorFlow."""
+"""The inputs of a run besides its configuration. Reading them does not import TensorFlow."""
 
 import dataclasses
 import hashlib
@@ -13,14 +13,14 @@ from pipeline.config.config import Config
 
 @dataclasses.dataclass(frozen=True)
 class Surroundings:
-    """What a run's outcome depends on besides its configuration: without it TFX would reuse what is out of date.
+    """The inputs that decide a run's outcome besides its configuration. Without them, TFX would reuse outdated results.
 
     Attributes:
-      spans: names the content of the window of spans, and the state of its files.
-      production: names the pushed models that a new one is compared with, and goes on from.
-      attempt: how often the same has been fitted before: 0 but where that is asked for.
-      digests: by step, a hash of its code and of the libraries.
-      recipe: of the model, see `components.base.recipe`; "" where the pipeline is compiled, and a step works it out.
+      spans: identifies the content of the window of spans and the state of its files.
+      production: identifies the pushed models that a new model is compared with and continues from.
+      attempt: the number of earlier fits with the same data, configuration and code; 0 unless another model was requested.
+      digests: a hash of the code and the libraries of each step, by step.
+      recipe: the recipe of the model, see `components.base.recipe`; "" in a compiled pipeline, where a step computes it.
     """
 
     spans: str
@@ -31,15 +31,19 @@ class Surroundings:
 
 
 def look_around(config: Config, attempt: int = 0) -> Surroundings:
-    """Returns what the outcome of a run with this configuration depends on now. `attempt`: see Surroundings.
+    """Returns the inputs of a run with this configuration, as they are now.
+
+    Args:
+      config: the configuration.
+      attempt: see `Surroundings`.
 
     Raises:
-      CaptchaPipelineError: there is no span to train on, or one is not whole.
+      CaptchaPipelineError: no span to train on exists, or a span is incomplete.
     """
     window = config.data.read_window()
     made_by = recipe(model_settings(config), window.digest, config.trainer.epochs_parameter, attempt)
     pushed = latest_pushed(config.serving_dir, made_by, config.captcha)
-    # By what it was made from: a rollback puts the same model there again, as another version.
+    # The fingerprint rather than the version: a rollback pushes the same model again as a new version.
     production = (pushed.fingerprint or str(pushed.version)) if pushed else "none"
     if bests := best_on_golden_sets(config.serving_dir, made_by):
         production += " " + hashlib.sha256(golden.to_json(bests).encode()).hexdigest()[:16]
@@ -47,10 +51,10 @@ def look_around(config: Config, attempt: int = 0) -> Surroundings:
 
 
 def model_settings(config: Config) -> str:
-    """Returns the parts of a configuration that decide what the model is, as JSON, for `components.base.recipe.recipe`.
+    """Returns the parts of a configuration that determine the model, as JSON, for `components.base.recipe.recipe`.
 
-    Which spans are read, and where they lie, is not among them, as their content is what counts; nor are the epochs, which a run of a
-    compiled pipeline may set.
+    They leave out the choice and the folder of the spans, because only the content of the spans counts, and the epochs, because a run of
+    a compiled pipeline may set them.
     """
     parts = {
         "captcha": config.captcha.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""What ML Metadata knows of the runs: their steps, and what they made."""
+"""The runs on record in ML Metadata, with their steps and outputs."""
 
 import json
 from collections.abc import Mapping
@@ -27,14 +27,14 @@ from pipeline.runs.metadata import (
     value_of,
 )
 
-# "running": neither finished nor marked, so either under way or killed with no run since.
+# "running": neither finished nor marked. The step still runs, or it was killed and no later run has marked it yet.
 State = Literal["done", "cached", "failed", "interrupted", "running"]
 
-_INTERRUPTED: Final = "interrupted"  # the custom property that tells a killed step from one that failed by itself
-_TRIGGER: Final = "trigger"  # on the context of a run
-_ENGINES: Final = "engines"  # likewise: in JSON, by step
-_CONFIGURATION: Final = "configuration"  # likewise: in YAML
-SEARCH: Final = "a search"  # the trigger of a search for hyperparameters
+_INTERRUPTED: Final = "interrupted"  # the custom property that distinguishes a killed step from a failed one
+_TRIGGER: Final = "trigger"  # custom property of a run's context
+_ENGINES: Final = "engines"  # custom property of a run's context: JSON, by step
+_CONFIGURATION: Final = "configuration"  # custom property of a run's context: YAML
+SEARCH: Final = "a search"  # the trigger of a hyperparameter search
 _UNFINISHED: Final = (pb.Execution.NEW, pb.Execution.RUNNING)
 _STATES: Final[Mapping[int, State]] = {
     pb.Execution.COMPLETE: "done",
@@ -48,9 +48,13 @@ _STATES: Final[Mapping[int, State]] = {
 class StepRecord:
     """One step of one run.
 
-    `seconds` runs from the step's registration to its end; None while it runs and where it was killed, as nobody saw the end.
-    `outputs` holds the URIs under each output's name; a step that did not finish has none. `engine` is what the step ran on, "" for
-    this machine, and where it was reused.
+    Attributes:
+      node: the name of the step.
+      state: the state of the step.
+      seconds: the time from the step's registration to its end; None for a step that still runs or was killed, because its end is unknown.
+      execution_id: the ID of its execution in ML Metadata.
+      outputs: the URIs of each output, by output name; empty for an unfinished step.
+      engine: the engine that the step ran on; "" for this machine and for a step that was reused.
     """
 
     node: str
@@ -63,15 +67,22 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run of the pipeline, its steps in the order in which they ran.
+    """One run of the pipeline. components/base/recipe.py defines recipe and fingerprint.
 
-    `pushed_version` is the version that the run's Pusher stands for: where that step was cached, the one pushed before. None
-    where nothing was pushed. `blessed` is None where no Evaluator finished. `recipe` is that of the model, None where the run did not come
-    as far as the search for a baseline; `fingerprint` is the model's, None where no Trainer finished; `baseline` is the fingerprint of the
-    model in production that it was compared with, None for none (components/base/recipe.py says what these are). `spans` are those that
-    ExampleGen read. `trigger` says why the run was started, "" where that is not on record; `attempt` is how often the same had been
-    fitted before. `base_problem` says why the fit could not go on from the model in production, or only in part, "" for no reason.
-    `configuration` is all of it, in YAML; "" where it is not on record, as of earlier releases.
+    Attributes:
+      run_id: the name of the run.
+      started: the time of its start, in UTC.
+      steps: its steps, in the order in which they ran.
+      pushed_version: the version that its Pusher pushed, or an earlier version if the Pusher was cached; None if nothing was pushed.
+      blessed: whether the model was blessed; None if no Evaluator finished.
+      recipe: the recipe of the model; None if the run did not reach the step LatestPushedModel.
+      fingerprint: the fingerprint of the model; None if no Trainer finished.
+      spans: the numbers of the spans that ExampleGen read.
+      baseline: the fingerprint of the production model that the model was compared with; None if there was none.
+      trigger: why the run was started; "" if that is not on record.
+      attempt: the number of earlier fits with the same data, configuration and code.
+      base_problem: why the fit could not continue from the production model, or only in part; "" if there was no problem.
+      configuration: the whole configuration, in YAML; "" if it is not on record, as in earlier releases.
     """
 
     run_id: str
@@ -90,29 +101,29 @@ class RunRecord:
 
     @property
     def is_search(self) -> bool:
-        """Whether this is a search for hyperparameters, which makes no model."""
+        """Whether this is a hyperparameter search, which makes no model."""
         return self.trigger == SEARCH or any(step.node == "Tuner" for step in self.steps)
 
     @property
     def is_complete(self) -> bool:
-        """Whether every step finished, the Pusher included, whether or not the model was blessed."""
+        """Whether every step finished, including the Pusher, with or without a blessed model."""
         return all(step.state in ("done", "cached") for step in self.steps) and any("pushed_model" in step.outputs for step in self.steps)
 
     def state_of(self, node: str) -> State | None:
-        """Returns how far step `node` has come; None if it did not begin."""
+        """Returns the state of step `node`; None if it did not start."""
         return next((step.state for step in self.steps if step.node == node), None)
 
     def artifact_uri(self, node: str, key: str) -> str | None:
-        """Returns where the output `key` of step `node` lies; None if the step did not run, did not finish, or has no such output."""
+        """Returns the URI of output `key` of step `node`; None if the step did not run, did not finish, or has no such output."""
         uris = next((step.outputs.get(key, ()) for step in self.steps if step.node == node), ())
         return uris[0] if uris else None
 
 
 def runs(metadata_path: str | Path) -> list[RunRecord]:
-    """Returns every run, the newest last; none where there is no metadata file.
+    """Returns all runs, oldest first; an empty list if the metadata file does not exist.
 
     Raises:
-      CaptchaPipelineError: the file is not ML Metadata's, or another process has it locked.
+      CaptchaPipelineError: the file is not ML Metadata's, or another process has locked it.
     """
     store = open_store(metadata_path)
     if store is None:
@@ -122,7 +133,7 @@ def runs(metadata_path: str | Path) -> list[RunRecord]:
 
 
 def latest_run(metadata_path: str | Path) -> RunRecord | None:
-    """Returns the newest run; None where there is none.
+    """Returns the newest run; None if there is none.
 
     Raises:
       CaptchaPipelineError: as `runs`.
@@ -136,29 +147,29 @@ def latest_complete_run(metadata_path: str | Path) -> RunRecord:
     """Returns the newest complete run.
 
     Raises:
-      CaptchaPipelineError: there is none, or as `runs`.
+      CaptchaPipelineError: no run is complete, or as `runs`.
     """
     for run in reversed(runs(metadata_path)):
         if run.is_complete:
             return run
-    raise CaptchaPipelineError(f"{metadata_path} knows of no run that is complete. Start one with `captcha-pipeline run`.")
+    raise CaptchaPipelineError(f"{metadata_path} has no complete run. Start one with `captcha-pipeline run`.")
 
 
 def begin(metadata_path: str | Path, run_id: str, trigger: str, engines: Mapping[str, str], configuration: str) -> None:
-    """Puts a run on record before TFX does, which finds it there: a run that is killed has then said what it was.
+    """Records a run before TFX does, so that a run that is killed early is on record with its details. TFX reuses the record.
 
     Args:
-      metadata_path: of ML Metadata's SQLite file, which is made if it is missing.
+      metadata_path: ML Metadata's SQLite file; created if missing.
       run_id: the name of the run.
-      trigger: why it is started; SEARCH for a search for hyperparameters.
-      engines: by step, the engine that it runs on, where that is not this machine.
-      configuration: all of it, in YAML.
+      trigger: why it is started; SEARCH for a hyperparameter search.
+      engines: the engine of each step that does not run on this machine, by step.
+      configuration: the whole configuration, in YAML.
 
     Raises:
       CaptchaPipelineError: as `runs`.
     """
     store = open_store(metadata_path, create=True)
-    assert store is not None, "it is made"
+    assert store is not None, "open_store creates it"
     context = pb.Context(type_id=store.put_context_type(pb.ContextType(name=RUN_TYPE)), name=run_id)
     for name, value in ((_TRIGGER, trigger), (_ENGINES, json.dumps(engines)), (_CONFIGURATION, configuration)):
         context.custom_properties[name].string_value = value
@@ -166,9 +177,9 @@ def begin(metadata_path: str | Path, run_id: str, trigger: str, engines: Mapping
 
 
 def mark_interrupted(metadata_path: str | Path) -> int:
-    """Sets to FAILED what a killed process left as running, and returns how many executions that were.
+    """Sets the executions that a killed process left as running to FAILED, and returns their number.
 
-    Call it only while holding the run lock: it cannot tell a dead process from a live one.
+    Call it only while holding the run lock, because it cannot tell a dead process from a live one.
 
     Raises:
       CaptchaPipelineError: as `runs`.
@@ -216,7 +227,7 @@ def _run(store: metadata_store.MetadataStore, context: pb.Context, nodes: Mappin
         ),
         pushed_version=versions[-1] if versions else None,
         blessed=all(blessings) if blessings else None,
-        # Earlier releases had one name for recipe and fingerprint, and gave it to the Trainer.
+        # Earlier releases had one value for recipe and fingerprint, a property of the Trainer.
         recipe=_text(left, "LatestPushedModel", RECIPE) or _text(given, "Trainer", FINGERPRINT),
         fingerprint=_text(left, "Trainer", FINGERPRINT) or _text(given, "Trainer", FINGERPRINT),
         baseline=_text(left, "LatestPushedModel", FINGERPRINT),

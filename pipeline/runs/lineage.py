@@ -1,4 +1,4 @@
-"""From a pushed version back to the spans that it was made from."""
+"""Traces a pushed version back to the spans that it was made from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from pipeline.runs.metadata import (
 
 @dataclass(frozen=True)
 class LineageStep:
-    """An execution that took part in making a model: the one that did the work, not those that found it cached."""
+    """An execution that helped to make a model: the one that did the work, not a later one that reused its cached result."""
 
     node: str
     run_id: str
@@ -36,15 +36,19 @@ class LineageStep:
     finished: datetime
     properties: Mapping[str, Property]
     outputs: Mapping[str, tuple[str, ...]]
-    removed: bool  # the outputs, by `pipeline.garbage.collect`
+    removed: bool  # whether `pipeline.garbage.collect` has removed the outputs
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """From which spans, and by which executions, a pushed version came to be. `steps` follow the data, the Pusher last.
+    """The spans and the executions that a pushed version was made from.
 
-    `spans` holds, by number, the checksum of each span's manifest. `base` is the version that its fit went on from, None where it started
-    from nothing. `base_problem` says why it could not go on from the model in production, or only in part; "" for no reason.
+    Attributes:
+      version: the pushed version.
+      spans: the checksum of each span's manifest, by span number.
+      steps: the executions in the order of the data, the Pusher last.
+      base: the version that the fit continued from; None if it started from scratch.
+      base_problem: why the fit could not continue from the production model, or only in part; "" if there was no problem.
     """
 
     version: str
@@ -55,7 +59,7 @@ class Lineage:
 
 
 def lineage(metadata_path: str | Path, version: str) -> Lineage:
-    """Follows a pushed version back through the events to the spans it was trained on.
+    """Traces a pushed version back through the events to the spans it was trained on.
 
     Raises:
       CaptchaPipelineError: no run pushed that version, or as `runs`.
@@ -63,7 +67,7 @@ def lineage(metadata_path: str | Path, version: str) -> Lineage:
     store = open_store(metadata_path)
     pushed = {} if store is None else {v: a for a in store.get_artifacts_by_type("PushedModel") if (v := pushed_version(a))}
     if store is None or version not in pushed:
-        known = f"It knows {', '.join(pushed)}." if pushed else "It knows of no pushed model."
+        known = f"The recorded versions are {', '.join(pushed)}." if pushed else "It records no pushed model."
         raise CaptchaPipelineError(f"{metadata_path} has no record of version {version}. {known} `captcha-pipeline runs` lists the runs.")
     nodes = node_names(store)
     run_ids = {execution.id: context.name for context in run_contexts(store) for execution in store.get_executions_by_context(context.id)}
@@ -96,24 +100,24 @@ def lineage(metadata_path: str | Path, version: str) -> Lineage:
         for event in events
         if not is_output(event) and event.path.steps[0].key == "base_model"
     ]
-    # None for a fit of an earlier release: that went on from what it was given, if it could.
+    # None for a fit of an earlier release, which continued from the given model if it could.
     fitted = next((it.custom_properties for it in artifacts.values() if WARM_START in it.custom_properties), None)
     return Lineage(
         version=version,
         spans=dict(sorted(spans.items())),
         steps=steps,
-        # What LatestPushedModel had for the fit may have been no model.
+        # An artifact of LatestPushedModel may have no model, and then has an empty version.
         base=next(filter(None, bases), None) if fitted is None or value_of(fitted[WARM_START]) else None,
         base_problem=str(value_of(fitted[BASE_PROBLEM])) if fitted is not None else "",
     )
 
 
 def _ancestors(store: metadata_store.MetadataStore, artifact: pb.Artifact) -> list[pb.Execution]:
-    """The executions that made the artifact, those that made their inputs, and so on, oldest first."""
+    """Returns the executions that made the artifact, those that made their inputs, and so on, oldest first."""
     found: dict[int, pb.Execution] = {}
     wanted, seen = [artifact.id], {artifact.id}
     while wanted:
-        # A cached execution has output events on the very artifacts of the one that made them; only that one is COMPLETE.
+        # A cached execution has output events on the same artifacts as the execution that made them. Only the latter is COMPLETE.
         producers = {event.execution_id for event in store.get_events_by_artifact_ids(wanted) if is_output(event)} - found.keys()
         executions = [e for e in store.get_executions_by_id(producers) if e.last_known_state == pb.Execution.COMPLETE]
         found |= {execution.id: execution for execution in executions}

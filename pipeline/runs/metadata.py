@@ -1,4 +1,4 @@
-"""What the records of runs are read with: ML Metadata's store, and what TFX and this pipeline's steps have put into it."""
+"""Reads the records of runs from ML Metadata's store: the properties that TFX and the steps of this pipeline write."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,45 +14,45 @@ from components.base.errors import CaptchaPipelineError
 
 Property = str | int | float
 
-RUN_TYPE: Final = "pipeline_run"  # TFX's, of the context of a run
-_SPANS: Final = "spans"  # on the examples artifact: a JSON list of span numbers
-_CHECKSUMS: Final = "span_checksums"  # likewise: of their manifests
+RUN_TYPE: Final = "pipeline_run"  # TFX's type of a run's context
+_SPANS: Final = "spans"  # property of the examples artifact: a JSON list of span numbers
+_CHECKSUMS: Final = "span_checksums"  # property of the examples artifact: a JSON list of the checksums of their manifests
 
 
 def open_store(metadata_path: str | Path, *, create: bool = False) -> metadata_store.MetadataStore | None:
-    """Opens ML Metadata's SQLite file; None where there is none, unless it is to be made.
+    """Opens ML Metadata's SQLite file; returns None if the file does not exist and `create` is not set.
 
     Raises:
-      CaptchaPipelineError: the file is not ML Metadata's, another process has it locked, or the disk cannot be written.
+      CaptchaPipelineError: the file is not ML Metadata's, another process has locked it, or the disk cannot be written.
     """
     if not create and not Path(metadata_path).is_file():
         return None
     config = pb.ConnectionConfig()
     config.sqlite.filename_uri = str(metadata_path)
-    # Read-only will not do: a process killed while it made the file leaves one without tables, and those are then made here.
+    # Not read-only: a process killed while it created the file leaves it without tables, which are then created here.
     modes = pb.SqliteMetadataSourceConfig
     config.sqlite.connection_mode = modes.READWRITE_OPENCREATE if create else modes.READWRITE
     try:
         with writing_in(Path(metadata_path).parent):
             return metadata_store.MetadataStore(config)
     except (errors.StatusError, RuntimeError) as error:
-        # MLMD has no error of its own for a lock that it could not get in about 20 seconds; it says so in the text alone.
+        # MLMD has no error class for a lock that it did not get within about 20 seconds. Only the error's text says so.
         locked = "Concurrent writes aborted" in str(error)
         raise CaptchaPipelineError(
-            f"{metadata_path} is locked by another process. Try again when that is done."
+            f"{metadata_path} is locked by another process. Try again when that process has finished."
             if locked
-            else f"{metadata_path} cannot be read as ML Metadata: {error}. Move it away to start a new history; pushed models stay."
+            else f"{metadata_path} cannot be read as ML Metadata: {error}. Move it away to start a new history; pushed models are kept."
         ) from None
 
 
 def run_contexts(store: metadata_store.MetadataStore) -> list[pb.Context]:
-    """Returns the contexts of all runs, the newest last."""
-    # By number, not by time: the clock may have been set back between two of them.
+    """Returns the contexts of all runs, oldest first."""
+    # By ID, not by time: the clock may have been set back between two runs.
     return sorted(store.get_contexts_by_type(RUN_TYPE), key=lambda context: context.id)
 
 
 def node_names(store: metadata_store.MetadataStore) -> dict[int, str]:
-    """Returns the node id of each execution. TFX puts it into a context named PIPELINE.NODE, and into no property."""
+    """Returns the node ID of each execution, by execution ID. TFX stores it only in the name of a context, PIPELINE.NODE."""
     return {
         execution.id: context.name.partition(".")[2]
         for context in store.get_contexts_by_type("node")
@@ -61,19 +61,19 @@ def node_names(store: metadata_store.MetadataStore) -> dict[int, str]:
 
 
 def events_of(store: metadata_store.MetadataStore, executions: Iterable[pb.Execution]) -> list[pb.Event]:
-    """Returns the inputs and outputs of executions."""
+    """Returns the input and output events of executions."""
     ids = [execution.id for execution in executions]
     return store.get_events_by_execution_ids(ids) if ids else []
 
 
 def artifacts_of(store: metadata_store.MetadataStore, events: Iterable[pb.Event]) -> dict[int, pb.Artifact]:
-    """Returns by number the artifacts that events are about."""
+    """Returns the artifacts of events, by artifact ID."""
     ids = sorted({event.artifact_id for event in events})
     return {artifact.id: artifact for artifact in (store.get_artifacts_by_id(ids) if ids else [])}
 
 
 def output_uris(execution_id: int, events: Iterable[pb.Event], artifacts: Mapping[int, pb.Artifact]) -> dict[str, tuple[str, ...]]:
-    """Returns by name of the output where an execution has left its artifacts."""
+    """Returns the URIs of the artifacts that an execution wrote, by output name."""
     outputs: dict[str, tuple[str, ...]] = {}
     for event in events:
         if event.execution_id == execution_id and is_output(event):
@@ -83,12 +83,12 @@ def output_uris(execution_id: int, events: Iterable[pb.Event], artifacts: Mappin
 
 
 def is_output(event: pb.Event) -> bool:
-    """Whether an event tells of an output; else it tells of an input."""
+    """Whether an event is about an output; otherwise it is about an input."""
     return event.type == pb.Event.OUTPUT
 
 
 def pushed_version(artifact: pb.Artifact) -> str | None:
-    """Returns the version that a PushedModel artifact stands for; None where nothing was pushed, and for other artifacts."""
+    """Returns the version of a PushedModel artifact; None if nothing was pushed, and for other artifacts."""
     properties = artifact.custom_properties
     if artifact.type != "PushedModel" or "pushed_version" not in properties:
         return None
@@ -96,7 +96,7 @@ def pushed_version(artifact: pb.Artifact) -> str | None:
 
 
 def spans_of(artifact: pb.Artifact) -> Mapping[int, str]:
-    """Returns by number the checksums of the spans that CaptchaExampleGen read for an artifact; "" for one that is not on record."""
+    """Returns the checksums of the spans that CaptchaExampleGen read, by span number; "" for a checksum that is not on record."""
     if artifact.type != "Examples" or _SPANS not in artifact.custom_properties:
         return {}
     numbers, checksums = (json.loads(artifact.custom_properties[name].string_value or "[]") for name in (_SPANS, _CHECKSUMS))
@@ -104,11 +104,11 @@ def spans_of(artifact: pb.Artifact) -> Mapping[int, str]:
 
 
 def time_of(milliseconds: int) -> datetime:
-    """Returns the time that ML Metadata counts from 1970, in UTC."""
+    """Converts ML Metadata's milliseconds since 1970 to a time in UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, tz=timezone.utc)
 
 
 def value_of(value: pb.Value) -> Property:
-    """Returns what a property holds; "" for one that is not there."""
+    """Returns the value of a property; "" if it is not set."""
     field = value.WhichOneof("value")
     return getattr(value, field) if field in ("int_value", "double_value", "string_value") else ""

@@ -1,4 +1,4 @@
-"""Looks at new spans before anything is trained: whether they are unlike the others, and whether the model in production reads them."""
+"""Checks new spans before any training: whether they have drifted from the others, and whether the production model reads them."""
 
 import dataclasses
 import json
@@ -17,26 +17,29 @@ from pipeline.config.config import Config
 from pipeline.runs.history import RunRecord
 from pipeline.runs.outcomes import read_badly
 
-# Of each split of a span about as many are looked at: the distances of two such samples of the same pictures are some hundredths.
+# The approximate number of pictures sampled from each split of a span. Two samples of this size from the same pictures have distances of
+# a few hundredths.
 _SAMPLE = 2_000
 
 
 def what_is_unlike(config: Config, last: RunRecord, new: Sequence[int]) -> str:
-    """Returns which new span has drifted, or is read badly, and by how much; "" if none. An answer is kept until something else is new.
+    """Returns in words which new spans have drifted or are read badly, and by how much; "" if there are none.
+
+    The answer is cached on disk until the window, the production model or the thresholds change.
 
     Args:
-      config: of the pipeline; its section `drift` has the thresholds, `retraining` the floor.
-      last: the last complete run, which knows the other spans.
-      new: numbers of spans that it has not seen.
+      config: the configuration; its section `drift` has the thresholds, `retraining` the minimum accuracy.
+      last: the last complete run, which has the profiles of the other spans.
+      new: the numbers of the spans that this run has not seen.
 
     Raises:
-      CaptchaPipelineError: a span is not whole.
+      CaptchaPipelineError: a span is incomplete.
     """
     window = config.data.read_window()
     production = next(iter(versions(config.serving_dir)), None)
     asked = [window.as_of, production and production.version, config.drift.model_dump(), config.retraining.model_dump()]
     kept = Path(config.root) / config.name / "looked.json"
-    if kept.exists() and (answer := read_json(kept, "Remove it: the new spans are then looked at again."))["asked"] == asked:
+    if kept.exists() and (answer := read_json(kept, "Remove it: the new spans are then checked again."))["asked"] == asked:
         return str(answer["words"])
     words = "; ".join(filter(None, (_look(config, last, span, production is not None) for span in window.spans if span.number in new)))
     write_whole(kept, json.dumps({"asked": asked, "words": words}))
@@ -62,10 +65,10 @@ def _look(config: Config, last: RunRecord, span: Span, has_model: bool) -> str:
 
 
 def profile_of(config: Config, span: Span) -> Profile:
-    """Returns what a sample of a span's pictures and labels is like, as CaptchaExampleGen would count it.
+    """Returns the profile of a sample of a span's pictures and labels, as CaptchaExampleGen would count it.
 
     Raises:
-      CaptchaPipelineError: a shard is missing, or not as its manifest says.
+      CaptchaPipelineError: a shard is missing, or differs from its manifest.
     """
     check, profile = CheckShard(config.captcha, config.data.picture_rules), Profile()
     for shard in shards_of(span):

@@ -1,4 +1,4 @@
-"""What each run came to, from the records that its steps left. No TensorFlow: `retrain`, `runs` and the trend page look here."""
+"""The outcome of each run, from the records that its steps wrote. It imports no TensorFlow, for `retrain`, `runs` and the trend page."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,18 @@ from pipeline.runs import history
 from pipeline.runs.history import RunRecord
 from pipeline.runs.retraining import Decision, Production, Retraining
 
-FIGURES: Final = frozenset({SUMMARY_FILE, DRIFT_FILE, JUDGEMENT_FILE})  # what is read here of the artifacts of old runs
+FIGURES: Final = frozenset({SUMMARY_FILE, DRIFT_FILE, JUDGEMENT_FILE})  # the files that are read here from the artifacts of old runs
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the Evaluator made of a run's model: what kept it from being pushed, what else to know, and how the sets were read."""
+    """The Evaluator's judgement of a run's model.
+
+    Attributes:
+      failures: the reasons that kept the model from being pushed.
+      warnings: further remarks on its figures.
+      sets: the result on each set of pictures, by the set's name.
+    """
 
     failures: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -29,22 +35,22 @@ class Judgement:
 
 
 def judgement(run: RunRecord) -> Judgement | None:
-    """Returns what the Evaluator made of a run's model; None where that is not on record."""
+    """Returns the Evaluator's judgement of a run's model; None if it is not on record."""
     found = _left(run, "CaptchaEvaluator", "evaluation", JUDGEMENT_FILE)
     if found is None:
         return None
     sets = {name: SetResult.from_json(entry) for name, entry in found["sets"].items()}
-    return Judgement(tuple(found["failures"]), tuple(found.get("warnings", ())), sets)  # earlier releases warned of nothing
+    return Judgement(tuple(found["failures"]), tuple(found.get("warnings", ())), sets)  # earlier releases wrote no warnings
 
 
 def drift(run: RunRecord) -> dict[str, Any] | None:
-    """Returns what DriftGate found, as `components.data.drift.describe` does; None where that is not on record."""
+    """Returns the result of DriftGate, in the form of `components.data.drift.describe`; None if it is not on record."""
     found: dict[str, Any] | None = _left(run, "DriftGate", "anomalies", DRIFT_FILE)
     return found
 
 
 def retrainings(config: Config) -> list[Retraining]:
-    """Returns the runs that did anything, oldest first: not those in which all was cached, and no searches for hyperparameters.
+    """Returns the runs that did some work, oldest first: no run with all steps cached, and no hyperparameter search.
 
     Raises:
       CaptchaPipelineError: the record of the runs cannot be read.
@@ -58,29 +64,29 @@ def retrainings(config: Config) -> list[Retraining]:
 
 
 def production(config: Config) -> Production | None:
-    """Returns which model is in production: the newest version in the serving folder, whoever has put it there; None for none."""
+    """Returns the production model: the newest version in the serving folder, whoever put it there; None if there is none."""
     newest = next(iter(versions(config.serving_dir)), None)
     return Production(str(newest.version), str(newest.original), newest.fingerprint) if newest else None
 
 
 def accuracy_in_production(config: Config, run: RunRecord) -> Rate | None:
-    """Returns the full-sequence accuracy on the newest span of the model that is in production; None where a run did not measure it."""
+    """Returns the production model's full-sequence accuracy on the newest span; None if the run did not measure it."""
     newest = _with_newest(judged.sets).get(NEWEST) if (judged := judgement(run)) else None
     now = production(config)
     return now.rate(newest, run.fingerprint, run.baseline) if now and newest else None
 
 
 def read_badly(what: str, accuracy: Rate, floor: float) -> str:
-    """Returns in words how much of `what` is read, if the whole interval is under `floor`, `retraining.min_sequence_accuracy`; else ""."""
+    """Returns in words the accuracy on `what` if its whole interval is below `floor`, `retraining.min_sequence_accuracy`; else ""."""
     if not accuracy.upper < floor:
         return ""
-    return f"of {what} {with_interval(accuracy)} are read whole; retraining.min_sequence_accuracy is {floor:.2%}"
+    return f"the full-sequence accuracy on {what} is {with_interval(accuracy)}; retraining.min_sequence_accuracy is {floor:.2%}"
 
 
 def report_path(config: Config, run: RunRecord) -> Path | None:
-    """Returns where the report of a run belongs; None where it did not get as far as the Evaluator.
+    """Returns the path of a run's report; None if the run did not reach the Evaluator.
 
-    It is named after the evaluation, so that a run in which all was cached finds the report that is there.
+    The folder is named after the evaluation, so that a run with all steps cached finds the existing report.
     """
     evaluation = run.artifact_uri("CaptchaEvaluator", "evaluation")
     return Path(config.report_dir) / f"evaluation-{Path(evaluation).name}" / "report.html" if evaluation else None
@@ -123,12 +129,12 @@ def _stopped(run: RunRecord) -> Sequence[str]:
 
 
 def _with_newest(sets: Mapping[str, SetResult]) -> dict[str, SetResult]:
-    """Of a window of one span, all is the newest."""
+    """Adds the newest span where it is missing: in a window of one span, it is the whole set."""
     return {NEWEST: sets[ALL], **sets} if ALL in sets else dict(sets)
 
 
 def _left(run: RunRecord, node: str, key: str, name: str) -> Any:
-    """What a step has left in a JSON file of an output; None where it did not finish, or the file is gone."""
+    """Returns the content of a JSON file in an output of a step; None if the step did not finish, or the file has been removed."""
     uri = run.artifact_uri(node, key)
     with contextlib.suppress(FileNotFoundError):
         return read_json(Path(uri, name), "Remove it: the history then lacks its figures.") if uri else None

@@ -1,4 +1,4 @@
-"""A retraining: one run, the decision on its model, and the model in production."""
+"""The record of a retraining: one run, the decision on its model, and the production model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,19 +8,29 @@ from typing import Literal
 from components.evaluation.gate import SetResult
 from components.evaluation.metrics import Rate
 
-Decision = Literal["pushed", "withdrawn", "not blessed", "stopped"]  # stopped: the run did not come to its end
+Decision = Literal["pushed", "withdrawn", "not blessed", "stopped"]  # stopped: the run did not finish
 
 
 @dataclass(frozen=True)
 class Retraining:
-    """One run and what came of it.
+    """One run and its outcome.
 
-    `trigger` says why it was started, "" where that is not on record. `pictures` are those to train on, None where their number
-    is not known. `drift` has the distance of each measure, such as "brightness", and its threshold; it is empty where there was
-    nothing to compare. `sets` may have "all", "newest span" and "golden set". `why` says what kept the model from being pushed,
-    and `warnings` what else to know of its figures, one sentence each. `fingerprint` is that of the model, `baseline` that of the model in
-    production that it was compared with, None where it is not known. `report` is where the run's report lies, relative to the
-    trend's folder.
+    Attributes:
+      run_id: the name of the run.
+      started: the time of its start, in UTC.
+      seconds: the time of all its steps.
+      trigger: why it was started; "" if that is not on record.
+      spans: the numbers of the spans in its window.
+      pictures: the number of training pictures; None if it is unknown.
+      drift: the distance and the threshold of each measure, such as "brightness"; empty if there was nothing to compare.
+      sets: the results on the sets "all", "newest span" and "golden set", as far as they were measured.
+      decision: the decision on its model.
+      why: the reasons that kept the model from being pushed, one sentence each.
+      version: the pushed version; None if nothing was pushed.
+      fingerprint: the fingerprint of the model.
+      baseline: the fingerprint of the production model that it was compared with; None if it is unknown.
+      report: the path of the run's report, relative to the folder of the trend page; None if it does not exist.
+      warnings: further remarks on the figures, one sentence each.
     """
 
     run_id: str
@@ -47,10 +57,12 @@ class Retraining:
 
 @dataclass(frozen=True)
 class Production:
-    """The model in production: the newest version in the serving folder.
+    """The production model: the newest version in the serving folder.
 
-    `original` is the version that a run pushed: `version` itself, or the one that a rollback has made a copy of. `fingerprint` is that of
-    the model, None where someone else has put it there.
+    Attributes:
+      version: the version.
+      original: the version that a run pushed: `version` itself, or the version that a rollback copied.
+      fingerprint: the fingerprint of the model; None if someone else put the model there.
     """
 
     version: str
@@ -58,12 +70,12 @@ class Production:
     fingerprint: str | None
 
     def rate(self, comparison: SetResult, fingerprint: str | None, baseline: str | None) -> Rate | None:
-        """Returns this model's rate in a comparison of the models with these two fingerprints; None if it is neither of them."""
+        """Returns this model's rate in a comparison of the models with these two fingerprints; None if it is neither of the two."""
         if self.fingerprint is None:
             return None
         return {baseline: comparison.production, fingerprint: comparison.candidate}.get(self.fingerprint)
 
 
 def retraining_of(production: Production | None, retrainings: Sequence[Retraining]) -> Retraining | None:
-    """Returns the retraining that pushed the model in production; None if it is none of these."""
+    """Returns the retraining that pushed the production model; None if none of them did."""
     return next((it for it in reversed(retrainings) if production and it.version == production.original), None)

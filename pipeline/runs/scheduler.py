@@ -1,6 +1,6 @@
-"""Retrains by cron on this machine, one run at a time, and says what it does in JSON lines.
+"""Retrains on a cron schedule on this machine, one run at a time, and logs its actions as JSON lines.
 
-What a run needs of memory goes with its process: each is a `captcha-pipeline retrain`. The clock is APScheduler's.
+Each run is a separate process, `captcha-pipeline retrain`, so its memory is freed when it ends. APScheduler keeps the time.
 """
 
 import contextlib
@@ -32,36 +32,36 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 class Scheduler:
     """Starts a command at the times of a crontab line, until it is told to stop.
 
-    A time at which the command is still at work is left out, and so are all but one of those that passed while no scheduler ran. Of the
-    last time there is a note on disk, so that a restart neither doubles it nor forgets it. That the clock has been set, or the machine
-    asleep, is noticed within a minute.
+    A scheduled time is skipped if the command still runs. If several times passed while no scheduler ran, the command starts once. A
+    record of the last start is on disk, so that a restart neither repeats nor forgets it. The scheduler notices within a minute that the
+    clock was set or that the machine slept.
     """
 
     def __init__(self, config: Config, cron: str, command: Sequence[str]):
         """
         Args:
-          config: says where the note, the lock and the log of the runs are.
+          config: gives the folder of the record, the lock and the log of the runs.
           cron: minute, hour, day of the month, month, day of the week, in this machine's time zone.
-          command: what to start.
+          command: the command to start.
 
         Raises:
-          CaptchaPipelineError: `cron` is none.
+          CaptchaPipelineError: `cron` is invalid.
         """
         fields = cron.split()
         if len(fields) == 5 and any(digit in fields[4] for digit in "01234567"):
-            # To cron 0 is Sunday, to APScheduler it is Monday.
+            # Day 0 is Sunday for cron, but Monday for APScheduler.
             raise CaptchaPipelineError(f"--cron {cron!r}: give the days of the week by name, such as mon-fri.")
         if len(fields) == 5 and not any(field.startswith("*") for field in (fields[2], fields[4])):
-            # To cron they mean either day, to APScheduler both at once.
+            # For cron either day must match, for APScheduler both.
             raise CaptchaPipelineError(
                 f"--cron {cron!r} gives a day of the month and a day of the week together. Give one of them, and * for the other."
             )
         try:
             self._trigger = CronTrigger.from_crontab(cron)
         except ValueError as error:
-            raise CaptchaPipelineError(f"--cron {cron!r}: {error}. Five fields, such as '0 3 * * *' for three every night.") from None
+            raise CaptchaPipelineError(f"--cron {cron!r}: {error}. Give five fields, such as '0 3 * * *' for 3:00 every night.") from None
         if self._trigger.get_next_fire_time(None, datetime.now(timezone.utc)) is None:
-            raise CaptchaPipelineError(f"--cron {cron!r}: there is no such day.")
+            raise CaptchaPipelineError(f"--cron {cron!r}: no such day exists.")
         self._cron = cron
         self._command = list(command)
         self._folder = Path(config.root) / config.name
@@ -69,25 +69,25 @@ class Scheduler:
         self._process: subprocess.Popen[bytes] | None = None
 
     def serve(self) -> None:
-        """Works until SIGTERM or SIGINT. A run that is at work is then told to stop, and waited for.
+        """Runs the schedule until SIGTERM or SIGINT. It then stops a run that is in progress, and waits for its end.
 
         Raises:
-          CaptchaPipelineError: another scheduler works on this folder, or it cannot be written.
+          CaptchaPipelineError: another scheduler uses this folder, or the folder cannot be written.
         """
-        logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # what it would tell of is said below
-        lock, busy = self._folder / "schedule.lock", f"Another scheduler (process {{}}) works on {self._folder}."
+        logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # the listeners below report the same events
+        lock, busy = self._folder / "schedule.lock", f"Another scheduler (process {{}}) uses {self._folder}. Stop it first."
         with writing_in(self._folder), locked(lock, busy):
             scheduler = BackgroundScheduler(timezone=self._trigger.timezone)
             now = datetime.now(timezone.utc)
             first = now if self.missed(now) else self._trigger.get_next_fire_time(None, now)
             job = scheduler.add_job(self._tick, self._trigger, coalesce=True, max_instances=1, misfire_grace_time=None, next_run_time=first)
-            scheduler.add_listener(lambda _: _say("skipped", reason="the run before is still at work"), EVENT_JOB_MAX_INSTANCES)
+            scheduler.add_listener(lambda _: _say("skipped", reason="the previous run is still running"), EVENT_JOB_MAX_INSTANCES)
             scheduler.add_listener(lambda event: _say("failed", error=str(event.exception)), EVENT_JOB_ERROR)
             for number in _SIGNALS:
                 signal.signal(number, lambda *_: self._stop.set())
             _say("started", cron=self._cron, next=first.isoformat())
             scheduler.start()
-            # APScheduler waits by a clock that stands still while the machine sleeps, for a time that it worked out by one that can be set.
+            # APScheduler computes its wait from a clock that can be set, and measures it with a clock that stops while the machine sleeps.
             while not self._stop.wait(_LOOK_AGAIN):
                 due = self._trigger.get_next_fire_time(None, datetime.now(timezone.utc))
                 if due < job.next_run_time:
@@ -98,7 +98,7 @@ class Scheduler:
             _say("stopped")
 
     def missed(self, now: datetime) -> bool:
-        """Whether a time of the schedule lies between the last one on record and `now`."""
+        """Whether a scheduled time has passed between the last recorded start and `now`."""
         last = status(self._folder).get("at")
         if last is None:
             return False
@@ -116,11 +116,11 @@ class Scheduler:
         log_path = self._folder / "retrain.log"
         rotate(log_path)
         with log_path.open("ab") as log:
-            # In a group of its own: Ctrl-C reaches the run through this process, once.
+            # In its own process group, so that Ctrl-C reaches the run once, through this process.
             self._process = subprocess.Popen(  # noqa: S603
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-            if self._stop.is_set():  # since it was asked above
+            if self._stop.is_set():  # the signal may have come after the check above
                 self._interrupt()
             code = self._process.wait()
             self._process = None
@@ -134,14 +134,14 @@ class Scheduler:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """Returns what is on record of the last time: `cron`, `at` (ISO 8601, UTC), and once it has ended `exit_code` and `seconds`."""
+    """Returns the record of the last start: `cron`, `at` (ISO 8601, UTC), and after its end `exit_code` and `seconds`; {} if none."""
     with contextlib.suppress(OSError, ValueError):
         return dict(json.loads((folder / "schedule.json").read_text(encoding="utf-8")))
     return {}
 
 
 def retrain_command(config: Path, overrides: Sequence[str], beam: str | None = None) -> list[str]:
-    """Returns the command line that retrains with a configuration, in this very environment."""
+    """Returns the command line that retrains with a configuration, in this Python environment."""
     program = Path(sys.executable).with_name("captcha-pipeline")
     return [
         str(program),

@@ -1,4 +1,4 @@
-"""What is said of a disk that refuses to be written."""
+"""The messages for a disk that cannot be written."""
 
 import errno
 import os
@@ -21,31 +21,31 @@ def raises(error: BaseException, *folders: Path) -> str:
 @pytest.mark.parametrize(
     "text", ["OSError: [Errno 28] No space left on device [while running 'Write']", "COMMIT: database or disk is full"]
 )
-def test_a_full_disk_of_which_there_is_the_text_alone(tmp_path: Path, text: str) -> None:
+def test_a_full_disk_is_recognised_by_the_error_text(tmp_path: Path, text: str) -> None:
     message = raises(RuntimeError(text), tmp_path)
     assert message.startswith("The disk is full: ")
-    assert "Make room there and give the same command again" in message
+    assert "Free some space there and run the same command again" in message
 
 
-def test_the_error_may_lie_under_others(tmp_path: Path) -> None:
+def test_a_full_disk_is_found_in_the_cause_of_an_error(tmp_path: Path) -> None:
     outer = ValueError("cannot save")
     outer.__cause__ = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(tmp_path / "file"))
-    assert raises(outer, Path("/")).startswith(f"The disk quota is used up: {tmp_path / 'file'} takes no more.")
+    assert raises(outer, Path("/")).startswith(f"The disk quota is used up: {tmp_path / 'file'} cannot be written.")
 
 
-def test_the_folder_may_not_be_there_yet(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_for_a_missing_folder(tmp_path: Path) -> None:
     assert "The disk is full: /proc/none/deep " in raises(OSError(errno.ENOSPC, "full"), Path("/proc/none/deep"))
-    assert "what this command writes to" in raises(OSError(errno.ENOSPC, "full"))
+    assert "the output of this command" in raises(OSError(errno.ENOSPC, "full"))
 
 
-def test_other_errors_stay_as_they_are() -> None:
+def test_other_errors_pass_through_unchanged() -> None:
     for error in (ValueError("a defect"), CaptchaPipelineError("told already"), FileNotFoundError(errno.ENOENT, "gone")):
         with pytest.raises(type(error)) as raised, writing_in(Path("/")):
             raise error
         assert raised.value is error
 
 
-def test_half_a_file_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_written_file_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_whole(tmp_path / "file", "before")
 
     def refuse(*_: object) -> None:
@@ -57,7 +57,7 @@ def test_half_a_file_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "before"}
 
 
-def test_a_rollback_that_finds_no_room_withdraws_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_on_a_full_disk_withdraws_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "ab":
         extra = tmp_path / name / "assets.extra"
         extra.mkdir(parents=True)

@@ -19,7 +19,7 @@ with locked(Path(sys.argv[1]), "busy"):
 """
 
 
-def test_one_process_holds_a_lock_until_it_ends_however_it_ends(tmp_path: Path) -> None:
+def test_a_lock_is_released_when_its_process_is_killed(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None

@@ -1,4 +1,4 @@
-"""What is left after a power failure: whole versions, whole spans, whole files, or what was there before."""
+"""After a power failure, versions, spans and files are complete or as they were before."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.support.model_folder import contents, make_model
 from tests.support.span import make_span
 
 
-def test_after_a_push_or_a_rollback_every_version_is_whole(tmp_path: Path) -> None:
+def test_every_version_is_complete_after_a_push_or_a_rollback(tmp_path: Path) -> None:
     serving = tmp_path / "serving"
     models = [make_model(tmp_path / name, fingerprint=name) for name in ("a", "b", "c")]
     whole = [contents(model) for model in models]
@@ -38,7 +38,7 @@ def test_after_a_push_or_a_rollback_every_version_is_whole(tmp_path: Path) -> No
     assert withdrawn(serving) == {"c"}
 
 
-def test_after_a_span_was_made_it_is_whole_or_missing(tmp_path: Path) -> None:
+def test_a_new_span_is_complete_or_missing(tmp_path: Path) -> None:
     root = tmp_path / "data"
     root.mkdir()
     with PowerFailures(root) as failures:
@@ -52,7 +52,7 @@ def test_after_a_span_was_made_it_is_whole_or_missing(tmp_path: Path) -> None:
     assert counts == {0, 1, 2}
 
 
-def test_after_a_file_was_written_whole_it_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+def test_a_rewritten_file_has_the_old_or_the_new_content(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     with PowerFailures(folder) as failures:
@@ -62,7 +62,7 @@ def test_after_a_file_was_written_whole_it_is_the_old_one_or_the_new_one(tmp_pat
     assert found == {None, "old", "new"}
 
 
-def test_after_an_epoch_the_checkpoint_is_that_of_an_epoch(tmp_path: Path) -> None:
+def test_a_checkpoint_has_the_weights_of_one_complete_epoch(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("adam", "mse")
     model.optimizer.build(model.trainable_variables)

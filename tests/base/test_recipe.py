@@ -1,4 +1,4 @@
-"""What a model is named after: its recipe and its fingerprint."""
+"""The names of a model: its recipe and its fingerprint."""
 
 import importlib.metadata
 import json
@@ -23,7 +23,7 @@ print(json.dumps({"recipe": recipe("{}", "spans", 8, 0)} | code_digests()))
 """
 
 
-def test_recipe_is_the_same_for_the_same_and_differs_with_every_part() -> None:
+def test_recipe_depends_on_every_part_and_not_on_key_order() -> None:
     made_by = recipe(SETTINGS, "spans", 8, 0)
     assert made_by == recipe(json.dumps({"trainer": {"seed": 1}, "captcha": {"length": 4}}), "spans", 8, 0), "the order does not count"
     others = [
@@ -35,14 +35,14 @@ def test_recipe_is_the_same_for_the_same_and_differs_with_every_part() -> None:
     assert len({made_by, *others}) == 5
 
 
-def test_fingerprint_is_of_the_recipe_and_of_the_base() -> None:
+def test_fingerprint_depends_on_the_recipe_and_the_base_model() -> None:
     names = {fingerprint("a", None), fingerprint("b", None), fingerprint("a", "b"), fingerprint("a", "c"), fingerprint("b", "a")}
     assert len(names) == 5
     assert fingerprint("a", "b") == fingerprint("a", "b")
 
 
 @pytest.mark.parametrize("library", ["tfx", "tensorflow", "keras", "pillow", "apache-beam", "python"])
-def test_another_library_makes_another_model_and_reruns_every_step(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+def test_another_library_version_changes_the_recipe_and_every_digest(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     made_by, digests, version = recipe(SETTINGS, "spans", 8, 0), code_digests(), importlib.metadata.version
     assert library in libraries()
     if library == "python":
@@ -55,7 +55,7 @@ def test_another_library_makes_another_model_and_reruns_every_step(monkeypatch: 
 
 @pytest.fixture(scope="module")
 def names_after(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, str]]:
-    """The names that a copy of the code gives, with text put at the end of one module."""
+    """Returns a function that appends text to one module of a copy of the code, and returns the recipe and the code digests."""
     root = tmp_path_factory.mktemp("copy")
     shutil.copytree(PACKAGE, root / "components", ignore=shutil.ignore_patterns("__pycache__"))
 
@@ -75,26 +75,26 @@ def names_after(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[
 @pytest.mark.parametrize(
     ("module", "steps"),
     [
-        ("trainer_step", {"Trainer"}),
-        ("transform_step", {"Transform"}),
-        ("calibration", {"Trainer", "Tuner"}),
+        ("trainer", {"Trainer"}),
+        ("transform", {"Transform"}),
+        ("training/calibration", {"Trainer", "Tuner"}),
         ("example_gen", {"CaptchaExampleGen"}),
     ],
 )
-def test_code_of_a_step_that_makes_the_model_makes_another_model(names_after: Callable[..., Any], module: str, steps: set[str]) -> None:
+def test_changed_code_of_a_model_step_changes_the_recipe(names_after: Callable[..., Any], module: str, steps: set[str]) -> None:
     before, after = names_after(), names_after(module, "\nCHANGED = 1\n")
     assert {name for name in before if after[name] != before[name]} == {"recipe", *steps}
 
 
-def test_code_that_judges_does_not(names_after: Callable[..., Any]) -> None:
+def test_changed_code_of_the_evaluator_keeps_the_recipe(names_after: Callable[..., Any]) -> None:
     before, after = names_after(), names_after("evaluator", "\nCHANGED = 1\n")
     assert {name for name in before if after[name] != before[name]} == {"CaptchaEvaluator"}
 
 
-def test_comment_changes_nothing(names_after: Callable[..., Any]) -> None:
+def test_a_comment_changes_no_digest(names_after: Callable[..., Any]) -> None:
     assert names_after("trainer", "\n# A comment.\n") == names_after()
 
 
-def test_looking_imports_no_tensorflow() -> None:
+def test_the_fingerprint_module_imports_no_tensorflow() -> None:
     code = "import sys, pipeline.runs.fingerprint; sys.exit(any(name in sys.modules for name in ('tensorflow', 'tfx', 'keras')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

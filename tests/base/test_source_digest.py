@@ -1,4 +1,4 @@
-"""The digest changes when, and only when, code that the module uses changes."""
+"""The digest changes if and only if code that the module uses changes."""
 
 from pathlib import Path
 
@@ -41,14 +41,14 @@ USED = [
 
 
 @pytest.mark.parametrize("name", USED)
-def test_changes_with_what_is_imported_at_any_depth(root: Path, name: str) -> None:
+def test_a_change_in_any_imported_module_changes_the_digest(root: Path, name: str) -> None:
     before = source_digest("package.step", root=root)
     path = root / "package" / f"{name}.py"
     path.write_text(path.read_text() + "changed = 1\n")
     assert source_digest("package.step", root=root) != before
 
 
-def test_does_not_change_with_the_rest(root: Path) -> None:
+def test_a_change_in_an_unused_module_keeps_the_digest(root: Path) -> None:
     before = source_digest("package.step", root=root)
     (root / "package" / "other.py").write_text("y = 2\n")
     assert source_digest("package.step", root=root) == before
@@ -62,13 +62,13 @@ def test_does_not_change_with_the_rest(root: Path) -> None:
         "A   =   (\n    1\n)\n",
     ],
 )
-def test_does_not_change_with_how_the_code_is_written(root: Path, written: str) -> None:
+def test_comments_and_formatting_keep_the_digest(root: Path, written: str) -> None:
     before = source_digest("package.step", root=root)
     (root / "package" / "names.py").write_text(written)
     assert source_digest("package.step", root=root) == before
 
 
-def test_docstrings_of_functions_and_classes_do_not_count_but_other_strings_do(root: Path) -> None:
+def test_docstrings_keep_the_digest_and_other_strings_change_it(root: Path) -> None:
     path = root / "package" / "names.py"
     code = "class C:\n    {}\n    async def f(self):\n        {}\n        return {}\n"
     digests = {}
@@ -78,19 +78,19 @@ def test_docstrings_of_functions_and_classes_do_not_count_but_other_strings_do(r
     assert digests["bare"] == digests["told"] != digests["other"]
 
 
-def test_of_several_modules(root: Path) -> None:
+def test_digest_of_several_modules(root: Path) -> None:
     before = source_digest("package.step", "package.other", root=root)
     assert before == source_digest("package.other", "package.step", root=root) != source_digest("package.step", root=root)
     (root / "package" / "other.py").write_text("y = 2\n")
     assert source_digest("package.step", "package.other", root=root) != before
 
 
-def test_of_this_project() -> None:
+def test_digest_of_this_project() -> None:
     assert source_digest("components.data.captcha_spec") == source_digest("components.data.captcha_spec")
     assert len(source_digest("components.data.captcha_spec")) == 16
     assert source_digest("components.data.captcha_spec") != source_digest("components.base.features")
 
 
-def test_no_such_module() -> None:
+def test_an_unknown_module_is_an_error() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"components\.nonesuch"):
         source_digest("components.nonesuch")

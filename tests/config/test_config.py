@@ -17,7 +17,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_shipped_configurations_load_and_print_as_what_they_are(path: Path, tmp_path: Path) -> None:
+def test_a_printed_configuration_loads_as_the_same_configuration(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     printed = tmp_path / "printed.yaml"
     printed.write_text(yaml.safe_dump(config.model_dump(mode="json"), allow_unicode=True), encoding="utf-8")
@@ -40,7 +40,7 @@ def test_overrides_reach_any_depth_and_are_typed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        ("name: a\ntrainer: {epoch: 3}", [], "trainer.epoch: there is no such key; did you mean epochs?"),
+        ("name: a\ntrainer: {epoch: 3}", [], "trainer.epoch: unknown key; did you mean epochs?"),
         ("name: a\ncaptcha: {length: {min: 9, max: 4}}", [], "captcha.length: length.min .9. must be below"),
         ("name: Upper Case", [], "name: .*it is 'Upper Case'"),
         ("captcha: {}", [], "name: this key is required"),
@@ -49,17 +49,17 @@ def test_overrides_reach_any_depth_and_are_typed(tmp_path: Path) -> None:
         ("name: a", ["name.x=1"], "name is a value, not a section"),
         ("name: a", ["trainer.epochs=[1"], "not valid YAML"),
         ("name: [", [], "not valid YAML"),
-        ("- 1", [], "must hold keys and values"),
+        ("- 1", [], "must contain keys and values"),
         ("name: a\ndata: {background: [1, 2, 256]}", [], "data.background.2"),
-        ("name: a\nroot: /data/[old] runs*", [], r"root: TFX takes \[ \* in a path for a pattern: name a folder without"),
-        ("name: a\nkubeflow: {root: 's3://bucket/what?'}", [], r"kubeflow.root: TFX takes \? in a path"),
+        ("name: a\nroot: /data/[old] runs*", [], r"root: TFX reads \[ \* in a path as a pattern; choose a folder without"),
+        ("name: a\nkubeflow: {root: 's3://bucket/what?'}", [], r"kubeflow.root: TFX reads \? in a path"),
         (
             "name: a\ncaptcha: {height: 8}",
             ["trainer.shift=9"],
-            "  trainer.shift is 9 pixels; pictures of 100 x 8 can be moved by 8 at most",
+            "  trainer.shift is 9 pixels; pictures of 100 x 8 can be shifted by at most 8 pixels",
         ),
-        ("name: a", ["synth.free={}", "data.wrong_size=refuse"], "synth.free draws other sizes than captcha's 100 x 30"),
-        ("name: a", ["data.max_pixels=2999"], "data.max_pixels is 2999; a picture of captcha's 100 x 30 has 3000, and would be refused"),
+        ("name: a", ["synth.free={}", "data.wrong_size=refuse"], "synth.free draws sizes other than captcha's 100 x 30"),
+        ("name: a", ["data.max_pixels=2999"], "data.max_pixels is 2999, which refuses pictures of captcha's size 100 x 30; set it to 3000"),
         ("name: a", ["root=s3://bucket/output"], "  root: this must be a folder or file of this machine, not a URL.*'s3://bucket/output'"),
         ("name: a", ["data.root=gs://bucket"], "  data.root: this must be a folder or file"),
         ("name: a", ["pusher.serving_dir=file:///srv/models"], "  pusher.serving_dir: this must be a folder or file"),
@@ -83,12 +83,12 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: p
     assert config.kubeflow.root == "s3://bucket/folder"
 
 
-def test_a_picture_can_be_moved_by_its_own_size() -> None:
+def test_a_shift_can_be_as_large_as_the_picture() -> None:
     assert Config(name="a", captcha=CaptchaSpec(height=8), trainer=Hyperparameters(shift=8)).trainer.shift == 8
 
 
-def test_a_search_is_held_to_the_pictures_as_well(tmp_path: Path) -> None:
-    """What `tune` found for larger pictures is refused by name."""
+def test_tuned_values_are_checked_against_the_picture_size(tmp_path: Path) -> None:
+    """A shift that `tune` found for larger pictures is refused, and the message names the key."""
     path = tmp_path / "a.yaml"
     path.write_text(f"name: a\nroot: {tmp_path}\ncaptcha: {{height: 8}}\n", encoding="utf-8")
     tuned = Path(load_config(path).tuned_path)
@@ -103,15 +103,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
 
 
-def test_outside_a_checkout_the_default_is_the_one_of_the_package(tmp_path: Path) -> None:
-    """And what it names lies in the folder in which the command is given."""
+def test_the_packaged_default_is_used_outside_a_checkout(tmp_path: Path) -> None:
+    """Its relative paths start at the current folder."""
     program = Path(sys.executable).with_name("captcha-pipeline")
     done = subprocess.run([program, "data", "synth", "--count", "12"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "data" / "digits" / "span-000001" / "manifest.json").exists()
 
 
-def test_a_configuration_of_ones_own_comes_before_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_configuration_takes_precedence_over_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_config(DEFAULT_CONFIG).name == "digits"
     (tmp_path / "configs").mkdir()

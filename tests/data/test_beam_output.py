@@ -7,7 +7,7 @@ from components.data.beam_output import remove_abandoned
 
 
 @pytest.mark.parametrize("name", ["plain", "[a] b*c?d"])
-def test_halves_of_files_go_and_files_stay(tmp_path: Path, name: str) -> None:
+def test_temporary_files_are_removed_and_finished_files_are_kept(tmp_path: Path, name: str) -> None:
     tmp_path = tmp_path / name
     examples = standard_artifacts.Examples()
     examples.uri = str(tmp_path)

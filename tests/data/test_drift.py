@@ -1,4 +1,4 @@
-"""How far spans are apart, held to TFDV's comparators."""
+"""The distances between spans, compared with TFDV's comparators."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ THRESHOLDS = dict.fromkeys(MEASURES, 0.1)
 
 
 def profile(seed: int = 0, count: int = 500, brightness: float = 100.0, characters: str = "AB", source: str = "shop") -> Profile:
-    """Of `count` pictures of two characters each."""
+    """Returns the profile of `count` pictures of two characters each."""
     rng = np.random.default_rng(seed)
     counts: dict[str, dict[str, int]] = {measure: {} for measure in MEASURES}
 
@@ -39,7 +39,7 @@ def profile(seed: int = 0, count: int = 500, brightness: float = 100.0, characte
 
 
 def tfdv_statistics(profile: Profile) -> statistics_pb2.DatasetFeatureStatisticsList:
-    """The same counts as TFDV would have left them."""
+    """Returns the counts of a profile as TFDV statistics."""
     whole = statistics_pb2.DatasetFeatureStatisticsList()
     dataset = whole.datasets.add(num_examples=sum(profile.counts["size"].values()))
     for measure in MEASURES:
@@ -72,11 +72,11 @@ def tfdv_distances(newest: Profile, others: Profile) -> dict[str, float]:
     return {info.path.step[0]: info.drift_measurements[0].value for info in found.drift_skew_info}
 
 
-def test_the_distances_are_those_of_tfdv() -> None:
+def test_the_distances_match_tfdv() -> None:
     newest, others = profile(1, 300, 110.0, "ABC", "street"), profile(2)
     ours = {measure: distance.value for measure, distance in distances(newest, others, THRESHOLDS).items()}
     theirs = tfdv_distances(newest, others)
-    # TFDV knows no positions: as one feature, their shares are halves of those at one position.
+    # TFDV has no positions: with both positions in one feature, each share is half of the share at its position.
     assert ours.pop("positions") == pytest.approx(2 * theirs.pop("positions"), abs=0.02)
     assert ours == pytest.approx(theirs, abs=1e-6)
     assert ours["brightness"] > 0.1 > ours["contrast"]
@@ -94,7 +94,7 @@ def test_distances_are_symmetric_and_between_0_and_1(first: int, second: int, br
         assert distances(left, left, THRESHOLDS)[measure].value == pytest.approx(0)
 
 
-def test_the_newest_is_compared_with_all_others_together() -> None:
+def test_the_newest_span_is_compared_with_all_others_together() -> None:
     found = describe({"span-000001": profile(1), "span-000002": profile(2), "span-000003": profile(3, brightness=140)}, THRESHOLDS)
     assert found["newest"] == "span-000003"
     assert found["distances"]["brightness"]["value"] > 0.5
@@ -106,13 +106,13 @@ def test_the_newest_is_compared_with_all_others_together() -> None:
     assert complain(describe({"span-000001": profile(1), "span-000002": profile(2)}, THRESHOLDS)) == ""
 
 
-def test_null_is_never_drift() -> None:
+def test_a_null_threshold_never_reports_drift() -> None:
     found = describe({"1": profile(1), "2": profile(2, brightness=200)}, THRESHOLDS | {"brightness": None})
     assert complain(found) == ""
 
 
 @pytest.mark.parametrize("profiles", [{"1": profile()}, {"1": Profile(), "2": profile()}, {"1": profile(), "2": Profile()}])
-def test_nothing_to_compare_with(profiles: dict[str, Profile]) -> None:
+def test_no_distances_without_two_filled_profiles(profiles: dict[str, Profile]) -> None:
     found = describe(profiles, THRESHOLDS)
     assert found["distances"] == {}
     assert complain(found) == ""
@@ -134,10 +134,12 @@ def test_the_gate_warns_or_stops(tmp_path: Path) -> None:
     alike, unlike = ({"span-000001": profile(1), "span-000002": other} for other in (profile(2), profile(2, source="street")))
     assert gate(tmp_path / "a", alike, "stop")["distances"]["source"]["value"] == 0
     assert gate(tmp_path / "b", unlike, "warn")["distances"]["source"] == {"value": 1.0, "threshold": 0.1}
-    with pytest.raises(CaptchaPipelineError, match=r"(?s)span-000002 are unlike.*source: 1\.000; drift\.source allows 0\.1.*data\.exclude"):
+    with pytest.raises(
+        CaptchaPipelineError, match=r"(?s)span-000002 differ from.*source: 1\.000; drift\.source allows 0\.1.*data\.exclude"
+    ):
         gate(tmp_path / "c", unlike, "stop")
 
 
-def test_what_strangers_write_is_bounded() -> None:
+def test_the_number_of_sources_in_a_profile_is_limited() -> None:
     many = Profile({"source": {f"{i}" * 30: 1 for i in range(5000)}})
     assert len(many.to_json()["source"]) == 1000

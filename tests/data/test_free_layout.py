@@ -34,12 +34,12 @@ def plan(**changes) -> SynthPlan:
 
 
 def pictures_of(span: Span) -> list[tuple[str, Image.Image]]:
-    """The labels and pictures of all splits."""
+    """Returns the labels and pictures of all splits."""
     found = [(sample.label, sample.image) for split in ("train", "eval", "test") for sample in samples(span, split)]
     return [(label, image) for label, image in found if image is not None]
 
 
-def test_a_span_holds_pictures_of_many_sizes(tmp_path):
+def test_a_span_has_pictures_of_many_sizes(tmp_path):
     span = synthesise(plan(), tmp_path)
     found = pictures_of(span)
     assert len(found) == 40
@@ -62,14 +62,14 @@ def test_the_same_seed_draws_the_same_pictures_in_any_order():
     assert [captcha.params for captcha in forward] == [captcha.params for captcha in backward]
 
 
-def test_pictures_differ_in_style_and_every_text_is_there():
+def test_pictures_differ_in_style_and_always_show_the_text():
     hand = FreeHand(LAYOUT, find_fonts([FOLDER], SPEC.characters))
     styles: Counter[str] = Counter()
     for seed in range(120):
         image, params = hand.draw("AB3", random.Random(seed))
         pixels = np.asarray(image, int)
         ground = np.median(pixels.reshape(-1, 3), axis=0)
-        # Some pixels stand out from the ground by much, and are not in one place.
+        # Some pixels differ clearly from the background, and they are spread over many columns.
         columns = np.flatnonzero((np.abs(pixels - ground).max(axis=-1) > 40).any(axis=0))
         assert np.ptp(columns) > image.height / 2
         styles.update({name for name in ("stroke", "lines", "dots", "blur", "jpeg") if params[name]})
@@ -77,26 +77,28 @@ def test_pictures_differ_in_style_and_every_text_is_there():
     assert all(10 < styles[name] < 110 for name in ("stroke", "lines", "dots", "blur", "jpeg", "fonts"))
 
 
-def test_the_narrowest_canvas_has_room_for_the_longest_text():
+def test_the_longest_text_fits_the_narrowest_canvas():
     hand = FreeHand(FreeLayout(width=PixelRange(min=60, max=60), height=PixelRange(min=40, max=40)), find_fonts([FOLDER], "W"))
     for seed in range(30):
         image, _ = hand.draw("W" * 8, random.Random(seed))
         assert image.size == (60, 40)
 
 
-def test_a_font_without_the_characters_is_left_out_of_a_folder_and_refused_by_name():
+def test_a_font_without_the_characters_is_skipped_in_a_folder_and_refused_by_name():
     fonts = find_fonts([FOLDER], "AB")
     assert any("DejaVuSans.ttf" in font for font in fonts)
     assert not any("STIXSizOneSymReg" in font for font in fonts)
     symbols = str(Path(FOLDER, "STIXSizOneSymReg.ttf"))
     with pytest.raises(CaptchaPipelineError, match="no glyphs for 2 characters of the charset: AB"):
         find_fonts([symbols], "AB")
-    with pytest.raises(CaptchaPipelineError, match=r"None of the \d+ fonts \(\.ttf, \.otf\) in the folder .* has all characters"):
+    with pytest.raises(
+        CaptchaPipelineError, match=r"No font in the folder .* has all characters of the charset; fonts checked \(\.ttf, \.otf\): \d+"
+    ):
         find_fonts([FOLDER], "\U00020000\U00020001")
 
 
 def test_a_font_that_draws_characters_alike_is_refused(tmp_path):
-    """Such as a font of last resort, which draws a box for whatever it is asked for."""
+    """A fallback font, for example, draws the same box for every character."""
     with TTFont(Path(FOLDER, "DejaVuSans.ttf")) as font:
         for table in font["cmap"].tables:
             if table.isUnicode():
@@ -105,11 +107,11 @@ def test_a_font_that_draws_characters_alike_is_refused(tmp_path):
     assert find_fonts([str(tmp_path)], "AC")
     with pytest.raises(CaptchaPipelineError, match=r"boxes\.ttf draws 2 characters of the charset alike: AB"):
         find_fonts([str(tmp_path / "boxes.ttf")], "ABC")
-    with pytest.raises(CaptchaPipelineError, match="None of the 1 fonts"):
+    with pytest.raises(CaptchaPipelineError, match=r"fonts checked \(\.ttf, \.otf\): 1\."):
         find_fonts([str(tmp_path)], "ABC")
 
 
-def test_the_command_draws_and_the_books_layout_is_refused(tmp_path):
+def test_the_command_draws_a_span_and_refuses_the_legacy_layout(tmp_path):
     config = tmp_path / "free.yaml"
     synth = {"fonts": [FOLDER], "free": {"width": {"min": 48, "max": 90}}}
     settings = {"name": "free", "captcha": {"charset": "alnum", "length": 3}, "data": {"root": str(tmp_path / "data")}, "synth": synth}

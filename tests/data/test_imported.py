@@ -38,7 +38,7 @@ def folder(tmp_path):
     return folder
 
 
-def test_a_folder_gives_its_pictures_unchanged(tmp_path, folder):
+def test_a_folder_is_imported_with_unchanged_pictures(tmp_path, folder):
     seen = []
     result = import_folder(folder, "{label}_*", plan(tmp_path / "data", shard_size=4), lambda *done: seen.append(done))
     found = labelled(result.span)
@@ -51,7 +51,7 @@ def test_a_folder_gives_its_pictures_unchanged(tmp_path, folder):
     assert len([*result.span.records("train")]) == result.span.manifest.counts["train"] > 0
 
 
-def test_the_same_folder_gives_the_same_bytes_and_each_picture_its_split_again(tmp_path, folder):
+def test_a_second_import_gives_the_same_bytes_and_splits(tmp_path, folder):
     first = import_folder(folder, "{label}_*", plan(tmp_path / "data")).span
     again = import_folder(folder, "{label}_*", plan(tmp_path / "data")).span
     assert contents(first.path) == contents(again.path)
@@ -63,7 +63,7 @@ def test_the_same_folder_gives_the_same_bytes_and_each_picture_its_split_again(t
 
 
 def shades(mode, seed):
-    """A picture whose text is in what older releases ignored: in its alpha channel, or in pixels above 255."""
+    """Returns a picture whose text is in data that earlier releases ignored: the alpha channel, or values above 255."""
     marks = np.random.default_rng(seed).random((10, 20)) < 0.5
     if mode == "I;16":
         return Image.fromarray(np.where(marks, 10_000, 60_000).astype(np.uint16))
@@ -73,7 +73,7 @@ def shades(mode, seed):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
-def test_pictures_that_look_different_are_spread_over_the_splits(tmp_path, mode):
+def test_different_pictures_are_spread_over_the_splits(tmp_path, mode):
     for number in range(100):
         path = tmp_path / "in" / f"{number:04d}.png"
         path.parent.mkdir(exist_ok=True)
@@ -82,7 +82,7 @@ def test_pictures_that_look_different_are_spread_over_the_splits(tmp_path, mode)
     assert all(count >= 10 for count in span.manifest.counts.values()), span.manifest.counts
 
 
-def test_every_kind_of_import_records_how_it_split(tmp_path, folder, book):
+def test_every_kind_of_import_records_its_split_rule(tmp_path, folder, book):
     (folder / "labels.csv").write_text("path,label\n0001_a.png,0001\n")
     target = plan(tmp_path / "data")
     made = [import_folder(folder, "{label}_*", target), import_table(folder / "labels.csv", target), import_legacy(book[0], target)]
@@ -90,7 +90,7 @@ def test_every_kind_of_import_records_how_it_split(tmp_path, folder, book):
         assert (result.span.manifest.split_rule, result.span.manifest.params["splits"]) == (SPLIT_RULE, WEIGHTS)
 
 
-def test_transparent_book_pictures_are_in_the_split_of_what_is_seen(tmp_path):
+def test_transparent_legacy_pictures_are_split_by_their_visible_pixels(tmp_path):
     rng = np.random.default_rng(0)
     folder = tmp_path / "book"
     folder.mkdir()
@@ -121,29 +121,31 @@ def test_transparent_book_pictures_are_in_the_split_of_what_is_seen(tmp_path):
         ("*/{label}(1).png", "a/0042(1).png", "0042"),
     ],
 )
-def test_patterns(tmp_path, pattern, name, label):
+def test_patterns_find_the_label(tmp_path, pattern, name, label):
     path = tmp_path / "in" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(picture(1))
     assert list(labelled(import_folder(tmp_path / "in", pattern, plan(tmp_path)).span)) == [label]
 
 
-def test_a_pattern_that_fits_nothing_shows_a_name(tmp_path, folder):
+def test_a_pattern_without_a_match_shows_a_file_name(tmp_path, folder):
     with pytest.raises(CaptchaPipelineError, match=r"'x\{label\}'(?s:.*)10 left out(?s:.*)0000_a\.png"):
         import_folder(folder, "x{label}", plan(tmp_path / "data"))
-    with pytest.raises(CaptchaPipelineError, match=r"must hold \{label\} once"):
+    with pytest.raises(CaptchaPipelineError, match=r"must contain \{label\} once"):
         import_folder(folder, "*.png", plan(tmp_path / "data"))
-    with pytest.raises(CaptchaPipelineError, match="There is no folder"):
+    with pytest.raises(CaptchaPipelineError, match=r"The folder .* does not exist"):
         import_folder(folder / "nowhere", "{label}", plan(tmp_path / "data"))
     assert not (tmp_path / "data").exists()
 
 
-def test_a_pattern_that_gives_only_wrong_labels_shows_one(tmp_path, folder):
-    with pytest.raises(CaptchaPipelineError, match=r"None of the 9 labels .*0000_a\.png: label '0000_a' has '_'(?s:.*)fit the file names"):
+def test_a_pattern_with_only_wrong_labels_shows_one_label(tmp_path, folder):
+    with pytest.raises(
+        CaptchaPipelineError, match=r"No label matches .* The first of 9 is 0000_a\.png: label '0000_a' has '_'(?s:.*)match the file names"
+    ):
         import_folder(folder, "{label}.png", plan(tmp_path / "data"))
 
 
-def test_wrong_labels_and_pictures_are_imported_for_the_check_to_judge(tmp_path, folder):
+def test_wrong_labels_and_pictures_are_imported_and_reported(tmp_path, folder):
     (folder / "12345_a.png").write_bytes(picture(9))
     (folder / "0009_a.png").write_bytes(b"not a picture")
     result = import_folder(folder, "{label}_*", plan(tmp_path / "data"))
@@ -166,7 +168,7 @@ def test_links_pipes_and_huge_files_are_left_out(tmp_path, folder, monkeypatch):
     assert sum(result.left_out.values()) == 5
 
 
-def test_decomposed_names_are_accepted(tmp_path):
+def test_decomposed_unicode_names_are_accepted(tmp_path):
     spec = CaptchaSpec(charset="éü", length=2)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / unicodedata.normalize("NFD", "éü.png")).write_bytes(picture(1))
@@ -175,7 +177,7 @@ def test_decomposed_names_are_accepted(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_a_table_gives_its_rows(tmp_path, folder, kind):
+def test_a_table_is_imported(tmp_path, folder, kind):
     table = folder / f"labels.{kind}"
     rows = [("0001_a.png", "0042"), ("more/0008_b_c.png", "0007"), (str(folder / "0000_a.png"), "0000"), ("gone.png", "0001")]
     if kind == "csv":
@@ -185,7 +187,7 @@ def test_a_table_gives_its_rows(tmp_path, folder, kind):
     result = import_table(table, plan(tmp_path / "data"))
     found = labelled(result.span)
     assert {label: found[label][0] for label in found} == {"0042": picture(1), "0007": picture(8), "0000": picture(0)}
-    assert result.left_out == {"there is no such file": 1}
+    assert result.left_out == {"it does not exist or is not a file": 1}
     assert "gone.png" in result.describe()
 
 
@@ -199,7 +201,7 @@ def test_a_table_gives_its_rows(tmp_path, folder, kind):
         ("a.jsonl", '{"path": "a.png", "label": "1"}\n{"path": "a.png", "label": 42}\n', "line 2: write an object"),
         ("a.jsonl", "{", "line 1: write an object"),
         ("a.jsonl", "[" * 100_000, "line 1: write an object"),
-        ("a.jsonl", '{"path": "0001_a.png", "label": "\\ud800"}\n', "None of the 1 labels"),
+        ("a.jsonl", '{"path": "0001_a.png", "label": "\\ud800"}\n', "No label matches"),
         ("a.csv", "path,label\ngone.png,0001\n", "Nothing could be imported(?s:.*)gone.png"),
     ],
 )
@@ -210,13 +212,13 @@ def test_a_wrong_table_is_explained(tmp_path, folder, name, text, message):
     assert list_spans(tmp_path / "data") == []
 
 
-def test_text_that_utf8_cannot_hold_is_left_out(tmp_path, folder):
+def test_a_label_that_utf8_cannot_encode_is_left_out(tmp_path, folder):
     (folder / "a.jsonl").write_text('{"path": "0001_a.png", "label": "0001"}\n{"path": "0000_a.png", "label": "\\ud800"}\n')
     result = import_table(folder / "a.jsonl", plan(tmp_path / "data"))
     assert result.left_out == {"its name or label is not Unicode text": 1}
 
 
-def test_pictures_of_the_right_size_go_into_the_book_layout(tmp_path, folder):
+def test_only_pictures_of_the_right_size_are_written_in_the_legacy_layout(tmp_path, folder):
     (folder / "0009_large.png").write_bytes(picture(9, (21, 10)))
     (folder / "0010_broken.png").write_bytes(b"x")
     (folder / "00x1_label.png").write_bytes(picture(10))
@@ -235,7 +237,7 @@ def test_pictures_of_the_right_size_go_into_the_book_layout(tmp_path, folder):
 
 @pytest.fixture
 def book(tmp_path):
-    """A set in the legacy layout: 6 good records, one with a wrong class id, one that is no example, one with a wrong checksum."""
+    """Returns a set in the legacy layout: 6 good records, one wrong class ID, one record that is no tf.Example, one wrong checksum."""
     folder = tmp_path / "book"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -254,7 +256,7 @@ def book(tmp_path):
     return folder, good, [wrong, b"\xff no example"]
 
 
-def test_book_records_are_converted(tmp_path, book):
+def test_legacy_records_are_converted(tmp_path, book):
     folder, good, _ = book
     result = import_legacy(folder, plan(tmp_path / "data"))
     assert sorted(labelled(result.span)) == [f"000{i}" for i in range(6)]
@@ -263,7 +265,7 @@ def test_book_records_are_converted(tmp_path, book):
     assert len(good) == sum(result.span.manifest.counts.values())
 
 
-def test_book_records_are_copied_wrong_ones_too_and_keep_their_split(tmp_path, book):
+def test_good_and_wrong_legacy_records_are_copied_and_keep_their_split(tmp_path, book):
     folder, good, wrong = book
     copied = import_legacy(folder, plan(tmp_path / "data", layout="book"))
     assert sorted(records(copied.span)) == sorted(good + wrong)
@@ -276,7 +278,7 @@ def test_book_records_are_copied_wrong_ones_too_and_keep_their_split(tmp_path, b
         assert {r.data for path in converted.files(split) for r in read_records(path)} == expected
 
 
-def test_one_book_file_and_a_book_set_without_files(tmp_path, book):
+def test_one_legacy_file_and_a_legacy_set_without_files(tmp_path, book):
     folder, _, _ = book
     (folder / "train" / "data_info.csv").write_bytes((folder / "data_info.csv").read_bytes())
     assert len(labelled(import_legacy(folder / "train" / "train.tfrecord.gz", plan(tmp_path / "data")).span)) == 6
@@ -286,7 +288,7 @@ def test_one_book_file_and_a_book_set_without_files(tmp_path, book):
         import_legacy(tmp_path / "empty", plan(tmp_path / "data"))
 
 
-def test_a_synthetic_book_span_can_be_imported_and_keeps_its_splits(tmp_path):
+def test_a_synthetic_legacy_span_is_imported_with_its_splits(tmp_path):
     made = synthesise(synth_plan(SPEC, 40, 1, 20, WEIGHTS, layout="book"), tmp_path / "made")
     result = import_legacy(made.path, plan(tmp_path / "data"))
     assert result.span.manifest.counts == made.manifest.counts
@@ -298,7 +300,7 @@ def invoke(tmp_path, *arguments):
     return CliRunner().invoke(data_app, ["import", *arguments, *(part for setting in settings for part in ("--set", setting))])
 
 
-def test_the_command_tells_the_kinds_of_sets_apart(tmp_path, folder, book):
+def test_the_command_recognises_each_kind_of_set(tmp_path, folder, book):
     (folder / "labels.csv").write_text("path,label\n0001_a.png,0001\n")
     for path, count in ((folder, 9), (folder / "labels.csv", 1), (book[0], 6), (book[0] / "data_info.csv", 6)):
         result = invoke(tmp_path, str(path), "--pattern", "{label}_*")
@@ -307,7 +309,7 @@ def test_the_command_tells_the_kinds_of_sets_apart(tmp_path, folder, book):
     assert [span.manifest.source for span in list_spans(tmp_path / "data")] == ["pictures", "labels", "book", "data_info"]
 
 
-def test_the_command_says_what_is_wrong(tmp_path, folder):
+def test_the_command_refuses_a_missing_folder_and_a_text_file(tmp_path, folder):
     result = invoke(tmp_path, str(tmp_path / "nowhere"))
     assert isinstance(result.exception, CaptchaPipelineError)
     result = invoke(tmp_path, str(folder / "readme.txt"))

@@ -1,4 +1,4 @@
-"""The index of the spans: a cache that is never wrong, whatever happens to it or to the spans."""
+"""The index of the spans: a cache that stays correct if the index or the spans are changed, damaged or removed."""
 
 import shutil
 import signal
@@ -36,7 +36,7 @@ def inbox(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path, inbox: Path) -> Path:
-    """A data folder with two spans, the first of them in three shards."""
+    """Returns a data folder with two spans; the first has three shards."""
     ingest(inbox, tmp_path / "data")
     for seed in (50, 51):
         drop(inbox, seed)
@@ -53,7 +53,7 @@ def ingest(inbox: Path, root: Path) -> Imported:
 
 
 def what_is_known(root: Path, *seeds: int) -> list[list[tuple[Place, str]]]:
-    """Returns where the index has each picture, in words."""
+    """Returns the places of each picture in the index, each with its description."""
     rules = plan(root).rules
     with SpanIndex(root, rules) as index:
         index.refresh(list_spans(root))
@@ -63,7 +63,7 @@ def what_is_known(root: Path, *seeds: int) -> list[list[tuple[Place, str]]]:
         ]
 
 
-def test_what_an_import_adds_is_what_the_spans_hold(root: Path) -> None:
+def test_an_import_adds_the_same_entries_as_a_new_index(root: Path) -> None:
     added = what_is_known(root)
     (root / INDEX).unlink()
     assert what_is_known(root) == added
@@ -73,7 +73,7 @@ def test_what_an_import_adds_is_what_the_spans_hold(root: Path) -> None:
     assert {place.shard for place in places if place.number == 1} == {0, 1, 2}
 
 
-def test_a_span_that_is_in_the_index_is_not_read_again(root: Path, inbox: Path) -> None:
+def test_an_indexed_span_is_not_read_again(root: Path, inbox: Path) -> None:
     for span in list_spans(root):
         for split in ("train", "eval", "test"):
             shutil.rmtree(span.path / split)
@@ -83,14 +83,14 @@ def test_a_span_that_is_in_the_index_is_not_read_again(root: Path, inbox: Path) 
     assert list(labelled(ingest(inbox, root).span)) == ["0060"]
 
 
-def test_a_shard_that_cannot_be_read_is_named(root: Path, inbox: Path) -> None:
+def test_a_missing_shard_is_named(root: Path, inbox: Path) -> None:
     (root / INDEX).unlink()
     shutil.rmtree(root / "span-000002" / "eval")
     with pytest.raises(CaptchaPipelineError, match=r"The shard .*span-000002/eval/.* is missing"):
         ingest(inbox, root)
 
 
-def test_a_span_that_goes_and_comes_back_is_noticed(root: Path, inbox: Path) -> None:
+def test_a_removed_and_restored_span_is_noticed(root: Path, inbox: Path) -> None:
     aside = drop_span(root, 2)
     assert what_is_known(root, 3, 50) == [*what_is_known(root, 3), []]
     aside.rename(root / aside.name)
@@ -106,7 +106,7 @@ def test_a_replaced_span_is_noticed(root: Path, inbox: Path) -> None:
     assert what_is_known(root, 50) == [[]]
 
 
-def test_spans_in_the_book_s_layout_and_drawn_ones_are_known(tmp_path: Path) -> None:
+def test_synthetic_spans_in_both_layouts_are_indexed(tmp_path: Path) -> None:
     spec = plan(tmp_path).spec
     for layout in ("book", "canonical"):
         span = synthesise(synth_plan(spec, 9, 1, 4, {"train": 2, "eval": 1, "test": 1}, layout=layout), tmp_path / layout)
@@ -139,14 +139,14 @@ def test_a_damaged_index_is_made_again(root: Path, inbox: Path, damage: str) -> 
         ingest(inbox, root)
 
 
-def test_other_rules_for_pictures_are_another_index(root: Path) -> None:
+def test_changed_picture_rules_make_another_index(root: Path) -> None:
     with SpanIndex(root, plan(root).rules) as index:
         index.refresh(list_spans(root))
     small = plan(root).rules.__class__(max_pixels=100, background=(0, 0, 0), wrong_size="resize")
     with SpanIndex(root, small) as index:
         index.refresh(list_spans(root))
         assert index.same(of_encoded(picture(3), "", "", plan(root).rules).key) == []
-        assert len(index.same(of_encoded(picture(3), "", "", small).key)) == 1  # refused, and known by its bytes
+        assert len(index.same(of_encoded(picture(3), "", "", small).key)) == 1  # refused, so its key is the hash of its bytes
 
 
 SCRIPT = """
@@ -184,7 +184,7 @@ def start(root: Path, inbox: Path, kill_after: int = 0) -> subprocess.Popen[str]
 
 
 @pytest.mark.parametrize("kill_after", [1, 7, len(SEEDS), -1])
-def test_a_killed_import_leaves_nothing_that_is_not_in_a_span(tmp_path: Path, inbox: Path, kill_after: int) -> None:
+def test_a_killed_import_leaves_no_entries_without_a_span(tmp_path: Path, inbox: Path, kill_after: int) -> None:
     root = tmp_path / "data"
     killed = start(root, inbox, kill_after)
     assert killed.wait(60) == -signal.SIGKILL
@@ -192,13 +192,13 @@ def test_a_killed_import_leaves_nothing_that_is_not_in_a_span(tmp_path: Path, in
     assert [span.number for span in list_spans(root)] == [1]
 
 
-def test_two_imports_of_one_inbox_at_once_import_each_picture_once(tmp_path: Path, inbox: Path) -> None:
+def test_two_concurrent_imports_import_each_picture_once(tmp_path: Path, inbox: Path) -> None:
     root = tmp_path / "data"
     with lock_data(root):
         both = [start(root, inbox) for _ in range(2)]
         for process in both:
             assert process.stderr is not None
-            assert process.stderr.readline().startswith("Waiting for process ")  # both have begun, and wait for this one
+            assert process.stderr.readline().startswith("Waiting for process ")  # both have started, and wait for this process
     printed = sorted(process.communicate(timeout=120)[0].strip() for process in both)
     assert printed == ["imported", "nothing new"]
     assert [span.number for span in list_spans(root)] == [1]

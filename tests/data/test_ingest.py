@@ -1,4 +1,4 @@
-"""An inbox that is imported again and again: what is new becomes a span, and nothing twice."""
+"""Repeated imports of an inbox: new pictures become a span, and no picture is imported twice."""
 
 import shutil
 from pathlib import Path
@@ -28,11 +28,11 @@ def drop(folder: Path, name: str, seed: int) -> None:
 
 
 def ingest(inbox: Path, root: Path) -> list[str]:
-    """The labels in the span that comes of it."""
+    """Imports the inbox; returns the sorted labels of the new span."""
     return sorted(labelled(import_folder(inbox, "{label}_*", plan(root, only_new=True)).span))
 
 
-def test_each_picture_comes_once_whatever_its_name_and_place(tmp_path: Path, inbox: Path) -> None:
+def test_each_picture_is_imported_once_even_if_renamed_or_moved(tmp_path: Path, inbox: Path) -> None:
     root = tmp_path / "data"
     assert ingest(inbox, root) == ["0000", "0001", "0002", "0003"]
     with pytest.raises(NothingNew):
@@ -54,7 +54,7 @@ def test_another_picture_with_the_same_label_is_new(tmp_path: Path, inbox: Path)
     assert ingest(inbox, root) == ["0000"]
 
 
-def test_a_span_that_has_been_removed_comes_back(tmp_path: Path, inbox: Path) -> None:
+def test_the_pictures_of_a_removed_span_are_imported_again(tmp_path: Path, inbox: Path) -> None:
     root = tmp_path / "data"
     ingest(inbox, root)
     (span,) = list_spans(root)
@@ -62,7 +62,7 @@ def test_a_span_that_has_been_removed_comes_back(tmp_path: Path, inbox: Path) ->
     assert ingest(inbox, root) == ["0000", "0001", "0002", "0003"]
 
 
-def test_an_empty_inbox_and_a_wrong_pattern_are_still_errors(tmp_path: Path, inbox: Path) -> None:
+def test_an_empty_inbox_and_a_wrong_pattern_are_errors(tmp_path: Path, inbox: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CaptchaPipelineError, match="The folder is empty"):
         ingest(tmp_path / "empty", tmp_path / "data")
@@ -70,7 +70,7 @@ def test_an_empty_inbox_and_a_wrong_pattern_are_still_errors(tmp_path: Path, inb
         import_folder(inbox, "{label}-*", plan(tmp_path / "data", only_new=True))
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_ingest_command(tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     drop(inbox, "01_a.png", 1)
@@ -80,4 +80,4 @@ def test_the_command(tmp_path: Path) -> None:
     drop(inbox, "02_a.png", 2)
     printed = call(*arguments)
     assert "span-000002 now has 1 pictures" in printed
-    assert "1 are in a span already, and are left out." in printed
+    assert "1 already in a span with the same label: left out." in printed

@@ -1,4 +1,4 @@
-"""A perceptual hash that tells captchas apart, and knows one that was encoded again or resized."""
+"""The perceptual hash separates different captchas, and matches a captcha that was encoded again or resized."""
 
 import io
 import itertools
@@ -42,7 +42,7 @@ def test_different_captchas_are_far_apart(spec: CaptchaSpec) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_captcha_encoded_again_or_resized_is_near(spec: CaptchaSpec) -> None:
+def test_a_reencoded_or_resized_captcha_is_near(spec: CaptchaSpec) -> None:
     for picture in captchas(spec, 30):
         copies = [encoded_again(picture, format="JPEG", quality=quality) for quality in (75, 85, 95)]
         copies += [encoded_again(picture, format="WEBP", quality=90), encoded_again(picture, format="PNG"), picture.convert("L")]
@@ -52,14 +52,14 @@ def test_a_captcha_encoded_again_or_resized_is_near(spec: CaptchaSpec) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_a_picture_of_one_colour_or_of_stripes_looks_like_nothing(mode: str) -> None:
+def test_a_picture_of_one_colour_or_of_stripes_has_no_hash(mode: str) -> None:
     assert look_of(Image.new(mode, (100, 30), 77)) is None
     stripes = np.tile(np.random.default_rng(1).integers(0, 256, 100, np.uint8), (30, 1))
     assert look_of(Image.fromarray(stripes).convert(mode)) is None
 
 
 @given(st.binary(min_size=32, max_size=32), st.sets(st.integers(0, 255), max_size=15))
-def test_looks_that_are_near_have_a_band_in_common(one: bytes, flipped: set[int]) -> None:
+def test_near_hashes_share_a_band(one: bytes, flipped: set[int]) -> None:
     bits = np.unpackbits(np.frombuffer(one, np.uint8))
     bits[list(flipped)] ^= 1
     other = np.packbits(bits).tobytes()

@@ -1,4 +1,4 @@
-"""Every kind of picture that people send: passed on, converted or refused with the right reason."""
+"""Every kind of picture is kept unchanged, converted, or refused with the right reason."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ def pixels(encoded: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_plain_pictures_pass_byte_for_byte(form: str, mode: str) -> None:
+def test_plain_pictures_are_kept_byte_for_byte(form: str, mode: str) -> None:
     data = save(Image.fromarray(RGB).convert(mode), form)
     picture = inspect_picture(data, SPEC, RULES)
     assert picture.encoded == data
@@ -35,7 +35,7 @@ def test_plain_pictures_pass_byte_for_byte(form: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("spec", [SPEC, GREY])
-def test_measures(spec: CaptchaSpec) -> None:
+def test_brightness_contrast_and_sharpness(spec: CaptchaSpec) -> None:
     picture = inspect_picture(save(Image.fromarray(RGB)), spec, RULES)
     values = np.asarray(Image.fromarray(RGB).convert("RGB" if spec.channels == 3 else "L")).astype(float)
     assert picture.brightness == pytest.approx(values.mean())
@@ -52,7 +52,7 @@ def test_difficulty_follows_contrast() -> None:
     assert found == [DIFFICULTIES[0], DIFFICULTIES[1], DIFFICULTIES[2], DIFFICULTIES[2]]
 
 
-def test_one_column() -> None:
+def test_a_picture_of_one_column_has_no_sharpness() -> None:
     assert inspect_picture(save(Image.fromarray(RGB[:, :1])), SPEC, RULES).sharpness == 0
 
 
@@ -115,19 +115,19 @@ def test_16_bit_colour() -> None:
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_refused(kind: str) -> None:
+def test_a_refused_picture_has_the_right_reason(kind: str) -> None:
     reason, data = REFUSED[kind]
     with pytest.raises(PictureError) as caught:
         inspect_picture(data, SPEC, RULES)
     assert caught.value.reason == reason
 
 
-def test_too_large_says_how_large() -> None:
-    with pytest.raises(PictureError, match="101x100 pixels; more than 10000"):
+def test_the_message_gives_the_size_of_a_too_large_picture() -> None:
+    with pytest.raises(PictureError, match="101x100 pixels, more than the limit of 10000"):
         inspect_picture(REFUSED["large"][1], SPEC, RULES)
 
 
-def test_wrong_size() -> None:
+def test_a_wrong_size_is_kept_or_refused_by_the_rules() -> None:
     data = save(Image.fromarray(RGB[:10]))
     assert inspect_picture(data, SPEC, RULES).encoded == data
     refuse = PictureRules(max_pixels=10_000, background=(0, 0, 0), wrong_size="refuse")
@@ -138,7 +138,7 @@ def test_wrong_size() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"]), st.data())
-def test_broken_bytes_raise_nothing_else(form: str, data: st.DataObject) -> None:
+def test_broken_bytes_raise_only_picture_errors(form: str, data: st.DataObject) -> None:
     content = bytearray(save(Image.fromarray(RGB[:8, :8]), form))
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""Records that are not right go to quarantine with the right reason, and too many of them stop the run."""
+"""Bad records go to quarantine with the right reason, and too many bad records stop the run."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def without_bytes_list(name: str) -> bytes:
     return example.SerializeToString()
 
 
-# By reason, records of every kind that must not come through.
+# Bad records of every kind, by reason.
 BAD: dict[str, list[bytes]] = {
     "record_unparseable": [b"\xff" * 30, record(1)[:-9]],
     "feature_missing": [b"", record(1, image=None), record(1, label=None), record(1, source=None), record(1, params=None)],
@@ -37,7 +37,7 @@ BAD: dict[str, list[bytes]] = {
     "image_mode": [],
 }
 for _kind, (_reason, _data) in REFUSED.items():
-    # The size is told before the pixels are: those that are broken or of an odd mode must have the right one.
+    # The size is checked before the pixels are decoded: pictures that are broken or of a wrong mode must have the right size.
     BAD[_reason].append(record(1, image=_data))
 RESIZE = PictureRules(max_pixels=10_000, background=(255, 255, 255), wrong_size="resize")
 
@@ -52,12 +52,12 @@ def check_quarantine(outcome: Outcome, counts: dict[str, int], file: str) -> Non
     assert all(0 < len(value(example, "detail")) <= 1200 for example in outcome.bad)
 
 
-def test_every_kind_of_bad_record(tmp_path: Path) -> None:
+def test_every_kind_of_bad_record_goes_to_quarantine(tmp_path: Path) -> None:
     bad = [data for records in BAD.values() for data in records]
     mixed = [data for i, one in enumerate(bad) for data in (record(i), one)]
     make_span(tmp_path / "data", {**GOOD, "train": mixed})
     outcome = run(Outcome(tmp_path), tmp_path / "data", rules=RESIZE)
-    # In this run a wrong size is right.
+    # This run accepts pictures of a wrong size.
     counts = {reason: len(records) for reason, records in BAD.items() if reason != "image_size"}
     check_quarantine(outcome, counts, "span-000001/train/shard-00000-of-00001.tfrecord.gz")
     assert len(outcome.split("train")) == len(bad) + 1
@@ -65,7 +65,7 @@ def test_every_kind_of_bad_record(tmp_path: Path) -> None:
     assert {bytes(value(e, "record")) for e in outcome.bad} == {one for one in bad if one is not BAD["image_size"][0]}
 
 
-def test_refused_size(tmp_path: Path) -> None:
+def test_a_wrong_size_goes_to_quarantine_if_the_rules_refuse_it(tmp_path: Path) -> None:
     make_span(tmp_path / "data", {**GOOD, "train": GOOD["train"] + BAD["image_size"]})
     outcome = run(Outcome(tmp_path), tmp_path / "data", rules=RULES)
     assert [value(e, "reason") for e in outcome.bad] == [b"image_size"]
@@ -78,7 +78,7 @@ def test_a_thousand_good_and_a_thousand_bad_records_of_every_kind(tmp_path: Path
     chosen = [
         (reason, kinds[reason][i // len(reasons) % len(kinds[reason])]) for i in range(1000) for reason in [reasons[i % len(reasons)]]
     ]
-    # Five megabytes a label, once, is enough.
+    # One test with a label of five megabytes is enough.
     bad = [(reason, data if len(data) < 1_000_000 else record(1, label=b"A")) for reason, data in chosen]
     damaged = range(0, 1000, 10)
     mixed = [data for i, (_, one) in enumerate(bad) for data in (record(i), one)]
@@ -102,9 +102,9 @@ def test_a_thousand_good_and_a_thousand_bad_records_of_every_kind(tmp_path: Path
     assert (outcome.summary["total"], outcome.summary["bad"]) == (2004, 1000)
 
 
-def test_damaged_shards(tmp_path: Path) -> None:
+def test_records_of_damaged_shards_go_to_quarantine(tmp_path: Path) -> None:
     size = len(record(1)) + 16  # on disk
-    # What is done to the file of six records, how many stay good, and why the others do not.
+    # The damage to a file of six records, the number of records that stay good, and the reason of the others.
     damages: list[tuple[Callable[[bytearray], Any], int, str]] = [
         (lambda content: content.__setitem__(20, content[20] ^ 1), 5, "record_checksum"),
         (lambda content: content.__setitem__(size, content[size] ^ 1), 1, "record_corrupt"),
@@ -121,26 +121,26 @@ def test_damaged_shards(tmp_path: Path) -> None:
     assert [value(e, "reason").decode() for e in outcome.bad] == ["record_checksum", "record_corrupt", "record_truncated"]
 
 
-def test_shard_with_fewer_records_than_the_manifest_says(tmp_path: Path) -> None:
+def test_missing_records_of_a_shard_count_as_bad(tmp_path: Path) -> None:
     span = make_span(tmp_path / "data", GOOD)
     damage(span, "train", bytearray.clear)
     with pytest.raises(CaptchaPipelineError, match=r"6 of 10 records of span-000001 \(60.0%\)(.|\n)*record_missing"):
         run(Outcome(tmp_path), tmp_path / "data", max_bad=0.1)
 
 
-def test_too_many_bad_records(tmp_path: Path) -> None:
+def test_too_many_bad_records_stop_the_run(tmp_path: Path) -> None:
     bad = [record(1, label=b"AB?D")] * 4 + [record(1, label=b"AB")] * 3 + [record(1, image=b"text")] * 2 + [b"\xff"]
     make_span(tmp_path / "data", {**GOOD, "test": GOOD["test"] + bad})
     outcome = Outcome(tmp_path)
     with pytest.raises(CaptchaPipelineError) as caught:
         run(outcome, tmp_path / "data", max_bad=0.4)
     message = str(caught.value)
-    assert "10 of 20 records of span-000001 (50.0%) are not right; data.max_bad_fraction allows 40.0%" in message
+    assert "10 of 20 records of span-000001 (50.0%) are bad; data.max_bad_fraction allows 40.0%" in message
     lines = message.splitlines()[1:4]
     assert [line.split()[0] for line in lines] == ["label_charset", "label_length", "image_undecodable"]
     assert "(4), such as span-000001/test/shard-00000-of-00001.tfrecord.gz, record 2: label 'AB?D' has '?'" in lines[0]
     assert "record_unparseable" not in message
-    # TFX deletes the outputs of a failed step; this is what is left to look at.
+    # TFX deletes the outputs of a failed step; this copy is kept for the user.
     assert str(outcome.rejects_dir) in message
     assert json.loads((outcome.rejects_dir / "summary.json").read_text())["bad"] == 10
     assert sorted(path.name for path in outcome.rejects_dir.iterdir()) == sorted(
@@ -149,11 +149,11 @@ def test_too_many_bad_records(tmp_path: Path) -> None:
     run(Outcome(tmp_path / "again"), tmp_path / "data", max_bad=0.5)
 
 
-def test_every_span_must_keep_to_the_limit(tmp_path: Path) -> None:
+def test_the_limit_applies_to_every_span(tmp_path: Path) -> None:
     for _ in range(3):
         make_span(tmp_path / "data", GOOD)
     make_span(tmp_path / "data", {**GOOD, "train": GOOD["train"] + [b"\xff"] * 5})
-    with pytest.raises(CaptchaPipelineError, match=r"^5 of 15 records of span-000004 \(33\.3%\) are not right; .* allows 20\.0%"):
+    with pytest.raises(CaptchaPipelineError, match=r"^5 of 15 records of span-000004 \(33\.3%\) are bad; .* allows 20\.0%"):
         run(Outcome(tmp_path), tmp_path / "data", max_bad=0.2)
     outcome = run(Outcome(tmp_path / "again"), tmp_path / "data", max_bad=0.4)
     assert {name: tally["bad"] for name, tally in outcome.summary["spans"].items()} == {
@@ -164,16 +164,16 @@ def test_every_span_must_keep_to_the_limit(tmp_path: Path) -> None:
     }
 
 
-def test_many_spans_over_the_limit_are_counted(tmp_path: Path) -> None:
+def test_further_spans_over_the_limit_are_counted(tmp_path: Path) -> None:
     for _ in range(5):
         make_span(tmp_path / "data", {**GOOD, "train": [b"\xff"]})
     with pytest.raises(CaptchaPipelineError) as caught:
         run(Outcome(tmp_path), tmp_path / "data", max_bad=0.1)
-    assert str(caught.value).count("are not right") == 3
-    assert "The same is true of 2 more spans." in str(caught.value)
+    assert str(caught.value).count("are bad") == 3
+    assert "2 more spans have the same problem." in str(caught.value)
 
 
-def test_the_golden_set_must_keep_to_the_limit(tmp_path: Path) -> None:
+def test_the_limit_applies_to_the_golden_set(tmp_path: Path) -> None:
     make_span(tmp_path / "data", {"test": GOOD["test"] + [b"\xff"] * 2, "train": [b"\xff"] * 90})
     for _ in range(2):
         make_span(tmp_path / "data", GOOD)
@@ -186,7 +186,7 @@ def test_the_golden_set_must_keep_to_the_limit(tmp_path: Path) -> None:
 def test_a_newest_span_without_a_good_record_stops_the_run(tmp_path: Path, records: dict[str, list[bytes]]) -> None:
     make_span(tmp_path / "data", GOOD)
     make_span(tmp_path / "data", records)
-    with pytest.raises(CaptchaPipelineError, match=r"no good record in span-000002, the newest span; .*data\.exclude") as caught:
+    with pytest.raises(CaptchaPipelineError, match=r"no good record in span-000002, the newest span\. .*data\.exclude") as caught:
         run(Outcome(tmp_path), tmp_path / "data")
     assert ("The bad records, each with its reason, are in" in str(caught.value)) == bool(records), "there are none in the first case"
     run(Outcome(tmp_path / "again"), tmp_path / "data", exclude=[2])
@@ -204,7 +204,7 @@ def test_a_newest_span_without_a_shard_stops_the_run(tmp_path: Path) -> None:
 def test_a_golden_set_without_a_good_record_stops_the_run(tmp_path: Path, window: int) -> None:
     make_span(tmp_path / "data", GOOD | {"test": []})
     make_span(tmp_path / "data", GOOD)
-    with pytest.raises(CaptchaPipelineError, match=r"no good record in the test split of span-000001; set data\.golden to another span"):
+    with pytest.raises(CaptchaPipelineError, match=r"no good record in the test split of span-000001\. Set data\.golden to another span"):
         run(Outcome(tmp_path), tmp_path / "data", window=window, golden=1)
     run(Outcome(tmp_path / "again"), tmp_path / "data", window=window)
 
@@ -214,13 +214,13 @@ def cut(path: Path) -> None:
 
 
 def replace(path: Path) -> None:
-    """A good file, with other records than the manifest describes."""
+    """Replaces a shard by a good file whose records differ from the manifest."""
     other = make_span(path.parents[3] / "other", {"train": [record(seed) for seed in range(500, 506)]})
     path.write_bytes(other.files("train")[0].read_bytes())
 
 
 @pytest.mark.parametrize("change", [cut, replace, lambda path: path.write_bytes(b"")])
-def test_a_shard_that_has_changed_is_refused(tmp_path: Path, change: Callable[[Path], Any]) -> None:
+def test_a_changed_shard_is_refused(tmp_path: Path, change: Callable[[Path], Any]) -> None:
     span = make_span(tmp_path / "data", GOOD)
     make_span(tmp_path / "data", GOOD)
     change(span.files("train")[0])

@@ -47,7 +47,7 @@ def test_statistics_count_every_record(tmp_path, layout):
     assert (train.stored_bytes == 60 * 24 * 3 * len(labels)) == (layout == "book")
 
 
-def test_the_layouts_give_the_same_samples(tmp_path):
+def test_both_layouts_give_the_same_samples(tmp_path):
     spans = [synthetic(tmp_path), synthetic(tmp_path, "book")]
     for one, other in zip(*(samples(span, "train") for span in spans), strict=True):
         assert one.label == other.label
@@ -65,7 +65,7 @@ def test_a_sheet_shows_pictures_of_every_span_and_split(tmp_path):
         assert np.asarray(few).std() > 10
 
 
-def test_what_cannot_be_shown_is_counted_as_broken(tmp_path):
+def test_pictures_that_cannot_be_shown_are_counted_as_broken(tmp_path):
     whole = encode_png(Image.effect_noise((50, 20), 80))
     records = [
         canonical_example(whole, "12", "s", {}).SerializeToString(),

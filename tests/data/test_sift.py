@@ -1,4 +1,4 @@
-"""What of an import goes into the span: each picture once, with one label, and on one side of a split."""
+"""The pictures of an import that go into the span: each picture once, with one label, and its copies in one split."""
 
 import io
 from pathlib import Path
@@ -33,27 +33,27 @@ def folder(tmp_path: Path) -> Path:
 
 
 def save(folder: Path, name: str, seed: int) -> None:
-    """Saves the picture of a seed in the format of the name, which does not change its pixels."""
+    """Saves the picture of a seed in the lossless format that the name gives."""
     Image.open(io.BytesIO(picture(seed))).save(folder / name)
 
 
-def test_one_picture_with_two_labels_in_an_import_is_reported_with_both(tmp_path: Path, folder: Path) -> None:
+def test_a_picture_with_two_labels_in_one_import_is_reported_with_both(tmp_path: Path, folder: Path) -> None:
     save(folder, "0001_a.png", 1)
     save(folder, "0002_b.bmp", 1)
     save(folder, "0003_c.png", 3)
     result = import_folder(folder, "{label}_*", plan(tmp_path / "data"))
     assert sorted(labelled(result.span)) == ["0001", "0003"]
     assert result.contradictions == ["0002_b.bmp is labelled '0002'; 0001_a.png is labelled '0001'"]
-    assert "1 left out: the same picture is there with another label" in result.describe()
+    assert "1 left out: the picture already exists with another label" in result.describe()
 
 
 @pytest.mark.parametrize("layout", ["canonical", "book"])
-def test_one_picture_with_two_labels_in_two_spans_is_reported_with_both(tmp_path: Path, folder: Path, layout: str) -> None:
+def test_a_picture_with_two_labels_in_two_spans_is_reported_with_both(tmp_path: Path, folder: Path, layout: str) -> None:
     target = plan(tmp_path / "data", layout=layout)
     save(folder, "0001_a.png", 1)
     first = import_folder(folder, "{label}_*", target).span
     (shard,) = (file.path for file in first.manifest.files if file.records)
-    (tmp_path / "data" / ".index.sqlite").unlink()  # reported from what the span holds, not from what the import noted
+    (tmp_path / "data" / ".index.sqlite").unlink()  # the report must come from the span, not from the index
     save(folder, "0003_c.png", 3)
     (folder / "0001_a.png").rename(folder / "0002_b.png")
     result = import_folder(folder, "{label}_*", target)
@@ -63,7 +63,7 @@ def test_one_picture_with_two_labels_in_two_spans_is_reported_with_both(tmp_path
     assert sum(result.span.manifest.counts.values()) == 1
 
 
-def test_book_records_with_two_labels_are_reported(tmp_path: Path, folder: Path) -> None:
+def test_legacy_records_with_two_labels_are_reported(tmp_path: Path, folder: Path) -> None:
     spec = plan(tmp_path).spec
     pixels = np.random.default_rng(1).integers(0, 256, (10, 20, 3), np.uint8)
     with ShardWriter(folder, "all", "canonical") as writer:
@@ -74,21 +74,21 @@ def test_book_records_with_two_labels_are_reported(tmp_path: Path, folder: Path)
         result = import_legacy(folder, plan(tmp_path / layout, layout=layout))
         name = "train/all.tfrecord.gz"
         assert result.contradictions == [f"{name}, record 1 is labelled '0002'; {name}, record 0 is labelled '0001'"]
-        assert result.left_out == {"the same picture is there with the same label": 1}
+        assert result.left_out == {"the picture is already in this import with the same label": 1}
         assert len(list(records(result.span))) == 1
 
 
-def test_the_same_picture_with_the_same_label_comes_once(tmp_path: Path, folder: Path) -> None:
+def test_the_same_picture_with_the_same_label_is_imported_once(tmp_path: Path, folder: Path) -> None:
     spec = CaptchaSpec(charset="lower", case_sensitive=False, length=2, width=20, height=10)
     for name in ("ab_1.png", "ab_2.bmp", "AB_3.png"):
         save(folder, name, 1)
     result = import_folder(folder, "{label}_*", plan(tmp_path / "data", spec=spec))
     assert list(labelled(result.span)) == ["AB"]  # the first by name
-    assert result.left_out == {"the same picture is there with the same label": 2}
+    assert result.left_out == {"the picture is already in this import with the same label": 2}
     assert result.contradictions == []
 
 
-def test_what_a_run_sets_aside_contradicts_nothing(tmp_path: Path, folder: Path) -> None:
+def test_bad_records_are_not_reported_as_contradictions(tmp_path: Path, folder: Path) -> None:
     save(folder, "00-1_wrong label.png", 1)
     save(folder, "0001_a.png", 1)
     (folder / "0002_broken.png").write_bytes(b"broken")
@@ -129,7 +129,7 @@ def files_of(span: Span, split: str) -> tuple[object, ...]:
     return tuple(file for file in span.manifest.files if file.path.startswith(f"{split}/"))
 
 
-def test_copies_that_were_encoded_again_or_resized_are_in_the_split_of_the_first(tmp_path: Path, folder: Path) -> None:
+def test_reencoded_and_resized_copies_are_in_the_split_of_the_original(tmp_path: Path, folder: Path) -> None:
     save_captchas(folder, originals=True, copied=True)
     result = import_folder(folder, "{label}_*", plan(tmp_path / "data", spec=CaptchaSpec(), splits=EQUAL))
     found = splits_by_label(result.span)
@@ -146,11 +146,11 @@ def test_copies_in_a_later_span_are_in_the_split_of_the_original(tmp_path: Path,
     first = splits_by_label(import_folder(folder, "{label}_*", target).span)
     (tmp_path / "later").mkdir()
     save_captchas(tmp_path / "later", originals=False, copied=True)
-    (tmp_path / "data" / ".index.sqlite").unlink()  # what is alike is found in what the spans hold, not in what was added
+    (tmp_path / "data" / ".index.sqlite").unlink()  # copies must be found in the spans, not in the index
     assert splits_by_label(import_folder(tmp_path / "later", "{label}_*", target).span) == first
 
 
-def test_a_copy_with_another_label_is_imported_and_named(tmp_path: Path, folder: Path) -> None:
+def test_a_copy_with_another_label_is_imported_and_reported(tmp_path: Path, folder: Path) -> None:
     (image, _), *_ = captchas(1)
     image.save(folder / "0001_a.png")
     image.save(folder / "0002_b.jpg", quality=80)
@@ -167,7 +167,7 @@ def test_a_picture_stays_in_its_split_when_the_shares_change(tmp_path: Path, fol
     assert splits_by_label(again) == splits_by_label(first)
 
 
-def test_a_dry_run_says_what_an_import_would_do_and_writes_nothing(tmp_path: Path, folder: Path) -> None:
+def test_a_dry_run_reports_the_import_and_writes_nothing(tmp_path: Path, folder: Path) -> None:
     settings = ["--config", CONFIG, "--set", f"data.root={tmp_path / 'data'}", "--pattern", "{label}_*"]
     save(folder, "01_a.png", 1)
     call("data", "import", str(folder), *settings)
@@ -182,9 +182,9 @@ def test_a_dry_run_says_what_an_import_would_do_and_writes_nothing(tmp_path: Pat
     assert "Would be imported: 4 pictures" in told
     assert "02_b.png is labelled '02'; span-000001/" in told
     done = call("data", "import", str(folder), *settings, exit_code=3)
-    # All but the line on the span is the same.
+    # Only the lines about the span differ.
     assert told.splitlines()[2:] == done.splitlines()[2:]
-    for part in ("1 are in a span already", "20x10 3", "image_undecodable: 04_broken.png", "0x_wrong.png", "readme.txt", "03_d.bmp"):
+    for part in ("1 already in a span", "20x10 3", "image_undecodable: 04_broken.png", "0x_wrong.png", "readme.txt", "03_d.bmp"):
         assert part in told
 
 
@@ -195,7 +195,7 @@ def test_a_dry_run_needs_no_data_folder(tmp_path: Path, folder: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_an_ingest_ends_with_3_as_long_as_a_picture_has_two_labels(tmp_path: Path, folder: Path) -> None:
+def test_an_ingest_exits_with_3_while_a_picture_has_two_labels(tmp_path: Path, folder: Path) -> None:
     arguments = ["data", "ingest", str(folder), "--pattern", "{label}_*", "--config", CONFIG, "--set", f"data.root={tmp_path / 'data'}"]
     save(folder, "01_a.png", 1)
     save(folder, "02_b.png", 1)
@@ -207,21 +207,21 @@ def test_an_ingest_ends_with_3_as_long_as_a_picture_has_two_labels(tmp_path: Pat
     assert "Nothing new" in call(*arguments)
 
 
-def test_a_dropped_span_lies_aside_and_keeps_its_number(tmp_path: Path, folder: Path) -> None:
+def test_a_dropped_span_is_moved_aside_and_its_number_is_not_reused(tmp_path: Path, folder: Path) -> None:
     root = tmp_path / "data"
     settings = ["--config", CONFIG, "--set", f"data.root={root}"]
     for seed in (1, 2):
         save(folder, f"0{seed}_a.png", seed)
         call("data", "ingest", str(folder), "--pattern", "{label}_*", *settings)
     before = contents(root / "span-000002")
-    (root / "span-000002" / "manifest.json").write_text("{")  # a damaged span can be dropped as well
+    (root / "span-000002" / "manifest.json").write_text("{")  # a damaged span can be dropped, too
     told = call("data", "drop", "2", *settings, "--set", "data.exclude=[2]")
     assert f"mv {root}/.dropped/span-000002 {root}" in told
     assert "data.exclude" in told
     assert contents(root / ".dropped" / "span-000002") == before | {"manifest.json": b"{"}
     assert [span.number for span in list_spans(root)] == [1]
     assert "span-000003 now has 1 pictures" in call("data", "ingest", str(folder), "--pattern", "{label}_*", *settings)
-    with pytest.raises(CaptchaPipelineError, match=r"no span 2 in .*; its spans: 1, 3"):
+    with pytest.raises(CaptchaPipelineError, match=r"Span 2 does not exist in .*; its spans: 1, 3"):
         call("data", "drop", "2", *settings)
 
 
@@ -230,14 +230,14 @@ def test_the_golden_span_is_not_dropped(tmp_path: Path, folder: Path) -> None:
     save(folder, "01_a.png", 1)
     settings = ["--config", CONFIG, "--set", f"data.root={root}"]
     call("data", "import", str(folder), "--pattern", "{label}_*", *settings)
-    with pytest.raises(CaptchaPipelineError, match=r"golden one.*data\.golden"):
+    with pytest.raises(CaptchaPipelineError, match=r"golden span \(data\.golden\)"):
         call("data", "drop", "1", *settings, "--set", "data.golden=1")
-    with pytest.raises(CaptchaPipelineError, match="There is no data folder"):
+    with pytest.raises(CaptchaPipelineError, match=r"The data folder .* does not exist"):
         call("data", "drop", "1", "--config", CONFIG, "--set", f"data.root={tmp_path / 'nowhere'}")
     assert len(list_spans(root)) == 1
 
 
-def test_folders_may_have_the_characters_of_patterns(tmp_path: Path) -> None:
+def test_folder_names_may_contain_glob_characters(tmp_path: Path) -> None:
     inbox, root = tmp_path / "in [b]*?", tmp_path / "da[t]a*?"
     inbox.mkdir()
     settings = ["--config", CONFIG, "--set", f"data.root={root}"]
@@ -250,7 +250,7 @@ def test_folders_may_have_the_characters_of_patterns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["parent", "absolute", "link"])
-def test_a_table_s_path_out_of_its_folder_is_refused_unless_asked_for(tmp_path: Path, folder: Path, way: str) -> None:
+def test_a_path_outside_the_folder_of_a_table_needs_an_option(tmp_path: Path, folder: Path, way: str) -> None:
     save(folder, "a.png", 1)
     save(tmp_path, "secret.png", 2)
     (folder / "link.png").symlink_to(tmp_path / "secret.png")

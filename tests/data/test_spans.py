@@ -18,11 +18,11 @@ from tests.support.span import make_span
 
 
 def what_lies_in(root):
-    """Returns the names of all but the lock file."""
+    """Returns the names of all files except the lock file."""
     return sorted(path.name for path in root.iterdir() if path.name != ".lock")
 
 
-def test_a_span_gets_the_next_number_and_says_what_it_holds(tmp_path):
+def test_a_span_gets_the_next_number_and_describes_its_files(tmp_path):
     root = tmp_path / "data"
     assert (list_spans(root), next_number(root)) == ([], 1)
     first, second = make_span(root), make_span(root, [b"three"])
@@ -51,12 +51,12 @@ def test_tensorflow_reads_the_shards(tmp_path):
     assert [record.numpy() for record in tf.data.TFRecordDataset(files, "GZIP")] == [b"one", b"two"]
 
 
-def test_the_same_records_are_the_same_bytes(tmp_path):
+def test_the_same_records_give_the_same_bytes(tmp_path):
     assert contents(make_span(tmp_path / "a").path) == contents(make_span(tmp_path / "b").path)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_nothing_is_left_of_a_span_that_failed(tmp_path, error):
+def test_a_failed_span_leaves_no_files(tmp_path, error):
     def fail():
         with new_span(tmp_path) as draft:
             (draft / "file").write_text("half")
@@ -67,7 +67,7 @@ def test_nothing_is_left_of_a_span_that_failed(tmp_path, error):
     assert what_lies_in(tmp_path) == []
 
 
-def test_a_draft_whose_process_was_killed_is_removed(tmp_path):
+def test_the_draft_of_a_killed_process_is_removed(tmp_path):
     script = (
         "import os, sys, signal; from components.data.span_writer import new_span\n"
         "with new_span(sys.argv[1]) as d: (d / 'x').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
@@ -100,7 +100,7 @@ def _make_three(root):
         make_span(root)
 
 
-def test_processes_that_make_spans_at_once_each_get_their_own(tmp_path):
+def test_concurrent_processes_get_different_span_numbers(tmp_path):
     in_three_processes(_make_three, tmp_path)
     assert [span.number for span in list_spans(tmp_path)] == list(range(1, 10))
     assert len(what_lies_in(tmp_path)) == 9
@@ -113,7 +113,7 @@ def _begin_many(root):
             raise KeyboardInterrupt
 
 
-def test_one_process_s_draft_is_not_removed_by_another(tmp_path):
+def test_a_draft_is_not_removed_by_another_process(tmp_path):
     in_three_processes(_begin_many, tmp_path)
     assert what_lies_in(tmp_path) == []
 
@@ -122,7 +122,7 @@ def numbers(chosen):
     return [span.number for span in chosen.spans]
 
 
-def test_the_window_is_the_newest_spans(tmp_path):
+def test_the_window_has_the_newest_spans(tmp_path):
     with pytest.raises(CaptchaPipelineError, match=r"There are no spans in .*data synth"):
         window(tmp_path, None)
     for record in (b"1", b"2", b"3"):
@@ -132,15 +132,15 @@ def test_the_window_is_the_newest_spans(tmp_path):
     assert numbers(window(tmp_path, 9)) == [1, 2, 3]
 
 
-def test_spans_can_be_left_out_of_the_window(tmp_path):
+def test_spans_can_be_excluded_from_the_window(tmp_path):
     for record in (b"1", b"2", b"3"):
         make_span(tmp_path, [record])
     assert numbers(window(tmp_path, 2, exclude=[3, 7])) == [1, 2]
-    with pytest.raises(CaptchaPipelineError, match=r"data\.exclude leaves none of the 3 spans"):
+    with pytest.raises(CaptchaPipelineError, match=r"data\.exclude excludes all 3 spans"):
         window(tmp_path, None, exclude=[1, 2, 3])
 
 
-def test_the_golden_span_is_there_whatever_the_window(tmp_path):
+def test_the_golden_span_does_not_depend_on_the_window(tmp_path):
     for record in (b"1", b"2", b"3"):
         make_span(tmp_path, [record])
     chosen = window(tmp_path, 1, exclude=[1], golden=1)
@@ -148,11 +148,11 @@ def test_the_golden_span_is_there_whatever_the_window(tmp_path):
     assert chosen.golden is not None
     assert chosen.golden.number == 1
     assert chosen.digest != window(tmp_path, 1, golden=2).digest != window(tmp_path, 1).digest
-    with pytest.raises(CaptchaPipelineError, match=r"data\.golden is 4, and .* has the spans 1, 2, 3"):
+    with pytest.raises(CaptchaPipelineError, match=r"data\.golden is 4, but .* has the spans 1, 2, 3"):
         window(tmp_path, None, golden=4)
 
 
-def test_a_run_reads_the_spans_that_it_has_seen(tmp_path):
+def test_a_run_reads_the_spans_that_existed_at_its_start(tmp_path):
     for record in (b"1", b"2", b"3"):
         make_span(tmp_path, [record])
     seen = {n: window(tmp_path, n) for n in (None, 2)}
@@ -168,7 +168,7 @@ def test_a_run_reads_the_spans_that_it_has_seen(tmp_path):
             window_as_of(as_of[n], tmp_path, n)
 
 
-def test_the_digest_tells_windows_apart(tmp_path):
+def test_different_windows_have_different_digests(tmp_path):
     make_span(tmp_path / "a", [b"1"])
     make_span(tmp_path / "a", [b"1"])
     make_span(tmp_path / "b", [b"2"])
@@ -178,7 +178,7 @@ def test_the_digest_tells_windows_apart(tmp_path):
     assert window(tmp_path / "a", None).digest == Window(tuple(spans), None).digest
 
 
-def test_changed_and_missing_files_are_found_where_they_are_read(tmp_path):
+def test_changed_and_missing_files_are_found_during_reading(tmp_path):
     span = make_span(tmp_path)
     assert list(span.records("train")) == [Record(0, b"one"), Record(1, b"two")]
     train, test = span.files("train")[0], span.files("test")[0]
@@ -190,7 +190,7 @@ def test_changed_and_missing_files_are_found_where_they_are_read(tmp_path):
         list(span.records("test"))
 
 
-def test_a_look_at_the_files_tells_where_one_was_replaced_or_removed(tmp_path):
+def test_a_replaced_or_removed_file_changes_the_state_of_the_window(tmp_path):
     span = make_span(tmp_path)
     before = window(tmp_path, None)
     digest, as_of = before.digest, before.as_of
@@ -227,7 +227,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         pass
 
 
-def test_a_removed_span_leaves_no_gap_at_the_end_only(tmp_path):
+def test_a_removed_span_does_not_change_the_next_number(tmp_path):
     for _ in range(3):
         make_span(tmp_path)
     shutil.rmtree(tmp_path / "span-000001")

@@ -1,4 +1,4 @@
-"""A picture's split follows from what the model sees of it, and moves as little as it can when the shares change."""
+"""A picture's split depends on its visible pixels, and changes as little as possible when the shares change."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ def encoded(image, kind, **options):
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS, {"train": 98, "eval": 1, "test": 1}, {"train": 1, "eval": 2, "test": 3}])
-def test_splits_have_about_their_sizes(weights):
+def test_splits_have_about_the_configured_sizes(weights):
     splits = [split_of(key, weights) for key in KEYS]
     for split, weight in weights.items():
         expected = len(KEYS) * weight / sum(weights.values())
@@ -35,7 +35,7 @@ def test_splits_have_about_their_sizes(weights):
 
 @given(st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES), st.integers(1, 1000), PARTS, PARTS, PARTS, PARTS)
 def test_a_picture_moves_only_between_train_and_the_split_whose_share_changes(key, total, test, other_test, eval_, other_eval):
-    """The shares are those of `total + 2000`, so that train is never empty."""
+    """The shares add up to `total + 2000`, so that train is never empty."""
 
     def split(test, eval_):
         return split_of(key, {"train": total + 2000 - test - eval_, "eval": eval_, "test": test})
@@ -47,7 +47,7 @@ def test_a_picture_moves_only_between_train_and_the_split_whose_share_changes(ke
         assert large == small, "test and eval of smaller shares are parts of those of larger ones"
     if large == "train":
         assert small == "train", "train of larger shares of test and eval is part of that of smaller ones"
-    # Each alone: the other of the two splits stays exactly as it is.
+    # If only one share changes, the other split stays exactly as it is.
     assert (split(other_test, eval_) == "eval") == (small == "eval")
     assert (split(test, other_eval) == "test") == (small == "test")
 
@@ -58,14 +58,14 @@ def test_only_the_proportion_of_the_shares_counts(key, test, eval_, train, facto
     assert split_of(key, weights) == split_of(key, {split: factor * weight for split, weight in weights.items()})
 
 
-def test_no_share_is_no_picture():
+def test_a_split_without_a_share_gets_no_picture():
     for point in (0, 2**64 - 1):
         key = point.to_bytes(8, "big") + bytes(8)
         assert split_of(key, {"train": 1, "eval": 0, "test": 0}) == "train"
     assert [split_of(point.to_bytes(8, "big"), WEIGHTS) for point in (0, 2**63, 2**64 - 1)] == ["test", "train", "eval"]
 
 
-def test_a_picture_has_one_key_however_it_is_encoded():
+def test_the_key_does_not_depend_on_the_encoding():
     pixels = np.random.default_rng(0).integers(0, 256, (9, 8), np.uint8)
     grey = Image.fromarray(pixels)
     sixteen = Image.fromarray(pixels.astype(np.uint16) * 256 + 77)
@@ -92,7 +92,7 @@ def test_transparent_pixels_count_as_the_background():
     assert encoded_split_key(encode_png(layer), RULES) == split_key(seen)
 
 
-def test_another_picture_has_another_key():
+def test_different_pictures_have_different_keys():
     pixels = np.random.default_rng(0).integers(0, 256, (9, 8, 4), np.uint8)
     changed = pixels.copy()
     changed[4, 4, 3] ^= 128
@@ -102,7 +102,7 @@ def test_another_picture_has_another_key():
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
-def test_what_is_no_picture_is_known_by_its_bytes(data):
+def test_the_key_of_other_files_is_the_hash_of_their_bytes(data):
     assert encoded_split_key(data, RULES) == bytes_key(data) == hashlib.sha256(data).digest()[:KEY_BYTES]
 
 
@@ -113,7 +113,7 @@ def test_a_picture_over_the_limit_is_not_decoded():
 
 
 @given(st.lists(st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES)), st.lists(st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES)))
-def test_keys_are_found_among_merged_ones(some, others):
+def test_keys_are_found_in_merged_keys(some, others):
     merged = merge_keys([b"".join(some), b"", b"".join(some[:3])])
     assert len(merged) == KEY_BYTES * len(set(some))
     for key in some + others:

@@ -66,7 +66,7 @@ def test_charset_and_length_follow_from_the_labels(tmp_path, labels, expected):
         (lambda number: (190 + 45 * number, 80), (360, 44)),
     ],
 )
-def test_the_size_is_that_of_the_pictures_if_it_is_not_too_large(tmp_path, size, expected):
+def test_the_size_follows_from_the_pictures_and_is_limited(tmp_path, size, expected):
     found = captcha_of(folder(tmp_path, ["12"] * 11, size))
     width, height = expected
     assert found["height"] == pytest.approx(height, abs=4)
@@ -83,16 +83,16 @@ def test_the_size_is_that_of_the_pictures_if_it_is_not_too_large(tmp_path, size,
         ({"ink": (60, 120, 60), "ground": (160, 90, 60)}, 3),
     ],
 )
-def test_pictures_that_are_pale_in_grey_are_read_in_colour(tmp_path, colours, channels):
+def test_pictures_with_low_contrast_in_grey_are_read_in_colour(tmp_path, colours, channels):
     assert captcha_of(folder(tmp_path, ["1234"] * 5, **colours))["channels"] == channels
 
 
-def test_broken_and_missing_pictures_do_not_matter_if_others_can_be_decoded(tmp_path):
+def test_broken_and_missing_pictures_are_ignored_if_others_can_be_decoded(tmp_path):
     entries = folder(tmp_path, ["12"] * 4)
     (tmp_path / "34_0.png").write_bytes(b"no picture")
     broken = [Entry(tmp_path / name, name, "34") for name in ("34_0.png", "gone.png")]
     assert captcha_of([*broken, *entries])["width"] == 60
-    with pytest.raises(CaptchaPipelineError, match=r"None of 2 pictures can be decoded; the first is .*34_0\.png"):
+    with pytest.raises(CaptchaPipelineError, match=r"No picture can be decoded; the first of 2 is .*34_0\.png"):
         suggest(broken, RULES)
     with pytest.raises(CaptchaPipelineError, match="no labelled picture"):
         suggest([], RULES)
@@ -114,7 +114,7 @@ def test_the_command_prints_a_configuration_that_loads(tmp_path):
     )
 
 
-def test_the_command_without_a_folder_prints_the_configuration_in_force():
+def test_the_command_without_a_folder_prints_the_current_configuration():
     result = CliRunner().invoke(app, ["config", "--set", "name=mine"])
     assert yaml.safe_load(io.StringIO(result.output))["name"] == "mine"
 

@@ -47,7 +47,7 @@ def examples(span):
 
 
 @pytest.mark.parametrize("label", ["0", "8461", "XKCD9"])
-def test_at_the_librarys_own_size_it_draws_what_the_library_draws(label):
+def test_pictures_of_the_default_size_match_the_library(label):
     painter = CaptchaPainter(plan(spec=CaptchaSpec(width=160, height=60)))
     library = ImageCaptcha()
     random.seed(label)
@@ -56,14 +56,14 @@ def test_at_the_librarys_own_size_it_draws_what_the_library_draws(label):
     assert ours.tobytes() == library.generate_image(label).tobytes()
 
 
-def test_on_smaller_pictures_fonts_and_noise_are_in_proportion():
+def test_fonts_and_noise_are_scaled_for_smaller_pictures():
     small = plan(spec=CaptchaSpec(width=80, height=30))
     assert small.effective_font_sizes == (21, 25, 28)
     assert small.effective_noise_dots == 8
     assert plan(font_sizes=(9,), noise_dots=0).effective_noise_dots == 0
 
 
-def test_the_bytes_do_not_depend_on_the_workers(tmp_path):
+def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
     one = synthesise(plan(), tmp_path / "one", partial(in_processes, workers=1))
     two = synthesise(plan(), tmp_path / "two", partial(in_processes, workers=2))
     assert contents(one.path) == contents(two.path)
@@ -77,8 +77,8 @@ def test_beam_makes_the_same_span(tmp_path):
     assert contents(here.path) == contents(there.path)
 
 
-def test_what_other_threads_of_a_worker_draw_is_of_no_account(tmp_path):
-    """Neither other shards nor others' use of the one global `random`, such as Beam's when it samples sizes."""
+def test_a_shard_does_not_depend_on_other_threads(tmp_path):
+    """Other shards, and other users of the global `random` such as Beam when it samples sizes, do not change a shard."""
     alone = [synthetic_beam._draw(shard, plan(), str(tmp_path)) for shard in range(3)]
     done = threading.Event()
     with ThreadPoolExecutor(4) as threads:
@@ -91,19 +91,19 @@ def test_what_other_threads_of_a_worker_draw_is_of_no_account(tmp_path):
 
 
 def test_a_shard_may_be_drawn_twice(tmp_path):
-    """As when an engine starts a task again while the first try is still at work."""
+    """An engine may start a task again while the first attempt still runs."""
     once, again = (synthetic_beam._draw(0, plan(), str(tmp_path)) for _ in range(2))
     assert once == again
     assert {path.name for path in tmp_path.iterdir()} == {"train", "eval", "test"}
 
 
-def test_a_picture_does_not_depend_on_the_shards(tmp_path):
+def test_a_picture_does_not_depend_on_the_shard_size(tmp_path):
     few = synthesise(plan(count=12, shard_size=12), tmp_path / "few")
     many = synthesise(plan(count=12, shard_size=5), tmp_path / "many")
     assert Counter(str(e) for e in examples(few)) == Counter(str(e) for e in examples(many))
 
 
-def test_a_shard_leaves_the_random_state_of_its_caller(tmp_path):
+def test_drawing_a_shard_keeps_the_random_state_of_the_caller(tmp_path):
     random.seed(5)
     expected = random.random()
     random.seed(5)
@@ -118,7 +118,7 @@ def test_another_seed_gives_other_pictures(tmp_path):
     assert not pictures[0] & pictures[1]
 
 
-def test_every_record_is_right_and_in_the_split_of_its_pixels(tmp_path):
+def test_every_record_is_valid_and_in_the_split_of_its_pixels(tmp_path):
     spec = CaptchaSpec(charset="alnum", length={"min": 3, "max": 6}, width=128, height=64, channels=1)
     span = synthesise(plan(spec=spec), tmp_path)
     lengths: Counter[int] = Counter()
@@ -139,7 +139,7 @@ def test_every_record_is_right_and_in_the_split_of_its_pixels(tmp_path):
     assert (span.manifest.split_rule, span.manifest.params["splits"]) == (SPLIT_RULE, WEIGHTS)
 
 
-def test_the_layouts_hold_the_same_pictures_in_the_same_splits(tmp_path):
+def test_both_layouts_have_the_same_pictures_in_the_same_splits(tmp_path):
     canonical = synthesise(plan(count=30), tmp_path)
     book = synthesise(plan(count=30, layout="book"), tmp_path)
     info = DataInfo.load(book.path / "data_info.csv")
@@ -164,7 +164,7 @@ def dejavu():
     return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 
 
-def test_a_font_of_ones_own_writes_its_alphabet(tmp_path, dejavu):
+def test_a_configured_font_draws_its_own_alphabet(tmp_path, dejavu):
     spec = CaptchaSpec(charset="أبجد", length=3)
     span = synthesise(plan(spec=spec, count=4, fonts=(dejavu,), font_sizes=(20,)), tmp_path)
     assert {len(sample.label) for split in WEIGHTS for sample in samples(span, split)} == {3}
@@ -179,7 +179,7 @@ def test_fonts_without_the_glyphs_are_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / "data").exists()
 
 
-def test_what_is_no_font_is_named(tmp_path):
+def test_a_file_that_is_no_font_is_named(tmp_path):
     (tmp_path / "a.ttf").write_text("not a font at all")
     with pytest.raises(CaptchaPipelineError, match=r"a\.ttf is not a TrueType"):
         find_fonts([str(tmp_path / "a.ttf")], "01")

@@ -1,4 +1,4 @@
-"""What the reader makes of files as TensorFlow writes them, and of those that somebody broke."""
+"""The reader on files as TensorFlow writes them, and on damaged files."""
 
 import gzip
 import hashlib
@@ -26,18 +26,18 @@ def write(path: Path, records: list[bytes], compression: str = "") -> bytes:
 
 
 def offset(index: int) -> int:
-    """Where a record of RECORDS begins in the plain file."""
+    """Returns the start of a record of RECORDS in the uncompressed file, in bytes."""
     return sum(len(record) + 16 for record in RECORDS[:index])
 
 
 @pytest.mark.parametrize("compression", ["", "GZIP"])
-def test_whole_files(tmp_path: Path, compression: str) -> None:
+def test_undamaged_files(tmp_path: Path, compression: str) -> None:
     write(tmp_path / "f", RECORDS, compression)
     assert list(read_records(tmp_path / "f")) == [Record(i, data) for i, data in enumerate(RECORDS)]
 
 
 @pytest.mark.parametrize("compression", ["", "GZIP"])
-def test_no_records(tmp_path: Path, compression: str) -> None:
+def test_files_without_records(tmp_path: Path, compression: str) -> None:
     write(tmp_path / "f", [], compression)
     assert list(read_records(tmp_path / "f")) == []
 
@@ -49,7 +49,7 @@ def test_a_plain_file_that_begins_like_a_gzip_file(tmp_path: Path, length: int) 
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_wrong_data_costs_one_record(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+def test_wrong_data_damages_one_record(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     content = bytearray(write(tmp_path / "f", RECORDS))
     content[offset(7) + 12 + 5] ^= 1
     (tmp_path / "f").write_bytes(pack(bytes(content)))
@@ -80,7 +80,7 @@ def test_huge_length_is_not_allocated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [offset(7) + 3, offset(7) + 12, offset(7) + 50, offset(8) - 1])
-def test_truncated_plain(tmp_path: Path, cut: int) -> None:
+def test_a_truncated_plain_file(tmp_path: Path, cut: int) -> None:
     content = write(tmp_path / "f", RECORDS)
     (tmp_path / "f").write_bytes(content[:cut])
     *good, last = read_records(tmp_path / "f")
@@ -89,8 +89,8 @@ def test_truncated_plain(tmp_path: Path, cut: int) -> None:
     assert (last.reason, last.index) == ("record_truncated", 7)
 
 
-def test_truncated_gzip_keeps_what_came_before(tmp_path: Path) -> None:
-    # Each record is flushed, so that the cut falls behind whole ones, as when a writer is killed.
+def test_a_truncated_gzip_file_keeps_the_records_before_the_cut(tmp_path: Path) -> None:
+    # Each record is flushed, so that complete records are before the cut, as when a writer is killed.
     records = [bytes(f"{i}" * 50, "ascii") for i in range(10)]
     content = write(tmp_path / "f", records)
     with gzip.open(tmp_path / "f", "wb") as stream:
@@ -112,7 +112,7 @@ def test_text_file(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=4096), st.booleans())
-def test_any_bytes_are_survived(tmp_path_factory: pytest.TempPathFactory, content: bytes, gzip_magic: bool) -> None:
+def test_any_bytes_can_be_read(tmp_path_factory: pytest.TempPathFactory, content: bytes, gzip_magic: bool) -> None:
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(b"\x1f\x8b\x08\x00" * gzip_magic + content)
     items = list(read_records(path))
@@ -120,7 +120,7 @@ def test_any_bytes_are_survived(tmp_path_factory: pytest.TempPathFactory, conten
 
 
 @given(st.data())
-def test_any_flipped_byte_is_noticed_and_no_wrong_record_comes_out(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_a_flipped_byte_never_gives_a_wrong_record(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.getbasetemp() / "flipped"
     content = bytearray(write(path, RECORDS[:4], data.draw(st.sampled_from(["", "GZIP"]))))
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
@@ -130,7 +130,7 @@ def test_any_flipped_byte_is_noticed_and_no_wrong_record_comes_out(tmp_path_fact
 
 
 @given(st.data())
-def test_a_file_is_compared_with_its_hash_however_it_is_damaged(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_a_damaged_file_is_compared_with_its_hash(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("hash") / "f"
     plain = write(path, RECORDS)
     content = data.draw(st.sampled_from([plain, gzip.compress(plain)]))
@@ -140,7 +140,7 @@ def test_a_file_is_compared_with_its_hash_however_it_is_damaged(tmp_path_factory
     changed[flipped] ^= data.draw(st.integers(0, 255))
     path.write_bytes(changed[:end] + data.draw(st.binary(max_size=9)))
     read = list(read_records(path))
-    # The whole file counts, also what lies behind a fault that ends the reading.
+    # The hash covers the complete file, including the bytes after a fault that ends the reading.
     assert list(read_records(path, hashlib.sha256(path.read_bytes()).hexdigest())) == read
     if path.read_bytes() == content:
         return

@@ -8,7 +8,7 @@ CLASSES = [*"0123456789", ""]
 
 
 def results(mistakes: list[tuple[str, str]], right: int) -> Results:
-    """Those of labels of one character, and `right` readings of a 7 as a 7."""
+    """Returns the results of labels of one character: mistakes as (truth, reading), and `right` correct readings of a 7."""
     counts = ReadingCounts(1, len(CLASSES), min_length=0)
     truths, readings = zip(*mistakes, *[("7", "7")] * right, strict=True)
     truth, reading = (np.array([[CLASSES.index(text)] for text in texts]) for texts in (truths, readings))
@@ -20,33 +20,37 @@ def epoch(sequence_accuracy: float) -> list[dict[str, float]]:
     return [{"sequence_accuracy": sequence_accuracy}]
 
 
-def test_there_is_no_advice_where_the_floor_is_reached() -> None:
+def test_no_advice_if_the_floor_is_reached() -> None:
     assert advise(results([("0", "1")], 99), CLASSES, epoch(1.0), 200, 0.98, [0.5]) == []
 
 
 @pytest.mark.parametrize(
     ("floor", "expected"),
-    [(0.96, "about 540 to fit to, in place of 200"), (0.98, "about 1,500 to fit to, in place of 200"), (1.0, "more than 50 times the 200")],
+    [
+        (0.96, "about 540 training pictures instead of 200"),
+        (0.98, "about 1,500 training pictures instead of 200"),
+        (1.0, "more than 50 times the 200"),
+    ],
 )
-def test_what_is_learnt_by_heart_asks_for_more_labels(floor: float, expected: str) -> None:
+def test_overfitting_suggests_more_labels(floor: float, expected: str) -> None:
     mistakes = [(str(digit), str((digit + 1) % 10)) for digit in range(8)]
     first, *rest = advise(results(mistakes, 92), CLASSES, epoch(0.999), 200, floor, [0.6] * 8)
-    assert first.startswith("More labels help most: of the pictures that it was fitted to, the model reads 99.9%, of others 92.0%.")
+    assert first.startswith("More labels help most: the model reads 99.9% of its training pictures, but only 92.0% of others.")
     assert expected in first
     assert rest == []
 
 
-def test_what_does_not_fit_its_own_pictures_asks_for_a_longer_fit() -> None:
+def test_underfitting_suggests_a_longer_fit() -> None:
     first, *_ = advise(results([("0", "1"), ("2", "3")] * 20, 60), CLASSES, epoch(0.61), 5_000, 0.98, [])
     assert first.startswith("Make the fit longer")
 
 
-def test_a_model_at_chance_asks_for_a_look_at_the_data() -> None:
+def test_a_model_at_chance_suggests_checking_the_data() -> None:
     (only,) = advise(results([("7", "1")] * 90, 10), CLASSES, epoch(0.1), 5_000, 0.98, [0.99])
     assert "no better than by guessing" in only
 
 
-def test_sure_mistakes_ask_for_a_look_at_the_labels() -> None:
+def test_confident_mistakes_suggest_checking_the_labels() -> None:
     mistakes = [(str(digit), str((digit + 1) % 10)) for digit in range(8)]
     advice = advise(results(mistakes, 92), CLASSES, epoch(0.93), 5_000, 0.98, [0.99, 0.97, *[0.6] * 6])
     assert any("2 of the 8 misread pictures" in line for line in advice)
@@ -56,6 +60,6 @@ def test_sure_mistakes_ask_for_a_look_at_the_labels() -> None:
     ("truth", "reading", "expected"),
     [("0", "8", "4 of 6 mistakes are '8' for '0'"), ("", "1", "after the end of the text"), ("5", "", "'5' that is left out")],
 )
-def test_the_commonest_confusion_is_named(truth: str, reading: str, expected: str) -> None:
+def test_the_most_frequent_confusion_is_named(truth: str, reading: str, expected: str) -> None:
     advice = advise(results([(truth, reading)] * 4 + [("2", "3"), ("3", "4")], 94), CLASSES, epoch(0.94), 5_000, 0.98, [])
     assert expected in advice[-1]

@@ -1,4 +1,4 @@
-"""Which pushed model has read the golden set best: what a push notes, and what the next model is compared with."""
+"""The pushed model that read the golden set best: the record of a push, and the comparison of the next model."""
 
 import dataclasses
 import json
@@ -29,12 +29,12 @@ def serving(tmp_path: Path) -> Path:
 
 
 def misreading(*wrong: int, pictures: int = PICTURES, first: int = 0) -> GoldenReading:
-    """A reading of the golden set whose pictures have the digests `first`, `first` + 1, …, with the places of those misread."""
+    """Returns a reading of a golden set with the digests `first`, `first` + 1, …; `wrong` are the places of the misread pictures."""
     return reading(range(first, first + pictures), (place not in wrong for place in range(pictures)))
 
 
 class Deployment:
-    """A serving folder to which models are pushed that are nothing but a name and what they misread."""
+    """A serving folder for models that are only a name and a reading of the golden set."""
 
     def __init__(self, folder: Path):
         self.serving = folder / "serving"
@@ -45,7 +45,7 @@ class Deployment:
         return push(model if model.exists() else make_model(model, name), self.serving, keep, mine)
 
     def best(self, name: str = "the next") -> Best | None:
-        """What a model of this name would be compared with."""
+        """Returns the reading that a model of this name would be compared with."""
         return next(iter(best_on_golden_sets(self.serving, name)), None)
 
 
@@ -54,7 +54,7 @@ def deployment(tmp_path: Path) -> Deployment:
     return Deployment(tmp_path)
 
 
-def test_the_same_set_in_any_order_is_the_same() -> None:
+def test_the_order_of_the_pictures_does_not_matter() -> None:
     pictures = {golden.digest(b"picture %d" % i, str(i)): i % 3 > 0 for i in range(9)}
     one = reading(pictures, pictures.values())
     other = reading(reversed(pictures), reversed(pictures.values()))
@@ -68,7 +68,7 @@ def test_the_same_set_in_any_order_is_the_same() -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-5, 5), st.booleans(), st.booleans()), min_size=1))
 def test_the_comparison_is_picture_by_picture(rows: list[tuple[int, bool, bool]]) -> None:
-    """With pictures that are there twice: a model reads both alike."""
+    """A picture may occur twice; a model reads both copies the same way."""
     first: dict[int, tuple[bool, bool]] = {}
     rows = [(number, *first.setdefault(number, (ours, theirs))) for number, ours, theirs in rows]
     numbers = [number for number, _, _ in rows]
@@ -85,7 +85,7 @@ def test_the_comparison_is_picture_by_picture(rows: list[tuple[int, bool, bool]]
     )
 
 
-def test_before_the_first_push_there_is_no_best(serving: Path, deployment: Deployment) -> None:
+def test_no_best_reading_before_the_first_push(serving: Path, deployment: Deployment) -> None:
     assert best_on_golden_sets(serving, "a") == ()
     pushed = deployment.push("a", misreading(1, 2))
     best = deployment.best()
@@ -94,7 +94,7 @@ def test_before_the_first_push_there_is_no_best(serving: Path, deployment: Deplo
     assert golden.from_json(golden.to_json((best,))) == (best,)
 
 
-def test_the_best_of_all_counts_and_of_equals_the_earliest(deployment: Deployment) -> None:
+def test_the_best_reading_wins_and_among_equals_the_earliest(deployment: Deployment) -> None:
     for name, wrong in {"a": (1, 2, 3), "b": (4, 5), "c": (6, 7), "d": (1, 2, 3, 4)}.items():
         deployment.push(name, misreading(*wrong))
     best = deployment.best()
@@ -102,12 +102,12 @@ def test_the_best_of_all_counts_and_of_equals_the_earliest(deployment: Deploymen
     assert (best.recipe, best.models) == ("b", 4)
 
 
-def test_a_push_without_a_golden_set_notes_nothing(tmp_path: Path, serving: Path) -> None:
+def test_a_push_without_a_golden_set_records_nothing(tmp_path: Path, serving: Path) -> None:
     push(make_model(tmp_path / "a", "a"), serving, 10)
     assert not (serving / golden.RECORD).exists()
 
 
-def test_a_push_that_was_killed_before_it_could_note_is_noted_by_the_next(deployment: Deployment) -> None:
+def test_a_push_killed_before_its_record_is_recorded_by_the_next_push(deployment: Deployment) -> None:
     first = deployment.push("a", misreading(1))
     (deployment.serving / golden.RECORD).unlink()
     assert deployment.push("a", misreading(1)) == first
@@ -116,17 +116,17 @@ def test_a_push_that_was_killed_before_it_could_note_is_noted_by_the_next(deploy
     assert best.version == first.version
 
 
-def test_the_rerun_of_a_model_finds_what_its_first_run_found(deployment: Deployment) -> None:
-    """Or TFX would evaluate it again, and train it again after a warm start, though nothing has changed."""
+def test_the_rerun_of_a_model_finds_the_same_best_reading(deployment: Deployment) -> None:
+    """Otherwise TFX would evaluate the model again, and after a warm start train it again, although nothing has changed."""
     for i in range(30):
         name = f"model {i}"
-        wrong = range(20 + (7 * i) % 11 - i // 2)  # now better, now worse, on the whole better
+        wrong = range(20 + (7 * i) % 11 - i // 2)  # sometimes worse, but better over time
         before = best_on_golden_sets(deployment.serving, name)
         deployment.push(name, misreading(*wrong), keep=3)
         assert best_on_golden_sets(deployment.serving, name) == before
 
 
-def test_the_best_stays_the_bar_when_its_version_has_been_removed(deployment: Deployment) -> None:
+def test_the_best_reading_is_kept_after_its_version_was_removed(deployment: Deployment) -> None:
     first = deployment.push("a", misreading(1), keep=2)
     for i in range(5):
         deployment.push(f"later {i}", misreading(*range(2, 5)), keep=2)
@@ -140,8 +140,8 @@ def test_the_best_stays_the_bar_when_its_version_has_been_removed(deployment: De
     )
 
 
-def test_a_row_of_models_each_a_little_worse_is_stopped(deployment: Deployment) -> None:
-    """Each loses two pictures of 1,000, which is within the margin and may be chance."""
+def test_a_series_of_slightly_worse_models_is_stopped(deployment: Deployment) -> None:
+    """Each model loses two of 1,000 pictures, which is within the margin and may be chance."""
     deployment.push("model 0", misreading())
     for i in range(1, 20):
         mine, production = misreading(*range(2 * i)), misreading(*range(2 * (i - 1)))
@@ -158,8 +158,8 @@ def test_a_row_of_models_each_a_little_worse_is_stopped(deployment: Deployment) 
     assert i == 4, "8 pictures of 1,000 lost and none gained: p = 0.008, of 4 models"
 
 
-def test_models_that_are_equally_good_go_on_being_pushed(deployment: Deployment) -> None:
-    """200 of them, each of which misreads 2 % of 1,000 by luck: the best of so many is far above what any other can be expected to read."""
+def test_equally_good_models_continue_to_be_pushed(deployment: Deployment) -> None:
+    """Each of 200 models misreads a random 2 % of 1,000 pictures: the best of so many is far above the expected accuracy."""
     rng, stopped, naively = random.Random(1), 0, 0
     for i in range(200):
         mine = misreading(*(place for place in range(PICTURES) if rng.random() < 0.02))
@@ -173,7 +173,7 @@ def test_models_that_are_equally_good_go_on_being_pushed(deployment: Deployment)
     assert naively > 20, "as if the best were any other"
 
 
-def test_a_model_that_was_rolled_back_is_no_bar_until_it_is_put_back(deployment: Deployment) -> None:
+def test_a_withdrawn_model_is_not_compared_until_it_is_restored(deployment: Deployment) -> None:
     a = deployment.push("a", misreading(1, 2, 3))
     b = deployment.push("b", misreading())
     deployment.push("c", misreading(1))
@@ -189,7 +189,7 @@ def test_a_model_that_was_rolled_back_is_no_bar_until_it_is_put_back(deployment:
     assert best.recipe == "b"
 
 
-def test_another_golden_set_begins_anew_and_the_first_goes_on_where_it_was(deployment: Deployment) -> None:
+def test_each_golden_set_has_its_own_best_reading(deployment: Deployment) -> None:
     deployment.push("a", misreading())
     deployment.push("b", misreading(*range(90), first=5000))
     bests = {best.content: best for best in best_on_golden_sets(deployment.serving, "next")}
@@ -198,7 +198,7 @@ def test_another_golden_set_begins_anew_and_the_first_goes_on_where_it_was(deplo
     assert len(bests) == 2
 
 
-def test_a_model_that_is_pushed_again_is_noted_once(deployment: Deployment) -> None:
+def test_a_model_that_is_pushed_again_is_recorded_once(deployment: Deployment) -> None:
     deployment.push("a", misreading(1))
     deployment.push("b", misreading(1, 2))
     again = deployment.push("a", misreading(1))
@@ -209,10 +209,10 @@ def test_a_model_that_is_pushed_again_is_noted_once(deployment: Deployment) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"x": {"pictures": 1}}', b"\xff"])
-def test_a_record_that_cannot_be_read_is_named_with_the_remedy(deployment: Deployment, content: bytes) -> None:
+def test_a_damaged_record_is_named_with_the_remedy(deployment: Deployment, content: bytes) -> None:
     deployment.push("a", misreading(1))
     (deployment.serving / golden.RECORD).write_bytes(content)
-    with pytest.raises(CaptchaPipelineError, match=r"serving/\.golden\.json cannot be read.*Put it back from a copy, or remove it"):
+    with pytest.raises(CaptchaPipelineError, match=r"serving/\.golden\.json cannot be read.*Restore it from a backup, or remove it"):
         best_on_golden_sets(deployment.serving, "b")
     (deployment.serving / golden.RECORD).unlink()
     assert deployment.best() is None

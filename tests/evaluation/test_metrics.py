@@ -14,7 +14,7 @@ from tests.support.readings import heads
 
 @st.composite
 def readings(draw):
-    """Labels int [N, L] and probabilities float64 [N, L, C]."""
+    """Draws labels, int [N, L], and probabilities, float64 [N, L, C]."""
     examples, positions, classes = draw(st.integers(1, 40)), draw(st.integers(1, 5)), draw(st.integers(2, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     labels = rng.integers(0, classes, (examples, positions))
@@ -75,7 +75,7 @@ def test_calibration_agrees_with_its_definition(batch):
 
 @settings(deadline=None)
 @given(readings(), st.integers(0, 40))
-def test_merged_parts_are_the_whole(batch, cut):
+def test_merged_counts_equal_the_counts_of_the_whole(batch, cut):
     labels, probabilities = batch
     left, right = count(labels[:cut], probabilities[:cut]), count(labels[cut:], probabilities[cut:])
     right.merge(left)
@@ -86,7 +86,7 @@ def test_merged_parts_are_the_whole(batch, cut):
 
 
 def test_counts_of_a_large_charset_are_small():
-    """As Beam hands them from worker to worker: a dense matrix of 3,500 characters has 98 MB."""
+    """Beam sends the counts between workers, and a dense matrix of 3,500 characters has 98 MB."""
     counts = ReadingCounts(4, 3500)
     truth = np.random.default_rng(1).integers(0, 3500, (2000, 4))
     counts.add_readings(truth, np.roll(truth, 1, axis=0), np.ones(2000))
@@ -100,7 +100,7 @@ def test_extreme_confidences_have_a_bin():
     assert counts.bin_examples[[0, -1]].tolist() == [1, 1]
 
 
-def test_nothing_counted_has_no_figures():
+def test_empty_counts_have_no_figures():
     results = ReadingCounts(2, 3).results(0.95)
     assert results.example_count == 0
     assert math.isnan(results.sequence_accuracy.value)
@@ -131,7 +131,7 @@ def test_wrong_shapes_are_refused(shape):
 
 @settings(deadline=None)
 @given(heads())
-def test_the_reading_is_the_most_probable_that_the_spec_allows(case):
+def test_the_reading_is_the_most_probable_text_of_the_spec(case):
     probabilities, min_length = case
     _, positions, classes = probabilities.shape
     blank = classes - 1
@@ -152,12 +152,12 @@ def test_the_reading_is_the_most_probable_that_the_spec_allows(case):
 
 
 def test_a_gap_is_filled_or_the_text_ends_before_it():
-    # Classes A, B and the blank: head by head the reading would be "A, blank, B".
+    # Classes A, B and the blank: the most probable class of each head would give "A, blank, B".
     filled, ended = [[0.9, 0.05, 0.05], [0.4, 0.1, 0.5], [0.1, 0.8, 0.1]], [[0.9, 0.05, 0.05], [0.1, 0.1, 0.8], [0.1, 0.5, 0.4]]
     ids, chosen = read(np.array([filled, ended]), 1)
     assert ids.tolist() == [[0, 0, 1], [0, 2, 2]]
     np.testing.assert_allclose(chosen, [[0.9, 0.4, 0.8], [0.9, 0.8, 0.4]])
-    # Where no text is so short, it is not read.
+    # A text below the minimum length is not read.
     assert read(np.array([ended]), 2)[0].tolist() == [[0, 0, 1]]
 
 
@@ -171,13 +171,13 @@ def test_padding_is_not_counted():
     assert results.position_count.tolist() == [4, 2, 1]
     assert [rate.value for rate in results.position_accuracy] == [1, 0, 1]
     assert results.character_accuracy == 5 / 7
-    # A missing character is in the last column, one too many in the last row; where both are blank there is nothing.
+    # A missing character is in the last column, an extra character in the last row; blank read as blank is not counted.
     assert results.confusion_matrix.toarray().tolist() == [[2, 0, 0], [1, 3, 1], [1, 0, 0]]
     assert results.character_precision.tolist() == [2 / 4, 1]
     assert results.character_recall.tolist() == [1, 3 / 5]
 
 
-def test_no_text_is_as_long_as_the_last_position():
+def test_a_position_that_no_text_reaches_has_no_accuracy():
     counts = ReadingCounts(2, 3, min_length=1)
     counts.add_readings(np.array([[0, 2]]), np.array([[0, 2]]), np.array([0.9]))
     results = counts.results(0.95)

@@ -1,4 +1,4 @@
-"""TFMA's figures, over a real Beam run of a real SavedModel, against NumPy on the same logits, written independently."""
+"""TFMA's figures from a real Beam run of a real SavedModel, compared with independent NumPy code on the same logits."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ from components.evaluator import load_results
 from tests.support import reader_model
 from tests.support.evaluation_run import evaluate
 
-COUNT = 700  # more than are counted at once
+COUNT = 700  # more than one batch of the counting
 SPEC = CaptchaSpec(charset="абвгд", length=LengthRange(min=1, max=3))
 
 
@@ -37,7 +37,7 @@ def softmax(logits):
 
 
 def texts(logits):
-    """What a model with these logits reads, padded with "_": of each length the best text, and of these the most probable."""
+    """Returns the texts that a model with these logits reads, padded with "_": the most probable text of all lengths."""
     found = []
     for heads in np.log(softmax(logits)):
         best = heads[:, :-1].argmax(-1)
@@ -119,8 +119,8 @@ def test_slices(evaluated):
             assert part.candidate.value == pytest.approx(accuracy([truth[i] for i in members], [read[i] for i in members]))
 
 
-def test_what_a_slice_is_judged_by_is_all_that_it_carries(evaluated):
-    """Not a confusion matrix, of which there would be one for every character."""
+def test_a_slice_has_only_the_figures_used_to_judge_it(evaluated):
+    """A slice has no confusion matrix, because there would be one for every character."""
     names = {}
     for item in tfma.load_metrics(evaluated[-1]):
         key = item.slice_key.single_slice_keys
@@ -132,7 +132,7 @@ def test_what_a_slice_is_judged_by_is_all_that_it_carries(evaluated):
     assert {name: kept ^ expected for name, kept in names.items() if kept != expected} == {}
 
 
-def test_names_and_values_come_back():
+def test_results_survive_the_conversion_to_metrics():
     counts = ReadingCounts(12, 3)  # two-digit positions
     counts.add(np.zeros((5, 12), int), np.random.default_rng(1).dirichlet(np.ones(3), (5, 12)))
     results = counts.results(0.9)
@@ -147,7 +147,7 @@ def config(**changes: Any) -> config_pb2.EvalConfig:
     return tfma_metrics.eval_config(SPEC, **settings)
 
 
-def test_config_sees_every_change_and_nothing_else():
+def test_config_differs_exactly_if_a_setting_differs():
     assert proto_utils.proto_to_json(config()) == proto_utils.proto_to_json(config())
     changes: list[dict[str, Any]] = [{"confidence": 0.9}, {"source_digest": "2"}, {"golden_span": "span-000001"}]
     for change in changes:
@@ -162,7 +162,7 @@ def test_metric_is_made_from_its_configuration():
     assert isinstance(made, tfma.metrics.Metric)
     names = [[key.name for key in computation.keys] for computation in made.computations(model_names=["candidate", "baseline"])]
     of_slices, of_all = names
-    # Of the second model too, by the same names.
+    # The figures of the second model have the same names.
     assert set(of_slices) == {
         *("example_count", "only_candidate_right", "only_production_right"),
         *("sequence_accuracy", "sequence_accuracy_lower", "sequence_accuracy_upper"),

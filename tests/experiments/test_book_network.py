@@ -10,7 +10,7 @@ from experiments import book_network
 
 
 @pytest.mark.slow
-def test_the_book_s_network_and_the_preset_differ_in_their_first_weights_alone() -> None:
+def test_book_network_and_the_preset_differ_only_in_their_initial_weights() -> None:
     spec = CaptchaSpec()
     book, preset = book_network.book_network(spec), build_model(spec, PRESETS["vgg-book"])
     preset.set_weights(book.get_weights())
@@ -18,7 +18,7 @@ def test_the_book_s_network_and_the_preset_differ_in_their_first_weights_alone()
     np.testing.assert_allclose(book(images), preset(images), atol=1e-6)
 
 
-def test_with_a_sigmoid_before_the_softmax_even_the_surest_right_answer_costs() -> None:
+def test_a_sigmoid_before_the_softmax_keeps_the_loss_above_zero() -> None:
     spec = CaptchaSpec()
     labels = np.array([[1, 2, 3, 4]])
     sure = 60 * np.eye(spec.num_classes, dtype=np.float32)[labels] - 30

@@ -1,4 +1,4 @@
-"""What `predict` prints of files with awkward names, by processes of its own: what a terminal takes is decided there."""
+"""The output of `predict` for unusual file names, in separate processes, because a process sets the output encoding at its start."""
 
 import json
 import os
@@ -19,7 +19,7 @@ NAME = "caf\\xe9 京.png"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has no pictures to read: here no file can be opened."""
+    """Returns a model that reads no pictures, because no file of these tests can be opened."""
     path = tmp_path_factory.mktemp("model")
     module = tf.Module()
     module.read = tf.function(lambda image: {features.TEXT: image}, input_signature=[tf.TensorSpec([None], tf.string, name="image")])

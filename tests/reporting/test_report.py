@@ -24,7 +24,7 @@ def picture(text: str) -> bytes:
 
 
 def evaluation(classes: tuple[str, ...], positions: int, count: int, error_rate: float, baseline: bool = True) -> report.Evaluation:
-    """Readings with `error_rate` wrong a character, most of them of one class as its neighbour; "" is the blank class."""
+    """Returns an evaluation with `error_rate` mistakes a character, most of them of a class as its neighbour; "" is the blank class."""
     rng = np.random.default_rng(1)
     truth = rng.integers(0, len(classes), (count, positions))
     wrong = rng.random(truth.shape) < error_rate * np.where(truth % 3 == 1, 2.0, 0.5)
@@ -62,7 +62,7 @@ def bomb() -> bytes:
 
 @pytest.fixture(scope="module")
 def digits() -> report.ReportInputs:
-    """What a good run of the digits configuration leaves: 2,000 test pictures of 4 positions."""
+    """Returns the results of a good run of the digits configuration: 2,000 test pictures of 4 positions."""
     rng = random.Random(2)
     texts = ["".join(rng.choices("0123456789", k=4)) for _ in range(30)]
     misread = [
@@ -134,7 +134,7 @@ def render(inputs: report.ReportInputs, folder: Path) -> Page:
     return page
 
 
-def test_a_good_run_is_told_whole(digits: report.ReportInputs, tmp_path: Path) -> None:
+def test_the_report_of_a_good_run(digits: report.ReportInputs, tmp_path: Path) -> None:
     page = render(digits, tmp_path)
     assert digits.evaluation is not None
     rate = digits.evaluation.results.sequence_accuracy
@@ -153,32 +153,32 @@ def test_a_good_run_is_told_whole(digits: report.ReportInputs, tmp_path: Path) -
         assert words in page.text
     assert "charset: digits" in page.text
     assert "4 min 23 s" in page.text
-    assert "97.90 % by the model in production" in page.text
-    # 30 misread pictures and three of one reason; the bomb and the record without a picture are not shown.
+    assert "97.90 % by the production model" in page.text
+    # 30 misread pictures, and three of one reason; the decompression bomb and the record without a picture are not shown.
     assert page.tags.count("img") == 33
     assert "cannot be shown" in page.text
     assert "no picture" in page.text
 
 
-def test_a_run_that_found_nothing_to_complain_about(digits: report.ReportInputs, tmp_path: Path) -> None:
+def test_the_report_of_a_run_without_mistakes(digits: report.ReportInputs, tmp_path: Path) -> None:
     assert digits.evaluation is not None
     perfect = dataclasses.replace(evaluation(DIGITS, 4, 2000, 0.0, baseline=False), slices=())
     page = render(dataclasses.replace(digits, evaluation=perfect, misread=(), quarantine=report.Quarantine(24_000, 0, ())), tmp_path)
     assert "every picture of the test split was read right" in page.text
     assert "No character was misread." in page.text
-    assert "Empty: all 24,000 records were right." in page.text
-    assert "there was none to compare with" in page.text
+    assert "Empty: all 24,000 records were valid." in page.text
+    assert "no model was in production" in page.text
     assert "img" not in page.tags
 
 
-def test_a_model_that_was_not_blessed(digits: report.ReportInputs, tmp_path: Path) -> None:
+def test_the_report_of_a_model_that_was_not_blessed(digits: report.ReportInputs, tmp_path: Path) -> None:
     failure = "the full-sequence accuracy is 91.00% (89.10% to 92.50%), under the floor of 98.00%"
     page = render(dataclasses.replace(digits, blessed=False, pushed_version=None, failures=(failure,)), tmp_path)
     assert f"Not blessed: nothing was pushed {failure}" in page.text
 
 
-def test_what_to_know_of_the_figures_stands_with_the_verdict(digits: report.ReportInputs, tmp_path: Path) -> None:
-    warning = "the golden set has only 12 test pictures, fewer than evaluator.min_pictures (50): it does not judge"
+def test_warnings_are_shown_with_the_verdict(digits: report.ReportInputs, tmp_path: Path) -> None:
+    warning = "the golden set has only 12 test pictures, fewer than evaluator.min_pictures (50): it is not used to judge the model"
     page = render(dataclasses.replace(digits, warnings=(warning,)), tmp_path)
     assert f"Blessed, and pushed as version 7 Warning: {warning}" in page.text
 
@@ -197,11 +197,11 @@ def test_the_blank_class_has_a_sign_and_an_explanation(digits: report.ReportInpu
         misread=[report.Misread(picture("12345"), "12345", "1234", 0.8), report.Misread(picture("1234"), "1234", "12347", 0.7)],
     )
     page = render(inputs, tmp_path)
-    assert "In column ∅ a character is missing; in row ∅ one was read after the label's end, as a share of all pictures." in page.text
-    assert "A position counts the pictures whose label has a character there" in page.text
+    assert "Row ∅ counts characters that were read after the end of the label, as a share of all pictures." in page.text
+    assert "The accuracy of a position counts only pictures whose label has a character there" in page.text
     assert inputs.evaluation is not None
     results = inputs.evaluation.results
-    assert f"{results.character_accuracy:.2%}".replace("%", " %") + " of the characters are read right" in page.text
+    assert f"{results.character_accuracy:.2%}".replace("%", " %") + " of the characters are read correctly" in page.text
     assert f"position 8 {results.position_count[7]} {results.position_accuracy[7].value:.2%}".replace("%", " %") in page.text
     assert "truth 12345 read 1234∅" in page.text
     assert "truth 1234 read 12347" in page.text
@@ -211,17 +211,17 @@ def test_a_large_charset_stays_legible(digits: report.ReportInputs, tmp_path: Pa
     large = evaluation(CJK, positions=2, count=3000, error_rate=0.08)
     inputs = dataclasses.replace(digits, evaluation=large, splits=statistics(CJK), misread=[])
     page = render(inputs, tmp_path)
-    assert "Shown are the 40 characters that take part in the most mistakes; 20 others are left out." in page.text
+    assert "The map shows the 40 characters with the most mistakes; 20 others are left out." in page.text
     assert "By character: the 40 with the lowest recall" in page.text
-    assert "20 between them left out" in page.text
-    # The commonest mistake of all is in the table of pairs, whatever the map shows.
+    assert "the most common and the rarest; 20 others are left out" in page.text
+    # The most frequent mistake is in the table of pairs, even if the map leaves it out.
     wrong = large.results.confusion_matrix.toarray()
     np.fill_diagonal(wrong, 0)
     truth, reading = np.unravel_index(wrong.argmax(), wrong.shape)
     assert f"{CJK[truth]} {CJK[reading]} {wrong.max()} " in page.text
 
 
-def test_what_strangers_wrote_is_text(digits: report.ReportInputs, tmp_path: Path) -> None:
+def test_untrusted_text_is_escaped(digits: report.ReportInputs, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
     example = report.QuarantineExample(evil + "\udcff", 1, evil, b"<svg onload='alert(1)'/>")
     inputs = dataclasses.replace(
@@ -234,17 +234,17 @@ def test_what_strangers_wrote_is_text(digits: report.ReportInputs, tmp_path: Pat
         evaluation=evaluation(("<", "&", '"', "'"), positions=4, count=100, error_rate=0.3),
         splits=statistics(("<", "&", '"', "'")),
     )
-    page = render(inputs, tmp_path)  # which checks the tags
+    page = render(inputs, tmp_path)  # checks the tags, too
     assert page.tags.count("img") == 0
     assert page.text.count("<script>alert(1)</script>") >= 5
     assert r"\udcff" in page.text
 
 
-def test_the_number_of_pictures_is_bounded(digits: report.ReportInputs, tmp_path: Path) -> None:
+def test_the_number_of_pictures_is_limited(digits: report.ReportInputs, tmp_path: Path) -> None:
     misread = [report.Misread(b"", f"{i:04}", "0000", i / 1000) for i in range(1, 301)]
     page = render(dataclasses.replace(digits, misread=misread, quarantine=None), tmp_path)
     assert page.text.count(" sure") == report.MAX_MISREAD
-    # The most confident come first.
+    # The most confident mistakes come first.
     assert page.text.index("truth 0300") < page.text.index("truth 0299") < page.text.index("truth 0253")
     assert "truth 0252" not in page.text
 
@@ -256,29 +256,29 @@ def test_an_epoch_with_an_infinite_loss_leaves_a_gap(digits: report.ReportInputs
     assert render(dataclasses.replace(digits, history=history[:1]), tmp_path).tags.count("svg") > 5
 
 
-def test_the_model_against_the_one_in_production(digits: report.ReportInputs, tmp_path: Path) -> None:
+def test_the_comparison_with_the_model_in_production(digits: report.ReportInputs, tmp_path: Path) -> None:
     ours, theirs = (wilson_interval(right, 1000, 0.95) for right in (991, 985))
     sets = {"golden set": SetResult(ours, theirs, 0.031, 1000), "newest span": SetResult(ours, None, None, 90)}
     assert digits.evaluation
     page = render(dataclasses.replace(digits, evaluation=dataclasses.replace(digits.evaluation, sets=sets)), tmp_path)
     assert "golden set 1,000 99.10 % 98.50 % +0.60 0.031" in page.text
     assert "newest span" not in page.text, "there was nothing to compare with"
-    assert "best so far" not in page.text
+    assert "so far" not in page.text
     sets["golden set, best so far"] = SetResult(ours, wilson_interval(997, 1000, 0.95), 0.11, 1000)
     page = render(dataclasses.replace(digits, evaluation=dataclasses.replace(digits.evaluation, sets=sets)), tmp_path)
-    assert "Against the model in production and the best so far" in page.text
+    assert "Comparison with the production model and the best model so far" in page.text
     assert "golden set, best so far 1,000 99.10 % 99.70 % -0.60 0.11" in page.text
     alone = dataclasses.replace(digits.evaluation, sets={"all": sets["newest span"]})
-    assert "Against the model in production" not in render(dataclasses.replace(digits, evaluation=alone), tmp_path).text
+    assert "Comparison with the production model" not in render(dataclasses.replace(digits, evaluation=alone), tmp_path).text
 
 
-def test_what_kept_a_fit_from_going_on_from_the_model_in_production(digits: report.ReportInputs, tmp_path: Path) -> None:
-    problem = "The model in production cannot be read (<no> weights): the fit starts from nothing."
+def test_the_reason_for_a_missing_warm_start_is_shown(digits: report.ReportInputs, tmp_path: Path) -> None:
+    problem = "The production model cannot be read (<no> weights): the fit starts from scratch."
     assert problem not in render(digits, tmp_path).text
     assert problem in render(dataclasses.replace(digits, base_problem=problem), tmp_path).text
 
 
-def test_drift_is_drawn_and_what_has_drifted_is_marked(digits: report.ReportInputs, tmp_path: Path) -> None:
+def test_drift_is_drawn_and_drifted_measures_are_marked(digits: report.ReportInputs, tmp_path: Path) -> None:
     newest, others = ([0.0] * start + [0.25] * 4 + [0.0] * (252 - start) for start in (100, 98))
     distances = {"brightness": (0.5, 0.05), "contrast": (0.05, 0.05), "size": (0.9, None)}
     plain = render(digits, tmp_path)
@@ -295,12 +295,12 @@ def test_drift_is_drawn_and_what_has_drifted_is_marked(digits: report.ReportInpu
 @pytest.mark.parametrize(
     ("share", "text"), [(1.0, "100.0 %"), (0.9996, "99.9 %"), (0.9985, "99.9 %"), (0.0, "0.0 %"), (None, "–"), (float("nan"), "–")]
 )
-def test_a_share_below_one_is_never_called_all(share: float | None, text: str) -> None:
+def test_a_share_below_one_is_never_shown_as_100_percent(share: float | None, text: str) -> None:
     assert filters.percent(share).replace("\u00a0", " ") == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.44, "0.4 s"), (59.94, "59.9 s"), (59.97, "1 min 00 s"), (3725, "1 h 02 min"), (None, "–")]
 )
-def test_durations_read_like_a_clock(seconds: float | None, text: str) -> None:
+def test_durations_are_shown_in_hours_minutes_and_seconds(seconds: float | None, text: str) -> None:
     assert filters.duration(seconds).replace("\u00a0", " ") == text

@@ -1,4 +1,4 @@
-"""What is said of an engine that cannot do the work; tests/runners/test_flink_lacking.py asks a real one."""
+"""The errors of an engine that cannot do the work; tests/runners/test_flink_errors.py checks a real engine."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ from pipeline.runners.beam.engine_check import check_engines, reason_of
 from pipeline.runners.beam.engine_trial import complaint, expected
 from tests.support.command import call
 
-# What Flink's REST says: of itself, and of a trial job that it is about to start again.
+# The answers of Flink's REST API: about the cluster, and about a trial job that Flink restarts.
 ANSWERS = {
     "/overview": {"flink-version": "1.20.5", "slots-total": 4, "taskmanagers": 2},
     "/jobs/overview": {
@@ -38,13 +38,13 @@ ANSWERS = {
 
 @pytest.fixture
 def changed() -> list[str]:
-    """The paths of REST by which something was changed."""
+    """Returns the list of REST paths that were called to change something."""
     return []
 
 
 @pytest.fixture
 def rest(changed: list[str]) -> Iterator[str]:
-    """The address of a REST that gives the ANSWERS."""
+    """Yields the address of a REST API that gives the ANSWERS."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -69,7 +69,7 @@ def rest(changed: list[str]) -> Iterator[str]:
 
 @pytest.fixture
 def no_trial(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
-    """The engines that would have been tried."""
+    """Replaces the trial; returns the list of engines that would have been tried."""
     tried: list[Engine] = []
     monkeypatch.setattr(engine_check, "_try", lambda engine, folders, log: tried.append(engine))
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
@@ -91,12 +91,12 @@ def jar(folder: Path, release: str) -> str:
     return f"--flink_job_server_jar={path}"
 
 
-def test_this_machine_is_not_asked(no_trial: list[Engine]) -> None:
+def test_local_runners_are_not_checked(no_trial: list[Engine]) -> None:
     check(Engine(), Engine(parallelism=2))
     assert not no_trial
 
 
-def test_each_engine_is_asked_once(no_trial: list[Engine], rest: str, tmp_path: Path) -> None:
+def test_each_engine_is_checked_once(no_trial: list[Engine], rest: str, tmp_path: Path) -> None:
     args = ("--flink_version=1.20", jar(tmp_path, apache_beam.__version__))
     engine = flink(endpoint=rest, args=args)
     check(engine, engine, Engine(), flink(endpoint=rest, parallelism=2, args=args))
@@ -106,56 +106,56 @@ def test_each_engine_is_asked_once(no_trial: list[Engine], rest: str, tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parallelism": 5}, r"has 4 slots on 2 TaskManagers, and beam\.parallelism is 5: start more TaskManagers, or lower it"),
-        ({"args": ["--flink_version=1.2"]}, r"is 1\.20\.5, but beam\.args has --flink_version=1\.2: they must agree"),
+        ({"parallelism": 5}, r"has 4 slots on 2 TaskManagers, but beam\.parallelism is 5\. Start more TaskManagers, or lower"),
+        ({"args": ["--flink_version=1.2"]}, r"is release 1\.20\.5, but beam\.args has --flink_version=1\.2\. They must agree"),
         (
             {"args": ["--flink_job_server_jar=/jars/beam-runners-flink-1.19-job-server-2.74.0.jar"]},
-            r"is 1\.20\.5, but .*1\.19.* must agree",
+            r"is release 1\.20\.5, but .*1\.19.* They must agree",
         ),
         ({"args": ["--flink_job_server_jar=/none.jar"]}, r"Cannot read the job server /none\.jar: No such file"),
         ({"args": [f"--flink_job_server_jar={__file__}"]}, r"test_engine_check\.py is not a job server of Beam"),
     ],
 )
-def test_what_does_not_fit_flink_is_named(no_trial: list[Engine], rest: str, changes: dict[str, Any], message: str) -> None:
+def test_settings_that_do_not_fit_flink_are_named(no_trial: list[Engine], rest: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CaptchaPipelineError, match=message):
         check(flink(endpoint=rest, **changes))
     assert not no_trial
 
 
 def test_a_job_server_of_another_release_is_named(no_trial: list[Engine], rest: str, tmp_path: Path) -> None:
-    with pytest.raises(CaptchaPipelineError, match=rf"is of Beam 2\.10\.0, and this environment has Beam {apache_beam.__version__}"):
+    with pytest.raises(CaptchaPipelineError, match=rf"is of Beam 2\.10\.0, but this environment has Beam {apache_beam.__version__}"):
         check(flink(endpoint=rest, args=[jar(tmp_path, "2.10.0")]))
 
 
-def test_no_java_is_named(no_trial: list[Engine], rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_java_is_named(no_trial: list[Engine], rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(CaptchaPipelineError, match="there is no `java` here: install Java 11 or 17"):
+    with pytest.raises(CaptchaPipelineError, match=r"`java` is not installed\. Install Java 11 or 17"):
         check(flink(endpoint=rest))
 
 
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        (flink(), r"No Flink answers at 127\.0\.0\.1:9 \(.*refused.*--set beam\.endpoint=HOST:PORT"),
+        (flink(), r"Flink does not answer at 127\.0\.0\.1:9 \(.*refused.*--set beam\.endpoint=HOST:PORT"),
         (Engine(runner="PortableRunner", endpoint="127.0.0.1:9"), r"No job server answers at 127\.0\.0\.1:9 \(.*refused"),
         (Engine(runner="PortableRunner", endpoint="jobs"), r"No job server answers at jobs \("),
     ],
 )
-def test_who_does_not_answer_is_named(no_trial: list[Engine], engine: Engine, message: str) -> None:
+def test_an_engine_that_does_not_answer_is_named(no_trial: list[Engine], engine: Engine, message: str) -> None:
     with pytest.raises(CaptchaPipelineError, match=message):
         check(engine)
 
 
-def test_a_trial_that_fails_leaves_its_words(tmp_path: Path) -> None:
-    """A runner that there is not: the trial is a real process, which fails."""
-    with pytest.raises(CaptchaPipelineError, match=r"NoRunner: a trial job failed: .*NoRunner.* All that it said is in .*engine\.log"):
+def test_a_failed_trial_leaves_its_log(tmp_path: Path) -> None:
+    """The runner does not exist: the trial is a real process, and fails."""
+    with pytest.raises(CaptchaPipelineError, match=r"NoRunner: a trial job failed: .*NoRunner.* The full output is in .*engine\.log"):
         check(Engine(runner="NoRunner"), folder=tmp_path / "new")
     assert "Traceback" in (tmp_path / "new" / "engine.log").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python says something in the trial, and no more."""
+    """Replaces the Python of the trial by a program that prints one line and then hangs."""
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho waiting for slots\nsleep 600 &\nwait\n", encoding="utf-8")
     python.chmod(0o755)
@@ -165,13 +165,13 @@ def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("hanging")
 def test_a_trial_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_check, "_TRIAL_SECONDS", 1.0)
-    with pytest.raises(CaptchaPipelineError, match=r"did not do a trial job within"):
+    with pytest.raises(CaptchaPipelineError, match=r"did not finish a trial job within"):
         check(Engine(runner="NoRunner"), folder=tmp_path)
     assert (tmp_path / "engine.log").read_text(encoding="utf-8") == "waiting for slots\n"
 
 
 @pytest.mark.usefixtures("hanging")
-def test_a_trial_that_flink_would_start_again_is_cancelled(
+def test_a_trial_that_flink_would_restart_is_cancelled(
     rest: str, changed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("uuid.uuid4", lambda: UUID(int=0))
@@ -185,7 +185,7 @@ def test_a_trial_that_flink_would_start_again_is_cancelled(
 
 
 @pytest.mark.parametrize("command", ["run", "tune"])
-def test_ctrl_c_in_the_check_stops_as_elsewhere(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_during_the_check_stops_the_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(config: Config) -> None:
         raise KeyboardInterrupt
 
@@ -193,24 +193,24 @@ def test_ctrl_c_in_the_check_stops_as_elsewhere(command: str, monkeypatch: pytes
     assert "Stopped." in call(command, exit_code=130)
 
 
-def test_workers_that_are_as_this_process_have_nothing_to_complain_of(tmp_path: Path) -> None:
+def test_workers_that_match_this_process_give_no_complaint(tmp_path: Path) -> None:
     assert complaint(json.loads(json.dumps(expected([str(tmp_path)])))) == ""
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"python": ["3", "7"]}, f"a worker runs Python {sys.version_info.major}.{sys.version_info.minor}, this process 3.7"),
-        ({"beam": "2.10.0"}, f"a worker has Beam {apache_beam.__version__}, this process 2.10.0"),
+        ({"python": ["3", "7"]}, f"a worker runs Python {sys.version_info.major}.{sys.version_info.minor}, but this process runs 3.7"),
+        ({"beam": "2.10.0"}, f"a worker has Beam {apache_beam.__version__}, but this process has 2.10.0"),
         ({"code": {}}, "a worker has another release of captcha-pipeline"),
-        ({"folders": ["/nowhere"]}, "a worker does not see /nowhere, or may not write there"),
+        ({"folders": ["/nowhere"]}, "a worker cannot read and write /nowhere"),
     ],
 )
-def test_what_a_worker_lacks_is_named(changes: dict[str, Any], message: str) -> None:
+def test_a_difference_of_a_worker_is_named(changes: dict[str, Any], message: str) -> None:
     assert complaint(json.loads(json.dumps(expected(()))) | changes).startswith(message)
 
 
-def test_the_reason_is_the_last_error_in_what_was_said() -> None:
+def test_the_reason_is_the_last_error_in_the_output() -> None:
     said = """Pipeline a_1 failed in state FAILED: java.lang.RuntimeException: Error received from SDK harness
 Traceback (most recent call last):
   File "a.py", line 1, in process
@@ -219,4 +219,4 @@ OSError: No space left on device [while running 'Write']
     ... 12 more"""
     assert reason_of(said) == "OSError: No space left on device [while running 'Write']"
     assert reason_of("Pipeline a_1 failed in state FAILED: two.") == "two"
-    assert reason_of("") == "it does not say why"
+    assert reason_of("") == "no reason was given"

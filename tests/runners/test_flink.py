@@ -1,4 +1,4 @@
-"""The Beam steps on a real Flink cluster: record for record what they are on this machine. `make test-flink` runs it."""
+"""The Beam steps on a real Flink cluster give the same records as on this machine. `make test-flink` runs these tests."""
 
 import gzip
 import hashlib
@@ -30,7 +30,7 @@ from tests.support.flink_run import CONFIG, MARKS, Root, profile, running, setti
 
 pytestmark = MARKS
 NAME = CONFIG.stem
-# TFDV counts as many values of a string one by one: StatsOptions.num_rank_histogram_buckets.
+# TFDV counts up to this many values of a string exactly: StatsOptions.num_rank_histogram_buckets.
 SKETCH = 1000
 STEPS = ("CaptchaExampleGen", "StatisticsGen", "Transform", "CaptchaEvaluator")
 
@@ -43,7 +43,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A span in shards enough for several workers, one of them with a record that is no picture, and another cut off in the middle."""
+    """Returns a span with enough shards for several workers: one shard has a damaged record, another is cut off in the middle."""
     root = tmp_path_factory.mktemp("data")
     shard_size = load_config(CONFIG).synth.count // 12
     call("data", "synth", *settings(f"data.root={root}", f"synth.shard_size={shard_size}"))
@@ -72,13 +72,13 @@ def there(tmp_path_factory: pytest.TempPathFactory, data: Path, cluster: Cluster
 
 
 def records(folder: Path) -> list[str]:
-    """The hashes of all records in a folder, in the order of the hashes."""
+    """Returns the sorted hashes of all records in a folder."""
     items = [item for path in folder.glob("*-of-*") for item in read_records(str(path))]
     assert all(isinstance(item, Record) for item in items)
     return sorted(hashlib.sha256(item.data).hexdigest() for item in items if isinstance(item, Record))
 
 
-def test_the_steps_were_jobs_on_flink(there: Root) -> None:
+def test_the_steps_ran_as_flink_jobs(there: Root) -> None:
     jobs = {job["name"]: job["state"] for job in ask("/jobs/overview")["jobs"]}
     assert all(jobs[f"{NAME}-{step}"] == "FINISHED" for step in STEPS), jobs
     run = history.latest_run(there.config.metadata_path)
@@ -124,14 +124,14 @@ def statistics(folder: Path) -> dict[str, Any]:
 
 
 def compare(ours: Any, theirs: Any, where: str) -> None:
-    """Counts are the same, means but for the order in which they were added up, quantiles within what their sketches promise."""
+    """Compares counts exactly, means except for the order of addition, and quantiles within the error of their sketches."""
     if isinstance(ours, dict):
         assert ours.keys() == theirs.keys(), where
         for key in ours:
             if key == "histograms":
-                continue  # of quantiles, and of equal widths that quantiles decide
+                continue  # histograms of quantiles, and of equal widths whose bounds depend on quantiles
             if key in ("topValues", "rankHistogram") and int(ours["unique"]) > SKETCH:
-                continue  # of a sketch then, whose frequencies depend on the order of the values
+                continue  # these come from a sketch, whose frequencies depend on the order of the values
             compare(ours[key], theirs[key], f"{where}.{key}")
     elif isinstance(ours, list):
         assert len(ours) == len(theirs), where
@@ -144,7 +144,7 @@ def compare(ours: Any, theirs: Any, where: str) -> None:
 
 
 def transformed(folder: Path) -> tuple[list[str], set[tuple[float, float]]]:
-    """The hashes of what the Trainer reads, whatever the order of features in a record; and the mean and variance of all pixels."""
+    """Returns the sorted hashes of the Trainer's records, independent of feature order, and the mean and deviation of all pixels."""
     examples = [
         Example.FromString(item.data) for path in folder.glob("*-of-*") for item in read_records(str(path)) if isinstance(item, Record)
     ]
@@ -160,20 +160,20 @@ def assert_trained_on_the_same(one: Root, other: Root) -> None:
         folders = [root.uri("Transform", "transformed_examples") / f"Split-{split}" for root in (one, other)]
         (ours, our_statistics), (theirs, their_statistics) = map(transformed, folders)
         assert ours == theirs
-        # But for the order in which they were added up.
+        # Equal except for the order of addition.
         assert len(our_statistics) == len(their_statistics) == 1
         np.testing.assert_allclose(our_statistics.pop(), their_statistics.pop(), rtol=1e-6)
 
 
-def test_what_is_trained_on_is_the_same(here: Root, there: Root) -> None:
+def test_the_training_records_are_the_same(here: Root, there: Root) -> None:
     assert_trained_on_the_same(here, there)
 
 
 def test_the_figures_are_the_same(here: Root, cluster: Cluster, tmp_path: Path) -> None:
-    """The Evaluator alone on Flink, of the same model: a fit depends on the order of the files."""
+    """Only the Evaluator runs on Flink, with the same model, because a fit depends on the order of the files."""
     there = Root(Path(here.config.root), Path(here.config.data.root))
     ours = load_results(str(here.uri("CaptchaEvaluator", "evaluation")))
-    # Another confidence, so that the step is not reused; intervals follow from counts.
+    # Another confidence, so that the step is not cached; intervals follow from counts.
     flink = {"CaptchaEvaluator": cluster.beam(parallelism=4)}
     changed = ["--set", f"beam.steps={json.dumps(flink)}", "--set", "evaluator.confidence=0.9"]
     call("run", *there.options, *changed)
@@ -208,7 +208,7 @@ def test_both_task_managers_worked(there: Root) -> None:
     assert min(read.values()) > 0
 
 
-def test_a_span_is_drawn_the_same(tmp_path: Path, cluster: Cluster) -> None:
+def test_a_drawn_span_is_the_same(tmp_path: Path, cluster: Cluster) -> None:
     spans = []
     for name, beam in (("here", []), ("there", ["--beam", profile(cluster, tmp_path)])):
         options = settings(f"data.root={tmp_path / name}", f"root={tmp_path}", "synth.count=1200", "synth.shard_size=50")
@@ -220,9 +220,9 @@ def test_a_span_is_drawn_the_same(tmp_path: Path, cluster: Cluster) -> None:
     assert sorted(path.name for path in ours.path.iterdir()) == sorted(path.name for path in theirs.path.iterdir())
 
 
-def test_a_task_manager_that_dies_in_transform_changes_nothing(here: Root, data: Path, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_task_manager_killed_in_transform_changes_nothing(here: Root, data: Path, cluster: Cluster, tmp_path: Path) -> None:
     root = Root(tmp_path / "output", data)
-    # What one TaskManager can do alone.
+    # One TaskManager can do this alone.
     flink = {"Transform": cluster.beam(parallelism=2)}
     options = [*root.options, "--set", f"beam.steps={json.dumps(flink)}"]
     known = {job["jid"] for job in ask("/jobs/overview")["jobs"]}
@@ -243,7 +243,7 @@ def test_a_task_manager_that_dies_in_transform_changes_nothing(here: Root, data:
 
 
 def wait_for_work(name: str, known: set[str]) -> str:
-    """Returns the number of a job that is not among the known ones, once one of its tasks that runs Python is at work."""
+    """Waits until a new job runs a task with Python; returns the ID of the job."""
     limit = time.monotonic() + 300
     while time.monotonic() < limit:
         for job in ask("/jobs/overview")["jobs"]:

@@ -1,4 +1,4 @@
-"""What is applied for Flink on Kubernetes: held to the operator's published schema and Kubernetes' own, strictly, and to our settings."""
+"""The manifests for Flink on Kubernetes, checked strictly against the operator's and Kubernetes' schemas, and against our settings."""
 
 import gzip
 import json
@@ -26,16 +26,16 @@ def resources() -> dict[tuple[str, str], Document]:
 
 
 def check(document: Document) -> None:
-    """Raises ValidationError for what the API server would refuse, or drop."""
+    """Raises ValidationError for a field that the API server would refuse or drop."""
     for version in KUBERNETES:
         if document["kind"] == "FlinkDeployment":
             FLINK_DEPLOYMENT.validate({key: value for key, value in document.items() if key not in ("apiVersion", "kind", "metadata")})
-            document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": document["metadata"]}  # that schema leaves it to Kubernetes
+            document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": document["metadata"]}  # Kubernetes' schema checks this part
         kubernetes_validate.validate(document, version, strict=True)
 
 
 @pytest.mark.parametrize("key", resources(), ids=lambda key: "-".join(key))
-def test_strictly_valid_and_any_planted_error_is_caught(key: tuple[str, str]) -> None:
+def test_manifests_are_valid_and_every_planted_error_is_caught(key: tuple[str, str]) -> None:
     document = resources()[key]
     check(document)
     for place, error in plant(document):
@@ -44,11 +44,11 @@ def test_strictly_valid_and_any_planted_error_is_caught(key: tuple[str, str]) ->
                 check(put(document, place, error))
 
 
-def test_what_is_named_is_there() -> None:
+def test_every_referenced_name_exists() -> None:
     found = resources()
     flink, jobs = found["FlinkDeployment", "captcha-flink"], found["Deployment", "captcha-flink-jobs"]
     (server,) = jobs["spec"]["template"]["spec"]["containers"]
-    # The operator calls the service of a cluster's REST so.
+    # The operator gives this name to the REST service of a cluster.
     assert f"--flink-master={flink['metadata']['name']}-rest:8081" in server["args"]
     ports = {port["name"]: port["containerPort"] for port in server["ports"]}
     assert {f"--job-port={ports['jobs']}", f"--artifact-port={ports['artifacts']}"} <= set(server["args"])
@@ -59,7 +59,7 @@ def test_what_is_named_is_there() -> None:
     assert all(name in allowed for name in ("captcha-flink", "captcha-flink-jobs", "captcha-pipeline/uses-flink"))
 
 
-def test_the_profile_fits() -> None:
+def test_the_profile_matches_the_manifests() -> None:
     profile = BeamConfig.model_validate(yaml.safe_load((FOLDER / "profile.yaml").read_text(encoding="utf-8")))
     flink = resources()["FlinkDeployment", "captcha-flink"]["spec"]
     assert profile.endpoint == "captcha-flink-jobs:8099"
@@ -70,7 +70,7 @@ def test_the_profile_fits() -> None:
 
 
 def test_releases_agree() -> None:
-    """Flink's, in the image, the operator's key and the job server; Beam's, in the job server and the project's lock file."""
+    """Flink's release in the image, the operator's key and the job server; Beam's release in the job server and the lock file."""
     flink = resources()["FlinkDeployment", "captcha-flink"]["spec"]
     image = resources()["Deployment", "captcha-flink-jobs"]["spec"]["template"]["spec"]["containers"][0]["image"]
     server = re.fullmatch(r"apache/beam_flink(?P<flink>[\d.]+)_job_server:(?P<beam>[\d.]+)", image)
@@ -81,7 +81,7 @@ def test_releases_agree() -> None:
     assert server["beam"] == max(re.findall(r'name = "apache-beam"\nversion = "([\d.]+)"', lock))
 
 
-def test_pods_may_do_no_more_than_they_must() -> None:
+def test_pods_have_minimal_privileges() -> None:
     flink = resources()["FlinkDeployment", "captcha-flink"]["spec"]
     jobs = resources()["Deployment", "captcha-flink-jobs"]["spec"]["template"]["spec"]
     assert flink["podTemplate"]["spec"]["securityContext"]["runAsUser"] == jobs["securityContext"]["runAsUser"] == 10001

@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines' own API server code on what is compiled: `make test-kfp` builds it and runs this."""
+"""The compiled pipeline, checked by the API server code of Kubeflow Pipelines: `make test-kfp` builds it and runs these tests."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def accept(folder: Path, text: str, parameters: dict[str, Any] | None = None) ->
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_it_becomes_a_workflow(tmp_path: Path) -> None:
+def test_the_pipeline_becomes_a_workflow(tmp_path: Path) -> None:
     done = accept(tmp_path, compile_pipeline(config(GPU)), {"epochs": 3, "window": 2})
     assert done.returncode == 0, done.stderr
     workflow = json.loads(done.stdout)
@@ -41,13 +41,13 @@ def test_it_becomes_a_workflow(tmp_path: Path) -> None:
     assert any("/mnt/captcha" in text for name, text in texts.items() if name.startswith("kubernetes"))
 
 
-def test_unknown_parameter_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_parameter_is_refused(tmp_path: Path) -> None:
     done = accept(tmp_path, compile_pipeline(config()), {"epoch": 3})
     assert done.returncode == 1
     assert "epoch" in done.stderr
 
 
-def test_the_schema_before_is_refused(tmp_path: Path) -> None:
+def test_the_previous_schema_version_is_refused(tmp_path: Path) -> None:
     done = accept(tmp_path, compile_pipeline(config()).replace("schemaVersion: 2.1.0", "schemaVersion: 2.0.0"))
     assert done.returncode == 1
     assert "KFP only supports schema version 2.1.0, but the pipeline spec has version 2.0.0" in done.stderr

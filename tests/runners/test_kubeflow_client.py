@@ -1,4 +1,4 @@
-"""Submitting and scheduling, with the real SDK against an API that holds it to its description."""
+"""Submitting and scheduling with the real SDK, against an API that checks every request against its description."""
 
 import threading
 from collections.abc import Iterator
@@ -113,24 +113,24 @@ def test_a_schedule_is_replaced_when_its_account_or_experiment_differs(server: S
     assert server.store["experiments"][run["experiment_id"]]["display_name"] == "another"
 
 
-def test_pause_resume_and_delete_change_something_once(server: StandIn, pipeline: Path) -> None:
+def test_pause_resume_and_delete_take_effect_once(server: StandIn, pipeline: Path) -> None:
     there = cluster(server)
     there.schedule(there.upload(pipeline), "captcha", "nightly", NIGHTLY, {}, None)
     assert [there.pause("nightly"), there.pause("nightly")] == [True, False]
     assert [there.resume("nightly"), there.resume("nightly")] == [True, False]
     assert [there.delete("nightly"), there.delete("nightly")] == [True, False]
-    with pytest.raises(CaptchaPipelineError, match="There is no recurring run nightly on http"):
+    with pytest.raises(CaptchaPipelineError, match="The recurring run nightly does not exist on http"):
         there.pause("nightly")
 
 
-def test_no_token_is_said(server: StandIn, pipeline: Path) -> None:
+def test_a_refused_token_is_reported(server: StandIn, pipeline: Path) -> None:
     server.token = "secret"
-    with pytest.raises(CaptchaPipelineError, match=r"refuses \(401 Unauthorized\): give a token"):
+    with pytest.raises(CaptchaPipelineError, match=r"refused access \(401 Unauthorized\)\. Give a token with access"):
         cluster(server, "wrong").upload(pipeline)
     cluster(server, "secret").upload(pipeline)
 
 
-def test_a_server_that_recovers_is_asked_again_and_nothing_is_made_twice(server: StandIn, pipeline: Path) -> None:
+def test_requests_are_repeated_without_duplicates_after_a_server_error(server: StandIn, pipeline: Path) -> None:
     there = cluster(server)
     server.errors = [503, 500]
     version = there.upload(pipeline)
@@ -140,14 +140,14 @@ def test_a_server_that_recovers_is_asked_again_and_nothing_is_made_twice(server:
     assert len(server.store["runs"]) == 1
 
 
-def test_a_server_that_does_not_recover_is_said(server: StandIn, pipeline: Path) -> None:
+def test_a_server_that_does_not_recover_is_reported(server: StandIn, pipeline: Path) -> None:
     there = cluster(server, patience=1.0)
     server.errors = [500] * 50
-    with pytest.raises(CaptchaPipelineError, match="answers 500 Internal Server Error: the database is away"):
+    with pytest.raises(CaptchaPipelineError, match="answered 500 Internal Server Error: the database is away"):
         there.upload(pipeline)
 
 
-def test_no_answer_is_said(server: StandIn, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_answer_is_reported(server: StandIn, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.runners.kubeflow.client._REQUEST_TIMEOUT", 1)
     there = cluster(server, patience=1.0)
     server.delay = 3.0
@@ -155,41 +155,41 @@ def test_no_answer_is_said(server: StandIn, pipeline: Path, monkeypatch: pytest.
         there.upload(pipeline)
 
 
-def test_nobody_there_is_said(pipeline: Path) -> None:
+def test_a_missing_server_is_reported(pipeline: Path) -> None:
     with stand_in() as server:
         host = server.host
     with pytest.raises(CaptchaPipelineError, match=r"http://127\.0\.0\.1:\d+ does not answer"):
         Cluster(host, None, None, patience=1.0).upload(pipeline)
 
 
-def test_commands(server: StandIn, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kubeflow_commands(server: StandIn, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.host)
     monkeypatch.setenv("KFP_TOKEN", "secret")
     server.token = "secret"
-    assert "Started the run" in call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--no-wait")
+    assert "Started run" in call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--no-wait")
     (run,) = server.store["runs"].values()
     assert run["runtime_config"]["parameters"] == {"epochs": 3}
     run["state"] = "SUCCEEDED"
     output = call("kubeflow", "submit", str(pipeline), "-p", "epochs=3")
-    assert "There already: the run" in output
-    assert "The run: SUCCEEDED" in output
+    assert "Following existing run" in output
+    assert "Run: SUCCEEDED" in output
     run["state"] = "RUNNING"
-    with pytest.raises(CaptchaPipelineError, match="is RUNNING after 0 seconds, and goes on"):
+    with pytest.raises(CaptchaPipelineError, match="is still RUNNING after 0 seconds"):
         call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--timeout", "0")
 
     create = ("kubeflow", "schedule", "create", str(pipeline), "--name", "nightly")
     call(*create, exit_code=2)
     assert "has 5 fields" in call(*create, "--cron", "0 3 * * *", exit_code=2)
-    assert "nightly is scheduled\n" in call(*create, "--cron", "0 0 3 * * *")
-    assert "just so already" in call(*create, "--cron", "0 0 3 * * *")
+    assert "Scheduled nightly\n" in call(*create, "--cron", "0 0 3 * * *")
+    assert "already scheduled with these settings" in call(*create, "--cron", "0 0 3 * * *")
     assert "0 0 3 * * *" in call("kubeflow", "schedule", "list")
-    assert "is paused" in call("kubeflow", "schedule", "pause", "nightly")
-    assert "goes on" in call("kubeflow", "schedule", "resume", "nightly")
-    assert "is removed" in call("kubeflow", "schedule", "delete", "nightly")
-    assert "There is no nightly" in call("kubeflow", "schedule", "delete", "nightly")
+    assert "Paused nightly" in call("kubeflow", "schedule", "pause", "nightly")
+    assert "Resumed nightly" in call("kubeflow", "schedule", "resume", "nightly")
+    assert "Deleted nightly" in call("kubeflow", "schedule", "delete", "nightly")
+    assert "nightly does not exist" in call("kubeflow", "schedule", "delete", "nightly")
 
 
-def test_a_run_that_fails_is_a_failure(server: StandIn, pipeline: Path) -> None:
+def test_a_failed_run_is_an_error(server: StandIn, pipeline: Path) -> None:
     call("kubeflow", "submit", str(pipeline), "--host", server.host, "--no-wait")
     (run,) = server.store["runs"].values()
 

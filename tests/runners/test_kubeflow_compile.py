@@ -1,4 +1,4 @@
-"""What is compiled for Kubeflow, by Kubeflow's own schema and SDK."""
+"""The pipeline compiled for Kubeflow, checked with Kubeflow's own schema and SDK."""
 
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ def documents(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
-def test_same_text_twice_and_nothing_that_the_backend_refuses() -> None:
+def test_the_output_is_deterministic_and_has_only_supported_fields() -> None:
     text = compile_pipeline(config())
     assert compile_pipeline(config()) == text
     spec, _ = yaml.safe_load_all(text)
-    json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())  # raises for a field that there is not
+    json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())  # raises for an unknown field
     assert spec["schemaVersion"] == "2.1.0"
     assert {kind for executor in spec["deploymentSpec"]["executors"].values() for kind in executor} == {"container"}
     assert all(set(executor["container"]) == {"args", "command", "image"} for executor in spec["deploymentSpec"]["executors"].values())
@@ -39,7 +39,7 @@ def test_the_shipped_configuration_compiles_as_it_is() -> None:
     assert set(platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]) == set(spec["deploymentSpec"]["executors"])
 
 
-def test_kfp_sdk_loads_it() -> None:
+def test_the_kfp_sdk_loads_the_pipeline() -> None:
     component = kfp.components.load_component_from_text(compile_pipeline(config()))
     assert component.pipeline_spec.pipeline_info.name == "tiny"
     assert set(component.pipeline_spec.root.input_definitions.parameters) == {
@@ -50,7 +50,7 @@ def test_kfp_sdk_loads_it() -> None:
     }
 
 
-def test_what_a_run_may_change_reaches_its_step() -> None:
+def test_run_parameters_reach_their_steps() -> None:
     spec, _ = documents("data.window=3", "trainer.epochs=2")
     defaults = {name: it["defaultValue"] for name, it in spec["root"]["inputDefinitions"]["parameters"].items()}
     assert defaults == {"window": 3, "epochs": 2, "min_sequence_accuracy": 0.5, "max_regression": 0.1}
@@ -64,7 +64,7 @@ def test_what_a_run_may_change_reaches_its_step() -> None:
     assert uses == {
         ("window", "CaptchaExampleGen", "window"),
         ("epochs", "Trainer", "epochs"),
-        ("epochs", "LatestPushedModel", "epochs"),  # a part of the recipe
+        ("epochs", "LatestPushedModel", "epochs"),  # part of the recipe
         ("min_sequence_accuracy", "CaptchaEvaluator", "min_sequence_accuracy"),
         ("max_regression", "CaptchaEvaluator", "max_regression"),
     }
@@ -83,7 +83,7 @@ def test_retries() -> None:
     assert not any("retryPolicy" in task for task in spec["root"]["dag"]["tasks"].values())
 
 
-def test_the_trainer_alone_gets_the_gpu_and_every_step_the_volume() -> None:
+def test_only_the_trainer_gets_the_gpu_and_every_step_gets_the_volume() -> None:
     spec, platform = documents(GPU)
     resources = {name: it["container"].get("resources") for name, it in spec["deploymentSpec"]["executors"].items()}
     trainer = resources.pop("Trainer_executor")
@@ -112,23 +112,23 @@ def test_every_step_runs_the_entrypoint_under_its_own_name() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ((*VOLUME, CLUSTER[1]), r"kubeflow\.image is not set: give --image"),
-        ((*VOLUME, CLUSTER[0]), r"kubeflow\.root is not set: give --root"),
-        (CLUSTER, r"data\.root is data/tiny, which is in none of kubeflow\.volumes \(there are none\)"),
+        ((*VOLUME, CLUSTER[1]), r"kubeflow\.image is not set\. Give --image"),
+        ((*VOLUME, CLUSTER[0]), r"kubeflow\.root is not set\. Give --root"),
+        (CLUSTER, r"data\.root is data/tiny, which is in no volume of kubeflow\.volumes \(it is empty\)"),
         ((*CLUSTER, *VOLUME, "pusher.serving_dir=/elsewhere"), r"pusher\.serving_dir is /elsewhere"),
         (
             (*CLUSTER, *VOLUME, "beam.steps={Transform: {runner: FlinkRunner, endpoint: flink:8081}}"),
-            "Transform is to run on FlinkRunner at flink:8081: on Kubeflow Pipelines",
+            "Transform is set to run on FlinkRunner at flink:8081. On Kubeflow Pipelines",
         ),
         ((*CLUSTER, *VOLUME, "kubeflow.root=/folder"), r"kubeflow\.root: String should match pattern"),
     ],
 )
-def test_what_is_missing_is_named(overrides: tuple[str, ...], message: str) -> None:
+def test_missing_and_unsupported_settings_are_named(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(CaptchaPipelineError, match=message):
         compile_pipeline(load_config(TINY, list(overrides)))
 
 
-def test_command(tmp_path: Path) -> None:
+def test_the_compile_command(tmp_path: Path) -> None:
     output = tmp_path / "new" / "pipeline.yaml"
     changes = [word for change in VOLUME for word in ("--set", change)]
     call(

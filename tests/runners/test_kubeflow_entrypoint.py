@@ -1,4 +1,4 @@
-"""A step as its pod starts it."""
+"""A step, started as its pod starts it."""
 
 import json
 from pathlib import Path
@@ -35,10 +35,10 @@ def test_other_storage_is_refused() -> None:
 
 
 def schema_step(pod: Path, spec: str) -> list[str]:
-    """The command line of CaptchaSchema, whose output is mirrored in `pod`."""
+    """Returns the command line of CaptchaSchema, whose output is mirrored in `pod`."""
     artifact = {"name": "schema", "uri": "s3://bucket/schema", "type": SCHEMA, "customPath": str(pod / "schema")}
     logs = {"name": "executor-logs", "uri": "s3://bucket/logs", "type": {"schemaTitle": "system.Artifact"}, "customPath": str(pod / "logs")}
-    (pod / "logs").touch()  # the launcher writes there what the step prints
+    (pod / "logs").touch()  # the launcher writes the output of the step to this file
     executor_input: dict[str, Any] = {
         "inputs": {"parameterValues": {"spec": spec, "source_digest": "0"}},
         "outputs": {
@@ -57,7 +57,7 @@ def schema_step(pod: Path, spec: str) -> list[str]:
     ]
 
 
-def test_output_is_in_the_mirror_and_the_uri_is_the_storages(tmp_path: Path) -> None:
+def test_output_is_written_to_the_mirror_and_keeps_the_storage_uri(tmp_path: Path) -> None:
     assert main(schema_step(tmp_path, CaptchaSpec().model_dump_json())) == 0
     assert list((tmp_path / "schema").iterdir())
     artifacts = json.loads((tmp_path / "output.json").read_text(encoding="utf-8"))["artifacts"]
@@ -66,7 +66,7 @@ def test_output_is_in_the_mirror_and_the_uri_is_the_storages(tmp_path: Path) -> 
     assert artifact["uri"] == "s3://bucket/schema"
 
 
-def test_what_the_user_can_put_right_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = schema_step(tmp_path, CaptchaSpec().model_dump_json())
     position = arguments.index("--json_serialized_invocation_args") + 1
     executor_input = json.loads(arguments[position])
@@ -77,7 +77,7 @@ def test_what_the_user_can_put_right_is_one_line(tmp_path: Path, capsys: pytest.
     assert line.startswith("CaptchaSchema failed: The artifact hdfs://bucket/schema is not in object storage")
 
 
-def test_a_defect_ends_with_the_step_and_the_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_defect_prints_a_traceback_and_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(schema_step(tmp_path, "no JSON")) == 1
     error = capsys.readouterr().err
     assert "Traceback" in error

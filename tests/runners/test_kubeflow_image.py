@@ -1,4 +1,4 @@
-"""The image, as a cluster runs it: a numeric user, nothing to write but what is mounted. `make test-image` builds it."""
+"""The image, as a cluster runs it: a numeric user, and only mounted folders can be written. `make test-image` builds it."""
 
 import importlib.metadata
 import os
@@ -21,7 +21,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Runs a command in the image: no network, a read-only root, and a volume that its user can write."""
+    """Returns a function that runs a command in the image: no network, a read-only root, and a volume that its user can write."""
     volume = tmp_path / "volume"
     volume.mkdir()
     volume.chmod(0o777)
@@ -34,15 +34,15 @@ def run(tmp_path: Path) -> Run:
     return call
 
 
-def test_health_command_and_user(run: Run) -> None:
+def test_the_command_the_user_and_the_read_only_root(run: Run) -> None:
     assert run("captcha-pipeline", "--version").stdout.split()[-1] == importlib.metadata.version("captcha-pipeline")
     assert run("python", "-c", "import os; print(os.getuid())").stdout.strip() == str(USER)
-    assert run("captcha-pipeline", "--version", user="20002:0").returncode == 0  # OpenShift chooses one
+    assert run("captcha-pipeline", "--version", user="20002:0").returncode == 0  # OpenShift chooses the user ID
     refused = run("python", "-c", "open('/opt/captcha/bin/planted', 'w')")
     assert "Read-only file system" in refused.stderr
 
 
-def test_every_step_of_the_rehearsal(run: Run, tmp_path: Path) -> None:
+def test_every_step_succeeds_in_a_rehearsal(run: Run, tmp_path: Path) -> None:
     (tmp_path / "volume" / "tiny.yaml").write_bytes(TINY.read_bytes())
     config = ["--config", f"{VOLUME}/tiny.yaml"]
     config += ["--set", f"root={VOLUME}/output", "--set", f"data.root={VOLUME}/data", "--set", f"kubeflow.volumes={{{VOLUME}: captcha}}"]

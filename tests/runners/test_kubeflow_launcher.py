@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines' own driver and launcher on what is compiled, with a cluster on loopback: `make test-kfp` builds them."""
+"""The compiled pipeline, run by the driver and the launcher of Kubeflow, with a cluster on loopback: `make test-kfp` builds them."""
 
 import json
 import os
@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture
 def bucket() -> Iterator[str]:
-    """A name of its own, because the launcher has a folder of that name at the top of the file system."""
+    """Yields a unique name, because the launcher makes a folder of that name at the top of the file system."""
     name = f"captcha-{uuid.uuid4()}"
     made = not MIRROR.exists()
     yield name
@@ -42,7 +42,7 @@ def bucket() -> Iterator[str]:
 
 
 def cacheable(tasks: dict[str, Any], name: str) -> bool:
-    """Whether neither a step nor one before it looks at folders: with the same inputs Kubeflow may take its outputs from the cache."""
+    """Returns whether Kubeflow may cache a step: neither the step nor a step before it reads folders."""
     return name not in _NEVER_CACHED and all(cacheable(tasks, before) for before in tasks[name].get("dependentTasks", []))
 
 
@@ -70,7 +70,7 @@ def test_driver_and_launcher_run_every_step(tmp_path: Path, bucket: str) -> None
                 str(there.metadata_port),
                 str(tmp_path / "cache.json"),
             ]
-            path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the `python` of the image is that of this environment
+            path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `python` of the image is the Python of this environment
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, env=os.environ | {"KUBECONFIG": str(there.kubeconfig), "PATH": path}
             )
@@ -92,7 +92,7 @@ def test_driver_and_launcher_run_every_step(tmp_path: Path, bucket: str) -> None
         assert container["resources"]["limits"] == {"nvidia.com/gpu": "1", "memory": "16G"}
         assert {mount["mountPath"] for mount in container["volumeMounts"]} == {str(volume)}
 
-        # What a step may have from the cache it has; one that fails ends the run, and says what was wrong in its log.
+        # Every step that may be cached is cached; a failed step ends the run, and its log names the error.
         serving.rename(serving.with_name("aside"))
         serving.touch()
         done, steps = run("second")
@@ -108,7 +108,7 @@ def test_driver_and_launcher_run_every_step(tmp_path: Path, bucket: str) -> None
         serving.with_name("aside").rename(serving)
         assert versions(serving) == [pushed]
 
-        # A rollback holds in the next run: the same data, configuration and code make the same model, whatever the run is called.
+        # The next run respects a rollback: the same data, configuration and code make the same model, whatever the name of the run.
         back = roll_back(serving, older_than(pushed).version)
         done, steps = run("third")
         assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""What is applied to the cluster: held to Kubernetes' own schemas and KServe's, strictly, and to what the pipeline writes where."""
+"""The manifests of the cluster, checked strictly against Kubernetes' and KServe's schemas, and against the paths of the pipeline."""
 
 import gzip
 import json
@@ -21,14 +21,14 @@ RESOURCES = sorted(set(MANIFESTS.rglob("*.yaml")) - set(MANIFESTS.rglob("kustomi
 OVERLAYS = sorted((MANIFESTS / "overlays").iterdir())
 ALONE = [MANIFESTS / "loader", MANIFESTS / "retrain"]
 KUSTOMIZE = os.environ.get("KUSTOMIZE")
-# The schema of v1beta1 in config/crd/full/serving.kserve.io_inferenceservices.yaml of KServe 0.20.0, as it is.
+# The schema of v1beta1 in config/crd/full/serving.kserve.io_inferenceservices.yaml of KServe 0.20.0, unchanged.
 KSERVE = SUPPORT / "kserve_inferenceservice_v0.20.0.json.gz"
 
 INFERENCE_SERVICE = jsonschema.Draft202012Validator(closed(json.loads(gzip.decompress(KSERVE.read_bytes()))))
 
 
 def check(document: Document) -> None:
-    """Raises ValidationError for what the API server would refuse, or drop."""
+    """Raises ValidationError for a field that the API server would refuse or drop."""
     for version in KUBERNETES:
         if document["kind"] == "InferenceService":
             INFERENCE_SERVICE.validate(document)
@@ -45,7 +45,7 @@ def pod_specs(resources: list[Document]) -> list[Document]:
 
 
 @pytest.mark.parametrize("path", RESOURCES, ids=lambda path: str(path.relative_to(MANIFESTS)))
-def test_strictly_valid_and_any_planted_error_is_caught(path: Path) -> None:
+def test_manifests_are_valid_and_every_planted_error_is_caught(path: Path) -> None:
     for document in documents(path):
         check(document)
         for place, error in plant(document):
@@ -53,8 +53,8 @@ def test_strictly_valid_and_any_planted_error_is_caught(path: Path) -> None:
                 check(put(document, place, error))
 
 
-def test_what_is_named_is_there() -> None:
-    """Within base and serving: accounts, claims, settings, the ports of services and policies, what selects pods, what is scaled."""
+def test_every_referenced_name_exists() -> None:
+    """In base and serving: accounts, claims, settings, the ports of services and policies, pod selectors, and scaling targets."""
     resources = [document for path in RESOURCES if path.parent.name in {"base", "serving"} for document in documents(path)]
     names = {(resource["kind"], resource["metadata"]["name"]) for resource in resources}
     pods = [resource["spec"]["template"] for resource in resources if resource["kind"] == "Deployment"]
@@ -85,7 +85,7 @@ def test_what_is_named_is_there() -> None:
             assert {(subject["kind"], subject["name"]) for subject in [resource["roleRef"], *resource["subjects"]]} <= names
 
 
-def test_servers_look_where_the_pipeline_writes() -> None:
+def test_servers_read_the_paths_that_the_pipeline_writes() -> None:
     (settings,) = documents(MANIFESTS / "base" / "settings.yaml")
     name = settings["data"]["PIPELINE"]
     config = load_config(ROOT / "configs" / "kubeflow.yaml", [])
@@ -105,8 +105,8 @@ def test_servers_look_where_the_pipeline_writes() -> None:
     assert uri == config.serving_dir.replace("/mnt/captcha", "pvc://captcha")
 
 
-def test_pods_keep_to_the_restricted_standard_and_no_secret_is_in_a_file() -> None:
-    """https://kubernetes.io/docs/concepts/security/pod-security-standards, and besides: numeric users, nothing to write in the image."""
+def test_pods_meet_the_restricted_standard_and_no_file_has_a_secret() -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards, and also numeric users and a read-only image."""
     resources = [document for path in RESOURCES for document in documents(path)]
     for pod in pod_specs(resources):
         assert pod["securityContext"]["runAsNonRoot"]
@@ -132,7 +132,7 @@ def build(overlay: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE is not set: run make test-manifests")
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
-def test_overlays_as_kustomize_builds_them(overlay: Path) -> None:
+def test_overlays_built_by_kustomize(overlay: Path) -> None:
     built = build(overlay)
     assert built.returncode == 0, built.stderr
     resources = list(yaml.safe_load_all(built.stdout))
@@ -154,7 +154,7 @@ def test_overlays_as_kustomize_builds_them(overlay: Path) -> None:
 
 @pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE is not set: run make test-manifests")
 @pytest.mark.parametrize("folder", ALONE, ids=lambda path: path.name)
-def test_what_stands_alone_has_the_image_and_the_namespace_of_the_overlays(folder: Path) -> None:
+def test_standalone_manifests_have_the_image_and_namespace_of_the_overlays(folder: Path) -> None:
     (resource,) = yaml.safe_load_all(build(folder).stdout)
     check(resource)
     assert resource["metadata"]["namespace"] == "kubeflow"

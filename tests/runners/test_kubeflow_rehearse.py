@@ -1,4 +1,4 @@
-"""The rehearsal: its rules on steps of a line of Python, and the whole graph against a local run."""
+"""The rehearsal: its rules, tested with small steps, and the complete graph, compared with a local run."""
 
 import json
 import os
@@ -30,9 +30,8 @@ from tests.support.command import call
 from tests.support.kubeflow import SHAPES, older_than, shape
 from tests.support.paths import TINY
 
-# What Kubeflow's driver gave each step of this graph, as `shape` has it; test_kubeflow_launcher.py holds it to the driver.
 TYPE = {"instanceSchema": "title: tfx.Artifact\ntype: object\n"}
-# Writes what it got into its output, and counts how often it ran; fails where a file tells it to.
+# A step: writes its inputs to its output, counts its runs, and fails if a file `break-NAME` exists.
 STEP = """
 import json, os, pathlib, sys
 name, log, whole = sys.argv[1], pathlib.Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -51,7 +50,7 @@ pathlib.Path(whole["outputs"]["outputFile"]).write_text(json.dumps(output))
 
 
 def step(name: str, log: Path, parameter: dict[str, Any], after: tuple[str, ...] = (), cached: bool = True) -> tuple[dict[str, Any], ...]:
-    """The task, the component and the executor of a step that reads the outputs of those before it."""
+    """Returns the task, the component and the executor of a step that reads the outputs of the steps in `after`."""
     artifacts = {f"from_{other}": {"taskOutputArtifact": {"producerTask": other, "outputArtifactKey": "out"}} for other in after}
     task = {
         "componentRef": {"name": name},
@@ -65,9 +64,9 @@ def step(name: str, log: Path, parameter: dict[str, Any], after: tuple[str, ...]
 
 
 def write_pipeline(folder: Path) -> Path:
-    """`b` needs `a`, `c` needs both, and the run's parameter goes to `b`.
+    """Writes a pipeline in which `b` needs `a`, `c` needs both, and `b` gets the parameter of the run.
 
-    `a` is never cached if there is a file `fresh`.
+    `a` is never cached if a file `fresh` exists.
     """
     steps = {
         "c": step("c", folder, {"runtimeValue": {"constant": "3"}}, ("a", "b")),
@@ -111,31 +110,31 @@ def test_second_run_is_cached_where_kubeflow_would_cache(tmp_path: Path) -> None
     assert (changed.artifact("c", "out") / "text").read_text() == "c(3a(1),b(5a(1)))"
 
 
-def test_what_is_never_cached_runs_and_so_does_what_reads_it(tmp_path: Path) -> None:
+def test_a_step_that_is_never_cached_runs_with_every_step_after_it(tmp_path: Path) -> None:
     (tmp_path / "fresh").touch()
     for _ in range(2):
         assert states(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {})) == dict.fromkeys("abc", "succeeded")
 
 
-def test_failed_step_stops_the_rest_and_the_next_takes_up_there(tmp_path: Path) -> None:
+def test_a_failed_step_stops_the_run_and_the_next_run_resumes_there(tmp_path: Path) -> None:
     (tmp_path / "fresh").touch()
     (tmp_path / "break-b").touch()
     outcomes = list(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {}).run())
     assert [outcome.state for outcome in outcomes] == ["succeeded", "failed", "not run"]
-    assert "b ended with exit code 1. The whole log: " in outcomes[1].message
+    assert "b ended with exit code 1. The full log is " in outcomes[1].message
     assert outcomes[1].message.endswith("b is broken")
     (tmp_path / "break-b").unlink()
     assert states(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {})) == {"a": "kept", "b": "succeeded", "c": "succeeded"}
     assert times_run(tmp_path) == {"a": 1, "b": 2, "c": 1}
-    # After a run that came to its end there is another one, in which nothing is kept.
+    # After a completed run a new run starts, which keeps nothing.
     assert states(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {})) == dict.fromkeys("abc", "succeeded")
 
 
-def test_output_file_is_parsed_strictly(tmp_path: Path) -> None:
+def test_the_output_file_is_parsed_strictly(tmp_path: Path) -> None:
     (tmp_path / "garble-a").touch()
     outcome = next(iter(Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {}).run()))
     assert outcome.state == "failed"
-    assert "a left no output file that the launcher could read" in outcome.message
+    assert "a wrote no output file that the launcher could read" in outcome.message
     assert "nonsense" in outcome.message
 
 
@@ -144,13 +143,13 @@ def test_wrong_parameter_file_and_volume_are_named(tmp_path: Path) -> None:
         Rehearsal(write_pipeline(tmp_path), tmp_path / "cluster", {"sise": 1})
     with pytest.raises(CaptchaPipelineError, match="Cannot read the pipeline"):
         Rehearsal(tmp_path / "none.yaml", tmp_path / "cluster", {})
-    with pytest.raises(CaptchaPipelineError, match=r"tiny\.yaml holds no pipeline"):
+    with pytest.raises(CaptchaPipelineError, match=r"tiny\.yaml contains no pipeline"):
         Rehearsal(TINY, tmp_path / "cluster", {})
     path = write_pipeline(tmp_path)
     mount = {"pvcMount": [{"constant": "captcha", "mountPath": str(tmp_path / "nowhere")}]}
     platform = {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {"a_executor": mount}}}}}
     path.write_text(path.read_text() + "---\n" + yaml.safe_dump(platform))
-    with pytest.raises(CaptchaPipelineError, match=r"The volume captcha is mounted at .*nowhere, which is no folder"):
+    with pytest.raises(CaptchaPipelineError, match=r"The volume captcha is mounted at .*nowhere, which is not a folder"):
         Rehearsal(path, tmp_path / "cluster", {})
 
 
@@ -170,19 +169,17 @@ def test_wrong_parameter_file_and_volume_are_named(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_kubeflow_would_act_upon_and_a_rehearsal_does_not_is_refused(
-    tmp_path: Path, edit: Callable[[dict[str, Any]], None], named: str
-) -> None:
+def test_a_pipeline_with_unsupported_features_is_refused(tmp_path: Path, edit: Callable[[dict[str, Any]], None], named: str) -> None:
     path = write_pipeline(tmp_path)
     spec = yaml.safe_load(path.read_text())
     edit(spec)
     path.write_text(yaml.safe_dump(spec))
-    with pytest.raises(CaptchaPipelineError, match=f"the step b has .*{named}.*, which is not rehearsed"):
+    with pytest.raises(CaptchaPipelineError, match=f"the step b has .*{named}.*, which a rehearsal does not support"):
         Rehearsal(path, tmp_path / "cluster", {})
 
 
 def perfect_reading(config: Config) -> golden.GoldenReading:
-    """How a model reads the golden set that misreads none of it."""
+    """Returns the reading of a model that misreads no picture of the golden set."""
     span = config.data.read_window().golden
     assert span
     digests = []
@@ -196,7 +193,7 @@ def perfect_reading(config: Config) -> golden.GoldenReading:
 
 
 @pytest.mark.slow
-def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
+def test_the_complete_graph_gives_the_results_of_a_local_run(tmp_path: Path) -> None:
     volume, pipeline, cluster = tmp_path / "volume", tmp_path / "pipeline.yaml", tmp_path / "cluster"
     options = ["--config", str(TINY), "--set", f"root={volume / 'output'}", "--set", f"data.root={volume / 'data'}"]
     options += ["--set", "data.golden=1"]
@@ -210,7 +207,7 @@ def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
     serving.touch()
     with pytest.raises(CaptchaPipelineError, match=r"LatestPushedModel ended with exit code 1(.|\n)*LatestPushedModel failed: ") as failure:
         call(*rehearse)
-    assert str(failure.value).endswith("a file is in its way. Remove the file.")
+    assert str(failure.value).endswith("a file is in its place. Remove the file.")
     serving.unlink()
     perfect = perfect_reading(load_config(TINY, options[3::2]))
     (serving / "tiny").mkdir(parents=True)
@@ -241,13 +238,13 @@ def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
     (outputs,) = cluster.glob("runs/*/AtomicPusher.json")
     assert json.loads(outputs.read_text())["pushed_model"]["metadata"]["pushed_destination"] == str(pushed.path)
 
-    # The data, the configuration, the code and so the model are the same wherever and whenever it is fitted.
+    # The same data, configuration and code give the same model in both runs.
     assert pushed.recipe == versions(config.serving_dir)[0].recipe
     assert pushed.fingerprint == versions(config.serving_dir)[0].fingerprint
-    # Another run is killed in its fit, and a retry takes up there; a rollback holds in it.
+    # The next run is killed in its fit, and a retry resumes there; it respects a rollback.
     back = roll_back(serving / "tiny", older_than(pushed).version)
     checkpoints = volume / "output" / "tiny" / "checkpoints"
-    shutil.rmtree(checkpoints)  # or the fit, which is the same, would find itself finished
+    shutil.rmtree(checkpoints)  # otherwise the fit, which is the same, would already be finished
     command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", *rehearse]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         while not list(checkpoints.glob("*/epoch-000002")):
@@ -257,7 +254,7 @@ def test_the_whole_graph_gives_what_a_local_run_gives(tmp_path: Path) -> None:
     table = call(*rehearse)
     assert table.count("kept") == 7
     logs = cluster.glob("store/minio/bucket/captcha/tiny/*/Trainer/*/executor-logs-0")
-    assert sum("going on after epoch " in log.read_text(encoding="utf-8", errors="replace") for log in logs) == 1
+    assert sum("resuming after epoch " in log.read_text(encoding="utf-8", errors="replace") for log in logs) == 1
     assert versions(serving / "tiny")[0] == back
     newest = max(cluster.glob("runs/*/AtomicPusher.json"), key=os.path.getmtime)
     assert json.loads(newest.read_text())["pushed_model"]["metadata"]["pushed"] == 0

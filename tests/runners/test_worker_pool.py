@@ -1,4 +1,4 @@
-"""The pool of Python workers: Beam's own runner asks it for them here, as Flink does in tests/runners/test_flink.py."""
+"""The pool of Python workers. Here Beam's own runner requests workers, as Flink does in tests/runners/test_flink.py."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
-    """A pool, and its port."""
+    """Yields a pool and its port."""
     port = free_port()
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "pipeline.runners.beam.worker_pool", str(port)], stdout=log, stderr=log)
@@ -42,9 +42,9 @@ def pool(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
 
 
 def work_done_in(port: int, output: Path) -> tuple[int, int, bool]:
-    """Runs a job in a worker of the pool; returns its process, the parent of that, and whether all that the steps need was there."""
+    """Runs a job in a worker of the pool; returns its process ID, its parent's ID, and whether a library of the steps was loaded."""
 
-    def describe(_: int) -> str:  # in here it goes to the worker by value: that has no module of the tests
+    def describe(_: int) -> str:  # a nested function is sent by value: the worker has no module of the tests
         return json.dumps([os.getpid(), os.getppid(), "tensorflow_model_analysis" in sys.modules])
 
     with beam.Pipeline(FnApiRunner(ExternalEnvironment(f"localhost:{port}"))) as pipeline:
@@ -59,7 +59,7 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-def test_workers_are_processes_of_one_that_has_imported_all_they_need(pool, tmp_path: Path) -> None:
+def test_workers_are_forked_from_a_process_with_all_imports(pool, tmp_path: Path) -> None:
     process, port = pool
     first, parent, imported = work_done_in(port, tmp_path / "first")
     second, parent_of_second, _ = work_done_in(port, tmp_path / "second")
@@ -70,18 +70,18 @@ def test_workers_are_processes_of_one_that_has_imported_all_they_need(pool, tmp_
     assert process.wait(30) == 0
     assert not any(map(is_alive, (first, second)))
     limit = time.monotonic() + 30
-    while is_alive(parent):  # it sees that the pool has gone
+    while is_alive(parent):  # it notices that the pool has ended
         assert time.monotonic() < limit
         time.sleep(0.1)
 
 
-def test_a_pool_whose_workers_could_do_nothing_ends(tmp_path: Path) -> None:
+def test_a_pool_whose_workers_cannot_start_ends(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import nothing_of_this_name", encoding="utf-8")
-    # As where TensorFlow does not load: the pool itself does not need it.
-    start = f"from pipeline import worker_pool; worker_pool._IMPORTED.append('broken'); worker_pool.main({free_port()})"
+    # As if TensorFlow could not be loaded, which the pool itself does not need.
+    start = f"from pipeline.runners.beam import worker_pool; worker_pool._IMPORTED.append('broken'); worker_pool.main({free_port()})"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     ended = subprocess.run([sys.executable, "-c", start], env=environment, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
     assert "Cannot import broken: ModuleNotFoundError: No module named 'nothing_of_this_name'" in ended.stderr
-    assert "what all of them need cannot be imported" in ended.stderr
+    assert "a module that all workers need cannot be imported" in ended.stderr
     assert "Traceback" not in ended.stderr

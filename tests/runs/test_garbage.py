@@ -1,4 +1,4 @@
-"""What goes and what stays, on runs of a small graph whose steps are named as ours are: real ML Metadata, real TFX."""
+"""The files that gc removes and keeps, on runs of a small graph with the step names of the pipeline: real ML Metadata, real TFX."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ from tests.support.recorded_run import last_run, put_on_record
 from tests.support.small_disk import small_disk
 
 RATE = {"value": 0.9, "lower": 0.8, "upper": 0.95}
-# Collects again and again, each time in a process that kills itself before it removes or renames one more file than the last time.
+# Collects repeatedly. Each time, the process kills itself before the removal or renaming with the number on its standard input.
 KILLED = """
 import os, signal, sys
 from pipeline.config.loading import load_config
@@ -138,7 +138,7 @@ def execute(config: Config, *steps: BaseComponent) -> history.RunRecord:
 
 
 def run(config: Config, name: str, *, window: str = "1", version: str = "", stops: bool = False) -> history.RunRecord:
-    """A run that is named by its fit, and pushes the version that has its name, and its report."""
+    """Runs the graph with `name` as fingerprint and, by default, as pushed version; writes a report."""
     example_gen = CaptchaExampleGen(window=window)
     trainer = Trainer(
         examples=example_gen.outputs["examples"], fingerprint=name, folder=str(Path(config.metadata_path).parent), stops=int(stops)
@@ -176,7 +176,7 @@ def withdraw(config: Config, version: str) -> None:
 
 
 def tree(folder: str | Path) -> dict[str, bytes]:
-    """The content of each file below a folder."""
+    """Returns the content of each file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
 
 
@@ -192,7 +192,7 @@ def states(record: history.RunRecord) -> dict[str, str]:
     return {step.node: step.state for step in record.steps}
 
 
-def test_where_nothing_has_run_there_is_nothing_to_remove(config: Config) -> None:
+def test_nothing_is_removed_before_the_first_run(config: Config) -> None:
     assert collect(config) == Garbage()
     assert not Path(config.root).exists()
     Path(config.log_dir, "mine").mkdir(parents=True)
@@ -200,7 +200,7 @@ def test_where_nothing_has_run_there_is_nothing_to_remove(config: Config) -> Non
     assert Path(config.log_dir, "mine").is_dir()
 
 
-def test_what_a_run_found_cached_stays_and_what_no_run_needs_goes(config: Config) -> None:
+def test_cached_outputs_are_kept_and_unneeded_outputs_are_removed(config: Config) -> None:
     first, second, third = (run(config, name) for name in "123")
     withdraw(config, "1")
     told = retrainings(config)
@@ -212,7 +212,7 @@ def test_what_a_run_found_cached_stays_and_what_no_run_needs_goes(config: Config
     number = {step.node: step.execution_id for step in first.steps}
     assert going(planned) == sorted(
         [f"artifacts/{step}/*/{number[step]}" for step in ("Trainer", "CaptchaEvaluator", "AtomicPusher")]
-        # The others' fits are over, and what they made is safe.
+        # The other fits are complete, and their models are stored.
         + ["checkpoints/1", "checkpoints/2", "checkpoints/3", "logs/1", f"reports/evaluation-{number['CaptchaEvaluator']}"]
     )
     assert collect(config) == planned
@@ -222,17 +222,17 @@ def test_what_a_run_found_cached_stays_and_what_no_run_needs_goes(config: Config
         for step in kept.steps:
             assert all(Path(uri).is_dir() for uris in step.outputs.values() for uri in uris), step
     assert set(states(run(config, "3")).values()) == {"cached"}
-    # The history has lost no figure; only the report has gone.
+    # The history keeps every figure; only the report is removed.
     assert [retraining.report is None for retraining in retrainings(config)] == [True, False, False]
     assert [(it.sets, it.pictures, it.decision) for it in retrainings(config)] == [(it.sets, it.pictures, it.decision) for it in told]
     assert f"evaluation-{number['CaptchaEvaluator']}" not in Path(config.report_dir, "trend.html").read_text()
 
 
-def test_a_version_that_is_served_keeps_all_that_it_was_made_from(config: Config) -> None:
+def test_the_inputs_of_a_served_version_are_kept(config: Config) -> None:
     for name in "123":
         run(config, name, window=name)
     withdraw(config, "2")
-    # As a rollback leaves it: a copy is served, the version itself may be gone.
+    # As after a rollback: a copy is served, and the version itself may have been removed.
     withdraw(config, "1")
     copy = Path(config.serving_dir, "4", "assets.extra")
     copy.mkdir(parents=True)
@@ -247,7 +247,7 @@ def test_a_version_that_is_served_keeps_all_that_it_was_made_from(config: Config
     assert "removed by gc" not in call("runs", "--version", "1", *options)
 
 
-def test_a_run_that_comes_back_to_what_has_gone_makes_it_again(config: Config) -> None:
+def test_removed_outputs_are_made_again_by_a_run_that_needs_them(config: Config) -> None:
     first = run(config, "1", window="1")
     outputs = (("CaptchaExampleGen", "examples"), ("CaptchaExampleGen", "quarantine"), ("DriftGate", "anomalies"), ("Trainer", "model"))
 
@@ -258,7 +258,7 @@ def test_a_run_that_comes_back_to_what_has_gone_makes_it_again(config: Config) -
     run(config, "2", window="2")
     withdraw(config, "1")
     collect(config)
-    # Of the gate's only output the folder stays, with the figures: the mark alone tells TFX that it cannot be reused.
+    # The folder of the gate's only output stays, with the figures: only the mark in ML Metadata stops TFX from reusing it.
     assert [list(files) for files in content(first)] == [[], ["summary.json"], ["drift.json"], []]
     again = run(config, "1", window="1")
     assert set(states(again).values()) == {"done"}
@@ -266,7 +266,7 @@ def test_a_run_that_comes_back_to_what_has_gone_makes_it_again(config: Config) -
     assert set(states(run(config, "2", window="2")).values()) == {"cached"}
 
 
-def test_what_a_run_that_was_cut_short_needs_stays(config: Config) -> None:
+def test_the_files_of_an_unfinished_run_are_kept(config: Config) -> None:
     run(config, "1")
     stopped(config, "2")
     with pytest.raises(ValueError, match="stopped"):
@@ -290,11 +290,11 @@ def test_what_a_run_that_was_cut_short_needs_stays(config: Config) -> None:
     assert "checkpoints/3" in going(collect(config))
 
 
-def test_what_killed_steps_have_left_goes(config: Config) -> None:
+def test_the_leftovers_of_killed_steps_are_removed(config: Config) -> None:
     run(config, "1")
     stopped(config, "2")
     (last,) = [step for step in history.runs(config.metadata_path)[-1].steps if step.node == "Trainer"]
-    # TFX itself removes what a step leaves that fails, but not if it is killed.
+    # TFX removes the output of a failed step, but not of a killed step.
     half = Path(config.pipeline_root, "Trainer", "model", str(last.execution_id))
     working = Path(config.pipeline_root, "Trainer", ".system", "executor_execution", str(last.execution_id), ".temp")
     for folder in (half, working):
@@ -306,7 +306,7 @@ def test_what_killed_steps_have_left_goes(config: Config) -> None:
     assert not working.exists()
 
 
-def test_the_room_is_what_the_disk_gets_back(config: Config) -> None:
+def test_the_reported_size_is_the_freed_disk_space(config: Config) -> None:
     for name in "12":
         run(config, name)
     withdraw(config, "1")
@@ -316,13 +316,13 @@ def test_the_room_is_what_the_disk_gets_back(config: Config) -> None:
 
     before = used()
     garbage = collect(config)
-    # The trend page is new, and folders that hold fewer others may shrink.
+    # The trend page is new, and folders with fewer entries may shrink.
     page = Path(config.report_dir, "trend.html").stat().st_blocks * 512
     assert garbage.size == pytest.approx(before - used() + page, abs=4096 * len(garbage.leftovers))
     assert garbage.size > 10_000
 
 
-def test_a_run_that_is_at_work_is_left_in_peace(config: Config) -> None:
+def test_nothing_is_removed_while_a_run_is_at_work(config: Config) -> None:
     run(config, "1")
     before = tree(config.root)
     with locked(Path(config.run_lock), "busy"):
@@ -332,7 +332,7 @@ def test_a_run_that_is_at_work_is_left_in_peace(config: Config) -> None:
     assert {**tree(config.root), "tiny/run.lock": b""} == {**before, "tiny/run.lock": b""}
 
 
-def test_nothing_outside_is_removed_and_nothing_unknown(config: Config, tmp_path: Path) -> None:
+def test_outside_and_unknown_files_are_kept(config: Config, tmp_path: Path) -> None:
     first = run(config, "1")
     run(config, "2")
     withdraw(config, "1")
@@ -349,7 +349,7 @@ def test_nothing_outside_is_removed_and_nothing_unknown(config: Config, tmp_path
     model.symlink_to(outside / "model")
     (logs := Path(config.log_dir, "1")).rename(outside / "logs")
     logs.symlink_to(outside / "logs")
-    # In a folder that goes.
+    # A link in a folder that is removed.
     Path(first.artifact_uri("CaptchaEvaluator", "evaluation") or "", "link").symlink_to(outside)
     unknown = [
         Path(config.pipeline_root, "notes.txt"),
@@ -378,7 +378,7 @@ def test_nothing_outside_is_removed_and_nothing_unknown(config: Config, tmp_path
     assert not Path(first.artifact_uri("CaptchaEvaluator", "evaluation") or "", "metrics").exists()
 
 
-def test_a_folder_that_has_been_moved_is_collected_where_it_is(config: Config, tmp_path: Path) -> None:
+def test_a_moved_output_folder_is_collected(config: Config, tmp_path: Path) -> None:
     for name in "12":
         run(config, name)
     withdraw(config, "1")
@@ -389,11 +389,11 @@ def test_a_folder_that_has_been_moved_is_collected_where_it_is(config: Config, t
     assert going(collect(moved)) == []
 
 
-def test_a_full_disk_is_given_room(config: Config, tmp_path: Path) -> None:
+def test_gc_works_on_a_full_disk(config: Config, tmp_path: Path) -> None:
     for name in "12":
         run(config, name, window=name)
     withdraw(config, "1")
-    collect(config, dry_run=True)  # leaves its lock, as a run does
+    collect(config, dry_run=True)  # leaves its lock file, as a run does
     with small_disk(tmp_path / "disk", "4m") as disk:
         shutil.copytree(config.root, disk.seen / "output")
         disk.fill()
@@ -427,7 +427,7 @@ def test_a_kill_at_any_moment_does_no_harm(config: Config, killed: "subprocess.P
     artifacts = tree(config.pipeline_root)
 
     def collect_until(number: int) -> bool:
-        """Has gc begin where the template is, and says whether it came to its end."""
+        """Restores the template and runs gc on it; returns whether gc completed."""
         shutil.rmtree(config.root)
         shutil.copytree(template, config.root)
         assert killed.stdin is not None
@@ -447,7 +447,7 @@ def test_a_kill_at_any_moment_does_no_harm(config: Config, killed: "subprocess.P
             below = f"{Path(artifact.uri).relative_to(config.pipeline_root)}/"
             whole = {path: content for path, content in artifacts.items() if path.startswith(below)}
             there = {path: content for path, content in tree(config.pipeline_root).items() if path.startswith(below)}
-            # TFX takes a live output for a cached one if its folder is there.
+            # TFX reuses an output that is not marked as deleted if its folder exists.
             assert artifact.state == pb.Artifact.DELETED or not Path(artifact.uri).exists() or there == whole, (number, below)
         assert names(config.search_dir) in ([], ["unfinished"], [".going-unfinished"])
         assert Path(config.search_dir, "unfinished", "search").is_dir() == ("unfinished" in names(config.search_dir)), "whole or not there"

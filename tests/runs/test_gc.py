@@ -1,4 +1,4 @@
-"""`captcha-pipeline gc` on real runs, of very little data: what it leaves is all that every command needs."""
+"""`captcha-pipeline gc` on real runs with very little data: it keeps everything that the other commands need."""
 
 import os
 import re
@@ -27,7 +27,7 @@ LITTLE = [
     "trainer.epochs=1",
     "evaluator.min_sequence_accuracy=0",
     "evaluator.max_regression=1",
-    "evaluator.confidence=0.999999",  # one model is as good as another
+    "evaluator.confidence=0.999999",  # so wide that no model is worse than another
     "pusher.keep=2",
     "gc.keep_runs=1",
 ]
@@ -49,7 +49,7 @@ def command(overrides: list[str], name: str, *arguments: str) -> str:
 
 
 def run(overrides: list[str], seed: int) -> history.RunRecord:
-    """Each seed is another combination, whose model is pushed."""
+    """Runs the pipeline with another seed, which gives another model, and pushes it."""
     command([*overrides, f"trainer.seed={seed}", "gc.after_run=false"], "run")
     return last_run(load_config(TINY, overrides))
 
@@ -65,7 +65,7 @@ def is_there(record: history.RunRecord, node: str, key: str) -> bool:
 
 @pytest.fixture(scope="module")
 def three_runs(overrides: list[str], config: Config) -> list[history.RunRecord]:
-    """Three models of the same data: the version of the first has been pruned, that of the second is served beside the third's."""
+    """Returns three runs on the same data: the first version has been pruned, the second and the third are in the serving folder."""
     call("data", "synth", "--config", str(TINY), *(f"--set={override}" for override in overrides))
     records = [run(overrides, seed) for seed in (2, 3, 1)]
     assert [str(pushed.version) for pushed in versions(config.serving_dir)] == [records[2].pushed_version, records[1].pushed_version]
@@ -74,7 +74,7 @@ def three_runs(overrides: list[str], config: Config) -> list[history.RunRecord]:
 
 @pytest.fixture(scope="module")
 def collected(three_runs: list[history.RunRecord], overrides: list[str], config: Config) -> list[history.RunRecord]:
-    """The same, after gc."""
+    """Returns the same runs, after gc."""
     told = retrainings(config)
     listed = command(overrides, "runs")
     before = sum(path.lstat().st_size for path in Path(config.pipeline_root).rglob("*"))
@@ -83,8 +83,8 @@ def collected(three_runs: list[history.RunRecord], overrides: list[str], config:
     removed = command(overrides, "gc")
     assert removed.splitlines()[1:] == planned.splitlines()[1:]
     assert sum(path.lstat().st_size for path in Path(config.pipeline_root).rglob("*")) < before
-    assert "There is nothing to remove" in command(overrides, "gc", "--dry-run")
-    # Every figure of the oldest run is still told.
+    assert "Nothing to remove" in command(overrides, "gc", "--dry-run")
+    # Every figure of the oldest run is still shown.
     assert command(overrides, "runs") == listed
     assert [(it.sets, it.drift, it.pictures, it.decision) for it in retrainings(config)] == [
         (it.sets, it.drift, it.pictures, it.decision) for it in told
@@ -92,7 +92,7 @@ def collected(three_runs: list[history.RunRecord], overrides: list[str], config:
     return three_runs
 
 
-def test_what_no_kept_run_needs_has_gone(collected: list[history.RunRecord], config: Config) -> None:
+def test_outputs_that_no_kept_run_needs_are_removed(collected: list[history.RunRecord], config: Config) -> None:
     first, second, third = collected
     for node, key in (("Trainer", "model"), ("Trainer", "model_run"), ("AtomicPusher", "pushed_model"), ("CaptchaEvaluator", "blessing")):
         assert [is_there(record, node, key) for record in collected] == [False, True, True], (node, key)
@@ -100,7 +100,7 @@ def test_what_no_kept_run_needs_has_gone(collected: list[history.RunRecord], con
     assert {path.name for path in Path(config.log_dir).iterdir()} == {second.fingerprint, third.fingerprint}
 
 
-def test_every_command_works_on(collected: list[history.RunRecord], overrides: list[str], config: Config) -> None:
+def test_every_command_works_after_gc(collected: list[history.RunRecord], overrides: list[str], config: Config) -> None:
     third = collected[2]
     for pushed in versions(config.serving_dir):
         lineage = command(overrides, "runs", "--version", str(pushed.version))
@@ -117,18 +117,18 @@ def test_every_command_works_on(collected: list[history.RunRecord], overrides: l
     assert "pictures" in command(overrides, "evaluate")
 
 
-def test_a_run_with_nothing_changed_is_cached_and_needs_no_retraining(
+def test_an_unchanged_run_is_cached_and_needs_no_retraining(
     collected: list[history.RunRecord], overrides: list[str], config: Config
 ) -> None:
     assert "Nothing to do" in command(overrides, "retrain")
     assert "every step was cached" in command(overrides, "run")
     assert reason_to_retrain(config) is None
-    # The newest complete run is now one that has made nothing itself.
-    assert "There is nothing to remove" in command(overrides, "gc")
+    # In the newest complete run every step is cached now.
+    assert "Nothing to remove" in command(overrides, "gc")
     assert "every step was cached" in command(overrides, "run")
 
 
-def test_a_run_that_was_killed_is_taken_up_and_one_that_comes_back_trains_again(
+def test_a_killed_run_is_resumed_and_a_removed_model_is_trained_again(
     collected: list[history.RunRecord], overrides: list[str], config: Config
 ) -> None:
     first = collected[0]
@@ -142,13 +142,13 @@ def test_a_run_that_was_killed_is_taken_up_and_one_that_comes_back_trains_again(
     command(overrides, "gc")
     assert checkpoint.is_dir()
     printed = command([*warm, "gc.after_run=false"], "retrain")
-    assert "going on after epoch" in printed
+    assert "resuming after epoch" in printed
     assert "Removed" not in printed
-    # It has pushed a third version: of the first run nothing is left but its record.
+    # The run has pushed a third version, so only the record of the first run is left.
     printed = command([*overrides, "trainer.seed=2"], "run")
     again = last_run(config)
     assert again.fingerprint == first.fingerprint
     assert done(again) == MODEL_STEPS
-    assert "Removed what old runs had left" in printed
+    assert "Removed output of old runs" in printed
     assert not list(Path(config.checkpoint_dir).iterdir())
     assert is_there(again, "Trainer", "model")

@@ -82,7 +82,7 @@ def Trainer(
 
 
 def run_warm(folder: Path, warm_start: int, base_problem: str = "") -> Path:
-    """A run whose fit was to go on from version 17; it pushed version 18."""
+    """Makes a run with version 17 as the base of its fit, which pushes version 18; returns the path of the metadata."""
     reader, production = Reader(spans="[1]"), LatestPushedModel(attempt=2)
     examples, base = reader.outputs["examples"], production.outputs["model"]
     trainer = Trainer(examples=examples, base_model=base, warm_start=warm_start, base_problem=base_problem)
@@ -107,7 +107,7 @@ def run_pipeline(folder: Path, components: list[Any]) -> Path:
 
 @pytest.fixture(scope="module")
 def metadata_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five runs: fresh, all cached, another hyperparameter, a step that fails, not blessed on more spans."""
+    """Makes five runs: all new, all cached, another hyperparameter, a failed step, more spans and not blessed."""
     folder = tmp_path_factory.mktemp("history")
     run(folder)
     run(folder)
@@ -189,7 +189,7 @@ def test_lineage_goes_back_to_the_spans_through_cached_steps(metadata_path: Path
     found = lineage(metadata_path, "2")
     assert (found.version, found.spans) == ("2", {1: "aa", 2: "bb"})
     assert [step.node for step in found.steps] == ["Reader", "Fitter", "Judge", "Publisher"]
-    # The examples were read by the first run; the third, which trained on them, found them cached.
+    # The first run read the examples; the third run trained on them and found them cached.
     assert [step.run_id for step in found.steps] == [records[0].run_id] + [records[2].run_id] * 3
     reader, fitter, *_ = found.steps
     assert json.loads(str(reader.properties["spans"])) == [1, 2]
@@ -198,12 +198,12 @@ def test_lineage_goes_back_to_the_spans_through_cached_steps(metadata_path: Path
     assert not any(key.startswith("__") for step in found.steps for key in step.properties)
 
 
-def test_lineage_of_an_unknown_version_names_the_known_ones(metadata_path: Path) -> None:
-    with pytest.raises(CaptchaPipelineError, match=r"version 9\. It knows 1, 2"):
+def test_lineage_of_an_unknown_version_names_the_known_versions(metadata_path: Path) -> None:
+    with pytest.raises(CaptchaPipelineError, match=r"version 9\. The recorded versions are 1, 2"):
         lineage(metadata_path, "9")
 
 
-def test_lineage_without_recorded_spans_is_still_a_lineage(tmp_path: Path) -> None:
+def test_lineage_without_recorded_spans(tmp_path: Path) -> None:
     found = lineage(run(tmp_path, spans=""), "1")
     assert found.spans == {}
     assert [step.node for step in found.steps] == ["Reader", "Fitter", "Judge", "Publisher"]
@@ -212,12 +212,12 @@ def test_lineage_without_recorded_spans_is_still_a_lineage(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("warm_start", "problem", "told"),
     [
-        (1, "", ["Its fit went on from version 17."]),
-        (1, "These layers start from nothing: head.", ["Its fit went on from version 17.", "These layers start from nothing: head."]),
+        (1, "", ["Its fit continued from version 17."]),
+        (1, "These layers start from nothing: head.", ["Its fit continued from version 17.", "These layers start from nothing: head."]),
         (0, "It cannot be read.", ["It cannot be read."]),
     ],
 )
-def test_lineage_says_what_the_fit_really_went_on_from(tmp_path: Path, warm_start: int, problem: str, told: list[str]) -> None:
+def test_lineage_names_the_actual_base_of_the_fit(tmp_path: Path, warm_start: int, problem: str, told: list[str]) -> None:
     path = run_warm(tmp_path, warm_start, problem)
     found = lineage(path, "18")
     assert (found.base, found.base_problem) == ("17" if warm_start else None, problem)
@@ -238,7 +238,7 @@ def test_a_run_that_fails_in_its_fit_has_a_recipe_and_no_fingerprint(tmp_path: P
     assert (last.recipe, last.fingerprint, last.attempt) == ("attempt 2", None, 2)
 
 
-def test_what_a_killed_process_left_is_marked_once(tmp_path: Path) -> None:
+def test_a_step_of_a_killed_process_is_marked_once(tmp_path: Path) -> None:
     path = run(tmp_path)
     config = pb.ConnectionConfig()
     config.sqlite.filename_uri = str(path)
@@ -257,14 +257,14 @@ def test_what_a_killed_process_left_is_marked_once(tmp_path: Path) -> None:
     assert last() == ("interrupted", None)
     assert store.get_executions_by_id([execution.id])[0].last_known_state == pb.Execution.FAILED
     assert history.mark_interrupted(path) == 0
-    # The next run does not take the killed step for a result.
+    # The next run does not reuse the killed step.
     run(tmp_path)
     latest = history.latest_run(path)
     assert latest is not None
     assert states(latest) == {"Reader": "cached", "Fitter": "cached", "Judge": "cached", "Publisher": "done"}
 
 
-def test_a_run_is_on_record_before_its_first_step(tmp_path: Path) -> None:
+def test_a_run_is_recorded_before_its_first_step(tmp_path: Path) -> None:
     path = tmp_path / "metadata.sqlite"
     history.begin(path, "2026-11-28T12:00:00", history.SEARCH, {"Reader": "FlinkRunner"}, "name: tiny\n")
     (killed,) = history.runs(path)
@@ -277,12 +277,12 @@ def test_a_run_is_on_record_before_its_first_step(tmp_path: Path) -> None:
     assert not complete.is_search
 
 
-def test_runs_are_in_the_order_in_which_they_were_made_whatever_the_clock_said(tmp_path: Path) -> None:
+def test_the_order_of_runs_does_not_depend_on_the_clock(tmp_path: Path) -> None:
     path = run(tmp_path)
     run(tmp_path, epochs=2, version="2")
     last = history.latest_run(path)
     assert last is not None
-    # As if the clock had been set back by a day in between: ML Metadata itself takes no times.
+    # As if the clock had been set back by a day in between. ML Metadata accepts no times, so the database is edited.
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         earlier = "UPDATE Context SET create_time_since_epoch = create_time_since_epoch - 86400000 WHERE name = ?"
         database.execute(earlier, (last.run_id,))

@@ -1,4 +1,4 @@
-"""Retrainings in whose middle something happens, on tiny data: spans come and go, and the process is killed."""
+"""Events during retrainings, on tiny data: spans appear and disappear, and the process is killed."""
 
 import dataclasses
 import os
@@ -30,7 +30,7 @@ from tests.support.recorded_run import last_run
 pytestmark = pytest.mark.slow
 
 PROGRAM = str(Path(sys.executable).with_name("captcha-pipeline"))
-# Loads the versions that are there again and again, until its standard input ends.
+# Loads all existing versions repeatedly, until its standard input ends.
 READ = """
 import select, sys
 from components.serving.serving_dir import versions
@@ -52,7 +52,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def config(overrides: list[str]) -> Config:
-    """Of a pipeline with two spans. The first test that comes so far prepares them for the Trainer, and the others find that cached."""
+    """Returns the configuration of a pipeline with two spans. The first test transforms them; the other tests find them cached."""
     synth(overrides)
     synth(overrides)
     return load_config(TINY, overrides)
@@ -79,9 +79,7 @@ def reader(config: Config) -> Iterator["subprocess.Popen[str]"]:
     process.communicate()
 
 
-def test_a_retraining_that_is_killed_is_completed_by_the_next_tick(
-    config: Config, overrides: list[str], reader: "subprocess.Popen[str]"
-) -> None:
+def test_a_killed_retraining_is_completed_by_the_next_tick(config: Config, overrides: list[str], reader: "subprocess.Popen[str]") -> None:
     scheduler = Scheduler(config, "0 3 * * *", retrain_command(TINY, overrides))
     folder = Path(config.root) / config.name
     log = folder / "retrain.log"
@@ -105,8 +103,8 @@ def test_a_retraining_that_is_killed_is_completed_by_the_next_tick(
     scheduler._tick()
     told = log.read_text()[length:]
     assert status(folder)["exit_code"] == 0, told
-    assert f"Retraining: the last run, {killed.run_id}, did not come to its end" in told
-    assert "going on after epoch" in told
+    assert f"Retraining: the last run, {killed.run_id}, did not finish" in told
+    assert "resuming after epoch" in told
     before, completed = history.runs(config.metadata_path)[-2:]
     assert "running" not in [step.state for run in (before, completed) for step in run.steps]
     assert dataclasses.replace(before, steps=()) == dataclasses.replace(killed, steps=())
@@ -117,7 +115,7 @@ def test_a_retraining_that_is_killed_is_completed_by_the_next_tick(
     assert set(output.split()) == {completed.pushed_version}
 
 
-def test_a_search_that_is_killed_early_is_no_run_that_was_cut_short(config: Config, overrides: list[str], tmp_path: Path) -> None:
+def test_a_killed_search_is_no_unfinished_run(config: Config, overrides: list[str], tmp_path: Path) -> None:
     overrides = [*overrides, f"root={tmp_path}"]
     config = load_config(TINY, overrides)
     command = [PROGRAM, "tune", "--config", str(TINY), *(f"--set={override}" for override in overrides)]
@@ -133,8 +131,8 @@ def test_a_search_that_is_killed_early_is_no_run_that_was_cut_short(config: Conf
 
 
 def test_sigterm_to_the_first_process_of_a_container_stops_a_run(config: Config, overrides: list[str]) -> None:
-    """To which the kernel delivers no signal for which it has no handler."""
-    # Another model, which is not pushed.
+    """The kernel delivers to this process only signals for which it has a handler."""
+    # A different model, which is not pushed.
     changes = [*overrides, "trainer.seed=2", "evaluator.min_sequence_accuracy=1"]
     options = ["--config", str(TINY), *(f"--set={override}" for override in changes)]
     with subprocess.Popen(
@@ -152,15 +150,15 @@ def test_sigterm_to_the_first_process_of_a_container_stops_a_run(config: Config,
     output = "".join(told)
     assert process.returncode == STOPPED, output
     assert "Traceback" not in output
-    assert told[-1].startswith("Stopped. The next run takes up"), output
+    assert told[-1].startswith("Stopped. The next run resumes"), output
     stopped = last_run(config)
     assert [step.state for step in stopped.steps if step.node == "Trainer"] == ["interrupted"]
     completed = call("retrain", *options, exit_code=NOT_PUSHED)
-    assert f"Retraining: the last run, {stopped.run_id}, did not come to its end" in completed
-    assert "going on after epoch" in completed
+    assert f"Retraining: the last run, {stopped.run_id}, did not finish" in completed
+    assert "resuming after epoch" in completed
 
 
-def test_spans_that_come_and_go_during_a_run(config: Config, overrides: list[str]) -> None:
+def test_spans_that_appear_and_disappear_during_a_run(config: Config, overrides: list[str]) -> None:
     def happen(step: str, event: str) -> None:
         if (step, event) == ("Trainer", "running"):
             synth(overrides)

@@ -1,4 +1,4 @@
-"""The exported model read by TensorFlow for Java: `make test-java` compiles tests/java and runs this."""
+"""The exported model, loaded by TensorFlow for Java: `make test-java` compiles tests/java and runs this test."""
 
 import base64
 import json
@@ -36,7 +36,7 @@ def read_in_java(directory: Path) -> dict[str, Any]:
     return found
 
 
-def test_java_reads_what_python_reads(tmp_path: Path) -> None:
+def test_java_and_python_give_the_same_answers(tmp_path: Path) -> None:
     graph = exported_model.transform_graph(tmp_path / "graph")
     model = exported_model.export(tmp_path / "model", exported_model.random_model(), graph)
     ours, theirs = read_in_java(model), exported_model.answers_in_python(model, REQUESTS)

@@ -1,4 +1,4 @@
-"""What keeps a version from being published: that it is of no use to a server."""
+"""A version that servers cannot use is not published."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from tests.support.transform_run import draw, emitted, encoded
 
 
 class FormerServer(signatures.CaptchaServer):
-    """As releases before this check saved it: the Keras model is saved along with the graph."""
+    """Saves the Keras model along with the graph, as releases before this check did."""
 
     def __init__(self, model: Any, *arguments: Any):
         super().__init__(model, *arguments)
@@ -50,7 +50,7 @@ def test_a_good_model_passes(model: Path, records: Path) -> None:
     assert server_trial.find_fault(model, records) == ""
 
 
-def test_what_an_earlier_release_exported_is_refused(export: Callable[[], Path], records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_an_earlier_release_is_refused(export: Callable[[], Path], records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signatures, "CaptchaServer", FormerServer)
     former = export()
     requests = {"serving_default": exported_model.PICTURES}
@@ -62,7 +62,7 @@ def test_what_an_earlier_release_exported_is_refused(export: Callable[[], Path],
 def test_a_model_that_marks_good_pictures_as_not_valid_is_refused(model: Path, tmp_path: Path) -> None:
     large = emitted(encoded(draw(SPEC, "аб").resize((40, 26))), "аб", SPEC)  # over the model's limit of pixels
     records = exported_model.write_test_split(tmp_path, [*exported_model.EXAMPLES, large]) / "Split-test"
-    assert server_trial.find_fault(model, records) == "serving_default marks 1 of 7 good pictures as not valid"
+    assert server_trial.find_fault(model, records) == "The signature serving_default marks 1 of 7 good pictures as not valid."
 
 
 def test_answers_of_another_shape_are_refused(model: Path, records: Path, tmp_path: Path) -> None:
@@ -70,10 +70,10 @@ def test_answers_of_another_shape_are_refused(model: Path, records: Path, tmp_pa
     other = shutil.copytree(model, tmp_path / "model")
     (other / "assets.extra" / SPEC_FILE).write_text(json.dumps({"spec": spec}))
     fault = server_trial.find_fault(other, records)
-    assert fault == "serving_default answers with probabilities float32 (6, 3, 6) instead of float32 (6, 3, 7)"
+    assert fault == "The signature serving_default returns probabilities float32 (6, 3, 6) instead of float32 (6, 3, 7)."
 
 
-def test_a_model_that_does_not_load_and_one_without_signatures(model: Path, records: Path, tmp_path: Path) -> None:
+def test_a_model_that_does_not_load_or_has_no_signatures_is_refused(model: Path, records: Path, tmp_path: Path) -> None:
     tf.saved_model.save(tf.Module(), str(tmp_path / "model"))
     (tmp_path / "model" / "assets.extra").symlink_to(model / "assets.extra")
     with pytest.raises(ValueError, match="no signature serving_default"):
@@ -84,7 +84,7 @@ def test_a_model_that_does_not_load_and_one_without_signatures(model: Path, reco
 
 
 def test_a_split_without_pictures_is_named(model: Path, tmp_path: Path) -> None:
-    assert server_trial.find_fault(model, tmp_path).startswith(f"there is no picture in {tmp_path}")
+    assert server_trial.find_fault(model, tmp_path).startswith(f"{tmp_path} has no picture")
 
 
 def test_a_model_that_does_not_answer_in_time_is_refused(model: Path, records: Path) -> None:

@@ -17,7 +17,7 @@ from components.training.model import PRESETS, Preset
 from tests.support import exported_model
 from tests.support.exported_model import PICTURES, REQUESTS, SPEC
 
-# Of each preset one with a sixteenth of its filters and units.
+# Each preset with a sixteenth of its filters, and with 1/256 of its dense units.
 SMALL = {
     name: dataclasses.replace(
         preset,
@@ -67,7 +67,7 @@ def test_bad_pictures_are_marked(model: Path) -> None:
     assert found["transform_features"][LABEL_IDS].tolist() == [SPEC.encode(label) for label in exported_model.LABELS]
 
 
-def test_a_version_that_a_rollback_made(tmp_path: Path, model: Path, graph: tft.TFTransformOutput) -> None:
+def test_a_version_made_by_a_rollback_can_be_served(tmp_path: Path, model: Path, graph: tft.TFTransformOutput) -> None:
     other = exported_model.export(tmp_path / "other", exported_model.random_model(seed=1), graph, fingerprint="other")
     first, _ = [push(directory, tmp_path / "serving", keep=5) for directory in (model, other)]
     back = roll_back(tmp_path / "serving", first.version)
@@ -78,7 +78,7 @@ def test_a_version_that_a_rollback_made(tmp_path: Path, model: Path, graph: tft.
 
 
 def cli(*arguments: str) -> str:
-    """Runs TensorFlow's own command."""
+    """Runs TensorFlow's command saved_model_cli; returns its output."""
     command = [str(Path(sys.executable).with_name("saved_model_cli")), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -92,7 +92,7 @@ def test_saved_model_cli_shows_the_signatures(model: Path) -> None:
         assert f"outputs['{name}'] tensor_info:\n      dtype: {form}" in shown
 
 
-def test_saved_model_cli_runs_them(tmp_path: Path, model: Path) -> None:
+def test_saved_model_cli_runs_the_signatures(tmp_path: Path, model: Path) -> None:
     images = [PICTURES[0], b"no picture", PICTURES[1]]
     np.save(tmp_path / "images.npy", np.array(images))
     where = ["--dir", str(model), "--tag_set", "serve", "--signature_def", "serving_default"]

@@ -28,7 +28,7 @@ def serving(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "serving"
 
 
-def test_first_push_makes_the_folder(tmp_path, serving):
+def test_the_first_push_makes_the_folder(tmp_path, serving):
     model = make_model(tmp_path / "model")
     before = int(time.time())
     pushed = push(model, serving)
@@ -40,16 +40,16 @@ def test_first_push_makes_the_folder(tmp_path, serving):
     assert versions(serving) == [pushed]
 
 
-def test_versions_only_grow(tmp_path, serving):
+def test_version_numbers_only_grow(tmp_path, serving):
     future = int(time.time()) + 10_000
-    (serving / str(future)).mkdir(parents=True)  # even above a folder that holds no model
+    (serving / str(future)).mkdir(parents=True)  # even above a folder without a model
     pushed = [push(make_model(tmp_path / name, name), serving).version for name in "abc"]
     assert pushed == [future + 1, future + 2, future + 3]
     assert [version.version for version in versions(serving)] == pushed[::-1]
 
 
 def test_the_same_model_is_not_pushed_twice(tmp_path, serving):
-    a, b = make_model(tmp_path / "a"), make_model(tmp_path / "b")  # of one fingerprint, but with other weights
+    a, b = make_model(tmp_path / "a"), make_model(tmp_path / "b")  # the same fingerprint, but other weights
     first = push(a, serving)
     assert push(a, serving) == first
     second = push(b, serving)
@@ -57,7 +57,7 @@ def test_the_same_model_is_not_pushed_twice(tmp_path, serving):
     assert push(a, serving).version > second.version  # it is back in production
 
 
-def test_a_torn_newest_version_is_not_taken_for_the_model(tmp_path, serving):
+def test_a_damaged_newest_version_is_pushed_again(tmp_path, serving):
     model = make_model(tmp_path / "model")
     first = push(model, serving)
     (first.path / "variables" / "part-0").write_bytes(b"")
@@ -66,7 +66,7 @@ def test_a_torn_newest_version_is_not_taken_for_the_model(tmp_path, serving):
     assert contents(second.path) == contents(model)
 
 
-def test_killed_push_leaves_no_version_and_is_swept(tmp_path, serving):
+def test_a_killed_push_leaves_no_version_and_is_cleaned_up(tmp_path, serving):
     model = make_model(tmp_path / "model")
     stalled = """
 import shutil, sys, time
@@ -92,7 +92,7 @@ serving_dir.push(*sys.argv[1:], keep=20)
     assert contents(pushed.path) == contents(model)
 
 
-def test_readers_and_pushers_at_once(tmp_path, serving):
+def test_concurrent_readers_see_only_complete_versions(tmp_path, serving):
     models = [make_model(tmp_path / str(i), str(i), files=20) for i in range(12)]
     whole = [contents(model) for model in models]
     done, torn = threading.Event(), []
@@ -115,7 +115,7 @@ def test_readers_and_pushers_at_once(tmp_path, serving):
 
 
 @pytest.mark.parametrize("make", [lambda path: path.write_text("a file"), lambda path: path.symlink_to("/proc/nowhere")])
-def test_a_folder_that_cannot_be_written(tmp_path, make):
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, make):
     model = make_model(tmp_path / "model")
     make(tmp_path / "serving")
     with pytest.raises(CaptchaPipelineError, match=r"Cannot push to .*serving"):
@@ -127,7 +127,7 @@ def test_remote_folders_are_refused(tmp_path):
         push(make_model(tmp_path / "model"), "s3://bucket/serving")
 
 
-def test_baseline_is_the_newest_of_this_kind_from_another_run(tmp_path, serving):
+def test_the_baseline_is_the_newest_version_with_the_same_spec_from_another_run(tmp_path, serving):
     assert latest_pushed(serving, "a", SPEC) is None
     other_kind = CaptchaSpec(length=6)
     a = push(make_model(tmp_path / "a", "a"), serving)
@@ -140,7 +140,7 @@ def test_baseline_is_the_newest_of_this_kind_from_another_run(tmp_path, serving)
     assert latest_pushed(serving, "a", SPEC) == b
 
 
-def test_versions_of_others_are_overlooked(tmp_path, serving):
+def test_versions_of_other_programs_are_ignored(tmp_path, serving):
     ours = push(make_model(tmp_path / "ours", "ours"), serving)
     for number, about in enumerate([b"not JSON", b"[]", b'{"spec": {"charset": "x"}}', b"\xff"], start=ours.version + 1):
         extra = serving / str(number) / "assets.extra"
@@ -152,13 +152,13 @@ def test_versions_of_others_are_overlooked(tmp_path, serving):
     assert latest_pushed(serving, "x", SPEC) == ours
 
 
-def test_looking_imports_no_tensorflow():
+def test_the_module_imports_no_tensorflow():
     heavy = "any(name.split('.')[0] in ('tensorflow', 'tfx', 'keras') for name in sys.modules)"
     code = f"import sys, components.serving.serving_dir; sys.exit({heavy})"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_the_newest_stay_and_what_is_not_ours_stays_too(tmp_path, serving):
+def test_pruning_keeps_the_newest_versions_and_foreign_folders(tmp_path, serving):
     (serving / "17" / "saved_model.pb").mkdir(parents=True)
     foreign = make_model(serving / "18")
     (foreign / "assets.extra" / "captcha.json").unlink()
@@ -168,7 +168,7 @@ def test_the_newest_stay_and_what_is_not_ours_stays_too(tmp_path, serving):
     assert (serving / "17").exists()
 
 
-def test_a_rollback_puts_a_version_back_and_withdraws_what_came_after(tmp_path, serving):
+def test_a_rollback_restores_a_version_and_withdraws_later_versions(tmp_path, serving):
     models = {name: make_model(tmp_path / name, name) for name in "abc"}
     a, b, _ = [push(model, serving) for model in models.values()]
     back = roll_back(serving, a.version)
@@ -196,8 +196,8 @@ def test_a_rollback_puts_a_version_back_and_withdraws_what_came_after(tmp_path, 
         push(models["c"], serving)
 
 
-def test_what_is_withdrawn_is_withdrawn_whatever_it_goes_on_from(tmp_path, serving):
-    """A fit by the same recipe that goes on from another model would undo the rollback, with nothing new to learn from."""
+def test_a_withdrawn_recipe_stays_withdrawn_with_another_base_model(tmp_path, serving):
+    """A fit by the same recipe from another base model would undo the rollback without any new data."""
     a, _ = [push(make_model(tmp_path / name, name), serving) for name in "ab"]
     push(make_model(tmp_path / "from-b", "from b", recipe="c"), serving)
     back = roll_back(serving, a.version)
@@ -208,7 +208,7 @@ def test_what_is_withdrawn_is_withdrawn_whatever_it_goes_on_from(tmp_path, servi
     assert versions(serving)[0].recipe == "d"
 
 
-def test_a_version_of_an_earlier_release_has_its_fingerprint_for_a_recipe(tmp_path, serving):
+def test_the_recipe_of_an_earlier_release_is_its_fingerprint(tmp_path, serving):
     old = make_model(tmp_path / "old", "old")
     about = old / "assets.extra" / "captcha.json"
     about.write_text(json.dumps({name: value for name, value in json.loads(about.read_text()).items() if name != "recipe"}))
@@ -219,7 +219,7 @@ def test_a_version_of_an_earlier_release_has_its_fingerprint_for_a_recipe(tmp_pa
         push(old, serving)
 
 
-def test_the_command(tmp_path, serving):
+def test_the_rollback_command(tmp_path, serving):
     (tmp_path / "a.yaml").write_text(f"name: a\npusher: {{serving_dir: {serving}}}\n")
     a, _ = [push(make_model(tmp_path / name, name), serving) for name in "ab"]
     printed = call("rollback", str(a.version), "--config", str(tmp_path / "a.yaml"))
@@ -227,18 +227,18 @@ def test_the_command(tmp_path, serving):
     assert versions(serving)[0].copy_of == a.version
 
 
-def test_a_rollback_to_nowhere_changes_nothing(tmp_path, serving):
-    with pytest.raises(CaptchaPipelineError, match=r"no version 7 in .*serving; there are: none"):
+def test_a_rollback_to_a_missing_version_changes_nothing(tmp_path, serving):
+    with pytest.raises(CaptchaPipelineError, match=r"Version 7 does not exist in .*serving\. Existing versions: none"):
         roll_back(serving, 7)
     a, b = [push(make_model(tmp_path / name, name), serving) for name in "ab"]
-    with pytest.raises(CaptchaPipelineError, match=f"no version 7 in .*; there are: {b.version}, {a.version}"):
+    with pytest.raises(CaptchaPipelineError, match=rf"Version 7 does not exist in .*\. Existing versions: {b.version}, {a.version}"):
         roll_back(serving, 7)
-    with pytest.raises(CaptchaPipelineError, match="in production already"):
+    with pytest.raises(CaptchaPipelineError, match="already in production"):
         roll_back(serving, b.version)
     assert versions(serving) == [b, a]
 
 
-def test_what_servers_cannot_use_is_named_in_production_and_not_put_back(tmp_path, serving):
+def test_a_version_that_servers_cannot_use_is_named_and_not_restored(tmp_path, serving):
     assert unservable_warning(serving) == ""
     foreign = make_model(serving / "18")
     (foreign / "assets.extra" / "captcha.json").unlink()
@@ -255,7 +255,7 @@ def test_what_servers_cannot_use_is_named_in_production_and_not_put_back(tmp_pat
     assert roll_back(serving, a.version).servable
 
 
-def test_a_killed_rollback_is_whole_or_not_there(tmp_path, serving):
+def test_a_killed_rollback_leaves_only_complete_versions(tmp_path, serving):
     a, b = [push(make_model(tmp_path / name, name, files=200), serving) for name in "ab"]
     program = "from components.serving.serving_dir import roll_back; print('begun', flush=True); roll_back(sys.argv[1], int(sys.argv[2]))"
     code = f"import sys; {program}"
@@ -272,7 +272,7 @@ def test_a_killed_rollback_is_whole_or_not_there(tmp_path, serving):
     assert versions(serving)[0].version >= b.version
 
 
-# Loads the newest version again and again, and says which; ends when its standard input does.
+# Loads the newest version repeatedly and prints it, until its standard input ends.
 READ = """
 import select, sys
 import tensorflow as tf
@@ -285,7 +285,7 @@ while not select.select([sys.stdin], [], [], 0)[0]:
 
 
 @pytest.mark.slow
-def test_a_reader_that_loads_all_the_time_during_pushes_and_rollbacks(tmp_path, serving):
+def test_a_reader_can_load_during_pushes_and_rollbacks(tmp_path, serving):
     import tensorflow as tf
 
     class Model(tf.Module):
@@ -325,7 +325,7 @@ def test_a_reader_that_loads_all_the_time_during_pushes_and_rollbacks(tmp_path, 
     assert fingerprints == {str(pushed.version): pushed.fingerprint for pushed in expected}
 
 
-def test_a_pruned_version_that_is_a_link_loses_the_link_alone(tmp_path, serving):
+def test_pruning_a_linked_version_removes_only_the_link(tmp_path, serving):
     elsewhere = make_model(tmp_path / "elsewhere", fingerprint="old")
     serving.mkdir(parents=True)
     (serving / "1").symlink_to(elsewhere)
@@ -336,7 +336,7 @@ def test_a_pruned_version_that_is_a_link_loses_the_link_alone(tmp_path, serving)
 
 
 @pytest.mark.parametrize("file", [".withdrawn.json", "{newest}/assets.extra/captcha.json", "{newest}/saved_model.pb"])
-def test_a_file_that_a_power_failure_has_emptied_is_named_with_the_remedy(tmp_path, serving, file):
+def test_a_file_emptied_by_a_power_failure_is_named_with_the_remedy(tmp_path, serving, file):
     models = [make_model(tmp_path / name, fingerprint=name) for name in ("a", "b")]
     oldest, newest = (push(model, serving).version for model in models)
     damaged = serving / file.format(newest=newest)
@@ -351,7 +351,7 @@ def test_a_file_that_a_power_failure_has_emptied_is_named_with_the_remedy(tmp_pa
 
 
 @pytest.mark.parametrize("obstacle", ["file", "s3"])
-def test_a_serving_folder_that_cannot_be_written_ends_a_run_before_it_reads_data(tmp_path, obstacle):
+def test_an_unwritable_serving_folder_stops_a_run_before_it_reads_data(tmp_path, obstacle):
     (tmp_path / "file").write_text("")
     folder = {"file": str(tmp_path / "file"), "s3": "s3://bucket/models"}[obstacle]
     keys = {"root": tmp_path, "pusher.serving_dir": folder, "data.root": tmp_path / "no-data"}

@@ -19,7 +19,7 @@ from components.serving.signatures import export_model
 from components.training.model import PRESETS, build_model
 from tests.support.transform_run import draw, emitted, encoded, transform
 
-# Characters of two and of three bytes, and of two lengths.
+# Characters of two and of three bytes, and labels of two lengths.
 SPEC = CaptchaSpec(charset="абв漢字", length=LengthRange(min=2, max=3), width=24, height=12, channels=3)
 LABELS = ["аб", "漢字в", "в漢", "бба", "字а", "аа"]
 MAX_PIXELS = 1000
@@ -37,7 +37,7 @@ def exported(pictures: list[bytes], tmp_path_factory: pytest.TempPathFactory) ->
     rows = [emitted(picture, label, SPEC) for picture, label in zip(pictures, LABELS, strict=True)]
     output = transform(SPEC, {"train": rows}, folder)
     model = build_model(SPEC, PRESETS["vgg-slim"])
-    # Head by head nothing at all is read, which is no text of this spec.
+    # The most probable class of each head is blank, and an empty text is not allowed by this spec.
     model.get_layer("head").bias.assign([0.0] * len(SPEC.characters) + [5.0])
     export_model(model, output, SPEC, MAX_PIXELS, {"fingerprint": "f", "preset": "vgg-slim"}, str(folder / "model"))
     return folder / "model", model, output
@@ -57,12 +57,12 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _png(width: int, height: int) -> bytes:
-    """A PNG with the header of an RGB picture of that size, and hardly any data."""
+    """Returns a PNG with the header of an RGB picture of this size, and very little data."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(bytes(10_000))) + _chunk(b"IEND", b"")
 
 
-def test_answers_are_those_of_the_model(exported: Exported, signatures: Any, pictures: list[bytes]) -> None:
+def test_answers_match_the_model(exported: Exported, signatures: Any, pictures: list[bytes]) -> None:
     _, model, output = exported
     answer = _read(signatures, pictures)
     transformed = output.transform_features_layer()({"image": tf.constant(pictures)})
@@ -74,7 +74,7 @@ def test_answers_are_those_of_the_model(exported: Exported, signatures: Any, pic
     assert answer[VALID].all()
 
 
-def test_what_is_served_is_text_that_the_spec_allows_and_what_the_metrics_count(signatures: Any, pictures: list[bytes]) -> None:
+def test_served_texts_match_the_spec_and_the_metrics(signatures: Any, pictures: list[bytes]) -> None:
     answer = _read(signatures, pictures)
     texts = [text.decode() for text in answer[TEXT]]
     assert [SPEC.canonical(text) for text in texts] == texts
@@ -83,7 +83,7 @@ def test_what_is_served_is_text_that_the_spec_allows_and_what_the_metrics_count(
     assert counts.sequences_right == len(texts)
 
 
-def test_bad_pictures_do_not_fail_the_good(signatures: Any, pictures: list[bytes]) -> None:
+def test_bad_pictures_do_not_affect_good_pictures(signatures: Any, pictures: list[bytes]) -> None:
     good = pictures[0]
     large = Image.new("RGB", (40, 26))
     bad = {
@@ -126,18 +126,18 @@ def test_batches_without_a_good_picture(signatures: Any, images: list[bytes], va
     assert answer[PROBABILITIES].shape == (len(images), 3, 6)
 
 
-def test_tf_examples(signatures: Any, pictures: list[bytes]) -> None:
+def test_serving_examples_reads_tf_examples(signatures: Any, pictures: list[bytes]) -> None:
     answer = signatures["serving_examples"](examples=tf.constant([*(emitted(picture, "аб", SPEC) for picture in pictures), b""]))
     np.testing.assert_allclose(answer[PROBABILITIES][:-1], _read(signatures, pictures)[PROBABILITIES], atol=1e-6)
     assert answer[VALID].numpy().tolist() == [True] * len(pictures) + [False]
 
 
-def test_labels_for_tfma(signatures: Any, pictures: list[bytes]) -> None:
+def test_transform_features_gives_the_labels_for_tfma(signatures: Any, pictures: list[bytes]) -> None:
     features = signatures["transform_features"](examples=tf.constant([emitted(pictures[0], label, SPEC) for label in LABELS]))
     assert features[LABEL_IDS].numpy().tolist() == [SPEC.encode(label) for label in LABELS]
 
 
-def test_what_lies_beside_the_graph(exported: Exported) -> None:
+def test_the_files_beside_the_graph(exported: Exported) -> None:
     folder, model, _ = exported
     about = json.loads((folder / "assets.extra" / SPEC_FILE).read_text())
     assert CaptchaSpec.model_validate(about["spec"]) == SPEC

@@ -29,7 +29,7 @@ GOLDEN_SPAN = [i for i in range(COUNT) if reader_model.span_of(i) == "span-00000
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
-    """Test examples; readers: one that reads what the logits say, some a little and one much worse; and no model."""
+    """Returns a folder with test examples, a good, a worse and a bad reader, and a folder without a model."""
     root = tmp_path_factory.mktemp("store")
     for name, count in {"examples": COUNT, "no examples": 0}.items():
         (root / name / "Split-test").mkdir(parents=True)
@@ -41,7 +41,7 @@ def store(tmp_path_factory) -> Path:
 
 
 def blessed(blessing) -> bool:
-    """Whether the artifact says so, both as a property and as a file, which is what Pusher looks at."""
+    """Returns whether the artifact is blessed. Its property and its file, which Pusher reads, must agree."""
     (name,) = [path.name for path in Path(blessing.uri).iterdir() if path.name != "golden.json"]
     assert (name == "BLESSED") == (blessing.get_int_custom_property("blessed") == 1)
     return name == "BLESSED"
@@ -51,7 +51,7 @@ def judgement(uri: str) -> dict:
     return json.loads(Path(uri, "judgement.json").read_text())
 
 
-def test_no_baseline_and_above_the_floor(store, tmp_path, monkeypatch):
+def test_a_model_above_the_floor_without_a_baseline_is_blessed(store, tmp_path, monkeypatch):
     uri, blessing = evaluate(store, tmp_path, SPEC, "good", "none", floor=0.9)
     assert blessed(blessing)
     assert judgement(uri)["failures"] == judgement(uri)["warnings"] == []
@@ -62,11 +62,11 @@ def test_no_baseline_and_above_the_floor(store, tmp_path, monkeypatch):
     assert results.golden is None
     assert list(results.slices["characters"]) == list("0123456789")
     monkeypatch.setattr(tfma_values, "CONFUSION", "a figure that this release does not have")
-    with pytest.raises(CaptchaPipelineError, match=r"figures of another release of this project.*`captcha-pipeline run`"):
+    with pytest.raises(CaptchaPipelineError, match=r"metrics of another release of this project.*`captcha-pipeline run`"):
         load_results(uri)
 
 
-def test_below_the_floor_and_below_production(store, tmp_path):
+def test_a_model_below_the_floor_and_production_is_not_blessed(store, tmp_path):
     uri, blessing = evaluate(store, tmp_path, SPEC, "bad", "good", floor=0.9, golden=1)
     assert not blessed(blessing)
     results = load_results(uri)
@@ -78,7 +78,7 @@ def test_below_the_floor_and_below_production(store, tmp_path):
     }.items():
         mine = part.candidate
         assert f"{words} is {mine.value:.2%} ({mine.lower:.2%} to {mine.upper:.2%}), under the floor of 90.00%" in failures
-        assert any(it.startswith(f"{words} is {mine.value:.2%}, {-part.gain:.2%} below that of the model in production") for it in failures)
+        assert any(it.startswith(f"{words} is {mine.value:.2%}, {-part.gain:.2%} below that of the production model") for it in failures)
     assert len(failures) == 6
 
 
@@ -98,11 +98,13 @@ def test_the_two_models_are_compared_picture_by_picture(store, tmp_path):
     assert kept["production"]["value"] == good.mean()
 
 
-def test_a_small_newest_span_warns_and_does_not_judge(store, tmp_path):
+def test_a_small_newest_span_gives_a_warning_and_no_verdict(store, tmp_path):
     uri, blessing = evaluate(store, tmp_path, SPEC, "bad", "good", floor=0.0, regression=1.0, golden=1, min_pictures=51)
     kept = judgement(uri)
-    assert kept["warnings"] == ["the newest span has only 50 test pictures, fewer than evaluator.min_pictures (51): it does not judge"]
-    assert [failure.partition(" is below")[0] for failure in kept["failures"]] == [
+    assert kept["warnings"] == [
+        "the newest span has only 50 test pictures, fewer than evaluator.min_pictures (51): it is not used to judge the model"
+    ]
+    assert [failure.partition(" is significantly below")[0] for failure in kept["failures"]] == [
         "the full-sequence accuracy",
         "the full-sequence accuracy on the golden set",
     ]
@@ -111,14 +113,14 @@ def test_a_small_newest_span_warns_and_does_not_judge(store, tmp_path):
 
 
 def right_of(tmp_path: Path, bias: float) -> np.ndarray:
-    """Which examples a reader reads whole, bool [COUNT]."""
+    """Returns which examples a reader reads correctly, bool [COUNT]."""
     labels, logits = reader_model.write_readings(tmp_path / "again.gz", SPEC, COUNT)
     truth = np.array([SPEC.encode(label) for label in labels])
     right: np.ndarray = ((logits + bias * np.eye(SPEC.num_classes)[0]).argmax(-1) == truth).all(-1)
     return right
 
 
-def test_the_golden_set_is_noted_picture_by_picture(store, tmp_path):
+def test_the_golden_set_is_recorded_picture_by_picture(store, tmp_path):
     uri, blessing = evaluate(store, tmp_path / "run", SPEC, "worse", "none", floor=0.0, golden=1)
     found = load_results(uri).golden
     assert found
@@ -130,8 +132,8 @@ def test_the_golden_set_is_noted_picture_by_picture(store, tmp_path):
     assert 0 < len(found.misread) < found.pictures == len(GOLDEN_SPAN)
 
 
-def test_the_best_so_far_is_compared_with_where_production_is_another(store, tmp_path):
-    """Worse than the one in production by chance only; but the golden set was read perfectly by a model pushed long ago."""
+def test_the_candidate_is_also_compared_with_the_best_so_far(store, tmp_path):
+    """The candidate is as good as the model in production, but an older pushed model read the golden set perfectly."""
     labels, logits = reader_model.write_readings(tmp_path / "again.gz", SPEC, COUNT)
     digests = [golden.digest(logits[i].tobytes(), labels[i]) for i in GOLDEN_SPAN]
     perfect = golden.reading(digests, [True] * len(digests))
@@ -148,14 +150,14 @@ def test_the_best_so_far_is_compared_with_where_production_is_another(store, tmp
     uri, blessing = evaluate(tmp_path / "store", tmp_path / "run", SPEC, "worse", "production", floor=0.0, golden=1)
     kept = judgement(uri)
     (failure,) = kept["failures"]
-    assert f"below that of version 17, the best so far, and not by chance ({len(mine.misread)} pictures are lost, 0 gained" in failure
+    assert f"below that of version 17, the best so far, a significant difference ({len(mine.misread)} pictures lost, 0 gained" in failure
     assert kept["sets"]["golden set, best so far"]["production"]["value"] == 1.0
     assert not blessed(blessing)
 
 
 @pytest.mark.slow
-def test_a_row_of_models_each_a_little_worse_is_stopped(tmp_path, monkeypatch):
-    """From what is in production through the Evaluator to the push, three times: only the best so far stands in the way of the third."""
+def test_a_series_of_slightly_worse_models_is_stopped(tmp_path, monkeypatch):
+    """Three times from LatestPushedModel through the Evaluator to the push: only the best model so far stops the third model."""
     monkeypatch.setattr("components.pusher.check_servable", lambda *_: None)  # these models read no pictures
     store, serving = tmp_path / "store", tmp_path / "serving"
     (store / "examples" / "Split-test").mkdir(parents=True)
@@ -189,12 +191,12 @@ def test_a_row_of_models_each_a_little_worse_is_stopped(tmp_path, monkeypatch):
     third = retrain("third", 0.7)
     first_version = versions(serving)[-1].version
     (failure,) = third["failures"]
-    assert f"below that of version {first_version}, the best so far, and not by chance (10 pictures are lost, 1 gained" in failure
+    assert f"below that of version {first_version}, the best so far, a significant difference (10 pictures lost, 1 gained" in failure
     assert third["sets"]["golden set"]["p_value"] > 0.05, "below the one in production it may be by chance"
     assert [pushed.fingerprint for pushed in versions(serving)] == ["second", "first"]
 
 
-def test_a_model_that_reads_something_else_is_no_baseline(store, tmp_path):
+def test_a_model_with_another_spec_is_no_baseline(store, tmp_path):
     other = CaptchaSpec(charset="0123456789", length=4, width=SPEC.width + 1)
     reader_model.save_reader(tmp_path / "store" / "other" / "Format-Serving", other)
     for name in ("examples", "good"):
@@ -204,12 +206,12 @@ def test_a_model_that_reads_something_else_is_no_baseline(store, tmp_path):
     assert load_results(uri).overall.production is None
 
 
-def test_no_examples_is_not_blessed(store, tmp_path):
+def test_a_model_without_test_examples_is_not_blessed(store, tmp_path):
     uri, blessing = evaluate(store, tmp_path, SPEC, "good", "none", floor=0.0, examples="no examples")
     assert not blessed(blessing)
     (failure,) = judgement(uri)["failures"]
     assert "no examples" in failure
-    with pytest.raises(ValueError, match="no figures"):
+    with pytest.raises(ValueError, match="no metrics"):
         load_results(uri)
 
 

@@ -1,4 +1,4 @@
-"""What is in the spans comes out, each record in its split, and the same each time."""
+"""CaptchaExampleGen emits the records of the spans, each in its split, and the same in every run."""
 
 import collections
 import hashlib
@@ -23,7 +23,7 @@ from tests.support.drawing import synth_plan
 from tests.support.example_gen_run import GOOD, RULES, SPEC, Outcome, encoded_picture, make_span, record, run, value
 
 
-def test_what_comes_out(tmp_path: Path) -> None:
+def test_the_emitted_examples(tmp_path: Path) -> None:
     make_span(tmp_path / "data", GOOD)
     outcome = run(Outcome(tmp_path), tmp_path / "data")
     assert [len(outcome.split(split)) for split in SPLITS] == [6, 2, 2]
@@ -54,7 +54,7 @@ def test_the_same_data_give_the_same_bytes(tmp_path: Path) -> None:
     assert first.summary == second.summary
 
 
-def test_window(tmp_path: Path) -> None:
+def test_only_the_window_is_read(tmp_path: Path) -> None:
     for _ in range(3):
         make_span(tmp_path / "data", GOOD)
     outcome = run(Outcome(tmp_path), tmp_path / "data", window=2)
@@ -65,7 +65,7 @@ def test_window(tmp_path: Path) -> None:
     assert json.loads(outcome.examples.get_string_custom_property("span_checksums")) == checksums
 
 
-def test_the_golden_span_gives_its_test_split_alone(tmp_path: Path) -> None:
+def test_the_golden_span_gives_only_its_test_split(tmp_path: Path) -> None:
     for _ in range(3):
         make_span(tmp_path / "data", GOOD)
     outcome = run(Outcome(tmp_path), tmp_path / "data", window=1, golden=2)
@@ -82,7 +82,7 @@ def test_the_golden_span_gives_its_test_split_alone(tmp_path: Path) -> None:
     assert len(again.split("test")) == 3 * len(GOOD["test"]), "in the window it is not read twice"
 
 
-def test_spans_are_left_out(tmp_path: Path) -> None:
+def test_excluded_spans_are_not_read(tmp_path: Path) -> None:
     make_span(tmp_path / "data", GOOD)
     make_span(tmp_path / "data", GOOD | {"train": [b"\xff"] * 9})
     outcome = run(Outcome(tmp_path), tmp_path / "data", exclude=[2], max_bad=0.0)
@@ -93,7 +93,7 @@ def seeds(outcome: Outcome, split: str) -> list[int]:
     return sorted(json.loads(value(example, "params"))["seed"] for example in outcome.split(split))
 
 
-def test_what_is_judged_by_is_not_trained_on(tmp_path: Path) -> None:
+def test_pictures_of_test_and_eval_are_not_trained_on(tmp_path: Path) -> None:
     def span(**splits: range) -> None:
         make_span(tmp_path / "data", {split: [record(seed) for seed in numbers] for split, numbers in splits.items()})
 
@@ -125,7 +125,7 @@ def test_a_golden_set_outside_the_window_is_not_trained_on(tmp_path: Path) -> No
     assert seeds(run(Outcome(tmp_path / "again"), tmp_path / "data", window=1), "train") == list(range(6))
 
 
-def test_the_same_picture_is_found_however_it_is_encoded_and_labelled(tmp_path: Path) -> None:
+def test_the_same_picture_is_found_with_another_encoding_or_label(tmp_path: Path) -> None:
     def encoded(seed: int, kind: str) -> bytes:
         buffer = io.BytesIO()
         Image.open(io.BytesIO(encoded_picture(seed))).save(buffer, kind)
@@ -138,7 +138,7 @@ def test_the_same_picture_is_found_however_it_is_encoded_and_labelled(tmp_path: 
     assert seeds(outcome, "train") == [2, 3, 4, 5], "a record that is not right judges nothing"
 
 
-def test_a_span_that_repeats_the_test_split_says_so(tmp_path: Path) -> None:
+def test_a_span_that_repeats_the_test_split_is_an_error(tmp_path: Path) -> None:
     make_span(tmp_path / "data", GOOD)
     make_span(tmp_path / "data", {"train": GOOD["test"]})
     with pytest.raises(CaptchaPipelineError) as caught:
@@ -148,8 +148,8 @@ def test_a_span_that_repeats_the_test_split_says_so(tmp_path: Path) -> None:
     assert "bad records" not in str(caught.value)
 
 
-def test_shares_that_change_leave_no_test_picture_in_train(tmp_path: Path) -> None:
-    """The same pictures, split by two configurations, one after the other."""
+def test_changed_shares_leave_no_test_picture_in_train(tmp_path: Path) -> None:
+    """The same pictures are split by three configurations, one after the other."""
     spec = CaptchaSpec(length=4, width=24, height=12)
     for splits in ({"train": 10, "eval": 1, "test": 1}, {"train": 98, "eval": 1, "test": 1}, {"train": 1, "eval": 1, "test": 1}):
         synthesise(synth_plan(spec, 300, 1, 100, splits), tmp_path / "data")
@@ -163,7 +163,7 @@ def test_shares_that_change_leave_no_test_picture_in_train(tmp_path: Path) -> No
     assert fewer["test"] < first["test"] < more["test"] == len(labels["test"])
 
 
-def test_of_older_spans_fewer_records_are_trained_on(tmp_path: Path) -> None:
+def test_older_spans_give_fewer_training_records(tmp_path: Path) -> None:
     many = {split: [record(seed) for seed in range(offset, offset + 400)] for split, offset in zip(SPLITS, (0, 400, 800), strict=True)}
     for _ in range(3):
         make_span(tmp_path / "data", many)
@@ -177,7 +177,7 @@ def test_of_older_spans_fewer_records_are_trained_on(tmp_path: Path) -> None:
     assert outcomes[0].summary["bad"] == 0, "what is left out is not missing"
 
 
-def test_what_spans_are_like_is_counted(tmp_path: Path) -> None:
+def test_profiles_count_the_measures_of_each_span(tmp_path: Path) -> None:
     make_span(tmp_path / "data", GOOD)
     make_span(tmp_path / "data", GOOD | {"train": [*GOOD["train"], b"\xff"]})
     found = run(Outcome(tmp_path), tmp_path / "data").profiles
@@ -196,20 +196,20 @@ def test_what_spans_are_like_is_counted(tmp_path: Path) -> None:
     assert found["span-000001"]["positions"] == {f"{i} {c}": count for i, c in enumerate("ABCD", start=1)}
 
 
-def test_empty_split(tmp_path: Path) -> None:
+def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
     make_span(tmp_path / "data", {**GOOD, "eval": []})
     with pytest.raises(CaptchaPipelineError, match="no good record in the split eval"):
         run(Outcome(tmp_path), tmp_path / "data")
 
 
-def test_missing_shard(tmp_path: Path) -> None:
+def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
     span = make_span(tmp_path / "data", GOOD)
     span.files("eval")[0].unlink()
     with pytest.raises(CaptchaPipelineError, match=r"eval/shard-00000-of-00001\.tfrecord\.gz is missing"):
         run(Outcome(tmp_path), tmp_path / "data")
 
 
-def test_a_span_that_is_removed_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_span_removed_during_reading_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     span = make_span(tmp_path / "data", GOOD)
 
     def begin(self: CheckShard) -> None:
@@ -220,7 +220,7 @@ def test_a_span_that_is_removed_while_it_is_read(tmp_path: Path, monkeypatch: py
         run(Outcome(tmp_path), tmp_path / "data")
 
 
-def test_a_span_that_comes_after_the_run_began_is_left_to_the_next(tmp_path: Path) -> None:
+def test_a_span_added_after_the_start_is_left_to_the_next_run(tmp_path: Path) -> None:
     make_span(tmp_path / "data", GOOD)
     began = window(tmp_path / "data", None).as_of
     make_span(tmp_path / "data", GOOD)
@@ -228,12 +228,12 @@ def test_a_span_that_comes_after_the_run_began_is_left_to_the_next(tmp_path: Pat
     assert json.loads(outcome.examples.get_string_custom_property("spans")) == [1]
 
 
-def test_no_spans(tmp_path: Path) -> None:
+def test_a_data_folder_without_spans_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CaptchaPipelineError, match="no spans"):
         run(Outcome(tmp_path), tmp_path / "data")
 
 
-def test_book_layout(tmp_path: Path) -> None:
+def test_the_legacy_layout_is_read(tmp_path: Path) -> None:
     spec = CaptchaSpec(charset="あいう", length={"min": 2, "max": 3}, width=10, height=8, channels=1)
     rng = np.random.default_rng(1)
     pictures = {split: rng.integers(0, 256, (8, 10, 1), np.uint8) for split in SPLITS}
@@ -262,7 +262,7 @@ def test_labels_become_canonical(tmp_path: Path) -> None:
     assert [c.decode() for c in example.features.feature["characters"].bytes_list.value] == list("ABÉF")
 
 
-def test_component_properties_are_plain() -> None:
+def test_component_properties_are_plain_values() -> None:
     component = CaptchaExampleGen("data", 0, [3, 2], 1, 0.0, SPEC, RULES, 0.01, "quarantine", as_of="1", source_digest="2")
     assert component.exec_properties["window"] == 0
     assert component.exec_properties["exclude"] == "[2, 3]"

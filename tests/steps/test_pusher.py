@@ -21,7 +21,7 @@ def serving(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
-    """A real model, and the test split that it is tried on."""
+    """Returns a folder with a real model and the test split of its trial."""
     folder = tmp_path_factory.mktemp("store")
     graph = exported_model.transform_graph(folder / "graph")
     exported_model.export(folder / "model", exported_model.random_model(), graph)
@@ -34,7 +34,7 @@ def run(store, tmp_path, serving):
     def run(blessed: bool = True, into: Path = serving, reading: GoldenReading | None = None):
         """Runs the component's executor as TFX does; returns the model's folder and the output artifact.
 
-        `reading` is what the Evaluator has left with its blessing.
+        `reading` is the reading of the golden set that the Evaluator stored with its blessing.
         """
         model, blessing, pushed = standard_artifacts.Model(), standard_artifacts.ModelBlessing(), standard_artifacts.PushedModel()
         model.uri, blessing.uri, pushed.uri = (str(tmp_path / name) for name in ("model", "blessing", "pushed"))
@@ -58,11 +58,11 @@ def run(store, tmp_path, serving):
 
 @pytest.fixture
 def untried(monkeypatch):
-    """Leaves out the trial, which takes seconds and has tests of its own."""
+    """Skips the trial, which takes seconds and has its own tests."""
     monkeypatch.setattr("components.pusher.check_servable", lambda *_: None)
 
 
-def test_blessed_model_is_pushed(run, serving):
+def test_a_blessed_model_is_pushed(run, serving):
     model, artifact = run()
     (version,) = versions(serving)
     assert artifact.get_int_custom_property("pushed") == 1
@@ -71,13 +71,13 @@ def test_blessed_model_is_pushed(run, serving):
     assert contents(version.path) == contents(model) == contents(Path(artifact.uri))
 
 
-def test_model_that_is_not_blessed_is_not_pushed(run, serving):
+def test_a_model_that_is_not_blessed_is_not_pushed(run, serving):
     _, artifact = run(blessed=False)
     assert artifact.get_int_custom_property("pushed") == 0
     assert not serving.exists()
 
 
-def test_how_it_reads_the_golden_set_is_noted_with_a_push(run, untried, serving):
+def test_a_push_records_the_reading_of_the_golden_set(run, untried, serving):
     reading = GoldenReading(content="c", pictures=3, misread=("00",))
     run(blessed=False, reading=reading)
     assert best_on_golden_sets(serving, "another") == (), "it is not pushed"
@@ -87,7 +87,7 @@ def test_how_it_reads_the_golden_set_is_noted_with_a_push(run, untried, serving)
     assert (best.version, best.recipe, best.misread) == (pushed.version, pushed.recipe, ("00",))
 
 
-def test_push_that_was_not_noted_down_is_found_again(run, untried, serving):
+def test_a_push_that_was_not_recorded_is_found_again(run, untried, serving):
     _, first = run()
     _, second = run()
     assert len(versions(serving)) == 1
@@ -104,7 +104,7 @@ def test_a_withdrawn_model_is_neither_tried_nor_pushed_again(run, untried, tmp_p
     assert versions(serving)[0] == back
 
 
-def test_unwritable_folder(run, untried, tmp_path):
+def test_an_unwritable_folder_is_an_error(run, untried, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CaptchaPipelineError, match=r"set pusher\.serving_dir"):
         run(into=tmp_path / "file" / "serving")
@@ -113,7 +113,7 @@ def test_unwritable_folder(run, untried, tmp_path):
 def test_a_model_that_servers_cannot_load_is_not_pushed(run, store, tmp_path, serving):
     broken = shutil.copytree(store / "model", Path(path_utils.serving_model_path(str(tmp_path / "model"))))
     (broken / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
-    with pytest.raises(CaptchaPipelineError, match=r"was not pushed: loaded as TensorFlow Serving loads it, it failed"):
+    with pytest.raises(CaptchaPipelineError, match=r"was not pushed: a trial, which loads it as TensorFlow Serving does, failed"):
         run()
     assert not serving.exists()
     shutil.rmtree(broken)

@@ -6,7 +6,7 @@ from pipeline.cli.main import app
 
 
 def call(*arguments: str, exit_code: int = 0) -> str:
-    """Returns what the command prints, once it has ended as it should."""
+    """Runs a command, which must end with `exit_code`; returns its output."""
     result = CliRunner().invoke(app, list(arguments))
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -1,8 +1,8 @@
-"""Power failures, replayed: what a disk may hold if it fails at any moment of a block of code.
+"""Replays power failures: the possible contents of a disk if the power fails at any moment of a block of code.
 
-POSIX promises little: the content of a file survives if fsync has returned for it since it was written, and a name in a folder if fsync
-has returned for the folder since. Between these a disk may have kept any of the rest. Two extremes are replayed for each moment: nothing
-has survived but what was synced; and every name has survived, but no content that was not synced.
+POSIX promises little. The content of a file survives if fsync has returned for the file since it was written. A name in a folder survives
+if fsync has returned for the folder since. All other data may or may not be on the disk. Two extremes are replayed for each moment: only
+synced data has survived; or every name has survived, but only synced content.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-Entries = dict[int, dict[str, tuple[int, bool]]]  # by the inode of a folder: name -> inode, and whether that is a folder
+Entries = dict[int, dict[str, tuple[int, bool]]]  # inode of a folder -> name -> (inode, whether it is a folder)
 
 _EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "shutil.rmtree")
 _recorder: "PowerFailures | None" = None
@@ -25,11 +25,11 @@ class _Moment(NamedTuple):
 
 
 class PowerFailures:
-    """Records what happens below a folder while the `with` block runs in this process; `replay` then yields the outcomes."""
+    """Records the changes below a folder while the `with` block runs in this process; `replay` then yields the outcomes."""
 
     def __init__(self, root: Path):
         self._root = root
-        self._handles: dict[int, int] = {}  # an open file keeps its inode from being given to another
+        self._handles: dict[int, int] = {}  # while a file is open, its inode is not reused
         self._moments: list[_Moment] = []
 
     def __enter__(self) -> "PowerFailures":
@@ -50,7 +50,7 @@ class PowerFailures:
             os.close(handle)
 
     def replay(self, target: Path) -> Iterator[Path]:
-        """Yields folders, each as the recorded one may be after a power failure; below `target`."""
+        """Yields folders below `target`, each a possible state of the recorded folder after a power failure."""
         root = os.stat(self._root).st_ino
         seen = []
         for moment in self._moments:

@@ -10,5 +10,5 @@ from components.data.sources.painting import SynthConfig, SynthPlan
 def synth_plan(
     spec: CaptchaSpec, count: int, seed: int, shard_size: int, splits: Mapping[str, int], layout: Any = "canonical", **synth: Any
 ) -> SynthPlan:
-    """A plan of a few pictures."""
+    """Returns a plan of a few pictures."""
     return SynthPlan(spec, SynthConfig(count=count, seed=seed, shard_size=shard_size, **synth), dict(splits), layout)

@@ -1,4 +1,4 @@
-"""Encoded pictures, and those that every check refuses."""
+"""Encoded pictures, and pictures that every check refuses."""
 
 import io
 import struct

@@ -31,7 +31,7 @@ def encoded_picture(seed: int, spec: CaptchaSpec = SPEC) -> bytes:
 
 
 def record(seed: int, **changed: bytes | None) -> bytes:
-    """A good record, but for the features that are given; None leaves one out."""
+    """Returns a good record with the given features changed; None leaves a feature out."""
     example = canonical_example(encoded_picture(seed), "ABCD", "test", {"seed": seed})
     for name, value in changed.items():
         if value is None:
@@ -49,7 +49,7 @@ def make_span(
     layout: Layout = "canonical",
     prepare: Callable[[Path], None] = lambda draft: None,
 ) -> Span:
-    """Makes a span of one shard a split; `prepare` may write further files into it."""
+    """Makes a span with one shard for each split; `prepare` may write further files into it."""
     making = new_span(root)
     with making as draft:
         with ShardWriter(draft, "shard-00000-of-00001", layout) as writer:
@@ -62,7 +62,7 @@ def make_span(
 
 
 def damage(span: Span, split: str, change: Callable[[bytearray], Any]) -> None:
-    """Changes the unpacked content of a split's first shard, as if the span had been made so."""
+    """Changes the uncompressed content of a split's first shard, and updates the manifest to match."""
     path = span.files(split)[0]
     content = bytearray(gzip.decompress(path.read_bytes()))
     change(content)
@@ -71,13 +71,13 @@ def damage(span: Span, split: str, change: Callable[[bytearray], Any]) -> None:
 
 
 def say_what_lies_in(span: Span) -> None:
-    """Writes the manifest of a span again, with the hashes of its files as they are now: as if they had been so from the beginning."""
+    """Writes the manifest of a span again, with the current hashes of its files."""
     files = tuple(describe(span.path, file.path, file.records) for file in span.manifest.files)
     (span.path / MANIFEST).write_text(span.manifest.model_copy(update={"files": files}).model_dump_json())
 
 
 class Outcome:
-    """What a run has left in the folder `path`, which must not have been used before."""
+    """The output of a run in the folder `path`, which must be unused."""
 
     def __init__(self, path: Path):
         self.examples = standard_artifacts.Examples()

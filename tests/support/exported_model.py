@@ -1,4 +1,4 @@
-"""A small model as the Trainer exports it, for the tests of what loads it."""
+"""A small model as the Trainer exports it, for the tests of programs that load it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ from components.serving.signatures import export_model
 from components.training.model import PRESETS, Preset, build_model
 from tests.support.transform_run import draw, emitted, encoded, transform
 
-# Characters of two and of three bytes, and of two lengths.
+# Characters of two and of three bytes, and labels of two lengths.
 SPEC = CaptchaSpec(charset="абв漢字", length=LengthRange(min=2, max=3), width=24, height=12, channels=3)
 LABELS = ["аб", "漢字в", "в漢", "бба", "字а", "аа"]
 MAX_PIXELS = 1000
 PICTURES = [encoded(draw(SPEC, label, seed)) for seed, label in enumerate(LABELS)]
 EXAMPLES = [emitted(picture, label, SPEC) for picture, label in zip(PICTURES, LABELS, strict=True)]
-# For each signature good and, where it is pictures that are read, bad values.
+# Good values for each signature, and bad values for signatures that read pictures.
 REQUESTS = {
     "serving_default": [PICTURES[0], b"no picture", PICTURES[1], b"", PICTURES[2][:60], *PICTURES[3:]],
     "serving_examples": [EXAMPLES[0], b"", *EXAMPLES[1:]],
@@ -28,12 +28,12 @@ REQUESTS = {
 
 
 def transform_graph(folder: Path) -> tft.TFTransformOutput:
-    """Returns Transform's graph for PICTURES, kept in the folder."""
+    """Returns Transform's graph for PICTURES, which is stored in the folder."""
     return transform(SPEC, {"train": EXAMPLES}, folder)
 
 
 def random_model(design: Preset = PRESETS["vgg-slim"], seed: int = 0) -> keras.Model:
-    """Returns a model none of whose variables, averages included, is what Keras sets it to."""
+    """Returns a model in which every variable, including the averages, differs from Keras' initial value."""
     model, random = build_model(SPEC, design), np.random.default_rng(seed)
     model.set_weights([np.abs(weights + random.normal(0, 0.1, weights.shape)) for weights in model.get_weights()])
     return model
@@ -46,7 +46,7 @@ def export(directory: Path, model: keras.Model, graph: tft.TFTransformOutput, fi
 
 
 def answers_in_python(directory: Path, requests: Mapping[str, Sequence[bytes]]) -> dict[str, dict[str, np.ndarray]]:
-    """What `components.serving.server_trial.answers` returns, by Python's own loader."""
+    """Returns the same as `components.serving.server_trial.answers`, with the loader of Python."""
     loaded = tf.saved_model.load(str(directory))
     found = {}
     for signature, values in requests.items():
@@ -57,7 +57,7 @@ def answers_in_python(directory: Path, requests: Mapping[str, Sequence[bytes]]) 
 
 
 def assert_equal(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Compares two answers: numbers with fractions but for rounding, all else exactly."""
+    """Asserts that two answers are equal: floating-point numbers up to rounding, all other values exactly."""
     if theirs.dtype == np.float32:
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     else:
@@ -65,7 +65,7 @@ def assert_equal(ours: np.ndarray, theirs: np.ndarray) -> None:
 
 
 def write_test_split(folder: Path, examples: Sequence[bytes] = EXAMPLES) -> Path:
-    """Writes examples as CaptchaExampleGen does, as the test split of an artifact in `folder`, which it returns."""
+    """Writes examples as the test split of an artifact in `folder`, as CaptchaExampleGen does; returns `folder`."""
     (folder / "Split-test").mkdir(parents=True)
     with tf.io.TFRecordWriter(str(folder / "Split-test" / "data_tfrecord-00000-of-00001.gz"), "GZIP") as writer:
         for example in examples:

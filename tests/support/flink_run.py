@@ -1,4 +1,4 @@
-"""What the tests on a real Flink share: `make test-flink` runs them."""
+"""The shared parts of the tests on a real Flink: `make test-flink` runs them."""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ CONFIG = Path(os.environ.get("FLINK_CONFIG") or ROOT / "configs" / "tiny.yaml")
 
 @contextmanager
 def running(folder: Path) -> Iterator[Cluster]:
-    """A cluster that is up; it has everything in `folder`."""
+    """Yields a running cluster with all its files in `folder`."""
     cluster = Cluster(Path(DISTRIBUTION), JOB_SERVER, folder)
     try:
         cluster.up()
@@ -44,10 +44,10 @@ def profile(cluster: Cluster, folder: Path, **changes: Any) -> str:
 
 
 class Root:
-    """What a run has left in a folder."""
+    """The output of a run in a folder."""
 
     def __init__(self, folder: Path, data: Path):
-        # One epoch: what a model has learned is no matter here, and one that is wrong now and then tells more.
+        # One epoch: the accuracy does not matter here, and a model with some mistakes gives more to compare.
         quickly = ("trainer.epochs=1", "evaluator.min_sequence_accuracy=0")
         self.options = settings(f"root={folder}", f"data.root={data}", "data.max_bad_fraction=0.2", *quickly)
         self.config = load_config(CONFIG, self.options[3::2])

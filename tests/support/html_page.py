@@ -1,4 +1,4 @@
-"""A page as a test reads it."""
+"""Reads an HTML page for a test."""
 
 import re
 from html.parser import HTMLParser
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Page(HTMLParser):
-    """The elements, the text and the addresses of a page, every element of which is closed where it was opened."""
+    """The elements, the text and the addresses of a page; every element must be closed in the right place."""
 
     VOID = frozenset({"meta", "img", "br"})
 
@@ -41,7 +41,7 @@ class Page(HTMLParser):
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
 
     def of_class(self, name: str) -> list[dict[str, str | None]]:
-        """The attributes of the elements of a class, or of several: "mark pushed"."""
+        """Returns the attributes of the elements of a class, or of several classes: "mark pushed"."""
         return [found for found in self.attributes if set(name.split()) <= set((found.get("class") or "").split())]
 
     @property
@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
 
 def read_page(path: Path) -> Page:
-    """Reads a page that must be well formed, run no script, load nothing, and show no NaN."""
+    """Reads a page, which must be well formed, run no script, load nothing, and show no NaN."""
     page = Page()
     page.feed(path.read_text(encoding="utf-8"))
     page.close()

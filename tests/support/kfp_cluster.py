@@ -1,4 +1,4 @@
-"""What Kubeflow's driver and launcher need of a cluster, on loopback: ML Metadata, object storage, and a few objects of Kubernetes."""
+"""The parts of a cluster that Kubeflow's driver and launcher need, on loopback: ML Metadata, object storage, Kubernetes objects."""
 
 import base64
 import contextlib
@@ -24,7 +24,7 @@ from tests.support.paths import ROOT
 
 MANIFESTS = ROOT / "kubeflow" / "manifests"
 ACCESS_KEY, SECRET_KEY = "access", "secret"
-# Of gRPC's status codes by number; ML Metadata's are the same.
+# gRPC status codes by number; ML Metadata uses the same numbers.
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -36,7 +36,7 @@ class Cluster(NamedTuple):
 
 @contextlib.contextmanager
 def cluster(folder: Path, bucket: str) -> Iterator[Cluster]:
-    """Starts it; its files are in `folder`. The bucket is made, and kfp-launcher is that of kubeflow/manifests."""
+    """Yields a started cluster with its files in `folder`. It has the bucket, and kfp-launcher of kubeflow/manifests."""
     with contextlib.ExitStack() as ended:
         storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         storage.start()
@@ -53,7 +53,7 @@ def cluster(folder: Path, bucket: str) -> Iterator[Cluster]:
 
 
 def _objects(endpoint: str) -> dict[str, dict[str, Any]]:
-    """By path: the ConfigMap of the manifests, for this endpoint instead of Amazon's, and the secret that it refers to."""
+    """Returns objects by path: the ConfigMap of the manifests, for this endpoint instead of Amazon's, and its secret."""
     (launcher,) = yaml.safe_load_all((MANIFESTS / "object-storage" / "launcher.yaml").read_text(encoding="utf-8"))
     providers = yaml.safe_load(launcher["data"]["providers"])
     providers["s3"]["default"] |= {"endpoint": endpoint, "disableSSL": True}
@@ -95,7 +95,7 @@ def _kubernetes(objects: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _metadata(database: Path) -> Iterator[int]:
-    """ML Metadata's own C++ store, which comes with its Python package, answering to gRPC as its server does."""
+    """Yields the port of a gRPC server that answers like ML Metadata's, on the C++ store of its Python package."""
     config = metadata_store_pb2.ConnectionConfig()
     config.sqlite.filename_uri = str(database)
     store = metadata_store.MetadataStore(config)
@@ -107,7 +107,7 @@ def _metadata(database: Path) -> Iterator[int]:
         return response
 
     def executions_of_context(function: Any, request: bytes, context: grpc.ServicerContext) -> bytes:
-        """ML Metadata 1.21 can no longer filter, as the server can that Kubeflow brings along; its driver asks for one thing only."""
+        """Filters here: ML Metadata 1.21 cannot, but the server that Kubeflow ships can. The driver sends only this filter."""
         asked = metadata_store_service_pb2.GetExecutionsByContextRequest.FromString(request)
         dag = re.fullmatch(r"custom_properties\.parent_dag_id\.int_value = (\d+)", asked.options.filter_query)
         asked.options.ClearField("filter_query")

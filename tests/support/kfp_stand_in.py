@@ -1,6 +1,7 @@
-"""Kubeflow Pipelines' REST API on loopback, as its published OpenAPI description has it (kfp_api_2.17.0.json, Apache 2.0).
+"""Kubeflow Pipelines' REST API on loopback, by its published OpenAPI description (kfp_api_2.17.0.json, Apache 2.0).
 
-A request that the description does not have, in its path, its query or its body, is answered with 400; so is an answer of ours.
+A request whose query or body does not match the description is answered with 400, and so is a request whose answer does not match. An
+unknown path is answered with 404.
 """
 
 import json
@@ -29,7 +30,15 @@ DESCRIPTION = closed(json.loads((SUPPORT / "kfp_api_2.17.0.json").read_text(enco
 
 
 class StandIn(ThreadingHTTPServer):
-    """Attributes: `store`, by kind and ID; `requests`, as "POST /path"; `errors`, statuses to answer with first; `token`; `delay`, s."""
+    """The server.
+
+    Attributes:
+        store: the objects, by kind and ID.
+        requests: the received requests, as "POST /path".
+        errors: the statuses of the next answers.
+        token: the token that requests must have, or None.
+        delay: the time before each answer, in seconds.
+    """
 
     daemon_threads = True
 
@@ -46,10 +55,10 @@ class StandIn(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, *_: Any) -> None:
-        """A client that has given up is none of the server's business."""
+        """Ignores errors of clients that have closed their connection."""
 
     def made(self) -> list[str]:
-        """The requests that change something, without IDs."""
+        """Returns the requests that change something, without IDs."""
         return [re.sub(r"[0-9a-f-]{36}", "ID", request) for request in self.requests if not request.startswith("GET")]
 
 

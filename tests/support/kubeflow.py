@@ -1,4 +1,4 @@
-"""What the tests of Kubeflow Pipelines share."""
+"""The shared parts of the tests of Kubeflow Pipelines."""
 
 import json
 import os
@@ -14,6 +14,7 @@ VOLUME = ("root=/mnt/captcha/output", "data.root=/mnt/captcha/data", "kubeflow.v
 CLUSTER = ("kubeflow.image=registry/captcha:1", "kubeflow.root=s3://bucket/captcha")
 GPU = "kubeflow.trainer={cpu: 4, memory: 16, gpus: 1, node_selector: {gpu: h100}, tolerations: [{key: nvidia.com/gpu, operator: Exists}]}"
 ACCEPTANCE = os.environ.get("KFP_ACCEPTANCE")
+# The inputs that Kubeflow's driver gave each step, reduced by `shape`; test_kubeflow_launcher.py compares them with the driver.
 SHAPES = SUPPORT / "kfp_executor_inputs_2.17.0.json"
 
 
@@ -22,7 +23,7 @@ def config(*overrides: str) -> Config:
 
 
 def shape(value: Any) -> Any:
-    """An ExecutorInput without what differs from run to run: the kinds of its values, and the folders of artifacts."""
+    """Returns an ExecutorInput with the types of its values, and without the folders of artifacts, which differ between runs."""
     if isinstance(value, dict):
         return {key: shape(item) for key, item in value.items() if key != "customPath"}
     if isinstance(value, list):
@@ -31,7 +32,7 @@ def shape(value: Any) -> Any:
 
 
 def older_than(pushed: Pushed) -> Pushed:
-    """Puts another model into the serving folder, as if it had been pushed before; it differs in its name alone."""
+    """Adds a model to the serving folder as if it had been pushed earlier. It differs only in its name."""
     path = shutil.copytree(pushed.path, pushed.path.with_name(str(pushed.version - 1)))
     about = path / "assets.extra" / "captcha.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"recipe": "older", "fingerprint": "older"}))

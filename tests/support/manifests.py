@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 KUBERNETES = ("1.29", "1.37")
-# Mappings whose keys are the user's.
+# Mappings with keys of the user.
 FREE = {"annotations", "data", "flinkConfiguration", "labels", "limits", "matchLabels", "parameters", "requests", "selector"}
 
 Document = dict[str, Any]
@@ -19,7 +19,7 @@ def documents(path: Path) -> list[Document]:
 
 
 def plant(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Yields where an error can be put, and the error: an unknown field in each mapping, a value of the wrong type in each field."""
+    """Yields places and errors to put there: an unknown field in each mapping, a value of the wrong type in each field."""
     if isinstance(node, dict):
         if not path or path[-1] not in FREE:
             yield (*path, "planted"), "error"

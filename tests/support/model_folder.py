@@ -1,4 +1,4 @@
-"""Folders that look like exported models, and what is in a folder."""
+"""Folders that look like exported models, and the contents of a folder."""
 
 import json
 import os
@@ -10,7 +10,7 @@ SPEC = CaptchaSpec()
 
 
 def make_model(path: Path, fingerprint: str = "a", spec: CaptchaSpec = SPEC, files: int = 3, recipe: str = "") -> Path:
-    """A model with a fingerprint, and by a recipe of that name if no other is given."""
+    """Makes a model with a fingerprint, which is also its recipe if no recipe is given."""
     (path / "variables").mkdir(parents=True)
     (path / "assets.extra").mkdir()
     about = {"spec": json.loads(spec.model_dump_json()), "fingerprint": fingerprint, "recipe": recipe or fingerprint, "servable": True}
@@ -26,7 +26,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def make_former(path: Path, fingerprint: str) -> Path:
-    """A model as earlier releases exported it, which servers cannot use."""
+    """Makes a model as earlier releases exported it, which servers cannot use."""
     about = make_model(path, fingerprint) / "assets.extra" / "captcha.json"
     about.write_text(json.dumps({"spec": SPEC.model_dump(mode="json"), "fingerprint": fingerprint}))
     return path

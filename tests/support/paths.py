@@ -1,4 +1,4 @@
-"""Where the checkout and its configurations are."""
+"""The paths of the checkout and of its configurations."""
 
 from pathlib import Path
 from typing import Final

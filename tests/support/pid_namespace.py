@@ -1,4 +1,4 @@
-"""A command as the first process of a container."""
+"""Runs a command as the first process of a container."""
 
 import subprocess
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def pid_namespace() -> list[str]:
-    """Returns what to put before a command; skips the test where the kernel gives this user no namespace."""
+    """Returns the words to put before a command; skips the test if the kernel gives this user no namespace."""
     for user in ([], ["--user", "--map-root-user"]):
         command = ["unshare", *user, "--pid", "--fork", "--kill-child"]
         if subprocess.run([*command, "true"], capture_output=True).returncode == 0:

@@ -1,4 +1,4 @@
-"""A SavedModel with the signatures of the served model, which reads its answers from the picture: the bytes are its logits."""
+"""A SavedModel with the signatures of the served model. The bytes of a picture are its logits."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from components.data.captcha_spec import CaptchaSpec
 
 
 class Reader(tf.Module):
-    """Adds `bias` [max_length, num_classes] to the float32 logits that the picture's bytes are."""
+    """Adds `bias` [max_length, num_classes] to the float32 logits in the bytes of the picture."""
 
     def __init__(self, spec: CaptchaSpec, bias: np.ndarray):
         super().__init__()
@@ -46,7 +46,7 @@ class Reader(tf.Module):
 
 
 def save_reader(path: Path, spec: CaptchaSpec, bias: float = 0.0, fingerprint: str = "this") -> Path:
-    """Saves a reader that leans by `bias` (in logits) towards the first class."""
+    """Saves a reader with a bias of `bias` logits towards the first class; returns its folder."""
     biases = np.zeros((spec.max_length, spec.num_classes), np.float32)
     biases[:, 0] = bias
     reader = Reader(spec, biases)

@@ -1,4 +1,4 @@
-"""The record of runs, for tests: puts runs of small graphs on it, and reads the last."""
+"""Records runs of small graphs for tests, and reads the newest run."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from pipeline.runs import history
 
 
 def put_on_record(metadata_path: str, name: str, root: str, steps: Sequence[BaseComponent]) -> None:
-    """Runs the steps as the pipeline of this name, with its artifacts below `root`; what is cached is not run again."""
+    """Runs the steps as the pipeline of this name, with its artifacts below `root`; cached steps do not run again."""
     tfx.orchestration.LocalDagRunner().run(
         tfx.dsl.Pipeline(
             pipeline_name=name,

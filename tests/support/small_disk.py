@@ -1,4 +1,4 @@
-"""A disk of a few megabytes that can be filled: a tmpfs in a namespace of its own, for which no rights are needed."""
+"""A disk of a few megabytes that can be filled: a tmpfs in its own namespace, which needs no special rights."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-# Ends, and the disk with it, when its standard input does.
+# Keeps the disk mounted until its standard input ends.
 HOLD = """
 import subprocess, sys
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + sys.argv[2], "tmpfs", sys.argv[1]], check=True)
@@ -22,7 +22,12 @@ MAIN = "from pipeline.cli.main import main; main()"
 
 
 class SmallDisk:
-    """`path` is the folder for the commands that run on it; this process sees it as `seen`."""
+    """A mounted disk.
+
+    Attributes:
+        path: the folder, as commands on the disk see it.
+        seen: the same folder, as this process sees it.
+    """
 
     def __init__(self, path: Path, holder: int):
         self.path = path
@@ -30,13 +35,13 @@ class SmallDisk:
         self._enter = ["nsenter", "--user", "--mount", "--preserve-credentials", f"--wd={ROOT}", "--target", str(holder), "--"]
 
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
-        """Runs a program on it."""
+        """Runs a program on the disk."""
         return subprocess.run([*self._enter, *command], check=False, capture_output=True, text=True)
 
     def call(
         self, *arguments: str, fill_at: str = "", leaving: int = 0, prefix: tuple[str, ...] = ()
     ) -> "subprocess.CompletedProcess[str]":
-        """Runs captcha-pipeline on it; once that prints a line with the text `fill_at`, the disk is filled."""
+        """Runs captcha-pipeline on the disk; fills the disk when a printed line contains the text `fill_at`."""
         command = [*self._enter, *prefix, sys.executable, "-u", "-c", MAIN, *arguments]
         lines = []
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -46,11 +51,11 @@ class SmallDisk:
                 lines.append(line)
                 if fill_at and fill_at in line:
                     self.fill(leaving)
-            # It prints little there: a pipe holds it.
+            # Standard error is short enough for the buffer of the pipe.
             return subprocess.CompletedProcess(command, process.wait(), "".join(lines), process.stderr.read())
 
     def fill(self, leaving: int = 0) -> None:
-        """Leaves room for that many bytes."""
+        """Fills the disk except for `leaving` bytes."""
         with open(self.seen / "ballast", "ab", buffering=0) as file, contextlib.suppress(OSError):
             file.write(bytes(max(0, self.free - leaving)))
 
@@ -59,14 +64,14 @@ class SmallDisk:
 
     @property
     def free(self) -> int:
-        """Bytes."""
+        """The free space in bytes."""
         at = os.statvfs(self.seen)
         return at.f_bavail * at.f_frsize
 
 
 @contextlib.contextmanager
 def small_disk(path: Path, size: str) -> Iterator[SmallDisk]:
-    """Mounts one on a folder, of a size such as 20m. Skips the test where the kernel does not allow it."""
+    """Mounts a disk of a size such as 20m on a folder. Skips the test if the kernel does not allow it."""
     path.mkdir()
     command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", HOLD, str(path), size]
     try:

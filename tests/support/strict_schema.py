@@ -1,12 +1,12 @@
-"""Published descriptions of an API, made strict: what they do not describe is refused, as a server would drop it in silence."""
+"""Makes published API schemas strict: unknown fields are refused, because a server would drop them silently."""
 
 from typing import Any
 
 
 def closed(node: Any) -> Any:
-    """Returns a JSON schema with no field allowed that is not described, unless it says that there may be others.
+    """Returns a JSON schema that allows only the described fields, unless it says that there may be others.
 
-    An int64 may be a number or, as protocol buffers' JSON has it, text.
+    An int64 may be a number or text, as in the JSON of protocol buffers.
     """
     if isinstance(node, list):
         return [closed(item) for item in node]

@@ -1,4 +1,4 @@
-"""A real Transform of a handful of pictures, for the tests of what comes after it."""
+"""A real Transform of a few pictures, for the tests of later steps."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from components.training.preprocessing import preprocessing_fn
 
 
 def draw(spec: CaptchaSpec, label: str, seed: int = 0) -> Image.Image:
-    """A picture that is easy to learn: one bar a character, the higher the later it stands in the charset."""
+    """Draws a picture that is easy to learn: one bar a character, which is higher for later characters of the charset."""
     random = np.random.default_rng(seed)
     image = Image.fromarray(random.integers(200, 256, (spec.height, spec.width, 3), np.uint8)).convert("RGB" if spec.channels == 3 else "L")
     pen = ImageDraw.Draw(image)
@@ -43,14 +43,14 @@ def encoded(image: Image.Image, form: str = "PNG") -> bytes:
 
 
 def emitted(image: bytes, label: str, spec: CaptchaSpec) -> bytes:
-    """What CaptchaExampleGen emits for a picture and its label."""
+    """Returns the record that CaptchaExampleGen emits for a picture and its label."""
     record = canonical_example(image, label, "test", {}).SerializeToString()
     shard, rules = Shard("train", "", "", 1, "", "test", None), PictureRules(10_000, (255, 255, 255), "resize")
     return check_record(record, shard, spec, rules).example.SerializeToString()
 
 
 def _instance(serialized: bytes) -> dict[str, Any]:
-    """An emitted example as Beam's instance dictionary: CHARACTERS is a list, all else one value."""
+    """Returns an emitted example as Beam's instance dictionary: CHARACTERS is a list, every other feature one value."""
     values = {
         name: list(getattr(feature, feature.WhichOneof("kind")).value)
         for name, feature in Example.FromString(serialized).features.feature.items()
@@ -61,7 +61,7 @@ def _instance(serialized: bytes) -> dict[str, Any]:
 def trainer_arguments(
     transformed: Path, folder: Path, checkpoints: Path, spec: CaptchaSpec, trainer: Mapping[str, Any], base: Path | None = None
 ) -> FnArgs:
-    """What TFX would give the Trainer for what `transform` has left in `transformed`; the fit leaves `model` and `logs` in `folder`."""
+    """Returns the Trainer's arguments for the output of `transform` in `transformed`; the fit writes `folder`/model and `folder`/logs."""
     (folder / "logs").mkdir(parents=True)
     return FnArgs(
         train_files=[str(transformed / "train-*")],

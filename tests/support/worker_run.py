@@ -1,11 +1,12 @@
-"""One process of a fit whose outcome can be compared with that on one device.
+"""Runs one process of a fit whose result can be compared with a fit on one device.
 
-Dropout is off, as each replica draws its own; and Adam's epsilon is so large that it does not blow up the rounding errors of
-vanishing gradients to whole steps.
+Dropout is off, because each replica draws its own. The epsilon of the optimizer is large, so that the rounding errors of vanishing
+gradients do not become full steps.
 
 python tests/support/worker_run.py FN_ARGS.json [LOGICAL_DEVICES]
 
-As `python -m components.training.worker`. With a number, MirroredStrategy over so many parts of the CPU in place of what is configured.
+Works like `python -m components.training.worker`. With LOGICAL_DEVICES, MirroredStrategy on that many parts of the CPU replaces the
+configured strategy.
 """
 
 import dataclasses

@@ -9,7 +9,7 @@ from components.training.model import PRESETS, build_model
 
 
 @pytest.mark.parametrize("true", [0.4, 1.0, 2.5])
-def test_the_temperature_that_the_labels_were_drawn_with_is_found(true: float) -> None:
+def test_the_true_temperature_is_found(true: float) -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(scale=3, size=(4000, 3, 5)).astype(np.float32)
     chances = softmax(logits / true, axis=-1)
@@ -17,13 +17,13 @@ def test_the_temperature_that_the_labels_were_drawn_with_is_found(true: float) -
     assert temperature(logits, labels) == pytest.approx(true, rel=0.05)
 
 
-def test_pictures_that_are_all_read_right_do_not_ask_for_certainty() -> None:
+def test_the_temperature_is_limited_if_all_pictures_are_read_correctly() -> None:
     logits = np.tile(np.eye(3, dtype=np.float32)[:, np.newaxis], (1, 2, 1))
     assert 0.1 < temperature(logits, np.tile(np.arange(3)[:, np.newaxis], (1, 2))) < 0.2
 
 
 @pytest.mark.parametrize("preset", ["vgg-slim", "vgg-book"])
-def test_a_calibrated_model_reads_as_before_with_other_confidence(preset: str) -> None:
+def test_calibration_only_divides_the_logits(preset: str) -> None:
     spec = CaptchaSpec(charset="abc", length=3, width=16, height=8, channels=1)
     model = build_model(spec, PRESETS[preset])
     rng = np.random.default_rng(0)
@@ -55,8 +55,8 @@ def test_the_metric_is_the_cross_entropy_after_calibration(scale: float, surenes
     assert metric_of(logits, labels) == pytest.approx(lowest, rel=0.01, abs=1e-7)
 
 
-def test_what_label_smoothing_does_to_the_logits_does_not_count() -> None:
-    """A model that reads more, but is less sure than it is right, as one that was fitted with label smoothing, is the better one."""
+def test_the_metric_ignores_the_scale_of_the_logits() -> None:
+    """A model fitted with label smoothing is less confident than accurate; if it reads more, the metric must prefer it."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, (500, 4))
     noise = rng.normal(size=(500, 4, 10))

@@ -26,7 +26,7 @@ def build() -> keras.Model:
 
 
 class Kill(keras.callbacks.Callback):
-    """Stops the fit after an epoch, as nothing that a fit expects does."""
+    """Stops the fit after an epoch with an exception that no fit expects."""
 
     def __init__(self, epoch: int):
         super().__init__()
@@ -53,14 +53,14 @@ def kill(folder: Path, epoch: int) -> Path:
 
 
 @pytest.mark.parametrize("epoch", [2, EPOCHS])
-def test_a_killed_fit_ends_as_one_that_was_not(tmp_path: Path, capsys: pytest.CaptureFixture[str], epoch: int) -> None:
+def test_a_resumed_fit_ends_like_an_uninterrupted_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str], epoch: int) -> None:
     whole, expected = fit(tmp_path / "whole")
     assert kill(tmp_path / "killed", epoch).name == f"epoch-{epoch:06d}"
     capsys.readouterr()
     checkpoint, model = fit(tmp_path / "killed")
-    assert capsys.readouterr().out.startswith(f"going on after epoch {epoch} of {EPOCHS}\n")
+    assert capsys.readouterr().out.startswith(f"resuming after epoch {epoch} of {EPOCHS}\n")
     assert checkpoint.epoch == EPOCHS
-    # Weights, the optimizer's state and the random numbers of dropout are there: the rest of the fit is the same, bit by bit.
+    # Weights, optimizer state and the random numbers of dropout are restored: the rest of the fit is equal bit by bit.
     for ours, theirs in zip(model.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert [row["loss"] for row in checkpoint.history] == [row["loss"] for row in whole.history]
@@ -68,7 +68,7 @@ def test_a_killed_fit_ends_as_one_that_was_not(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_half_a_file_starts_over(tmp_path: Path, caplog: pytest.LogCaptureFixture, share: float) -> None:
+def test_a_truncated_checkpoint_starts_the_fit_over(tmp_path: Path, caplog: pytest.LogCaptureFixture, share: float) -> None:
     weights = kill(tmp_path / "killed", 1) / WEIGHTS_FILE
     content = weights.read_bytes()
     weights.write_bytes(content[: int(share * len(content))])
@@ -77,7 +77,7 @@ def test_half_a_file_starts_over(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "cannot be read" in caplog.text
 
 
-def test_a_kill_while_saving_keeps_the_epoch_before(tmp_path: Path) -> None:
+def test_a_kill_while_saving_keeps_the_previous_epoch(tmp_path: Path) -> None:
     kill(tmp_path, 2)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / WEIGHTS_FILE).write_bytes(b"\x89HDF")
@@ -87,7 +87,7 @@ def test_a_kill_while_saving_keeps_the_epoch_before(tmp_path: Path) -> None:
 
 
 def epochs(checkpoint: Checkpoint, values: Sequence[float]) -> keras.Model:
-    """Goes through epochs with these cross-entropies on the eval split; the weights after epoch N are all N."""
+    """Simulates epochs with these cross-entropies on the eval split; after epoch N all weights are N."""
     model = checkpoint.restore(build)
     checkpoint.set_model(model)
     for epoch, value in enumerate(values, start=checkpoint.epoch):
@@ -98,7 +98,7 @@ def epochs(checkpoint: Checkpoint, values: Sequence[float]) -> keras.Model:
     return model
 
 
-def test_stopping_early_and_the_best_weights_outlive_a_kill(tmp_path: Path) -> None:
+def test_early_stopping_and_the_best_weights_survive_a_kill(tmp_path: Path) -> None:
     epochs(Checkpoint(tmp_path, 9, patience=3), [0.9, 0.5, 0.6, 0.5])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-000002", "epoch-000004"]
     resumed = Checkpoint(tmp_path, 9, patience=3)
@@ -107,13 +107,13 @@ def test_stopping_early_and_the_best_weights_outlive_a_kill(tmp_path: Path) -> N
     assert (resumed.epoch, resumed.best_epoch, resumed.finished) == (5, 2, True)
     resumed.restore_best(model)
     assert {float(value) for weight in model.get_weights() for value in weight.ravel()} == {2.0}
-    # Killed between its end and its export, it does not go on.
+    # A fit killed between its end and its export does not continue.
     again = Checkpoint(tmp_path, 9, patience=3)
     again.restore(build)
     assert again.finished
 
 
-def test_a_fit_that_has_not_learnt_yet_does_not_stop(tmp_path: Path) -> None:
+def test_a_fit_that_has_not_learnt_yet_does_not_stop_early(tmp_path: Path) -> None:
     """With few pictures a fit can be at chance for many epochs."""
     progress = Checkpoint(tmp_path, 9, patience=2)
     model = epochs(progress, [2.30, 2.31, 2.29, 2.31, 2.32, 2.20])
@@ -122,11 +122,11 @@ def test_a_fit_that_has_not_learnt_yet_does_not_stop(tmp_path: Path) -> None:
     assert model.stop_training
 
 
-def test_without_patience_it_goes_on_to_the_last_epoch(tmp_path: Path) -> None:
+def test_a_fit_without_patience_runs_to_the_last_epoch(tmp_path: Path) -> None:
     assert epochs(Checkpoint(tmp_path, 6, patience=None), [0.9, 0.2, 0.6, 0.6, 0.6, 0.6]).stop_training
 
 
-def test_without_the_best_weights_it_goes_on_from_what_is_left(tmp_path: Path) -> None:
+def test_a_fit_without_its_best_weights_starts_over(tmp_path: Path) -> None:
     epochs(Checkpoint(tmp_path, 9, patience=9), [0.9, 0.5, 0.6])
     (tmp_path / "epoch-000002" / WEIGHTS_FILE).unlink()
     checkpoint = Checkpoint(tmp_path, 9, patience=9)
@@ -134,7 +134,7 @@ def test_without_the_best_weights_it_goes_on_from_what_is_left(tmp_path: Path) -
     assert (checkpoint.epoch, checkpoint.best_epoch, list(tmp_path.iterdir())) == (0, 0, [])
 
 
-def test_a_worker_that_does_not_write_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_worker_that_writes_no_checkpoints_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     epochs(Checkpoint(tmp_path, 9, patience=9), [0.9, 0.5])
     capsys.readouterr()
     reader = Checkpoint(tmp_path, 9, patience=9, writes=False)

@@ -1,4 +1,4 @@
-"""Text that begins anywhere, with any spacing: which character is the third follows from those before it alone."""
+"""Text at any position, with any spacing: only the characters before it tell which character is the third."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ SPEC = CaptchaSpec(charset="012", length=LengthRange(min=1, max=4), width=64, he
 
 
 def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A bar of five columns for each character, the higher the later it stands in the charset, at least three columns apart."""
+    """Returns pictures with one bar of five columns a character, at least three columns apart, and higher for later characters."""
     random = np.random.default_rng(seed)
     images, labels = random.normal(0, 0.3, (count, 16, 64, 1)).astype(np.float32), []
     for image in images:
@@ -27,7 +27,7 @@ def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images, np.array(labels)
 
 
-def test_counted_heads_read_what_stands_anywhere() -> None:
+def test_counted_heads_read_text_at_any_position() -> None:
     keras.utils.set_random_seed(1)
     model = with_column_loss(build_model(SPEC, PRESETS["vgg-slim"]))
     model.compile(Muon(5e-3), loss=captcha_loss(0.1), metrics=captcha_metrics(SPEC))

@@ -1,4 +1,4 @@
-"""Which devices the Trainer takes, on lists of devices that are not there."""
+"""The devices that the Trainer chooses, on simulated lists of devices."""
 
 import json
 import os
@@ -18,7 +18,7 @@ Kinds = dict[str, Any]
 
 @pytest.fixture
 def kinds(monkeypatch: pytest.MonkeyPatch) -> Kinds:
-    """The strategies that were made, by name, with what they were given."""
+    """Returns the strategies that are made, by name, with their devices."""
     made: Kinds = {}
     for name in ("MirroredStrategy", "OneDeviceStrategy"):
         monkeypatch.setattr(tf.distribute, name, lambda devices, name=name: made.setdefault(name, devices))
@@ -34,7 +34,7 @@ def _gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     ("name", "gpus", "expected"),
     [
         ("auto", 0, {}),
-        ("auto", 1, {}),  # the default: Keras compiles with XLA there, under any strategy of one device it does not
+        ("auto", 1, {}),  # the default strategy: Keras compiles with XLA under it, and not under a strategy of one device
         ("auto", 2, {"MirroredStrategy": ["/device:GPU:0", "/device:GPU:1"]}),
         ("cpu", 0, {}),
         ("cpu", 1, {"OneDeviceStrategy": "/cpu:0"}),
@@ -43,7 +43,7 @@ def _gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         ("mirrored", 1, {"MirroredStrategy": ["/device:GPU:0"]}),
     ],
 )
-def test_strategies(name: str, gpus: int, expected: Kinds, kinds: Kinds, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strategy_by_configuration_and_gpus(name: str, gpus: int, expected: Kinds, kinds: Kinds, monkeypatch: pytest.MonkeyPatch) -> None:
     _gpus(monkeypatch, gpus)
     strategy = choose_strategy(name)
     assert kinds == expected
@@ -53,9 +53,9 @@ def test_strategies(name: str, gpus: int, expected: Kinds, kinds: Kinds, monkeyp
 
 
 @pytest.mark.parametrize("name", ["one_gpu", "mirrored"])
-def test_a_gpu_that_is_not_there_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _gpus(monkeypatch, 0)
-    with pytest.raises(CaptchaPipelineError, match=rf"trainer\.strategy is {name}, and TensorFlow sees no GPU"):
+    with pytest.raises(CaptchaPipelineError, match=rf"trainer\.strategy is {name}, but TensorFlow sees no GPU"):
         choose_strategy(name)
 
 
@@ -70,10 +70,10 @@ def test_workers_need_a_cluster(content: str | None, monkeypatch: pytest.MonkeyP
         choose_strategy("multi_worker")
 
 
-def test_workers_need_a_process_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_need_their_own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     tf.constant(1)  # TensorFlow is in use, as after the other steps of a run on one machine
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"chief": ["localhost:1"]}, "task": {"type": "chief", "index": 0}}))
-    with pytest.raises(CaptchaPipelineError, match=r"python -m components\.worker"):
+    with pytest.raises(CaptchaPipelineError, match=r"python -m components\.training\.worker"):
         choose_strategy("multi_worker")
 
 
@@ -86,7 +86,7 @@ def test_gpu_memory_is_taken_as_needed_unless_the_user_says_otherwise(monkeypatc
     assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "false"
 
 
-def test_batch_norm_is_synchronised_among_replicas_alone() -> None:
+def test_batch_norm_is_synchronised_only_among_replicas() -> None:
     def synchronised(strategy: tf.distribute.Strategy) -> bool:
         with strategy.scope():
             model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization(), keras.layers.Dense(1)])

@@ -11,7 +11,7 @@ from components.training.schedule import WarmupCosine, learning_rate_schedule
 
 
 class Talking(Progress):
-    """Keeps what is said."""
+    """Collects the lines that are printed."""
 
     def __init__(self) -> None:
         super().__init__(10, None)
@@ -26,7 +26,7 @@ def parameters(**changes) -> Hyperparameters:
 
 
 @given(st.integers(1, 10_000_000), st.integers(1, 512))
-def test_more_pictures_are_passed_over_less_often_in_no_fewer_steps(count, batch_size):
+def test_more_pictures_get_fewer_passes_and_no_fewer_steps(count, batch_size):
     few, more = (parameters(batch_size=batch_size).fit_length(number) for number in (count, 2 * count))
     passes = [found.epochs * found.passes for found in (few, more)]
     assert passes[1] <= 1.3 * passes[0], "but for the rounding to whole epochs"
@@ -42,11 +42,11 @@ def test_the_length_of_a_fit_follows_from_the_number_of_pictures(count, passes, 
     assert (found.passes, found.epochs) == (passes, epochs)
 
 
-def test_a_number_of_epochs_in_the_configuration_stands():
+def test_a_configured_number_of_epochs_is_kept():
     assert parameters(epochs=160, batch_size=4).fit_length(10) == FitLength(epochs=160, passes=1, epoch_steps=3)
 
 
-def test_the_rate_rises_and_falls_as_keras_own_schedule():
+def test_the_learning_rate_follows_the_schedule_of_keras():
     ours = learning_rate_schedule(parameters(learning_rate=0.01, warmup=0.2), 100)
     theirs = keras.optimizers.schedules.CosineDecay(0.0, 80, warmup_target=0.01, warmup_steps=20)
     steps = range(0, 110, 3)
@@ -57,14 +57,14 @@ def test_the_rate_rises_and_falls_as_keras_own_schedule():
 @pytest.mark.parametrize(
     ("max_minutes", "epoch", "epochs", "said"),
     [
-        (None, 0, 10, "about 20 min to go: 1200 ms a step"),
-        (30.0, 0, 10, "about 20 min to go: 1200 ms a step"),
-        (5.0, 0, 2, "about 4 min to go: 1200 ms a step, 2 epochs in place of 10"),
-        (0.1, 0, 1, "about 2 min to go: 1200 ms a step, 1 epochs in place of 10"),
-        (5.0, 5, 10, "about 10 min to go: 1200 ms a step"),
+        (None, 0, 10, "about 20 min left: 1200 ms per step"),
+        (30.0, 0, 10, "about 20 min left: 1200 ms per step"),
+        (5.0, 0, 2, "about 4 min left: 1200 ms per step, 2 epochs instead of 10"),
+        (0.1, 0, 1, "about 2 min left: 1200 ms per step, 1 epochs instead of 10"),
+        (5.0, 5, 10, "about 10 min left: 1200 ms per step"),
     ],
 )
-def test_a_fit_says_how_long_it_takes_and_keeps_to_the_time_there_is(monkeypatch, max_minutes, epoch, epochs, said):
+def test_a_fit_estimates_its_time_and_keeps_to_the_limit(monkeypatch, max_minutes, epoch, epochs, said):
     clock = iter([100.0, 100.0 + 20 * 1.2])
     monkeypatch.setattr("components.training.pace.time.monotonic", lambda: next(clock))
     progress = Talking()

@@ -25,24 +25,24 @@ def test_every_preset_takes_the_smallest_picture(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_one_head_a_position_with_a_class_for_blank(preset: str) -> None:
+def test_each_position_has_a_head_with_a_class_for_blank(preset: str) -> None:
     spec = CaptchaSpec(charset="абв", length=LengthRange(min=2, max=5), width=37, height=19)
     assert build_model(spec, PRESETS[preset]).output_shape == (None, 5, 4)
 
 
-def test_direct_heads_are_a_layer_each() -> None:
+def test_each_direct_head_is_a_layer() -> None:
     model = build_model(CaptchaSpec(length=5), PRESETS["vgg16-bn"])
     assert [layer.name for layer in model.layers if layer.name.startswith("head_")] == [f"head_{i}" for i in range(1, 6)]
 
 
-def test_vgg_book_has_the_layers_of_the_book() -> None:
+def test_vgg_book_has_the_published_layers() -> None:
     model = build_model(CaptchaSpec(), PRESETS["vgg-book"])
     filters = {layer.name: layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D)}
     assert filters == {
         **{"conv1_1": 64, "conv1_2": 64, "conv2_1": 128, "conv2_2": 128, "conv3_1": 128, "conv3_2": 128, "conv3_3": 128},
         **{"conv4_1": 256, "conv4_2": 128, "conv4_3": 128, "conv5_1": 512, "conv5_2": 512, "conv5_3": 512},
     }
-    assert model.get_layer("pool5").output.shape == (None, 1, 4, 512)  # "valid" pooling leaves a height of 0
+    assert model.get_layer("pool5").output.shape == (None, 1, 4, 512)  # "valid" pooling would give a height of 0
     assert [model.get_layer(name).units for name in ("fc6", "fc7", "head_1")] == [4096, 4096, 10]
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
 
@@ -72,13 +72,13 @@ def test_a_glimpse_is_the_mean_of_the_columns_weighted_by_the_scores() -> None:
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
 def test_columns_are_counted_as_ctc_reads_them(columns: list[int]) -> None:
-    """What each column is read as: one of three characters, or 3, the blank."""
+    """`columns` has the class of each column: one of three characters, or 3 for the blank."""
     counts = Count()(np.float32(100) * np.eye(4, dtype=np.float32)[[columns]])
     begun = [now != 3 and (i == 0 or now != columns[i - 1]) for i, now in enumerate(columns)]
     np.testing.assert_allclose(counts[0], np.cumsum(begun) - np.array(begun) / 2, atol=1e-5)
 
 
-def test_the_loss_of_the_columns_is_that_of_every_way_to_read_the_label() -> None:
+def test_the_column_loss_sums_over_every_alignment_of_the_label() -> None:
     rng = np.random.default_rng(0)
     spec = CaptchaSpec(charset="ab", length=LengthRange(min=1, max=2), width=8, height=8, channels=1)
     model = with_column_loss(build_model(spec, PRESETS["vgg-slim"]))
@@ -95,20 +95,20 @@ def test_the_loss_of_the_columns_is_that_of_every_way_to_read_the_label() -> Non
     assert found == pytest.approx(float(captcha_loss()(labels, heads)) + np.mean(losses), rel=1e-4)
 
 
-def test_a_model_to_fit_has_the_weights_of_the_model() -> None:
+def test_the_model_with_column_loss_shares_the_weights() -> None:
     model = build_model(SMALL, PRESETS["vgg-slim"])
     fitted = with_column_loss(model)
     assert [id(weight) for weight in fitted.weights] == [id(weight) for weight in model.weights]
 
 
 @pytest.mark.parametrize(("preset", "width"), [("vgg-book", 100), ("vgg-slim", 8)])
-def test_a_model_without_columns_enough_is_fitted_by_its_heads(preset: str, width: int) -> None:
+def test_a_model_with_too_few_columns_has_no_column_loss(preset: str, width: int) -> None:
     model = build_model(CaptchaSpec(charset="ab", length=5, width=width, height=8, channels=1), PRESETS[preset])
     assert with_column_loss(model) is model
 
 
 @pytest.mark.parametrize(("width", "length", "columns"), [(100, 4, 13), (128, 4, 16), (160, 8, 40), (40, 2, 10), (12, 6, 12)])
-def test_counted_heads_have_three_columns_a_position_where_the_picture_has_them(width: int, length: int, columns: int) -> None:
+def test_counted_heads_have_three_columns_a_position_if_the_picture_is_wide_enough(width: int, length: int, columns: int) -> None:
     model = build_model(CaptchaSpec(length=length, width=width), PRESETS["vgg-slim"])
     assert model.get_layer("columns").output.shape[1] == columns
 
@@ -124,7 +124,7 @@ def test_bfloat16_gives_float32_logits_and_shares_weights_with_float32() -> None
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_loss_and_metrics_against_numpy() -> None:
+def test_loss_and_metrics_match_numpy() -> None:
     labels = np.array([[0, 1, 2], [2, 2, 2], [1, 0, 1]])
     logits = np.random.default_rng(0).normal(size=(3, 3, 3)).astype(np.float32)
     logits[0] += 9 * np.eye(3)[labels[0]]
@@ -141,10 +141,10 @@ def test_loss_and_metrics_against_numpy() -> None:
     assert values == {"sequence_accuracy": pytest.approx(right.all(-1).mean()), "position_accuracy": pytest.approx(right.mean())}
 
 
-def test_metrics_read_as_the_served_model_does_and_do_not_count_padding() -> None:
+def test_metrics_read_like_the_served_model_and_ignore_padding() -> None:
     spec = CaptchaSpec(charset="ab", length=LengthRange(min=1, max=3))
     labels = np.array([spec.encode(text) for text in ("a", "ab", "bab")])
-    # Head by head: "a", blank, "b" for the second; "ba" and a blank for the third.
+    # The most probable class of each head: "a", blank, "b" for the second label; "ba" and a blank for the third.
     probabilities = np.array(
         [
             [[0.9, 0.05, 0.05], [0.1, 0.1, 0.8], [0.1, 0.1, 0.8]],
@@ -156,13 +156,13 @@ def test_metrics_read_as_the_served_model_does_and_do_not_count_padding() -> Non
     for metric in captcha_metrics(spec):
         metric.update_state(labels.astype(np.float32), np.log(probabilities).astype(np.float32))
         values[metric.name] = float(metric.result())
-    # Read: "a", "abb" and "ba".
+    # The readings are "a", "abb" and "ba".
     assert values == {"sequence_accuracy": pytest.approx(1 / 3), "position_accuracy": pytest.approx(5 / 6)}
 
 
 @settings(deadline=None)
 @given(heads())
-def test_tensors_are_read_as_arrays_are(case: tuple[np.ndarray, int]) -> None:
+def test_tensors_and_arrays_give_the_same_readings(case: tuple[np.ndarray, int]) -> None:
     probabilities, min_length = case
     ids, chosen = (tensor.numpy() for tensor in read(tf.constant(probabilities), min_length, keras.ops))
     expected_ids, expected_chosen = read(probabilities, min_length)

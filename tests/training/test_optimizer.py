@@ -10,7 +10,7 @@ RATE = 1e-2
 
 
 def step(optimizer: keras.optimizers.Optimizer, value: np.ndarray, gradients: list[np.ndarray]) -> np.ndarray:
-    """What the optimizer makes of a variable."""
+    """Returns a variable after the optimizer has applied the gradients."""
     variable = keras.Variable(value)
     for gradient in gradients:
         optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
@@ -22,7 +22,7 @@ def draw(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(7,), (), (5, 3), (4, 2, 3)])
-def test_what_is_no_kernel_of_a_convolution_takes_adams_step(shape):
+def test_variables_other_than_convolution_kernels_take_adams_step(shape):
     gradients = [draw(*shape, seed=seed) for seed in (1, 2, 3)]
     np.testing.assert_array_equal(step(Muon(RATE), draw(*shape), gradients), step(keras.optimizers.Adam(RATE), draw(*shape), gradients))
 
@@ -35,7 +35,7 @@ def test_orthogonalize_keeps_the_directions_and_evens_out_their_lengths(rows, co
     left, lengths, right = np.linalg.svd(matrix, full_matrices=False)
     along = left.T @ found @ right.T  # in the basis in which the matrix is diagonal
     np.testing.assert_allclose(along, np.diag(np.diag(along)), atol=1e-2)
-    clear = lengths > 0.02 * np.linalg.norm(lengths)  # five iterations lift shorter ones only part of the way
+    clear = lengths > 0.02 * np.linalg.norm(lengths)  # five iterations raise shorter lengths only part of the way
     assert (np.diag(along)[clear] > 0.5).all()
     assert (np.diag(along) < 1.3).all()
 
@@ -51,18 +51,18 @@ def test_a_kernel_moves_against_its_gradient_by_a_step_of_known_size(shape):
     assert (moved * gradient.reshape(moved.shape)).sum() < 0
 
 
-def test_the_size_of_the_gradient_does_not_count():
+def test_the_size_of_the_gradient_does_not_matter():
     gradients = [draw(3, 3, 4, 8, seed=seed) for seed in (1, 2)]
     ours, larger = (step(Muon(RATE), draw(3, 3, 4, 8), [size * gradient for gradient in gradients]) for size in (1.0, 1000.0))
     np.testing.assert_allclose(ours, larger, atol=1e-5)
 
 
-def test_no_gradient_is_no_step():
+def test_a_zero_gradient_gives_no_step():
     kernel = draw(3, 3, 4, 8)
     np.testing.assert_array_equal(step(Muon(RATE), kernel, [np.zeros_like(kernel)]), kernel)
 
 
-def test_momentum_carries_a_kernel_on():
+def test_momentum_moves_a_kernel_without_a_gradient():
     gradient, none = draw(3, 3, 4, 8, seed=1), np.zeros((3, 3, 4, 8), np.float32)
     once, carried = (step(Muon(RATE), none, gradients) for gradients in ([gradient], [gradient, none]))
     np.testing.assert_allclose(carried, 2 * once, rtol=0.02, atol=1e-4)

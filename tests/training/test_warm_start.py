@@ -1,4 +1,4 @@
-"""Which weights a model takes over from another."""
+"""The weights that a model takes over from another model."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def other(**change: Any) -> CaptchaSpec:
 
 
 def save(folder: Path, spec: CaptchaSpec = SPEC, preset: str = "vgg-slim") -> Path:
-    """As `export_model` leaves it, without the SavedModel."""
+    """Writes the files of `export_model` except for the SavedModel; returns the folder."""
     extra = folder / "assets.extra"
     extra.mkdir(parents=True)
     model = build_model(spec, PRESETS[preset])
@@ -36,7 +36,7 @@ def weights(model: Any, name: str) -> list[np.ndarray]:
     return model.get_layer(name).get_weights()
 
 
-def test_the_same_kind_takes_over_everything(tmp_path: Path) -> None:
+def test_a_model_with_the_same_spec_takes_over_every_weight(tmp_path: Path) -> None:
     base = load_base(save(tmp_path / "base"))
     model = build_model(SPEC, PRESETS["vgg-slim"], "mixed_bfloat16")
     assert base
@@ -56,9 +56,7 @@ def test_the_same_kind_takes_over_everything(tmp_path: Path) -> None:
         ({"length": 3}, {"glimpses"}),
     ],
 )
-def test_with_other_characters_or_another_length_the_trunk_is_kept_and_the_heads_are_new(
-    tmp_path: Path, change: dict, anew: set[str]
-) -> None:
+def test_another_charset_or_length_keeps_the_trunk_and_resets_the_heads(tmp_path: Path, change: dict, anew: set[str]) -> None:
     base = load_base(save(tmp_path / "base"))
     assert base
     spec = other(**change)
@@ -74,15 +72,15 @@ def test_with_other_characters_or_another_length_the_trunk_is_kept_and_the_heads
             np.testing.assert_array_equal(ours, was)
 
 
-def test_in_grey_instead_of_colour_all_but_the_first_layer_fits(tmp_path: Path) -> None:
+def test_a_change_from_colour_to_grey_resets_only_the_first_layer(tmp_path: Path) -> None:
     folder = save(tmp_path / "base", other(channels=3))
     base, problem = find_base(folder, SPEC, "vgg-slim")
     assert base
     assert layers_that_differ(build_model(SPEC, PRESETS["vgg-slim"]), SPEC, base) == ["conv1_1"]
-    assert problem == "These layers are not like those of the model in production, and start from nothing: conv1_1."
+    assert problem == "These layers differ from the production model and start from scratch: conv1_1."
 
 
-def test_nothing_to_go_on_from(tmp_path: Path) -> None:
+def test_no_base_model(tmp_path: Path) -> None:
     for directory in (None, tmp_path, tmp_path / "none"):
         assert find_base(directory, SPEC, "vgg-slim") == (None, ""), "nothing is in production, which is nothing to complain of"
 
@@ -107,17 +105,17 @@ def without(name: str, extra: Path) -> None:
 def test_a_model_that_cannot_be_read_is_named(tmp_path: Path, damage: Callable[[Path], Any], named: str) -> None:
     folder = save(tmp_path / "base")
     damage(folder / "assets.extra")
-    if (wider := folder / "wider").exists():  # weights of another shape than captcha.json says
+    if (wider := folder / "wider").exists():  # weights whose shape differs from captcha.json
         (wider / "assets.extra" / WEIGHTS_FILE).rename(folder / "assets.extra" / WEIGHTS_FILE)
     base, problem = find_base(folder, SPEC, "vgg-slim")
     assert base is None
-    assert problem.startswith("The model in production cannot be read (")
-    assert problem.endswith("): the fit starts from nothing.")
+    assert problem.startswith("The production model cannot be read (")
+    assert problem.endswith("): the fit starts from scratch.")
     assert named in problem
     assert "\n" not in problem
 
 
-def test_a_model_of_which_no_layer_fits_is_none_to_go_on_from(tmp_path: Path) -> None:
+def test_a_model_without_a_matching_layer_is_no_base(tmp_path: Path) -> None:
     base, problem = find_base(save(tmp_path / "base"), other(charset="ab", channels=3), "vgg-book")
     assert base is None
-    assert problem == "No layer is like that of the model in production: the fit starts from nothing."
+    assert problem == "No layer matches the production model: the fit starts from scratch."

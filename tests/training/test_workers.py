@@ -1,4 +1,4 @@
-"""The Trainer on several replicas: two processes on this machine, and two halves of its CPU."""
+"""The Trainer on several replicas: two processes on this machine, and two logical devices of its CPU."""
 
 import json
 import os
@@ -37,17 +37,17 @@ def _rows(seeds: range) -> list[bytes]:
 @pytest.fixture(scope="module")
 def transformed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("transformed")
-    transform(SPEC, {"train": _rows(range(16)), "eval": _rows(range(20, 23))}, folder)  # 144 records, whole batches; 27 to share
+    transform(SPEC, {"train": _rows(range(16)), "eval": _rows(range(20, 23))}, folder)  # 144 records: complete batches; 27: unequal shares
     return folder
 
 
 def fn_args(transformed: Path, folder: Path, strategy: str, base: Path | None = None) -> Path:
-    """Writes the arguments of a fit that leaves everything in `folder`; with a `base` it goes on from that model, for one epoch."""
+    """Writes the arguments of a fit that writes to `folder`; with a `base` it starts from that model, for one epoch."""
     trainer = Hyperparameters(
         epochs=EPOCHS, batch_size=16, learning_rate=1e-3, warmup=1 / 6, precision="float32", warm_start=WarmStart(epochs=1)
     ).model_dump()
     path = folder / "fn_args.json"
-    # No shift: each worker draws its own.
+    # No shift, because each worker draws its own shifts.
     arguments = trainer_arguments(transformed, folder, folder / "checkpoints", SPEC, trainer | {"strategy": strategy, "shift": 0}, base)
     write_fn_args(arguments, path)
     assert read_fn_args(path) == arguments
@@ -61,7 +61,7 @@ def start(arguments: Path, *more: str, cluster: Mapping[str, Any] | None = None)
 
 
 def start_cluster(arguments: Path) -> list[subprocess.Popen[str]]:
-    """Starts a chief and a worker, as Kubeflow's training operator names them."""
+    """Starts a chief and a worker, with the names that Kubeflow's training operator uses."""
     with socket.socket() as first, socket.socket() as second:
         first.bind(("localhost", 0))
         second.bind(("localhost", 0))
@@ -73,7 +73,7 @@ def start_cluster(arguments: Path) -> list[subprocess.Popen[str]]:
 
 @pytest.fixture
 def ended() -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that are killed when the test ends."""
+    """Yields a list of processes that are killed when the test ends."""
     processes: list[subprocess.Popen[str]] = []
     yield processes
     for process in processes:
@@ -96,7 +96,7 @@ def history(folder: Path) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def alone(transformed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fit on one device."""
+    """Returns the folder of a fit on one device."""
     folder = tmp_path_factory.mktemp("alone") / "fit"
     finish(start(fn_args(transformed, folder, "auto")))
     return folder
@@ -106,10 +106,10 @@ def assert_same(folder: Path, alone: Path, epochs: int = EPOCHS) -> None:
     ours, theirs = history(folder), history(alone)
     assert len(ours) == len(theirs) == epochs
     for row, expected in zip(ours, theirs, strict=True):
-        # Of probabilities at the temperature that suits the eval split best: it sharpens what differs, most of all in a picture misread.
+        # It is measured at the best temperature for the eval split, which increases differences, most of all in misread pictures.
         assert row.pop(JUDGED_BY) == pytest.approx(expected.pop(JUDGED_BY), rel=0.02, abs=2e-3)
         assert row == pytest.approx(expected, rel=2e-3)  # rounding grows with each step
-    np.testing.assert_allclose(probabilities(folder), probabilities(alone), atol=0.02)  # the temperature sharpens what differs
+    np.testing.assert_allclose(probabilities(folder), probabilities(alone), atol=0.02)  # the temperature increases differences
 
 
 def probabilities(folder: Path) -> np.ndarray:
@@ -119,7 +119,7 @@ def probabilities(folder: Path) -> np.ndarray:
     ].numpy()
 
 
-def test_two_workers_go_on_from_the_model_in_production_as_one_device_does(
+def test_two_workers_with_a_warm_start_train_as_one_device(
     transformed: Path, tmp_path: Path, alone: Path, ended: list[subprocess.Popen[str]]
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
@@ -140,10 +140,10 @@ def test_two_devices_of_a_machine_train_as_one(transformed: Path, tmp_path: Path
     assert_same(folder, alone)
 
 
-def test_two_workers_one_of_which_is_killed_train_as_one_device(
+def test_two_workers_resumed_after_a_kill_train_as_one_device(
     transformed: Path, tmp_path: Path, alone: Path, ended: list[subprocess.Popen[str]]
 ) -> None:
-    """Before the kill as after it: the epochs before are in the history, and in the weights that the others begin with."""
+    """The epochs before the kill are in the history, and the later epochs start from their weights."""
     folder = tmp_path / "fit"
     arguments = fn_args(transformed, folder, "multi_worker")
     chief, worker = start_cluster(arguments)
@@ -156,11 +156,11 @@ def test_two_workers_one_of_which_is_killed_train_as_one_device(
     output, _ = chief.communicate(timeout=600)
     assert chief.returncode != 0, output  # the operator restarts it
     before = len(events := list((folder / "tensorboard").rglob("events.out.tfevents*")))
-    assert before == 2, events  # the chief's, of train and of eval
+    assert before == 2, events  # files of the chief, for train and for eval
     again = start_cluster(arguments)
     ended += again
     chief_says, worker_says = map(finish, again)
-    assert "going on after epoch " in chief_says
+    assert "resuming after epoch " in chief_says
     assert f"epoch {EPOCHS}/{EPOCHS}: loss" in chief_says
     assert "epoch" not in worker_says
     assert_same(folder, alone)

@@ -1,4 +1,4 @@
-"""Commands on a disk that is full, read-only, or not theirs: each ends with 1 and one message, and takes up once that is mended."""
+"""Commands on a disk that is full or cannot be written: each exits with 1 and one message, and resumes after the repair."""
 
 import shutil
 import subprocess
@@ -28,11 +28,11 @@ def options(disk: SmallDisk) -> list[str]:
 
 
 def assert_full(ended: "subprocess.CompletedProcess[str]", folder: Path) -> None:
-    assert_told(ended, f"The disk is full: {folder}", "Make room there and give the same command again")
+    assert_told(ended, f"The disk is full: {folder}", "Free some space there and run the same command again")
 
 
 def assert_told(ended: "subprocess.CompletedProcess[str]", *texts: str) -> None:
-    """That it failed with one message, and nothing else on standard error."""
+    """Asserts that the command failed with one message, and nothing else on standard error."""
     assert ended.returncode == 1, ended.stdout + ended.stderr
     (line,) = ended.stderr.strip().splitlines()
     assert line.startswith("Error: ")
@@ -40,13 +40,13 @@ def assert_told(ended: "subprocess.CompletedProcess[str]", *texts: str) -> None:
         assert text in line
 
 
-def test_a_span_is_whole_or_not_there(disk: SmallDisk, tmp_path: Path) -> None:
+def test_a_span_on_a_full_disk_is_complete_or_missing(disk: SmallDisk, tmp_path: Path) -> None:
     assert disk.call("data", "synth", *options(disk)).returncode == 0
     (first,) = list_spans(disk.seen / "data")
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     for i in range(300):
-        # Noise, which no compression makes smaller.
+        # Noise, because it cannot be compressed.
         Image.effect_noise((40, 24), 60 + i / 10).save(inbox / f"{i // 9 % 3}{i // 3 % 3}_{i}.png")
     ingest = ("data", "ingest", str(inbox), "--pattern", "{label}_*.png", *options(disk))
     for room in (0, 100_000):
@@ -67,7 +67,7 @@ def test_a_span_is_whole_or_not_there(disk: SmallDisk, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_whose_disk_fills_up_takes_up_where_it_stopped(disk: SmallDisk, tmp_path: Path) -> None:
+def test_a_run_resumes_after_its_disk_was_full(disk: SmallDisk, tmp_path: Path) -> None:
     root, serving = disk.path / "output", disk.seen / "output/tiny/serving/tiny"
 
     def run(fill_at: str = "", leaving: int = 0) -> "subprocess.CompletedProcess[str]":
@@ -95,12 +95,12 @@ def test_a_run_whose_disk_fills_up_takes_up_where_it_stopped(disk: SmallDisk, tm
     assert "epoch 2/" not in in_trainer.stdout
     disk.make_room()
 
-    of_metadata = run("✓ Transform", 0)  # nothing can be put on record
+    of_metadata = run("✓ Transform", 0)  # nothing can be recorded
     assert_full(of_metadata, root)
     disk.make_room()
 
     in_pusher = run("✓ CaptchaEvaluator", 1_000_000)
-    assert "going on after epoch 1 of 2" in in_pusher.stdout
+    assert "resuming after epoch 1 of 2" in in_pusher.stdout
     assert_full(in_pusher, root)
     assert in_pusher.stdout.strip().endswith("✓ CaptchaEvaluator")
     assert [path.name for path in serving.iterdir()] == [".push-lock"], "no half of a version, and none of its bytes"
@@ -110,17 +110,17 @@ def test_a_run_whose_disk_fills_up_takes_up_where_it_stopped(disk: SmallDisk, tm
     assert done.returncode == 0, done.stderr
     assert len([path for path in serving.iterdir() if path.name.isdigit()]) == 1
     assert "Nothing to do" in disk.call("retrain", *options(disk)).stdout
-    # SQLite follows the link by which `seen` leads to the disk.
+    # A copy, because SQLite would follow the link through which `seen` leads to the disk.
     records = history.runs(shutil.copy(disk.seen / "output/tiny/metadata.sqlite", tmp_path))
     assert records[-1].is_complete
     assert "running" not in [step.state for record in records for step in record.steps]
 
 
 @pytest.mark.slow
-def test_a_disk_that_may_not_be_written(disk: SmallDisk) -> None:
+def test_a_disk_that_cannot_be_written_is_reported(disk: SmallDisk) -> None:
     assert disk.call("data", "synth", *options(disk)).returncode == 0
     assert disk.run("chmod", "-R", "a-w", str(disk.path)).returncode == 0
-    # Root's rights over other people's files are taken from it.
+    # Without the rights of root over the files of other users.
     ordinary = ("setpriv", "--bounding-set=-all")
     assert_told(disk.call("run", *options(disk), prefix=ordinary), "/output", "permission denied")
     assert_told(disk.call("data", "synth", *options(disk), prefix=ordinary), "/data", "Permission denied", "data.root")

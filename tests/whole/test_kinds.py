@@ -15,7 +15,7 @@ from tests.support.command import call
 
 pytestmark = pytest.mark.slow
 
-# Between them a charset by name and one by its characters, of two scripts; folded case and not; one length and a range; in colour and grey.
+# Together: a named charset, and a list of characters of two scripts; folded and exact case; one length and a range; colour and grey.
 KINDS = {
     "alnum": {"charset": "alnum", "case_sensitive": False, "length": 4, "width": 128, "height": 64},
     "four-to-eight": {"charset": "abXY23дяЖщы", "length": {"min": 4, "max": 8}, "width": 160, "height": 40, "channels": 1},
@@ -32,7 +32,7 @@ def test_a_kind_runs_by_configuration_alone(tmp_path: Path, name: str) -> None:
         "data": {"root": str(tmp_path / "data"), "splits": {"train": 4, "eval": 1, "test": 1}},
         "synth": {"count": 240},
         "trainer": {"epochs": 1, "batch_size": 32},
-        # Whether it learns is not asked here.
+        # This test does not check whether the model learns.
         "evaluator": {"min_sequence_accuracy": 0},
     }
     path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")

@@ -70,7 +70,7 @@ def test_every_step_is_done_and_one_version_is_pushed(first_run: history.RunReco
     assert first_run.blessed
 
 
-def test_transform_keeps_the_pixels_and_puts_labels_in_charset_order(first_run: history.RunRecord, config: Config) -> None:
+def test_transform_keeps_the_pixels_and_encodes_the_labels(first_run: history.RunRecord, config: Config) -> None:
     spec = config.captcha
     uri = first_run.artifact_uri("CaptchaExampleGen", "examples")
     raw = {value(example, LABEL).decode(): example for example in examples(f"{uri}/Split-train")}
@@ -84,12 +84,12 @@ def test_transform_keeps_the_pixels_and_puts_labels_in_charset_order(first_run: 
     assert statistics[PIXEL_STD] == pytest.approx(pixels.std(dtype=np.float64), rel=1e-4)
 
 
-def test_transform_stores_its_records_as_they_are(first_run: history.RunRecord) -> None:
+def test_transform_stores_its_records_uncompressed(first_run: history.RunRecord) -> None:
     files = list(Path(f"{first_run.artifact_uri('Transform', 'transformed_examples')}/Split-train").iterdir())
     assert sum(file.stat().st_size for file in files) > sum(len(gzip.decompress(file.read_bytes())) for file in files)
 
 
-def test_the_evaluators_figures_are_those_of_plain_numpy(first_run: history.RunRecord, config: Config) -> None:
+def test_the_figures_of_the_evaluator_match_numpy(first_run: history.RunRecord, config: Config) -> None:
     spec = config.captcha
     test = examples(f"{first_run.artifact_uri('CaptchaExampleGen', 'examples')}/Split-test")
     truth = np.array([spec.encode(value(example, LABEL).decode()) for example in test])
@@ -105,7 +105,7 @@ def test_the_evaluators_figures_are_those_of_plain_numpy(first_run: history.RunR
     assert [reading.text for reading in readings] == [spec.decode(list(ids)) for ids in read]
 
 
-def test_the_recipe_is_measured_on_all_pictures_but_those_of_the_test_split(first_run: history.RunRecord, options: list[str]) -> None:
+def test_cross_validation_uses_all_pictures_except_the_test_split(first_run: history.RunRecord, options: list[str]) -> None:
     output = call("cross-validate", *options, "--folds", "2", "--set", "trainer.epochs=1")
     transformed = first_run.artifact_uri("Transform", "transformed_examples")
     count = sum(len(examples(f"{transformed}/Split-{split}")) for split in ("train", "eval"))
@@ -114,7 +114,7 @@ def test_the_recipe_is_measured_on_all_pictures_but_those_of_the_test_split(firs
         call("cross-validate", *options, "--set", "captcha.width=48")
 
 
-def test_the_model_answers_to_its_signatures(first_run: history.RunRecord, config: Config) -> None:
+def test_the_signatures_of_the_pushed_model(first_run: history.RunRecord, config: Config) -> None:
     loaded = tf.saved_model.load(str(serving_dir.versions(config.serving_dir)[0].path))
     assert set(loaded.signatures) == {"serving_default", "serving_examples", "transform_features"}
     test = examples(f"{first_run.artifact_uri('CaptchaExampleGen', 'examples')}/Split-test")[:3]
@@ -129,7 +129,7 @@ def test_the_model_answers_to_its_signatures(first_run: history.RunRecord, confi
     assert ids == [config.captcha.encode(value(example, LABEL).decode()) for example in test]
 
 
-def test_the_report_and_the_history_tell_of_the_run(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+def test_the_report_and_the_history_show_the_run(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     html = results.outcome(config, first_run).report.read_text(encoding="utf-8")
     assert first_run.run_id in html
     assert "report.html" in call("report", *options)
@@ -140,7 +140,7 @@ def test_the_report_and_the_history_tell_of_the_run(first_run: history.RunRecord
     assert "span-000001" in call("runs", "--version", first_run.pushed_version, *options)
 
 
-def test_the_report_of_a_run_is_by_what_the_run_was_made_with(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+def test_the_report_uses_the_configuration_of_its_run(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     report = results.outcome(config, first_run).report
     before = report.read_text(encoding="utf-8")
     call("report", *options, "--set", "captcha.charset=abcdef", "--set", "captcha.length={min: 1, max: 5}")
@@ -154,7 +154,7 @@ def test_evaluate_agrees_with_the_evaluator(first_run: history.RunRecord, option
     assert measured["sequence_accuracy"]["value"] == pytest.approx(figures.sequence_accuracy.value)
 
 
-def test_predict_reads_the_good_files_and_names_the_others(first_run: history.RunRecord, options: list[str], tmp_path: Path) -> None:
+def test_predict_reads_good_files_and_reports_bad_files(first_run: history.RunRecord, options: list[str], tmp_path: Path) -> None:
     test = examples(f"{first_run.artifact_uri('CaptchaExampleGen', 'examples')}/Split-test")
     good, text, empty = tmp_path / "good.png", tmp_path / "text.png", tmp_path / "empty.png"
     good.write_bytes(value(test[0], IMAGE))
@@ -167,7 +167,7 @@ def test_predict_reads_the_good_files_and_names_the_others(first_run: history.Ru
     assert call("predict", *options, str(good)).count("good.png") == 1
 
 
-def test_a_second_run_does_nothing_again(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+def test_every_step_of_a_second_run_is_cached(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     output = call("run", *options)
     assert "every step was cached" in output
     again = last_run(config)
@@ -175,7 +175,7 @@ def test_a_second_run_does_nothing_again(first_run: history.RunRecord, options: 
     assert len(serving_dir.versions(config.serving_dir)) == 1
 
 
-def test_a_shard_that_was_replaced_is_refused_although_all_is_cached(
+def test_a_replaced_shard_is_refused_even_if_every_step_is_cached(
     first_run: history.RunRecord, options: list[str], config: Config, tmp_path: Path
 ) -> None:
     (span,) = list_spans(config.data.root)
@@ -201,7 +201,7 @@ def test_without_a_reason_nothing_is_retrained(first_run: history.RunRecord, opt
     assert reason.words.startswith("the configuration, the code")
 
 
-def test_a_floor_that_is_missed_is_a_result(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+def test_a_missed_floor_is_a_result_and_no_error(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     figures = results.outcome(config, first_run).evaluation.results
     if figures.sequence_accuracy.value == 1:
         pytest.fail("the tiny model must not be perfect, or no floor is above it")
@@ -217,7 +217,7 @@ def test_a_floor_that_is_missed_is_a_result(first_run: history.RunRecord, option
     assert len(serving_dir.versions(config.serving_dir)) == 1
 
 
-def test_a_hyperparameter_reruns_the_trainer_and_what_follows(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+def test_a_new_hyperparameter_reruns_the_trainer_and_later_steps(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     printed = call("retrain", *options, "--set", "trainer.epochs=1", exit_code=NOT_PUSHED)
     assert "Retraining: the configuration" in printed
     run = last_run(config)
@@ -230,34 +230,34 @@ def test_a_hyperparameter_reruns_the_trainer_and_what_follows(first_run: history
 
 @pytest.fixture(scope="module")
 def warm(first_run: history.RunRecord, options: list[str]) -> list[str]:
-    """Options with which a fit goes on from the model in production; the new model is never much worse by them."""
+    """Returns options for a warm start from the model in production, and for a gate that accepts small losses."""
     changes = ["trainer.warm_start={epochs: 1, learning_rate: 1e-3}", "data.golden=1", "drift.sharpness=0"]
-    # After one epoch a few pictures more or less are luck; the verdict has tests of its own.
+    # After one epoch a few pictures more or less are luck; the verdict has its own tests.
     changes += ["evaluator.confidence=0.999", "evaluator.max_regression=1", "evaluator.max_slice_regression=1"]
     return [*options, *(word for change in changes for word in ("--set", change))]
 
 
 @pytest.fixture(scope="module")
 def of_new_span(options: list[str], warm: list[str], config: Config) -> tuple[str, history.RunRecord]:
-    """What is printed and recorded of a retraining with a second span, of other pictures."""
+    """Returns the output and the record of a retraining with a second span of different pictures."""
     call("data", "synth", *options, "--set", "synth.noise_dots=8")
     return call("retrain", *warm), last_run(config)
 
 
 @pytest.fixture(scope="module")
 def pushed(warm: list[str], of_new_span: tuple[str, history.RunRecord], config: Config) -> tuple[serving_dir.Pushed, serving_dir.Pushed]:
-    """The models of that retraining, and of one that was asked for."""
-    assert "Retraining: asked for" in call("retrain", "--force", *warm)
+    """Returns the models of that retraining, and of a forced retraining."""
+    assert "Retraining: requested" in call("retrain", "--force", *warm)
     second, first = serving_dir.versions(config.serving_dir)[:2]
     return first, second
 
 
-def test_a_new_span_is_learned_from_the_model_in_production_on(
+def test_a_new_span_is_learned_with_a_warm_start(
     first_run: history.RunRecord, warm: list[str], of_new_span: tuple[str, history.RunRecord], config: Config
 ) -> None:
     printed, run = of_new_span
     assert "Retraining: new in the window: span 2" in printed
-    assert "are unlike those of the other spans:" in " ".join(printed.split())
+    assert "differ from those of the other spans:" in " ".join(printed.split())
     assert "golden set" in printed
     assert run.trigger == "new in the window: span 2"
     fit = json.loads(Path(str(run.artifact_uri("Trainer", "model_run")), HISTORY_FILE).read_text())
@@ -267,11 +267,11 @@ def test_a_new_span_is_learned_from_the_model_in_production_on(
     assert list(outcome.sets) == ["all", "newest span", "golden set"]
     assert all(part.production and part.p_value is not None for part in outcome.sets.values())
     html = outcome.report.read_text(encoding="utf-8")
-    assert "Against the model in production" in html
+    assert "Comparison with the production model" in html
     assert "span-000002" in html
     assert run.pushed_version
     lineage = call("runs", "--version", run.pushed_version, *warm)
-    assert f"Its fit went on from version {first_run.pushed_version}." in lineage
+    assert f"Its fit continued from version {first_run.pushed_version}." in lineage
     for span in list_spans(config.data.root):
         assert span.checksum in lineage
     assert [best.recipe for best in serving_dir.best_on_golden_sets(config.serving_dir, "another")] == [run.recipe]
@@ -279,7 +279,7 @@ def test_a_new_span_is_learned_from_the_model_in_production_on(
     assert "every step was cached" in call("run", *warm), "what a push notes makes no work for the same combination"
 
 
-def test_a_plain_run_after_one_that_was_asked_for_does_nothing(
+def test_a_plain_run_after_a_forced_retraining_is_cached(
     warm: list[str], config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]
 ) -> None:
     asked_for = last_run(config)
@@ -295,14 +295,14 @@ def test_a_plain_run_after_one_that_was_asked_for_does_nothing(
     assert "Nothing to do" in call("retrain", *warm)
 
 
-def test_after_a_rollback_a_run_and_what_is_shown_tell_the_truth(
+def test_a_run_and_the_pages_show_a_rollback(
     warm: list[str], config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]
 ) -> None:
     first, second = pushed
     call("rollback", str(first.version), *warm)
     back = serving_dir.versions(config.serving_dir)[0]
     printed = " ".join(call("run", *warm, exit_code=NOT_PUSHED).split())
-    assert f"Withdrawn by a rollback, and not pushed again: new data make a new model. In production is version {back.version}." in printed
+    assert f"Withdrawn by a rollback, not pushed again: new data will make a new model. Version {back.version} is in production." in printed
     assert "Blessed" not in printed
     assert serving_dir.versions(config.serving_dir)[0] == back
     assert f"In production: version {back.version}, a copy of {first.version}" in call("runs", *warm)
@@ -314,7 +314,7 @@ def test_after_a_rollback_a_run_and_what_is_shown_tell_the_truth(
     assert f"Blessed, in production as version {again.version}" in " ".join(call("run", *warm).split())
 
 
-def test_a_version_that_is_gone_is_not_said_to_be_pushed(
+def test_a_removed_version_is_not_reported_as_pushed(
     warm: list[str], config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]
 ) -> None:
     serving = Path(config.serving_dir)
@@ -325,14 +325,14 @@ def test_a_version_that_is_gone_is_not_said_to_be_pushed(
     try:
         printed = " ".join(call("run", *warm, exit_code=NOT_PUSHED).split())
         assert f"Nothing was pushed: an earlier run pushed this model as version {pushed[1].version}" in printed
-        assert f"In production is version {serving_dir.versions(serving)[0].version}." in printed
+        assert f"Version {serving_dir.versions(serving)[0].version} is in production." in printed
     finally:
         for version in ours:
             serving.with_name(version.path.name).rename(version.path)
     assert serving_dir.versions(serving) == newest
 
 
-def test_what_a_version_was_made_from_goes_with_it(config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]) -> None:
+def test_a_version_stores_its_recipe_and_its_base(config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]) -> None:
     runs = [run for run in history.runs(config.metadata_path) if run.pushed_version and run.spans == (1, 2)]
     first, second = ({run.recipe for run in runs if run.attempt == attempt} for attempt in (0, 1))
     assert (first, second) == ({pushed[0].recipe}, {pushed[1].recipe})

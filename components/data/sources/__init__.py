@@ -1,1 +1,1 @@
-"""Where pictures come from: drawn, or imported."""
+"""The sources of pictures: drawn or imported."""

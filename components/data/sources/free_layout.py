@@ -1,6 +1,6 @@
-"""Draws text anywhere on a canvas: no fixed places, many fonts, free spacing, thin and bold strokes, one colour or many, some clutter.
+"""Draws text anywhere on a canvas: no fixed positions, many fonts, free spacing, thin and bold strokes, one or many colours, some clutter.
 
-Lengths in this module are for a canvas of 80 pixels in height, and grow and shrink with it.
+Lengths in this module are pixels on a canvas 80 pixels high, and scale with the height of the canvas.
 """
 
 import functools
@@ -20,7 +20,7 @@ _FONT_SIZE: Final = (0.42, 0.85)  # of the height
 _MARGIN: Final = 0.04  # of the width, at the start and at the end
 _MAX_ANGLE: Final = 30.0  # degrees
 _MAX_STROKE: Final = 3  # pixels that a bold character gains on each side
-# The largest difference of any channel between a stroke and its ground. Light yellow on white has it in blue alone.
+# The least difference, in at least one channel, between a stroke and its background. Light yellow differs from white only in blue.
 _MIN_CONTRAST: Final = 70
 _LIGHT: Final = (195, 255)
 _DARK: Final = (0, 70)
@@ -45,7 +45,7 @@ class PixelRange(BaseModel):
 
 
 class FreeLayout(BaseModel):
-    """The size of the canvas, which the size of the model's input does not decide."""
+    """The range of canvas sizes, in pixels. It does not depend on the size of the model's input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,12 +53,12 @@ class FreeLayout(BaseModel):
     height: PixelRange = PixelRange(min=80, max=80)
 
     def has_one_size(self, width: int, height: int) -> bool:
-        """Whether every canvas is of this size, in pixels."""
+        """Returns whether every canvas has this size, in pixels."""
         return (self.width.min, self.width.max, self.height.min, self.height.max) == (width, width, height, height)
 
 
 class FreeHand:
-    """Draws labels on canvases of a layout, with any of the fonts."""
+    """Draws labels on canvases of a layout, in fonts chosen at random."""
 
     def __init__(self, layout: FreeLayout, fonts: Sequence[str]):
         """Args:
@@ -69,7 +69,7 @@ class FreeHand:
         self._fonts = fonts
 
     def draw(self, label: str, rng: random.Random) -> tuple[Image.Image, dict[str, Any]]:
-        """Returns an RGB picture, and what was decided by lot: JSON values."""
+        """Returns an RGB picture, and the random choices made for it as JSON values."""
         width = rng.randint(self._layout.width.min, self._layout.width.max)
         height = rng.randint(self._layout.height.min, self._layout.height.max)
         unit = height / _HEIGHT
@@ -108,12 +108,12 @@ class FreeHand:
         angle: float,
         rng: random.Random,
     ) -> int:
-        """Writes the characters from left to right, and returns the size of the font."""
+        """Writes the characters from left to right, and returns the font size."""
         width, height = image.size
         inner = width * (1 - 2 * _MARGIN)
         size = rng.uniform(*_FONT_SIZE) * height
         angles = [rng.uniform(-angle, angle) for _ in label]
-        # Overlapping by up to a tenth of the size, in a sixth of the pictures.
+        # In a sixth of the pictures, characters overlap by up to a tenth of the font size.
         overlap = rng.uniform(0, 0.1) if rng.random() < 1 / 6 else 0.0
         while True:
             glyphs = [
@@ -125,7 +125,7 @@ class FreeHand:
             if (room >= 0 and tallest <= height) or size < 8:
                 break
             size *= 0.97 * min(1.0, inner / (inner - room), height / tallest)
-        # Some of the room is before the text, some is after it, some between the characters, there evenly or not.
+        # The free width is divided among the start, the end and the gaps between characters. The gaps may be uneven.
         between = max(0.0, room) * rng.random() ** 1.5
         unevenness = rng.random()
         shares = [1 + unevenness * rng.uniform(-1, 1) for _ in label[1:]]
@@ -146,7 +146,7 @@ def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _glyph(character: str, font: str, size: int, stroke: int, angle: float) -> Image.Image:
-    """Returns a mask of mode L, turned by an angle in degrees and cropped to the ink."""
+    """Returns a mask of mode L, rotated by an angle in degrees and cropped to the ink."""
     side = 3 * size
     mask = Image.new("L", (side, side))
     ImageDraw.Draw(mask).text((side / 2, side / 2), character, fill=255, font=_font(font, size), anchor="mm", stroke_width=stroke)
@@ -156,7 +156,7 @@ def _glyph(character: str, font: str, size: int, stroke: int, angle: float) -> I
 
 
 def _ground(width: int, height: int, rng: random.Random) -> tuple[Image.Image, list[Colour]]:
-    """Returns a canvas of one colour, or with a gradient from one to another, and these colours."""
+    """Returns a canvas of one colour, or with a gradient between two colours, and its colours."""
     tones = _LIGHT if rng.random() < 0.85 else _DARK
     start = _colour(tones, rng)
     if rng.random() >= 0.25:
@@ -175,7 +175,7 @@ def _colour(tones: tuple[int, int], rng: random.Random) -> Colour:
 
 
 def _ink(ground: Sequence[Colour], rng: random.Random) -> Colour:
-    """Returns a colour that can be seen before every colour of the ground."""
+    """Returns a colour that is visible against every colour of the background."""
     while True:
         colour = _colour((0, 255), rng)
         if all(max(abs(one - other) for one, other in zip(colour, behind, strict=True)) >= _MIN_CONTRAST for behind in ground):
@@ -196,7 +196,7 @@ def _draw_grid(image: Image.Image, ground: Sequence[Colour], unit: float, rng: r
 def _clutter(
     image: Image.Image, lines: int, dots: int, colours: Sequence[Colour], ground: Sequence[Colour], unit: float, rng: random.Random
 ) -> None:
-    """Draws lines, half of them bent, and dots over the text, in its colours or in others."""
+    """Draws lines, half of them curved, and dots over the text, in the colours of the text or in random colours."""
     drawing = ImageDraw.Draw(image)
     width, height = image.size
 

@@ -1,7 +1,7 @@
-"""Own pictures with labels, as a new span: a folder, a table, or records in the legacy layout.
+"""Imports labelled pictures into a new span, from a folder, a table, or records in the legacy layout.
 
-Labels and pictures are taken as they are; CaptchaExampleGen judges them. The same content beside the same spans gives the same bytes. A
-picture's split is decided by its pixels, or by the split of a picture that it looks like (components/data/sources/sift.py).
+Labels and pictures are imported unchanged; CaptchaExampleGen checks them. The same input next to the same spans gives the same bytes. The
+split of a picture depends on its pixels, or on the split of a picture that it looks like (components/data/sources/sift.py).
 """
 
 import io
@@ -34,55 +34,61 @@ _TFRECORD: Final = re.compile(r"(\.records?|tfrecord[^/]*)(\.gz)?$", re.IGNORECA
 
 
 def import_folder(folder: str | Path, pattern: str, plan: ImportPlan, progress: Progress | None = None) -> Imported:
-    """Imports the pictures in a folder and its subfolders, whose names hold the labels.
+    """Imports the pictures in a folder and its subfolders. The file names contain the labels.
 
     Args:
-      folder: links in it that lead out of it are not followed.
-      pattern: the name, in which `{label}` stands for the label (the shortest text that fits) and `*` for any text, such as
-        `{label}_*`. With a `/` it is compared with the path below the folder, such as `{label}/*.png`.
-      plan: where to.
-      progress: is called after each picture.
+      folder: links that lead out of it are not followed.
+      pattern: of the file names. `{label}` stands for the label (the shortest text that fits) and `*` for any text, such as `{label}_*`. A
+        pattern with a `/` is compared with the path below the folder, such as `{label}/*.png`.
+      plan: the target of the import.
+      progress: called after each picture.
 
     Raises:
-      NothingNew: there are pictures, and all are in a span already that the plan wants left out.
-      CaptchaPipelineError: no file matches, no label is right, or nothing could be imported.
+      NothingNew: every picture is already in a span, and the plan leaves such pictures out.
+      CaptchaPipelineError: no file matches, no label is valid, or nothing could be imported.
     """
     result = Imported()
     entries = list(folder_entries(Path(folder), pattern, result.leave_out))
     if not entries:
         raise CaptchaPipelineError(
             f"No picture in {folder} could be imported with --pattern '{pattern}'.\n{result.describe() or 'The folder is empty.'}\n"
-            "Write the file name with {label} in the label's place and * for any text, such as '{label}_*'."
+            "Write the pattern as a file name with {label} in place of the label and * for any text, such as '{label}_*'."
         )
-    return _import_pictures(entries, plan, result, progress, f"Does {pattern} fit the file names?")
+    return _import_pictures(entries, plan, result, progress, f"Does {pattern} match the file names?")
 
 
 def import_table(table: str | Path, plan: ImportPlan, progress: Progress | None = None, outside: bool = False) -> Imported:
     """Imports the pictures that a .csv or .jsonl file lists in `path` and `label`.
 
     Args:
-      table: the file; paths are relative to its folder.
-      plan: where to.
-      progress: is called after each picture.
-      outside: whether pictures outside the table's folder are imported as well. A table from a stranger could name any file.
+      table: the file. Paths in it are relative to its folder.
+      plan: the target of the import.
+      progress: called after each picture.
+      outside: whether to import pictures outside the table's folder. An untrusted table could name any file.
 
     Raises:
-      CaptchaPipelineError: the table is not right, no label is right, or nothing could be imported.
+      CaptchaPipelineError: the table is invalid, no label is valid, or nothing could be imported.
     """
     table = Path(table)
     entries = list(table_entries(table, outside))
     if not entries:
-        raise CaptchaPipelineError(f"{table} lists no pictures. Give it a row with path and label for each.")
-    return _import_pictures(entries, plan, Imported(), progress, f"Does {table} hold the labels in its column label?")
+        raise CaptchaPipelineError(f"{table} lists no pictures. Add a row with path and label for each picture.")
+    return _import_pictures(entries, plan, Imported(), progress, f"Does {table} have the labels in its column label?")
 
 
 def import_legacy(path: str | Path, plan: ImportPlan, progress: Progress | None = None) -> Imported:
-    """Imports records in the legacy layout: a folder with data_info.csv and TFRecord files, or one such file beside it.
+    """Imports records in the legacy layout.
 
-    Records that are not right are left out where they are converted, and copied for CaptchaExampleGen to judge where not.
+    If the plan's layout is canonical, records are converted, and bad records are left out. If it is the legacy layout, records are copied,
+    bad records too, because CaptchaExampleGen checks them. Damaged records are left out in both cases.
+
+    Args:
+      path: a folder with data_info.csv and TFRecord files, or a TFRecord file next to data_info.csv.
+      plan: the target of the import.
+      progress: called after each record.
 
     Raises:
-      CaptchaPipelineError: data_info.csv is missing or not right, there are no TFRecord files, or nothing could be imported.
+      CaptchaPipelineError: data_info.csv is missing or invalid, there are no TFRecord files, or nothing could be imported.
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
@@ -91,7 +97,7 @@ def import_legacy(path: str | Path, plan: ImportPlan, progress: Progress | None 
     found = regular_files(folder, result.leave_out) if path.is_dir() else [(path, path.name)]
     files = [(file, name) for file, name in found if _TFRECORD.search(name)]
     if not files:
-        raise CaptchaPipelineError(f"{folder} has {DATA_INFO}, but no TFRecord files (such as train.tfrecord) beside it.")
+        raise CaptchaPipelineError(f"{folder} has {DATA_INFO}, but no TFRecord files (such as train.tfrecord) next to it.")
     return save(_legacy_items(files, info, plan, result, progress), plan, result, info if plan.layout == "book" else None, progress)
 
 
@@ -132,8 +138,8 @@ def _import_pictures(entries: list[Entry], plan: ImportPlan, result: Imported, p
             result.refused_labels.append(f"{entry.name}: {error}")
     if len(result.refused_labels) == len(entries):
         raise CaptchaPipelineError(
-            f"None of the {len(entries):,} labels is as the configuration says, for example {result.refused_labels[0]}.\n"
-            f"{question} Do captcha.charset and captcha.length?"
+            f"No label matches captcha.charset and captcha.length. The first of {len(entries):,} is {result.refused_labels[0]}.\n"
+            f"{question} Do captcha.charset and captcha.length match the labels?"
         )
     return save(_picture_items(entries, plan, result, progress), plan, result, None, progress)
 
@@ -159,11 +165,11 @@ def _picture_items(entries: list[Entry], plan: ImportPlan, result: Imported, pro
 def _read(entry: Entry, result: Imported) -> bytes | None:
     try:
         (entry.name + entry.label).encode()
-        if not entry.path.is_file():  # a pipe or a device would never end
-            result.leave_out("there is no such file", entry.name)
+        if not entry.path.is_file():  # reading a pipe or a device would never end
+            result.leave_out("it does not exist or is not a file", entry.name)
             return None
         if entry.inside and not entry.path.resolve().is_relative_to(entry.inside):
-            result.leave_out("its path leads out of the table's folder (--outside takes it all the same)", entry.name)
+            result.leave_out("its path leads out of the table's folder (--outside imports it)", entry.name)
             return None
         with open(entry.path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -182,7 +188,7 @@ def _read(entry: Entry, result: Imported) -> bytes | None:
 def _pixels(data: bytes, plan: ImportPlan) -> np.ndarray:
     picture = inspect_picture(data, plan.spec, plan.rules)
     if (picture.width, picture.height) != (plan.spec.width, plan.spec.height):
-        raise PictureError("image_size", f"{picture.width}x{picture.height} pixels; the legacy layout holds one size")
+        raise PictureError("image_size", f"{picture.width}x{picture.height} pixels; the legacy layout has pictures of one size")
     with Image.open(io.BytesIO(picture.encoded)) as image:
         pixels = np.asarray(image.convert("RGB" if plan.spec.channels == 3 else "L"))
     return pixels.reshape(plan.spec.height, plan.spec.width, plan.spec.channels)

@@ -1,9 +1,9 @@
-"""What the spans hold, picture by picture: so that an import finds what is there already without reading all spans again.
+"""An index of the pictures in all spans: an import finds known pictures in it without reading all spans again.
 
-The index is DATA/.index.sqlite. It is a cache: it is brought up to date before it is used, by the number of each span and the checksum of
-its manifest, so that spans may be removed, replaced and brought back. It can be deleted at any time; a damaged one is made again. SQLite
-comes with Python, a kill leaves none of its transactions half done, and it finds a picture among millions without loading them all. Only
-a process that holds the data folder's lock writes to it.
+The index is DATA/.index.sqlite. It is a cache. It is updated before each use, by the number of each span and the checksum of its manifest,
+so that spans may be removed, replaced and restored. It can be deleted at any time; a damaged index is made again. SQLite comes with
+Python, leaves no transaction half done after a kill, and finds a picture among millions without loading them all. Only a process that
+holds the data folder's lock writes to the index.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from components.data.splits import SPLIT_RULE
 from components.data.tfrecords import Record, read_records
 
 _FILE: Final = ".index.sqlite"
-_VERSION: Final = 1  # of the tables and of what is in them
+_VERSION: Final = 1  # of the tables and their contents
 _TABLES: Final = f"""
     CREATE TABLE span (number INTEGER PRIMARY KEY, made_from TEXT NOT NULL);
     CREATE TABLE picture (
@@ -37,12 +37,12 @@ _TABLES: Final = f"""
 """
 _CACHE: Final = 64 * 2**10  # KiB
 
-Progress = Callable[[str, int, int | None], None]  # what is being done, how many are done, and of how many where that is known
+Progress = Callable[[str, int, int | None], None]  # the activity, the number done, and the total if it is known
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a picture is: in a span, or earlier in the import that makes the span `number`."""
+    """The place of a picture: in a span, or earlier in the import that makes the span `number`."""
 
     number: int
     split: str
@@ -53,12 +53,12 @@ class Place:
 
 
 class SpanIndex:
-    """The index of a data folder, as a context manager; what is added and not kept is gone at its end.
+    """The index of a data folder, as a context manager. Pictures that were added but not kept are gone when it ends.
 
     Args:
       root: the data folder.
-      rules: what the pictures look like to the model.
-      save: False leaves the file as it is, and works on a copy in memory.
+      rules: how pictures are decoded for the model.
+      save: False leaves the file unchanged, and works on a copy in memory.
     """
 
     def __init__(self, root: Path, rules: PictureRules, save: bool = True):
@@ -91,10 +91,14 @@ class SpanIndex:
         return _usable(sqlite3.connect(":memory:"))
 
     def refresh(self, spans: Iterable[Span], progress: Progress | None = None) -> None:
-        """Forgets the spans that are gone or changed, and reads those that are new.
+        """Removes the spans that are gone or changed from the index, and reads new and changed spans.
+
+        Args:
+          spans: all spans of the data folder.
+          progress: called after each record that is read.
 
         Raises:
-          CaptchaPipelineError: a shard is missing, or not as the manifest says.
+          CaptchaPipelineError: a shard is missing, or differs from the manifest.
         """
         self._spans = {span.number: span for span in spans}
         current = {number: self._made_from(span.checksum) for number, span in self._spans.items()}
@@ -118,7 +122,7 @@ class SpanIndex:
         return f"{checksum} split rule {SPLIT_RULE}, {self._rules.max_pixels} pixels on {self._rules.background}"
 
     def same(self, key: bytes) -> list[Place]:
-        """Returns where the picture with this key is, the oldest place first."""
+        """Returns the places of the picture with this key, oldest first."""
         return [
             Place(number, SPLITS[split], *rest)
             for number, split, *rest in self._database.execute(
@@ -127,7 +131,7 @@ class SpanIndex:
         ]
 
     def most_alike(self, look: bytes) -> Place | None:
-        """Returns where the picture is that looks most like this one, within MAX_DISTANCE; the oldest of several."""
+        """Returns the place of the picture most similar to `look`, the oldest of several; None if none is within MAX_DISTANCE."""
         values = bands(look)
         found = self._database.execute(
             f"SELECT id, look FROM picture WHERE id IN (SELECT picture FROM band WHERE value IN ({','.join('?' * len(values))}))",  # noqa: S608
@@ -142,7 +146,7 @@ class SpanIndex:
         return Place(number, SPLITS[split], *rest)
 
     def add(self, number: int, split: str, shard: int, record: int, seen: Seen) -> None:
-        """Adds a picture of the span `number`: which record of which of its shards, both from 0."""
+        """Adds a picture of the span `number`. `shard` and `record` count from 0 in the split and in the shard."""
         row = self._database.execute(
             "INSERT INTO picture (span, split, shard, record, key, look, label, name) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (number, SPLITS.index(split), shard, record, seen.key, seen.look, seen.label, seen.name),
@@ -151,12 +155,12 @@ class SpanIndex:
             self._database.executemany("INSERT INTO band VALUES (?, ?)", ((value, row) for value in bands(seen.look)))
 
     def keep(self, number: int, checksum: str) -> None:
-        """Keeps what was added of a span whose manifest has this checksum. It may be kept before the span is there."""
+        """Saves the pictures that were added for a span whose manifest has this checksum. The span need not exist yet."""
         self._database.execute("INSERT INTO span VALUES (?, ?)", (number, self._made_from(checksum)))
         self._database.commit()
 
     def describe(self, place: Place) -> str:
-        """Returns a place in words: the file of a span and the record in it, and the picture's own file where that is known."""
+        """Returns a place as text: the shard and the record in it, and the name of the picture's original file if it is known."""
         span = self._spans.get(place.number)
         if span is None:
             return place.name
@@ -165,11 +169,11 @@ class SpanIndex:
 
 
 class _Unusable(Exception):
-    """The file is damaged, or of another version."""
+    """The file is damaged, or has a different version."""
 
 
 def _usable(database: sqlite3.Connection) -> sqlite3.Connection:
-    """Checks a database, and makes the tables where it is empty."""
+    """Checks a database, and creates the tables if it is empty. Raises _Unusable."""
     try:
         ((state,),) = database.execute("PRAGMA quick_check(1)")
         ((version,),) = database.execute("PRAGMA user_version")
@@ -179,7 +183,7 @@ def _usable(database: sqlite3.Connection) -> sqlite3.Connection:
         if not tables:
             database.executescript(f"BEGIN; {_TABLES} COMMIT")
         database.execute(f"PRAGMA cache_size = -{_CACHE}")
-    except sqlite3.OperationalError:  # the disk's, which is not the file's fault
+    except sqlite3.OperationalError:  # an error of the disk, not of the file
         database.close()
         raise
     except (sqlite3.DatabaseError, _Unusable) as error:
@@ -193,7 +197,7 @@ def _read_only(path: Path) -> str:
 
 
 def _records(span: Span, rules: PictureRules) -> Iterator[tuple[str, int, int, Seen]]:
-    """Yields split, shard, record and picture of each record of a span that is right."""
+    """Yields the split, shard, record and picture of each valid record of a span."""
     info = DataInfo.load(span.path / DATA_INFO) if span.manifest.layout == "book" else None
     for split in SPLITS:
         files = [file for file in span.manifest.files if file.path.startswith(f"{split}/")]

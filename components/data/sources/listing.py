@@ -1,4 +1,4 @@
-"""Which pictures an import takes, and their labels: from file names, or from a table."""
+"""Lists the pictures of an import and their labels, from file names or from a table."""
 
 import contextlib
 import csv
@@ -14,7 +14,7 @@ from components.base.errors import CaptchaPipelineError
 
 TABLES: Final = (".csv", ".jsonl")
 
-LeaveOut = Callable[[str, str], None]  # why, and the name of the file
+LeaveOut = Callable[[str, str], None]  # the reason, and the name of the file
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Entry:
 
     Attributes:
       path: of the file.
-      name: the path as the folder or the table has it.
-      label: as the folder or the table has it.
-      inside: the folder, with no links in its path, that the file must be in, wherever links lead; None for anywhere.
+      name: the path below the folder, or as written in the table.
+      label: as written in the file name or the table.
+      inside: the folder, with links resolved, that must contain the file after its links are resolved; None for no restriction.
     """
 
     path: Path
@@ -35,10 +35,10 @@ class Entry:
 
 
 def folder_entries(folder: Path, pattern: str, leave_out: LeaveOut) -> Iterator[Entry]:
-    """Yields the files below a folder whose names fit the pattern (components.data.sources.imported.import_folder).
+    """Yields the files below a folder whose names match the pattern (components.data.sources.imported.import_folder).
 
     Raises:
-      CaptchaPipelineError: there is no such folder, or the pattern has no `{label}`.
+      CaptchaPipelineError: the folder does not exist, or the pattern does not contain `{label}` exactly once.
     """
     matcher = _matcher(pattern)
     for path, name in regular_files(folder, leave_out):
@@ -50,14 +50,14 @@ def folder_entries(folder: Path, pattern: str, leave_out: LeaveOut) -> Iterator[
 
 
 def table_entries(table: Path, outside: bool) -> Iterator[Entry]:
-    """Yields what the rows of a .csv or .jsonl file say in `path` and `label`, in their order.
+    """Yields an entry for each row of a .csv or .jsonl file, from its `path` and `label`, in the order of the rows.
 
     Args:
       table: the file.
       outside: whether its pictures may be outside its folder.
 
     Raises:
-      CaptchaPipelineError: the table cannot be read, or a row is not right.
+      CaptchaPipelineError: the table cannot be read, or a row is invalid.
     """
     inside = None if outside else table.parent.resolve()
     rows = _csv_rows if table.suffix.lower() == ".csv" else _jsonl_rows
@@ -73,19 +73,19 @@ def table_entries(table: Path, outside: bool) -> Iterator[Entry]:
 
 def _matcher(pattern: str) -> re.Pattern[str]:
     if pattern.count("{label}") != 1:
-        raise CaptchaPipelineError(f"--pattern '{pattern}' must hold {{label}} once, in the label's place, such as '{{label}}_*'.")
+        raise CaptchaPipelineError(f"--pattern '{pattern}' must contain {{label}} once, in place of the label, such as '{{label}}_*'.")
     parts = re.split(r"(\{label\}|\*)", pattern)
     return re.compile("".join({"{label}": "(?P<label>[^/]+?)", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts))
 
 
 def regular_files(folder: Path, leave_out: LeaveOut) -> Iterator[tuple[Path, str]]:
-    """Yields the regular files below a folder, hidden ones excepted, and their paths in it, in the order of these.
+    """Yields the regular files below a folder, except hidden files, and their paths below it, in the order of these paths.
 
     Raises:
-      CaptchaPipelineError: there is no such folder.
+      CaptchaPipelineError: the folder does not exist.
     """
     if not folder.is_dir():
-        raise CaptchaPipelineError(f"There is no folder {folder}.")
+        raise CaptchaPipelineError(f"The folder {folder} does not exist.")
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -100,7 +100,7 @@ def regular_files(folder: Path, leave_out: LeaveOut) -> Iterator[tuple[Path, str
         if not path.is_file():
             leave_out("it is not a file", name)
         elif not path.resolve().is_relative_to(inside):
-            leave_out("it is a link out of the folder", name)
+            leave_out("it is a link that leads out of the folder", name)
         else:
             yield path, name
 
@@ -126,9 +126,9 @@ def _jsonl_rows(table: Path, file: Any) -> Iterator[tuple[str, str]]:
             row = json.loads(line) if line.strip() else {}
         if row == {}:
             continue
-        # A label such as 0042 must not have been made a number: its zeros would be lost.
+        # A label such as 0042 must be a string: as a number it would lose its zeros.
         if not isinstance(row, dict) or not isinstance(row.get("path"), str) or not isinstance(row.get("label"), str):
             raise CaptchaPipelineError(
-                f'{table}, line {number}: write an object such as {{"path": "a.png", "label": "0042"}}, both as strings.'
+                f'{table}, line {number}: write an object such as {{"path": "a.png", "label": "0042"}}, with both values as strings.'
             )
         yield row["path"], row["label"]

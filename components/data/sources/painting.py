@@ -1,6 +1,6 @@
-"""What a synthetic picture looks like: the plan of a span, which decides all of it, and the painters that draw it.
+"""Draws synthetic pictures: the plan of a span, which determines all its pictures, and the painters that draw them.
 
-A picture depends on the plan and its own index alone, so that any process can draw it.
+A picture depends only on the plan and its own index, so that any process can draw it.
 """
 
 import importlib.metadata
@@ -22,24 +22,24 @@ from components.data.captcha_spec import CaptchaSpec
 from components.data.sources.free_layout import FreeHand, FreeLayout
 from components.data.spans import Layout
 
-# The library's defaults are for pictures of 160 x 60 pixels: fonts of 42, 50 and 56 points, and 30 dots.
+# The captcha library's defaults are for pictures of 160 x 60 pixels: fonts of 42, 50 and 56 points, and 30 dots.
 _RELATIVE_FONT_SIZES: Final = (42 / 60, 50 / 60, 56 / 60)
 _DOTS_PER_PIXEL: Final = 30 / (160 * 60)
 _FONT_FILES: Final = ("*.ttf", "*.otf")
-_REMEDY: Final = "Name fonts that can with --set 'synth.fonts=[/path/to/font.ttf]'."
+_REMEDY: Final = "Name suitable fonts with --set 'synth.fonts=[/path/to/font.ttf]'."
 
 
 class SynthConfig(Section):
-    """What `data synth` draws: the section `synth` of the configuration."""
+    """The section `synth` of the configuration, which controls `data synth`."""
 
-    count: int = Field(24_000, ge=1, description="pictures a span")
+    count: int = Field(24_000, ge=1, description="pictures per span")
     seed: int = Field(1, ge=0)
-    shard_size: int = Field(4_000, ge=1, description="pictures a shard: the unit of work of one worker")
-    fonts: tuple[LocalPath, ...] = Field((), description="paths of fonts, or of folders of them; none for the captcha library's own")
-    font_sizes: tuple[Annotated[int, Field(ge=6, le=512)], ...] = Field((), description="points; none for the captcha library's own")
-    noise_dots: int | None = Field(None, ge=0, le=10_000, description="null for as dense as the captcha library's own: 30 on 160 x 60")
+    shard_size: int = Field(4_000, ge=1, description="pictures per shard; a shard is the unit of work of a worker")
+    fonts: tuple[LocalPath, ...] = Field((), description="paths of fonts, or of folders of fonts; empty for the captcha library's own")
+    font_sizes: tuple[Annotated[int, Field(ge=6, le=512)], ...] = Field((), description="points; empty for the captcha library's own")
+    noise_dots: int | None = Field(None, ge=0, le=10_000, description="null for the captcha library's density: 30 on 160 x 60")
     noise_curve: bool = True
-    background: tuple[Byte, Byte] = Field((238, 255), description="the darkest and the brightest value of each channel of its colour")
+    background: tuple[Byte, Byte] = Field((238, 255), description="the darkest and the brightest value of each colour channel")
     free: FreeLayout | None = Field(None, description="text anywhere on a canvas, in many styles; null for the captcha library's style")
 
     @model_validator(mode="after")
@@ -47,24 +47,24 @@ class SynthConfig(Section):
         names = ("font_sizes", "noise_dots", "noise_curve", "background")
         others = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if self.free and others:
-            raise ValueError(f"{', '.join(others)} are settings of the captcha library's style: remove them, or synth.free")
+            raise ValueError(f"{', '.join(others)} are settings of the captcha library's style: remove them, or remove synth.free")
         return self
 
     @field_validator("background")
     @classmethod
     def _darkest_first(cls, background: tuple[int, int]) -> tuple[int, int]:
         if background[0] > background[1]:
-            raise ValueError("the darkest value comes first")
+            raise ValueError("the darkest value must come first")
         return background
 
 
 @dataclass(frozen=True)
 class SynthPlan:
-    """All that decides the contents of a span, so that a shard can be made anywhere.
+    """Everything that determines the contents of a span, so that any process can make a shard.
 
     Attributes:
-      spec: what is on the pictures.
-      synth: how many, and how they are drawn.
+      spec: the labels and the size of the pictures.
+      synth: the number of pictures, and how they are drawn.
       splits: the relative size of each split.
       layout: of the records.
     """
@@ -92,7 +92,7 @@ class SynthPlan:
 
     @property
     def params(self) -> dict[str, Any]:
-        """What the manifest says of how the pictures were drawn: JSON values."""
+        """The manifest's `params`: how the pictures were drawn, as JSON values."""
         params: dict[str, Any] = {
             "count": self.synth.count,
             "shard_size": self.synth.shard_size,
@@ -104,13 +104,13 @@ class SynthPlan:
         else:
             params |= {"font_sizes": self.effective_font_sizes, "noise_dots": self.effective_noise_dots}
             params |= {"noise_curve": self.synth.noise_curve, "background": self.synth.background}
-        # Another release of either draws other pictures from the same seed.
+        # A different release of either library draws different pictures from the same seed.
         return params | {name: importlib.metadata.version(name) for name in ("captcha", "pillow")}
 
 
 @dataclass(frozen=True)
 class Captcha:
-    """One picture, RGB or L, and its label. `params` says how it was drawn: JSON values."""
+    """A picture, of mode RGB or L, and its label. `params` describes how it was drawn, as JSON values."""
 
     image: Image
     label: str
@@ -130,7 +130,7 @@ def painter(plan: SynthPlan) -> Painter:
 
 
 class CaptchaPainter(ImageCaptcha):
-    """ImageCaptcha with a choice of noise. With the default choice it draws the same pictures."""
+    """ImageCaptcha with configurable noise. With the default settings it draws the same pictures as ImageCaptcha."""
 
     def __init__(self, plan: SynthPlan):
         self._sizes = plan.effective_font_sizes
@@ -144,7 +144,7 @@ class CaptchaPainter(ImageCaptcha):
         }
 
     def paint(self, index: int) -> Captcha:
-        """As Painter. The library draws from the global `random`, which is seeded."""
+        """Draws like Painter. Seeds the global `random`, which the library uses."""
         plan, spec = self._plan, self._plan.spec
         random.seed(f"{plan.synth.seed}/{index}")
         label = _label(spec, random)
@@ -153,7 +153,7 @@ class CaptchaPainter(ImageCaptcha):
         return Captcha(image if spec.channels == 3 else image.convert("L"), label, params)
 
     def draw(self, label: str) -> tuple[Image, tuple[int, ...], tuple[int, ...]]:
-        """Draws as ImageCaptcha.generate_image does, in the same order of random numbers; returns the two colours as well."""
+        """Draws like ImageCaptcha.generate_image, with random numbers in the same order. Returns picture, background and text colour."""
         background = random_color(*self._plan.synth.background)
         colour = random_color(10, 200, random.randint(220, 255))  # noqa: S311
         image = self.create_captcha_image(label, colour, background)
@@ -164,7 +164,7 @@ class CaptchaPainter(ImageCaptcha):
 
 
 class FreePainter:
-    """Draws in colour, whatever the spec's channels, on a canvas of the plan's layout, whatever the spec's size."""
+    """Draws in colour on a canvas of the plan's free layout. The spec's channels and size have no effect."""
 
     def __init__(self, plan: SynthPlan):
         assert plan.synth.free is not None
@@ -172,7 +172,7 @@ class FreePainter:
         self._hand = FreeHand(plan.synth.free, plan.effective_fonts)
 
     def paint(self, index: int) -> Captcha:
-        """As Painter."""
+        """Draws like Painter."""
         rng = random.Random(f"{self._plan.synth.seed}/{index}")  # noqa: S311
         label = _label(self._plan.spec, rng)
         image, params = self._hand.draw(label, rng)
@@ -180,17 +180,21 @@ class FreePainter:
 
 
 def _label(spec: CaptchaSpec, rng: Any) -> str:
-    """Returns a label by lot. `rng` is a random.Random, or the module."""
+    """Returns a random label. `rng` is a random.Random, or the module `random`."""
     length = rng.randint(spec.min_length, spec.max_length)
     return "".join(rng.choices(spec.characters, k=length))
 
 
 def find_fonts(paths: Iterable[str], characters: str) -> tuple[str, ...]:
-    """Returns the fonts among `paths` to draw these characters with: of a folder, all that have a glyph of its own for every character.
+    """Returns the fonts to draw these characters with. A folder stands for all its fonts that have a separate glyph for every character.
+
+    Args:
+      paths: of fonts, or of folders of fonts.
+      characters: that the fonts must have.
 
     Raises:
-      CaptchaPipelineError: a file is missing, is not a font, lacks characters or draws some alike, or a folder has no usable font.
-        Names the path, the characters and the remedy.
+      CaptchaPipelineError: a file is missing, is not a font, lacks characters or draws some alike, or a folder has no usable font. The
+        message names the path, the characters and the remedy.
     """
     fonts: list[str] = []
     for path in paths:
@@ -202,7 +206,7 @@ def find_fonts(paths: Iterable[str], characters: str) -> tuple[str, ...]:
         usable = [font for font in found if _has_glyphs(font, characters)]
         if not usable:
             raise CaptchaPipelineError(
-                f"None of the {len(found)} fonts (.ttf, .otf) in the folder {path} has all characters of the charset. {_REMEDY}"
+                f"No font in the folder {path} has all characters of the charset; fonts checked (.ttf, .otf): {len(found)}. {_REMEDY}"
             )
         fonts += usable
     return tuple(fonts)
@@ -221,7 +225,7 @@ def _check_font(font: str, characters: str) -> None:
 
     try:
         with open(font, "rb") as file, TTFont(file, fontNumber=0, lazy=True) as opened:
-            # The glyphs' names do not matter, and take ten times as long to read as all else.
+            # The names of the glyphs are not needed, and take ten times as long to read as the rest.
             opened.setGlyphOrder([str(number) for number in range(opened["maxp"].numGlyphs)])
             known = opened.getBestCmap() or {}
     except OSError as error:
@@ -232,7 +236,7 @@ def _check_font(font: str, characters: str) -> None:
     if missing:
         these = f"{len(missing)} characters of the charset: {_some(missing)}"
         raise CaptchaPipelineError(f"The font {font} has no glyphs for {these}. {_REMEDY}")
-    # Such as a font of last resort, which has a few boxes for all of Unicode.
+    # For example, a font of last resort draws all of Unicode with a few boxes.
     drawn = Counter(known[ord(character)] for character in characters)
     alike = [character for character in characters if drawn[known[ord(character)]] > 1]
     if alike:

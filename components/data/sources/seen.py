@@ -1,4 +1,4 @@
-"""What labelled pictures are compared by: within an import, and with those in the spans."""
+"""Data used to compare labelled pictures within an import, and with the pictures in the spans."""
 
 import contextlib
 import json
@@ -18,8 +18,8 @@ from components.data.pictures import PictureError, PictureRules, visible_picture
 from components.data.records import RecordError
 from components.data.splits import bytes_key, split_key
 
-_LONGEST: Final = 256  # characters of a label or a name: far beyond a label that is right
-FILE: Final = "file"  # in the params of an imported record: the name of the file that it comes from
+_LONGEST: Final = 256  # characters of a label or a name; valid labels are far shorter
+FILE: Final = "file"  # in the params of an imported record: the name of its original file
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Seen:
     """A labelled picture, without its pixels.
 
     Attributes:
-      key: the same for the same visible pixels (components/data/splits.py); where a run refuses the picture, for the same bytes.
-      look: the perceptual hash (components/data/likeness.py); None where a run refuses the picture, or too little is on it.
+      key: a hash of the visible pixels (components/data/splits.py); if a run refuses the picture, a hash of the bytes.
+      look: the perceptual hash (components/data/likeness.py); None if a run refuses the picture, or if too little is on it.
       label: as it was given, NFC-normalised.
-      name: of the file that it comes from; "" where that is not known.
-      size: width and height in pixels; None where a run refuses the picture.
-      refusal: why a run refuses the picture: a reason of PictureError; "" where it does not.
+      name: of the original file; "" if it is not known.
+      size: width and height in pixels; None if a run refuses the picture.
+      refusal: why a run refuses the picture, a reason of PictureError; "" if no run refuses it.
     """
 
     key: bytes
@@ -44,33 +44,33 @@ class Seen:
 
 
 def of_pixels(picture: Image.Image, label: str, name: str) -> Seen:
-    """Returns what a picture of mode L or RGB is compared by."""
+    """Returns the data used to compare a picture of mode L or RGB."""
     return Seen(split_key(picture), look_of(picture), _normalised(label), name, picture.size)
 
 
 def of_encoded(data: bytes, label: str, name: str, rules: PictureRules) -> Seen:
-    """Returns what an encoded picture is compared by."""
+    """Returns the data used to compare an encoded picture."""
     try:
         return of_pixels(visible_picture(data, rules), label, name)
-    # Pillow's decoders raise nearly anything on broken input.
+    # Pillow's decoders raise almost any exception on broken input.
     except Exception as error:
         refusal = error.reason if isinstance(error, PictureError) else "image_undecodable"
         return Seen(bytes_key(data), None, _normalised(label), name, refusal=refusal)
 
 
 def of_legacy(example: Any, info: DataInfo, spec: CaptchaSpec, name: str, rules: PictureRules) -> Seen:
-    """Returns what an example in the legacy layout is compared by. Raises RecordError as `components.data.legacy_layout.to_canonical`."""
+    """Returns the data used to compare an example in the legacy layout. Raises RecordError like `to_canonical` in legacy_layout.py."""
     return of_pixels(visible_pixels(legacy_picture(example, info), rules.background), legacy_label(example, info, spec), name)
 
 
 def of_record(data: bytes, info: DataInfo | None, spec: CaptchaSpec, rules: PictureRules) -> Seen | None:
-    """Returns what a record of a span is compared by, or None where it is not right.
+    """Returns the data used to compare a record of a span, or None if the record is bad.
 
     Args:
-      data: the record.
-      info: of the span in the legacy layout; None in the canonical one.
+      data: the serialised record.
+      info: of a span in the legacy layout; None for the canonical layout.
       spec: of the span.
-      rules: for pictures.
+      rules: how pictures are decoded.
     """
     try:
         example = Example.FromString(data)
@@ -88,7 +88,7 @@ def _normalised(label: str) -> str:
 
 
 def _file(params: Any) -> str:
-    """Nothing has checked the params yet."""
+    """Returns the name of the original file from a record's params, or "". The params are unchecked, so any error is possible."""
     with contextlib.suppress(Exception):
         name = str(json.loads(params[0])[FILE])[:_LONGEST]
         name.encode()

@@ -1,4 +1,4 @@
-"""A look at spans: a contact sheet, and statistics of each split."""
+"""Shows spans: a contact sheet, and statistics of each split."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ from components.data.pictures import ALLOWED_FORMATS
 from components.data.spans import Span
 from components.data.tfrecords import Record
 
-_SHEET_WIDTH: Final = 1200  # pixels; so are the others
+_SHEET_WIDTH: Final = 1200  # pixels, like the following lengths
 _CELL_WIDTH: Final = 138
 _GAP: Final = 10
 _TEXT: Final = 16
@@ -28,7 +28,7 @@ _MAX_PIXELS: Final = 4_000_000
 
 @dataclass(frozen=True)
 class Sample:
-    """A record: its label and picture, not yet decoded, and the picture's bytes as they are stored. No picture where broken."""
+    """A record: its label, its picture before decoding, and the stored size of the picture in bytes. A broken record has no picture."""
 
     label: str
     image: Image.Image | None
@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass
 class SplitStatistics:
-    """Counts over the records of one split. `broken` ones have no label or no picture that can be read, and count nowhere else."""
+    """Counts over the records of one split. Broken records have no readable label or picture; only `records` and `broken` count them."""
 
     split: str
     records: int = 0
@@ -48,19 +48,19 @@ class SplitStatistics:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     def share_of_characters(self) -> tuple[float, float, float]:
-        """Returns the smallest, the mean and the largest share that a character has among the labels' characters, in [0, 1]."""
+        """Returns the smallest, mean and largest share of a character among all characters of the labels, in [0, 1]."""
         total = self.characters.total() or 1
         shares = [count / total for count in self.characters.values()] or [0.0]
         return min(shares), sum(shares) / len(shares), max(shares)
 
 
 def samples(span: Span, split: str) -> Iterator[Sample]:
-    """Yields the records of one split of a span, in either layout. Raises CaptchaPipelineError as `Span.records`."""
+    """Yields the records of one split of a span, in either layout. Raises CaptchaPipelineError like `Span.records`."""
     info = DataInfo.load(span.path / DATA_INFO) if span.manifest.layout == "book" else None
     for item in span.records(split):
         sample = Sample("", None, 0)
         if isinstance(item, Record):
-            # A record that cannot be read is shown as such; Pillow raises nearly anything.
+            # An unreadable record is shown as broken. Pillow raises almost any exception.
             with contextlib.suppress(Exception):
                 sample = _canonical_sample(item.data) if info is None else _book_sample(item.data, info, span.manifest.spec)
         yield sample
@@ -80,9 +80,9 @@ def _book_sample(data: bytes, info: DataInfo, spec: CaptchaSpec) -> Sample:
 
 
 def span_statistics(spans: Iterable[Span], spec: CaptchaSpec) -> list[SplitStatistics]:
-    """Returns the statistics of each split over the spans. Every character of the spec is counted, be it 0 times.
+    """Returns the statistics of each split over all spans. A character of the spec that never occurs has the count 0.
 
-    Reads every record, and of the pictures the headers.
+    Reads every record, but only the headers of the pictures.
     """
     statistics = [SplitStatistics(split, characters=Counter(dict.fromkeys(spec.characters, 0))) for split in SPLITS]
     for span, counts in itertools.product(spans, statistics):
@@ -104,8 +104,8 @@ def contact_sheet(spans: list[Span], path: str | Path, per_split: int, spec: Cap
     Args:
       spans: in either layout.
       path: of the PNG.
-      per_split: pictures of each split at most.
-      spec: gives the proportions of a cell.
+      per_split: the maximum number of pictures of each split.
+      spec: gives the aspect ratio of a cell.
     """
     cell = (_CELL_WIDTH, max(1, round(_CELL_WIDTH * spec.height / spec.width)))
     columns = (_SHEET_WIDTH - _GAP) // (_CELL_WIDTH + _GAP)
@@ -143,7 +143,7 @@ def _thumbnail(sample: Sample, cell: tuple[int, int]) -> Image.Image:
         return canvas
     try:
         fitted = ImageOps.contain(image.convert("RGB"), cell)
-    # The header was right, the rest is not.
+    # The header was valid, but the rest of the picture is not.
     except Exception:
         return canvas
     canvas.paste(fitted, ((cell[0] - fitted.width) // 2, (cell[1] - fitted.height) // 2))
@@ -153,12 +153,12 @@ def _thumbnail(sample: Sample, cell: tuple[int, int]) -> Image.Image:
 def _title_font() -> ImageFont.FreeTypeFont:
     import matplotlib
 
-    # It comes with matplotlib and knows far more scripts than Pillow's own.
+    # This font comes with matplotlib and covers far more scripts than Pillow's own font.
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), _TEXT)
 
 
 def _font(spans: list[Span]) -> ImageFont.FreeTypeFont:
-    """Returns the font that the labels were drawn with, which has their characters, or DejaVu Sans."""
+    """Returns the font that drew the labels, because it has their characters, or DejaVu Sans if there is no such file."""
     for name in itertools.chain.from_iterable(span.manifest.params.get("fonts", ()) for span in spans):
         if Path(name).is_file():
             return ImageFont.truetype(name, _TEXT)

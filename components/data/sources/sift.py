@@ -1,9 +1,9 @@
-"""What of an import goes into the span, and into which split: each picture once, with one label, and on one side of a split.
+"""Decides which pictures of an import go into the span, and into which split: each picture once, with one label, in one split.
 
-Two files hold the same picture if their visible pixels are equal, however they are encoded. A perceptual hash (components/data/likeness.py)
-finds pictures that were encoded again or resized. Each picture is compared with those of all spans and with the earlier ones of its import,
-through an index (components/data/sources/index.py). Synthetic spans skip this: measurement shows that no two drawn pictures are near each
-other (docs/benchmarks.md), their shards are made in parallel, and the same seed must give the same bytes.
+Two files have the same picture if their visible pixels are equal, whatever their encoding. A perceptual hash (components/data/likeness.py)
+finds pictures that were encoded again or resized. Each picture is compared with the pictures of all spans and with the earlier pictures of
+its import, through an index (components/data/sources/index.py). Synthetic spans skip this step: measurements show that no two drawn
+pictures are near each other (docs/benchmarks.md), their shards are made in parallel, and the same seed must give the same bytes.
 """
 
 import itertools
@@ -28,24 +28,25 @@ from components.data.splits import bytes_key, split_of
 _EXAMPLES: Final = 5
 _CONTRADICTIONS: Final = 100
 _CONTRADICTED: Final = (
-    "Put the labels right and import again. Where the label in a span is wrong, take that span out first (`captcha-pipeline data drop`), "
-    "and import its pictures again as well."
+    "Correct the labels and import again. If the label in a span is wrong, drop that span first (`captcha-pipeline data drop`), and import "
+    "its pictures again as well."
 )
 
 
 @dataclass(frozen=True)
 class ImportPlan:
-    """Where an import goes.
+    """The target and the settings of an import.
 
     Attributes:
       root: the folder of the spans.
-      spec: what the labels and pictures should be.
+      spec: the expected labels and pictures.
       splits: the relative size of each split.
-      source: the name of the set, which the Evaluator slices by.
-      rules: for pictures; in the legacy layout, which holds pixels of one size, others are left out.
-      shard_size: records a shard, over its three splits.
-      only_new: leaves out what a span has already, with the same label.
-      dry_run: reads everything, and writes nothing.
+      source: the name of the data set, used by the Evaluator to slice results.
+      rules: how pictures are decoded. In the legacy layout, which has one picture size, pictures of other sizes are left out.
+      layout: of the records.
+      shard_size: records per shard, over its three splits.
+      only_new: leave out pictures that are already in a span with the same label.
+      dry_run: read everything, and write nothing.
     """
 
     root: Path
@@ -61,7 +62,7 @@ class ImportPlan:
 
 @dataclass(frozen=True)
 class Item:
-    """A record to import. `seen` is None for one of the legacy layout that is not right, and copied for CaptchaExampleGen to judge."""
+    """A record to import. `seen` is None for a bad record in the legacy layout, which is copied because CaptchaExampleGen checks it."""
 
     record: bytes
     seen: Seen | None
@@ -69,7 +70,7 @@ class Item:
 
 @dataclass
 class Found:
-    """How many there are of a kind, and the first few."""
+    """The number of cases of one kind, and the first few of them."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -85,19 +86,19 @@ class Found:
 
 @dataclass
 class Imported:
-    """What came of an import.
+    """The result of an import.
 
     Attributes:
-      span: what was made; not set after a dry run.
-      counts: how many records each split got.
-      reasons: by reason, what was left out; but for contradictions.
-      contradictions: pictures that were left out because they are there with another label: a line each, with both places and labels.
-      refused_labels: labels that the spec refuses: a line each. They are imported for a run to set aside.
-      refused_pictures: by reason, pictures that a run will set aside. They are imported as well.
-      doubtful: pictures that look like one with another label. They are imported.
-      known: how many pictures are in a span already with the same label.
-      alike: how many pictures were put into the split of one that they look like.
-      sizes: how many pictures have each width and height in pixels.
+      span: the new span; not set after a dry run.
+      counts: by split, the number of imported records.
+      reasons: by reason, the pictures and records that were left out, except contradictions.
+      contradictions: pictures that were left out because they already exist with another label: a line each, with both places and labels.
+      refused_labels: labels that the spec refuses, a line each. They are imported, and a run quarantines them.
+      refused_pictures: by reason, pictures that a run will quarantine. They are imported as well.
+      doubtful: pictures that look like a picture with another label. They are imported.
+      known: the number of pictures that are already in a span with the same label.
+      alike: the number of pictures that were put into the split of a picture that they look like.
+      sizes: by width and height in pixels, the number of pictures.
     """
 
     span: Span = field(init=False, repr=False)
@@ -113,20 +114,20 @@ class Imported:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """How many were left out, by reason."""
+        """By reason, the number of pictures and records that were left out."""
         return {why: found.count for why, found in self.reasons.items()}
 
     def leave_out(self, why: str, where: str) -> None:
         self.reasons.setdefault(why, Found()).add(where)
 
     def describe(self) -> str:
-        """Returns a line for each reason why something was left out, with the first few cases, and a line for each contradiction."""
+        """Returns a line for each reason in `reasons`, with the first few cases, and a line for each contradiction."""
         by_count = sorted(self.reasons.items(), key=lambda item: -item[1].count)
         lines = [f"{found.count:,} left out: {why}: {found}" for why, found in by_count]
         if self.contradictions:
             further = len(self.contradictions) - _CONTRADICTIONS
             lines += [
-                f"{len(self.contradictions):,} left out: the same picture is there with another label:",
+                f"{len(self.contradictions):,} left out: the picture already exists with another label:",
                 *(f"  {line}" for line in self.contradictions[:_CONTRADICTIONS]),
                 *([f"  … and {further:,} more"] if further > 0 else []),
                 _CONTRADICTED,
@@ -135,25 +136,25 @@ class Imported:
 
 
 class NothingNew(CaptchaPipelineError):
-    """All that could be imported is in a span already. `result` says what was left out besides."""
+    """All pictures that could be imported are already in a span. `result` has the pictures that were left out for other reasons."""
 
     def __init__(self, result: Imported):
-        super().__init__("All pictures are in a span already.")
+        super().__init__("All pictures are already in a span.")
         self.result = result
 
 
 def save(items: Iterable[Item], plan: ImportPlan, result: Imported, info: DataInfo | None, progress: Progress | None) -> Imported:
-    """Writes a span of those items that should be in it; nothing in a dry run.
+    """Writes a span with the items that are not left out. In a dry run, writes nothing.
 
     Args:
-      items: are read as they are written.
-      plan: where to.
-      result: is added to, and returned.
-      info: what describes the records in the legacy layout; None for `DataInfo.for_spec`.
-      progress: is called while spans are read that are not in the index yet.
+      items: read one by one while the span is written.
+      plan: the target of the import.
+      result: filled in, and returned.
+      info: the description of records in the legacy layout; None for `DataInfo.for_spec`.
+      progress: called while spans that are not in the index yet are read.
 
     Raises:
-      NothingNew: there are items, and all are known.
+      NothingNew: all items that could be imported are already in a span.
       CaptchaPipelineError: there is nothing to import.
     """
     if plan.dry_run:
@@ -163,7 +164,7 @@ def save(items: Iterable[Item], plan: ImportPlan, result: Imported, info: DataIn
         _check_any(result)
         return result
     making = new_span(plan.root)
-    # What is known is read when no other process can make a span any more.
+    # The existing spans are read under the lock, so that no other process can make a span meanwhile.
     with writing_in(plan.root), making as draft, SpanIndex(plan.root, plan.rules) as index:
         files = _write_shards(_sift(items, plan, result, index, progress), plan, draft)
         _check_any(result)
@@ -187,7 +188,7 @@ def _check_any(result: Imported) -> None:
 def _sift(
     items: Iterable[Item], plan: ImportPlan, result: Imported, index: SpanIndex, progress: Progress | None
 ) -> Iterator[tuple[str, bytes]]:
-    """Yields the split and the record of each item that is to be imported, and counts the others."""
+    """Yields the split and the record of each item to import, and counts all items in `result`."""
     index.refresh(list_spans(plan.root), progress)
     number = next_number(plan.root)
     in_shard: Counter[str] = Counter()
@@ -206,19 +207,19 @@ def _sift(
 
 
 def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, number: int) -> str | None:
-    """Returns the split that a picture belongs to, or None where it is left out."""
+    """Returns the split of a picture, or None if it is left out."""
     same = index.same(seen.key)
     label = _canonical(seen.label, plan.spec)
     with_its_label = [place for place in same if place.label == seen.label or (label and _canonical(place.label, plan.spec) == label)]
     if any(place.number == number for place in with_its_label):
-        result.leave_out("the same picture is there with the same label", seen.name)
+        result.leave_out("the picture is already in this import with the same label", seen.name)
         return None
     if with_its_label and plan.only_new:
         result.known += 1
         return None
     wrong_size = plan.rules.wrong_size == "refuse" and seen.size != (plan.spec.width, plan.spec.height)
     refusal = seen.refusal or ("image_size" if wrong_size else "")
-    # What a run sets aside anyway contradicts nothing.
+    # A picture or label that a run will quarantine contradicts nothing.
     labelled = [] if refusal or not label else [place for place in same if _canonical(place.label, plan.spec) not in (None, label)]
     if labelled:
         result.contradictions.append(
@@ -251,7 +252,7 @@ def _canonical(label: str, spec: CaptchaSpec) -> str | None:
 def _write_shards(records: Iterator[tuple[str, bytes]], plan: ImportPlan, draft: Path) -> list[ShardFile]:
     files: list[ShardFile] = []
     shards = 0
-    # The number of shards, which is part of their names, is known at the end.
+    # The number of shards, which is part of their names, is known only at the end.
     while (first := next(records, None)) is not None:
         with ShardWriter(draft, f"shard-{shards:05d}", plan.layout) as writer:
             for split, record in itertools.islice(itertools.chain([first], records), plan.shard_size):

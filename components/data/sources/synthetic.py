@@ -1,6 +1,6 @@
-"""Spans of synthetic captchas.
+"""Makes spans of synthetic captchas.
 
-A shard depends on its own pictures alone: the same seed gives the same bytes, however many workers there are.
+A shard depends only on its own pictures: the same seed gives the same bytes, whatever the number of workers.
 """
 
 import multiprocessing
@@ -30,16 +30,16 @@ SOURCE: Final = "synthetic"
 
 
 def make_shard(plan: SynthPlan, shard: int, root: str | Path, on_picture: Callable[[], None] | None = None) -> list[ShardFile]:
-    """Writes one shard of each split under the folder `root`. Leaves the global `random` as it was.
+    """Writes one shard of each split under the folder `root`. Restores the state of the global `random`.
 
     Args:
       plan: of the whole span.
-      shard: its number, from 0.
+      shard: the number of the shard, from 0.
       root: the folder of the span.
-      on_picture: is called after each picture.
+      on_picture: called after each picture.
 
     Returns:
-      What the manifest says of the files.
+      The manifest's entries for the files.
     """
     state = random.getstate()
     drawn_by = painter(plan)
@@ -67,16 +67,21 @@ def in_processes(
     on_pictures: Callable[[int], None] = lambda count: None,
     shards: Sequence[int] = (),
 ) -> Iterator[list[ShardFile]]:
-    """Writes the shards of these numbers, or all, with the given number of worker processes.
+    """Writes shards in worker processes. Yields the manifest's entries for the files, shard by shard.
 
-    `on_pictures` is called with the number of further pictures, a few times a second.
+    Args:
+      plan: of the whole span.
+      root: the folder of the span.
+      workers: the number of worker processes.
+      on_pictures: called a few times a second with the number of pictures drawn since the last call.
+      shards: the numbers of the shards; () for all.
     """
     shards = shards or range(plan.shards)
-    # Spawned, not forked: the caller may have TensorFlow's threads, and a forked copy of those can hang.
+    # Spawned, not forked: the caller may have threads of TensorFlow, and a forked process with such threads can hang.
     context = multiprocessing.get_context("spawn")
     counter = context.Value("Q", 0)
     with ProcessPoolExecutor(min(workers, len(shards)), context, _start_worker, (counter,)) as pool:
-        # The workers inherit this: a Ctrl-C while they start waits until they can go without a word (_start_worker).
+        # The workers inherit the blocked signal: a Ctrl-C while they start waits until they can end silently (_start_worker).
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             futures = [pool.submit(_work, plan, shard, root) for shard in shards]
@@ -103,14 +108,14 @@ def synthesise(plan: SynthPlan, root: str | Path, make_shards: MakeShards = in_p
     Args:
       plan: of the span.
       root: the folder of all spans.
-      make_shards: writes the shards into a folder, and returns what the manifest says of each: `in_processes`, or on Beam.
+      make_shards: writes the shards into a folder, and returns the manifest's entries for each shard: `in_processes`, or a function that
+        uses Beam.
 
     Raises:
-      CaptchaPipelineError: a font is missing or lacks characters, the legacy layout is asked for with `free`, or the span cannot be
-        written.
+      CaptchaPipelineError: a font is missing or lacks characters, the legacy layout is combined with `free`, or the span cannot be written.
     """
     if plan.synth.free and plan.layout == "book":
-        raise CaptchaPipelineError("synth.free draws pictures of many sizes; the legacy layout holds one size. Leave --layout out.")
+        raise CaptchaPipelineError("synth.free draws pictures of many sizes; the legacy layout has one size. Omit --layout.")
     fonts = find_fonts(plan.effective_fonts, plan.spec.characters)
     plan = replace(plan, synth=plan.synth.model_copy(update={"fonts": fonts if plan.synth.fonts else ()}))
     making = new_span(root)
@@ -128,14 +133,14 @@ _counter: Any = None
 def _start_worker(counter: Any) -> None:
     global _counter
     _counter = counter
-    # On Ctrl-C the worker goes without a word; the parent process says what there is to say.
+    # On Ctrl-C the worker ends silently; the parent process prints the message.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Ends this worker when its parent process is gone: a pool's workers would wait for work for ever."""
+    """Ends this worker when its parent process is gone: otherwise a pool's workers would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()

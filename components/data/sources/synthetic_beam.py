@@ -1,4 +1,4 @@
-"""Draws the shards of a span as one Beam pipeline, on whatever runner: for more pictures than one machine draws in good time."""
+"""Draws the shards of a span as one Beam pipeline, on any runner, for more pictures than one machine can draw in reasonable time."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ _MADE: Final = "made.jsonl"
 
 
 def make_shards(plan: SynthPlan, folder: Path, beam_args: Sequence[str]) -> list[list[ShardFile]]:
-    """Writes all shards of a span into `folder`, which the workers must see under the same path.
+    """Writes all shards of a span into `folder`. The workers must see the folder under the same path.
 
     Args:
       plan: of the span.
@@ -27,10 +27,10 @@ def make_shards(plan: SynthPlan, folder: Path, beam_args: Sequence[str]) -> list
       beam_args: Beam's command line.
 
     Returns:
-      What the manifest says of the files, shard by shard.
+      The manifest's entries for the files, shard by shard.
 
     Raises:
-      RuntimeError: Beam's, of whatever went wrong in a worker.
+      RuntimeError: raised by Beam for any error in a worker.
     """
     with beam.Pipeline(argv=list(beam_args)) as pipeline:
         _ = (
@@ -39,7 +39,7 @@ def make_shards(plan: SynthPlan, folder: Path, beam_args: Sequence[str]) -> list
             | "Distribute" >> beam.Reshuffle()
             | "Draw" >> beam.Map(_draw, plan, str(folder))
             | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            # Beam's own writer takes a path for a pattern.
+            # Beam's own writer treats a path as a pattern.
             | "Write" >> beam.Map(lambda lines, path: write_whole(path, "\n".join(sorted(lines))), folder / _MADE)
         )
     made = folder / _MADE
@@ -49,10 +49,10 @@ def make_shards(plan: SynthPlan, folder: Path, beam_args: Sequence[str]) -> list
 
 
 def _draw(shard: int, plan: SynthPlan, folder: str) -> str:
-    """Draws one shard. A runner may do this twice, even at the same time: a shard's files appear whole, and are the same each time.
+    """Draws one shard. A runner may do this twice, even at the same time: a shard's files appear complete, and are identical each time.
 
-    A process of its own draws it: the captcha library draws from the one global `random`, as do other threads of a worker, Beam's own
-    among them.
+    A separate process draws the shard, because the captcha library uses the global `random`, and so do other threads of a worker, among
+    them Beam's own.
     """
     for split in SPLITS:
         (Path(folder) / split).mkdir(exist_ok=True)

@@ -1,1 +1,1 @@
-"""The engines of the Beam steps."""
+"""Checks the engines of the Beam steps, and starts their workers."""

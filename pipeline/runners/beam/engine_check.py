@@ -1,4 +1,4 @@
-"""Whether the engines that a run is to use can do its work, asked before it begins: a step would wait, or fail in many words."""
+"""Checks before a run that its engines can do the work. Otherwise a step would wait, or fail with a long error."""
 
 import contextlib
 import json
@@ -27,22 +27,22 @@ from pipeline.config.engines import FLINK, LOCAL, PORTABLE, Engine, GraphStep
 from pipeline.runners.beam.engine_trial import MARK, expected
 from pipeline.runs.fingerprint import look_around
 
-_ANSWER_SECONDS: Final = 10.0  # for a request to Flink's REST
-_TRIAL_SECONDS: Final = 120.0  # for the trial job, which takes some 20 on two cores
+_ANSWER_SECONDS: Final = 10.0  # for a request to Flink's REST API
+_TRIAL_SECONDS: Final = 120.0  # for the trial job, which takes about 20 seconds on two cores
 _POLL_SECONDS: Final = 0.5
 _REASON_LENGTH: Final = 300
 _JAR_OPTION: Final = "--flink_job_server_jar="
-# The options that say for which release of Flink the job server is, and where in them.
+# The options that give the job server's release of Flink, and the pattern of the release in their values.
 _FLINK_NAMED_IN: Final = {"--flink_version=": "^(.+)$", _JAR_OPTION: r"beam-runners-flink-([\d.]+)-job-server[^/]*$"}
-# Where every jar that holds Beam's Java SDK says of which release it is.
+# The file in every jar of Beam's Java SDK that gives the release of the SDK.
 _RELEASE_FILE: Final = "org/apache/beam/sdk/sdk.properties"
 
 
 def check_engines_of(config: Config) -> None:
-    """Checks the engines of a run's steps, without importing TFX, which takes longer than most of what can be said here.
+    """Checks the engines of a run's steps. It does not import TFX, because that takes longer than most of the checks.
 
     Raises:
-      CaptchaPipelineError: as `check_engines`, or there is nothing to run on.
+      CaptchaPipelineError: as `check_engines`, or as `look_around`.
     """
     engines = [config.beam.of(step) for step in get_args(GraphStep)]
     if any(engine.runner != LOCAL for engine in engines):
@@ -53,15 +53,15 @@ def check_engines_of(config: Config) -> None:
 
 
 def check_engines(engines: Iterable[Engine], folders: list[str], log: Path) -> None:
-    """Checks of each engine but the local one that it answers, fits this Beam, and has workers with this code that see the folders.
+    """Checks that each engine except the local one answers, fits this Beam, and has workers with this code and access to the folders.
 
     Args:
-      engines: may hold one several times.
-      folders: the workers have to read and write them.
-      log: where the trial's output is left if it fails.
+      engines: the engines; an engine may occur several times.
+      folders: the folders that the workers have to read and write.
+      log: the file for the output of a trial that fails.
 
     Raises:
-      CaptchaPipelineError: what is wrong with which, in one sentence, and what to do.
+      CaptchaPipelineError: an engine fails a check. The message names the engine, the problem and the remedy.
     """
     checked: list[Engine] = []
     for engine in engines:
@@ -82,13 +82,13 @@ def _check_cluster(engine: Engine) -> None:
         named = re.search(pattern, _option(engine, option) or "")
         if named and not f"{version}.".startswith(f"{named.group(1)}."):
             raise CaptchaPipelineError(
-                f"Flink at {engine.endpoint} is {version}, but beam.args has {option}{_option(engine, option)}: they must agree."
+                f"Flink at {engine.endpoint} is release {version}, but beam.args has {option}{_option(engine, option)}. They must agree."
             )
     slots = overview["slots-total"]
     if slots < (engine.parallelism or 1):
         raise CaptchaPipelineError(
-            f"Flink at {engine.endpoint} has {slots} slots on {overview['taskmanagers']} TaskManagers, and beam.parallelism is "
-            f"{engine.parallelism or 1}: start more TaskManagers, or lower it."
+            f"Flink at {engine.endpoint} has {slots} slots on {overview['taskmanagers']} TaskManagers, but beam.parallelism is "
+            f"{engine.parallelism or 1}. Start more TaskManagers, or lower beam.parallelism."
         )
 
 
@@ -97,27 +97,27 @@ def _check_port(engine: Engine) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
     except (OSError, ValueError) as error:
-        raise CaptchaPipelineError(f"No job server answers at {engine.endpoint} ({error}): beam.endpoint is its HOST:PORT.") from None
+        raise CaptchaPipelineError(f"No job server answers at {engine.endpoint} ({error}). Set beam.endpoint to its HOST:PORT.") from None
 
 
 def _check_job_server(engine: Engine) -> None:
     if shutil.which("java") is None:
-        raise CaptchaPipelineError("Beam's job server for Flink is a Java program, and there is no `java` here: install Java 11 or 17.")
+        raise CaptchaPipelineError("Beam's job server for Flink needs Java, but `java` is not installed. Install Java 11 or 17.")
     jar = _option(engine, _JAR_OPTION)
     if jar is None:
-        return  # Beam gets the one of its own release
+        return  # Beam downloads the jar of its own release
     try:
         with zipfile.ZipFile(jar) as archive:
             text = archive.read(_RELEASE_FILE).decode()
     except OSError as error:
-        raise CaptchaPipelineError(f"Cannot read the job server {jar}: {error.strerror}. `make flink-up` says how to get it.") from None
+        raise CaptchaPipelineError(f"Cannot read the job server {jar}: {error.strerror}. `make job-server` downloads it.") from None
     except (zipfile.BadZipFile, KeyError):
         raise CaptchaPipelineError(f"{jar} is not a job server of Beam: it has no {_RELEASE_FILE}.") from None
     found = re.search(r"^version=(\S+)", text, re.MULTILINE)
     release, ours = found.group(1) if found else "unknown", version("apache-beam")
     if release != ours:
         raise CaptchaPipelineError(
-            f"The job server {jar} is of Beam {release}, and this environment has Beam {ours}: they must be the same."
+            f"The job server {jar} is of Beam {release}, but this environment has Beam {ours}. Use the same release."
         )
 
 
@@ -127,7 +127,7 @@ def _try(engine: Engine, folders: list[str], log: Path) -> None:
     arguments = [json.dumps(expected(folders)), str(engine.parallelism or 1), *engine.beam_args(name)]
     problem, failure, limit = "", "", time.monotonic() + _TRIAL_SECONDS
     with tempfile.TemporaryFile("w+", errors="replace") as printed:
-        process = subprocess.Popen(  # noqa: S603  # of Beam's options, which whoever starts a run may set anyway
+        process = subprocess.Popen(  # noqa: S603  # the arguments are Beam's options, which the user may set anyway
             [*program, *arguments], stdout=printed, stderr=printed, start_new_session=True
         )
         try:
@@ -137,9 +137,9 @@ def _try(engine: Engine, folders: list[str], log: Path) -> None:
                 if failure := _failure(engine, name):
                     problem = _what_failed(failure, engine)
                 elif time.monotonic() > limit:
-                    problem = f"did not do a trial job within {_TRIAL_SECONDS:.0f} seconds"
+                    problem = f"did not finish a trial job within {_TRIAL_SECONDS:.0f} seconds"
         finally:
-            # The job server too, which is the trial's child.
+            # This also ends the job server, a child of the trial process.
             _end(process)
         printed.seek(0)
         text = printed.read() + failure
@@ -148,29 +148,29 @@ def _try(engine: Engine, folders: list[str], log: Path) -> None:
     if problem:
         _cancel(engine, name)
         write_whole(log, text)
-        raise CaptchaPipelineError(f"{engine}: {problem}. All that it said is in {log}.")
+        raise CaptchaPipelineError(f"{engine}: {problem}. The full output is in {log}.")
 
 
 def _what_failed(printed: str, engine: Engine) -> str:
     if found := re.search(re.escape(MARK) + r"([^\n\\]+)", printed):
         return found.group(1)
     if found := re.search(r"ModuleNotFoundError: No module named '(\w+)", printed):
-        return f"its workers' Python has no module {found.group(1)}; they must have this project installed, as its image has"
+        return f"its workers' Python has no module {found.group(1)}. Install this project there, or use its image"
     environment = engine.environment
     if environment and environment.type == "EXTERNAL" and "Connection refused" in printed:
-        return f"no pool of Python workers answers at {environment.config}, as its workers see it"
+        return f"no pool of Python workers answers at {environment.config}, seen from the engine"
     return f"a trial job failed: {reason_of(printed)}"
 
 
 def reason_of(text: str) -> str:
-    """Returns the last error that is named in what Beam says of a failed job: a chain of Java's, with Python's traceback in it."""
+    """Returns the last error in Beam's message about a failed job: a chain of Java exceptions with a Python traceback in it."""
     named = re.findall(r"^(?:Caused by: )?([\w.]*(?:Error|Exception): .+)$", text, re.MULTILINE)
-    lines = named or [line for line in text.splitlines() if line.strip()] or ["it does not say why"]
+    lines = named or [line for line in text.splitlines() if line.strip()] or ["no reason was given"]
     return re.sub(r"^Pipeline \S+ failed in state \w+: ", "", str(lines[-1]).strip())[:_REASON_LENGTH].rstrip(".")
 
 
 def _failure(engine: Engine, name: str) -> str:
-    """Returns why a job failed that its engine may still start again, and again: what lacks something lacks it the next time as well."""
+    """Returns the exceptions of a job, even if its engine still restarts it: what is missing now is missing at every restart."""
     if engine.runner != FLINK:
         return ""
     jobs = [job["jid"] for job in _ask(engine, "/jobs/overview")["jobs"] if job["name"].startswith(name)]
@@ -185,7 +185,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _cancel(engine: Engine, name: str) -> None:
-    """Cancels what the engine still does for a job that nobody waits for."""
+    """Cancels a job on the engine that nobody waits for any more."""
     if engine.runner == FLINK:
         for job in _ask(engine, "/jobs/overview")["jobs"]:
             if job["name"].startswith(name) and job["state"] not in ("FINISHED", "FAILED", "CANCELED"):
@@ -194,14 +194,14 @@ def _cancel(engine: Engine, name: str) -> None:
 
 def _ask(engine: Engine, path: str, method: str = "GET") -> Any:
     address = engine.endpoint if re.match("https?://", str(engine.endpoint)) else f"http://{engine.endpoint}"
-    request = urllib.request.Request(f"{address}{path}", method=method)  # noqa: S310  # of these two schemes alone
+    request = urllib.request.Request(f"{address}{path}", method=method)  # noqa: S310  # only http and https
     try:
         with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310
             return json.loads(answer.read() or b"null")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise CaptchaPipelineError(
-            f"No Flink answers at {engine.endpoint} ({reason}). Start it, or name its JobManager's REST with --set beam.endpoint=HOST:PORT."
+            f"Flink does not answer at {engine.endpoint} ({reason}). Start it, or set its REST address with --set beam.endpoint=HOST:PORT."
         ) from None
 
 

@@ -1,1 +1,1 @@
-"""Kubeflow Pipelines: compile, rehearse, submit, schedule."""
+"""Compiles, rehearses, submits and schedules the pipeline for Kubeflow Pipelines."""

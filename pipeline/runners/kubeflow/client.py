@@ -1,6 +1,6 @@
-"""Submits and schedules a compiled pipeline, with Kubeflow Pipelines' own SDK.
+"""Submits and schedules a compiled pipeline with the SDK of Kubeflow Pipelines.
 
-Everything is looked up by name before it is made: a command that is given twice changes nothing the second time.
+Everything is looked up by name before it is created, so a command that is given twice changes nothing the second time.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from google.api_core.retry import Retry
 from components.base.errors import CaptchaPipelineError
 from pipeline.runners.kubeflow.compiled import Compiled
 
-# States of a run that it does not leave: V2beta1RuntimeState of the API.
+# The final states of a run: V2beta1RuntimeState of the API.
 ENDED: Final = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 _REQUEST_TIMEOUT: Final = 30  # seconds
 
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """A version of a pipeline on the cluster. Its name is that of the content of its YAML."""
+    """A version of a pipeline on the cluster. Its name contains a hash of its YAML."""
 
     pipeline_id: str
     version_id: str
@@ -38,7 +38,7 @@ class Version:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """When a recurring run starts: a cron expression of six fields, seconds first, or every so many seconds."""
+    """When a recurring run starts: `cron`, an expression of six fields with the seconds first, or `every`, an interval in seconds."""
 
     cron: str | None = None
     every: int | None = None
@@ -50,7 +50,7 @@ def _again(error: BaseException) -> bool:
 
 
 class _Client(kfp.Client):
-    """The SDK's, which asks for the server's health five times, five seconds apart, whatever is answered."""
+    """The SDK's client with one health check. The SDK itself makes five, five seconds apart, whatever the server answers."""
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
         api = self._healthz_api
@@ -59,23 +59,26 @@ class _Client(kfp.Client):
 
 
 class Cluster:
-    """Kubeflow Pipelines at `host`."""
+    """Kubeflow Pipelines at `host`.
+
+    All methods raise CaptchaPipelineError if the server refuses, fails or does not answer.
+    """
 
     def __init__(self, host: str | None, namespace: str | None, token: str | None, patience: float = 60.0):
         """
         Args:
-          host: such as http://localhost:8080; None for the cluster that this process is in, as the SDK finds it.
-          namespace: where more than one user shares the cluster.
-          token: of a user or service account; None for the SDK's own ways.
-          patience: seconds for which a server that fails, or does not answer, is tried again.
+          host: the address, such as http://localhost:8080; None for the cluster that this process runs in, as the SDK finds it.
+          namespace: the namespace, if several users share the cluster.
+          token: the token of a user or service account; None for the SDK's own ways to authenticate.
+          patience: the seconds during which a failed or unanswered request is repeated.
 
         Raises:
-          CaptchaPipelineError: the server refuses, fails or does not answer. So do all methods.
+          CaptchaPipelineError: the server refuses, fails or does not answer.
         """
         self._host, self._namespace = host or "the cluster", namespace
         self._retry = Retry(predicate=_again, initial=0.5, maximum=10.0, multiplier=2.0, timeout=patience)
         self._client = self._ask(lambda: _Client(host=host, namespace=namespace or "kubeflow", existing_token=token))
-        api = self._client._run_api.api_client  # the one client of all of the SDK's parts, which have no time limit of their own
+        api = self._client._run_api.api_client  # the client that all parts of the SDK share; they set no time limit
         call = api.call_api
 
         def within_time(*arguments: Any, **named: Any) -> Any:
@@ -84,7 +87,7 @@ class Cluster:
         api.call_api = within_time
 
     def upload(self, pipeline: Path) -> Version:
-        """Returns the version of the pipeline with just this YAML; it is uploaded if there is none."""
+        """Returns the version of the pipeline with exactly this YAML; uploads it if it does not exist."""
         name = Compiled.load(pipeline).name
         version_name = f"{name}-{hashlib.sha256(pipeline.read_bytes()).hexdigest()[:12]}"
 
@@ -99,9 +102,9 @@ class Cluster:
         return self._ask(find_or_upload)
 
     def start(self, version: Version, experiment: str, parameters: Mapping[str, Any], service_account: str | None) -> tuple[str, bool]:
-        """Returns the ID of the run of this version with these parameters, and whether it has been started now.
+        """Returns the ID of the run of this version with these parameters, and whether it was started now.
 
-        One that has failed or was canceled does not count: another is started.
+        A failed or canceled run does not count: a new run is started.
         """
         name = f"{version.name}-{_digest(parameters)}"
 
@@ -125,10 +128,15 @@ class Cluster:
         return self._ask(find_or_start)
 
     def follow(self, run_id: str, timeout: float | None = None, interval: float = 5.0) -> Iterator[tuple[str, str]]:
-        """Yields (step, state) whenever the state of a step changes, and at last ("", state) of the run that has ended.
+        """Yields (step, state) whenever the state of a step changes, and at the end ("", state) with the state of the run.
+
+        Args:
+          run_id: the ID of the run.
+          timeout: the seconds to wait for the end of the run; None for no limit.
+          interval: the seconds between two requests.
 
         Raises:
-          CaptchaPipelineError: after `timeout` seconds it has not ended.
+          CaptchaPipelineError: the run has not ended after `timeout` seconds.
         """
         seen: dict[str, str] = {}
         started = time.monotonic()
@@ -143,21 +151,24 @@ class Cluster:
                 return
             if timeout is not None and time.monotonic() - started > timeout:
                 raise CaptchaPipelineError(
-                    f"The run {run_id} is {run.state} after {timeout:g} seconds, and goes on. The same command follows it again."
+                    f"The run {run_id} is still {run.state} after {timeout:g} seconds. Give the same command again to follow it."
                 )
             time.sleep(interval)
 
     def schedule(
         self, version: Version, experiment: str, name: str, when: Schedule, parameters: Mapping[str, Any], service_account: str | None
     ) -> bool:
-        """Makes the recurring run `name`, one at a time and without catching up; returns whether it was not there just so.
+        """Creates the recurring run `name`, one run at a time and without catching up.
 
-        One of that name that differs is replaced: the API has no way to change it.
+        A recurring run of that name that differs is replaced, because the API cannot change it.
+
+        Returns:
+          Whether anything was created; False if the recurring run already existed with these settings.
         """
 
         def find_or_make() -> bool:
             experiment_id = self._experiment(experiment)
-            # The server puts an account of its own in where none is given: what was given is in the description.
+            # The server fills in an account if none is given, so the description records the given one.
             description = f"By captcha-pipeline, service account: {service_account or 'the default'}"
             ours = (experiment_id, description, version.version_id, when, dict(parameters))
             same = False
@@ -199,15 +210,15 @@ class Cluster:
         return self._ask(pages)
 
     def pause(self, name: str) -> bool:
-        """Stops the recurring run from starting any more; returns whether it did until now."""
+        """Disables the recurring run; returns whether it was enabled."""
         return self._switch(name, "DISABLED", self._client.disable_recurring_run)
 
     def resume(self, name: str) -> bool:
-        """Has the recurring run start again; returns whether it was paused."""
+        """Enables the recurring run again; returns whether it was paused."""
         return self._switch(name, "ENABLED", self._client.enable_recurring_run)
 
     def delete(self, name: str) -> bool:
-        """Removes the recurring run; returns whether there was one."""
+        """Deletes the recurring run; returns whether it existed."""
 
         def remove() -> bool:
             found = self._recurring(name)
@@ -221,7 +232,7 @@ class Cluster:
         def switch() -> bool:
             found = self._recurring(name)
             if not found:
-                raise CaptchaPipelineError(f"There is no recurring run {name} on {self._host}.")
+                raise CaptchaPipelineError(f"The recurring run {name} does not exist on {self._host}.")
             others = [run for run in found if run.status != status]
             for run in others:
                 act(run.recurring_run_id)
@@ -237,17 +248,19 @@ class Cluster:
         return self._client.list_recurring_runs(namespace=self._namespace, filter=_named(name)).recurring_runs or []
 
     def _ask(self, question: Callable[[], Result]) -> Result:
-        """Asks again where the server failed. What is asked looks before it makes anything, so that nothing is made twice."""
+        """Repeats a request that the server failed. `question` looks before it creates anything, so nothing is created twice."""
         try:
             return self._retry(question)()
         except Exception as error:
             cause = error.__cause__ or error
             if isinstance(cause, kfp_server_api.ApiException) and cause.status in (401, 403):
-                raise CaptchaPipelineError(f"{self._host} refuses ({cause.status} {cause.reason}): give a token that may.") from None
+                raise CaptchaPipelineError(
+                    f"{self._host} refused access ({cause.status} {cause.reason}). Give a token with access."
+                ) from None
             if isinstance(cause, kfp_server_api.ApiException):
-                raise CaptchaPipelineError(f"{self._host} answers {cause.status} {cause.reason}: {_message(cause)}") from None
+                raise CaptchaPipelineError(f"{self._host} answered {cause.status} {cause.reason}: {_message(cause)}") from None
             if isinstance(cause, urllib3.exceptions.HTTPError):
-                raise CaptchaPipelineError(f"{self._host} does not answer: {cause}. Is the address right?") from None
+                raise CaptchaPipelineError(f"{self._host} does not answer: {cause}. Check the address.") from None
             raise
 
 
@@ -256,7 +269,7 @@ def _named(name: str) -> str:
 
 
 def _asked_for(run: Any) -> tuple[Any, ...]:
-    """Returns what a recurring run was made with: experiment, description, version, when, parameters."""
+    """Returns the settings that a recurring run was created with: experiment, description, version, schedule, parameters."""
     cron, periodic = run.trigger.cron_schedule, run.trigger.periodic_schedule
     when = Schedule(cron.cron if cron else None, int(periodic.interval_second) if periodic else None)
     parameters = dict(run.runtime_config.parameters or {}) if run.runtime_config else {}
@@ -271,4 +284,4 @@ def _message(error: kfp_server_api.ApiException) -> str:
     try:
         return str(json.loads(error.body)["error_message"])
     except (TypeError, ValueError, KeyError):
-        return str(error.body or "no more is said")
+        return str(error.body or "no further message")

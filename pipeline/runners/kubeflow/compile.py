@@ -1,7 +1,7 @@
-"""Compiles the graph to what open-source Kubeflow Pipelines v2 runs: a pipeline spec, and what Kubernetes is told besides.
+"""Compiles the graph for open-source Kubeflow Pipelines v2: a pipeline spec, and additional settings for Kubernetes.
 
-TFX's compiler is for Vertex. What its spec lacks is added here: parameters with defaults, what is cached, retries, resources. What
-open-source Kubeflow Pipelines refuses, `Resolver` nodes and drivers in pods (`lifecycle`), is not in the graph.
+TFX's compiler is for Vertex. This module adds what its spec lacks: default values of parameters, caching, retries and resources. The
+graph has no `Resolver` nodes and no drivers in pods (`lifecycle`), because open-source Kubeflow Pipelines refuses both.
 """
 
 import tempfile
@@ -21,25 +21,26 @@ from pipeline.graph import RunParameters, create_pipeline
 from pipeline.runs.fingerprint import Surroundings
 
 COMMAND: Final = ("python", "-m", "pipeline.runners.kubeflow.entrypoint")
-# These look at folders that the cache's key does not cover.
+# These steps read folders that the cache key does not cover.
 _NEVER_CACHED: Final = ("CaptchaExampleGen", "LatestPushedModel", "AtomicPusher")
 _BACKOFF: Final = {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "3600s"}
 
 
 def compile_pipeline(config: Config) -> str:
-    """Returns the YAML: the PipelineSpec of schema 2.1.0 and, as a second document, its PlatformSpec for Kubernetes.
+    """Returns the YAML: the PipelineSpec of schema 2.1.0 and its PlatformSpec for Kubernetes as a second document.
 
     The same configuration, code and libraries give the same text.
 
     Raises:
-      CaptchaPipelineError: `kubeflow.image` or `kubeflow.root` is not set, or data or output would be left in a pod.
+      CaptchaPipelineError: `kubeflow.image` or `kubeflow.root` is not set, data or output would be written to a pod's own folder, or a
+        step is set to run on another engine.
     """
     _check(config)
     around = Surroundings(spans="", production="", attempt=0, digests=code_digests(), recipe="")
     defaults = vars(RunParameters.of(config))
     spec = _tfx_spec(config, around, defaults)
     quarantine = spec["components"]["CaptchaExampleGen"]["outputDefinitions"]["artifacts"]["quarantine"]["artifactType"]
-    # Where TFX's entrypoint imports the type from; its compiler takes no path that long.
+    # TFX's entrypoint imports the type from this path; TFX's compiler does not accept a path that long.
     quarantine["instanceSchema"] = quarantine["instanceSchema"].replace(
         Quarantine.TYPE_NAME, f"{Quarantine.__module__}.{Quarantine.__name__}"
     )
@@ -64,20 +65,21 @@ def compile_pipeline(config: Config) -> str:
 def _check(config: Config) -> None:
     for key, option in (("image", "--image"), ("root", "--root")):
         if not getattr(config.kubeflow, key):
-            raise CaptchaPipelineError(f"kubeflow.{key} is not set: give {option}, or --set kubeflow.{key}=…")
+            raise CaptchaPipelineError(f"kubeflow.{key} is not set. Give {option} or --set kubeflow.{key}=VALUE.")
     mounts = [Path(mount) for mount in config.kubeflow.volumes]
     for key, path in (("data.root", config.data.root), ("root", config.root), ("pusher.serving_dir", config.serving_dir)):
         if not any(Path(path).is_relative_to(mount) for mount in mounts):
             raise CaptchaPipelineError(
-                f"{key} is {path}, which is in none of kubeflow.volumes ({', '.join(config.kubeflow.volumes) or 'there are none'}): "
-                f"it would be the pod's own folder. Set it to a path in a volume, such as --set {key}=/mnt/captcha/…, "
+                f"{key} is {path}, which is in no volume of kubeflow.volumes ({', '.join(config.kubeflow.volumes) or 'it is empty'}). "
+                f"It would be lost with the pod. Set it to a path in a volume, such as --set {key}=/mnt/captcha/FOLDER, "
                 "and name the volume's claim, such as --set kubeflow.volumes='{/mnt/captcha: captcha}'."
             )
     for step in get_args(EngineStep):
         if (engine := config.beam.of(step)).runner != LOCAL and step != "synth":
             raise CaptchaPipelineError(
-                f"{step} is to run on {engine}: on Kubeflow Pipelines the artifacts lie in the pod of a step while it runs, where the "
-                "workers of another engine do not see them. Run the whole pipeline in one pod instead, as docs/scaling.md says."
+                f"{step} is set to run on {engine}. On Kubeflow Pipelines, the artifacts are in the pod of a step while it runs, where "
+                "the workers of another engine cannot read them. Run the whole pipeline in one pod instead; "
+                "see docs/how-to/beam-engines.md."
             )
 
 
@@ -98,7 +100,7 @@ def _pod(config: Config, executor_label: str) -> PodConfig:
 
 
 def _resources(pod: PodConfig) -> dict[str, Any]:
-    """A request that is the limit: a pod that is promised what it may use is the last to be evicted."""
+    """Returns requests that equal the limits: Kubernetes evicts a pod last if it uses no more than it requested."""
     resources: dict[str, Any] = {}
     if pod.cpu:
         resources |= {"cpuRequest": pod.cpu, "cpuLimit": pod.cpu}
@@ -110,7 +112,7 @@ def _resources(pod: PodConfig) -> dict[str, Any]:
 
 
 def _platform(config: Config, pod: PodConfig) -> dict[str, Any]:
-    """The KubernetesExecutorConfig of a step, in the JSON form of its protocol buffer."""
+    """Returns the KubernetesExecutorConfig of a step, in the JSON form of its protocol buffer."""
     platform: dict[str, Any] = {
         "pvcMount": [{"constant": claim, "mountPath": path} for path, claim in sorted(config.kubeflow.volumes.items())],
         "tolerations": [toleration.model_dump(exclude_none=True) for toleration in pod.tolerations],

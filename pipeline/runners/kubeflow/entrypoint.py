@@ -1,7 +1,7 @@
-"""What a step's pod runs: `python -m pipeline.runners.kubeflow.entrypoint STEP --executor_class_path …`, as compile.py writes it.
+"""The program of a step's pod: `python -m pipeline.runners.kubeflow.entrypoint STEP --executor_class_path …`, as compile.py writes it.
 
-Kubeflow's launcher copies the artifacts of a step from object storage into folders of the pod, starts this, and copies back what it
-finds in the folders of the outputs. TFX's executors open URIs themselves, and know no minio://; here they are given the folders.
+Kubeflow's launcher copies the artifacts of a step from object storage into folders of the pod, starts this program, and copies the
+folders of the outputs back. TFX's executors open URIs themselves, but do not support minio://. This program gives them the folders.
 """
 
 import json
@@ -13,19 +13,19 @@ from typing import Any, Final
 
 from components.base.errors import CaptchaPipelineError
 
-# As the launcher has it: `LocalPathForURI` in backend/src/v2/component/launcher_v2.go of Kubeflow Pipelines.
+# As in the launcher: `LocalPathForURI` in backend/src/v2/component/launcher_v2.go of Kubeflow Pipelines.
 _MIRRORS: Final = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
-# An output that no component declares, a file into which the launcher copies what the step prints, unless the cluster forbids it.
+# An output that no component declares: the launcher copies the printed text of a step into this file, unless the cluster forbids it.
 EXECUTOR_LOGS: Final = "executor-logs"
 _INPUT_OPTION: Final = "--json_serialized_invocation_args"
 _TYPES_OPTION: Final = "--json_serialized_inputs_spec_args"
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a step; returns the exit code.
+    """Runs a step and returns the exit code.
 
     Args:
-      arguments: the step's name, and what TFX's executor entrypoint takes.
+      arguments: the step's name, then the arguments of TFX's executor entrypoint.
     """
     step, *rest = arguments
     try:
@@ -41,13 +41,13 @@ def main(arguments: list[str]) -> int:
 
 
 def local_path(artifact: dict[str, Any]) -> str:
-    """Returns where the launcher keeps an artifact in the pod.
+    """Returns the folder of an artifact in the pod.
 
     Args:
       artifact: a RuntimeArtifact of an ExecutorInput, as JSON.
 
     Raises:
-      CaptchaPipelineError: its URI is of a kind that the launcher does not copy.
+      CaptchaPipelineError: the launcher does not copy this kind of URI.
     """
     uri: str = artifact["uri"]
     if custom := artifact.get("customPath"):
@@ -65,14 +65,14 @@ def _run(arguments: list[str]) -> None:
     executor_input["outputs"]["artifacts"].pop(EXECUTOR_LOGS, None)
     for key, artifacts in executor_input["inputs"].get("artifacts", {}).items():
         for artifact in artifacts["artifacts"]:
-            # The driver leaves the types of inputs empty, and TFX goes by them.
+            # The driver leaves the types of inputs empty, but TFX needs them.
             artifact |= {"uri": local_path(artifact), "type": types[key]["artifactType"]}
     uris: dict[str, str] = {}
     for artifact in artifacts_of(executor_input["outputs"]):
         path = local_path(artifact)
         uris[path] = artifact["uri"]
         artifact["uri"] = path
-        os.makedirs(path, exist_ok=True)  # a step need not write one, and the launcher copies it all the same
+        os.makedirs(path, exist_ok=True)  # a step may write no output, but the launcher copies the folder in any case
     _execute([*arguments[:position], json.dumps(executor_input), *arguments[position + 1 :]])
 
     output_file = executor_input["outputs"]["outputFile"]
@@ -91,7 +91,7 @@ def artifacts_of(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _execute(arguments: list[str]) -> None:
-    """TFX's own entrypoint, from a command line to the output file."""
+    """Runs TFX's own entrypoint, which writes the output file."""
     from pipeline.logs import load_tensorflow
 
     load_tensorflow()

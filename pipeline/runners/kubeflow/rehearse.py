@@ -1,11 +1,15 @@
-"""Runs a compiled pipeline on this machine as Kubeflow Pipelines would: each step a process, with the launcher's contract.
+"""Runs a compiled pipeline on this machine as Kubeflow Pipelines would: each step is a process with the launcher's inputs and outputs.
 
-From the compiled YAML alone: what is not in it, a step does not get. For each step, in the order of the graph, the inputs are copied
-from a folder that stands for object storage into one that stands for the pod's, the step's own command is run there with its
-ExecutorInput, its output file is parsed as strictly as the launcher does, and the outputs are copied back. A volume stands for itself: its
-mount path must be a folder of this machine.
+A step gets nothing that is not in the compiled YAML. For each step, in the order of the graph, the rehearsal
 
-After backend/src/v2/driver and component/launcher_v2.go of Kubeflow Pipelines 2.17.
+1. copies the inputs from a folder that represents object storage to a folder that represents the pod;
+2. runs the step's command there with its ExecutorInput;
+3. parses the output file as strictly as the launcher;
+4. copies the outputs back.
+
+The mount path of a volume must be a folder of this machine, which is used directly.
+
+This follows backend/src/v2/driver and component/launcher_v2.go of Kubeflow Pipelines 2.17.
 """
 
 import dataclasses
@@ -30,14 +34,14 @@ from pipeline.runners.kubeflow.compiled import Compiled
 from pipeline.runners.kubeflow.entrypoint import EXECUTOR_LOGS, artifacts_of
 
 _WHOLE_INPUT: Final = "{{$}}"
-# Of a task. What its retries say is for the cluster.
+# The supported fields of a task. The retry policy applies only on the cluster.
 _KNOWN: Final = {"cachingOptions", "componentRef", "dependentTasks", "inputs", "retryPolicy", "taskInfo"}
 _LAST_LINES: Final = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class StepOutcome:
-    """What became of a step. `seconds` is its process's time, 0 where it was not run."""
+    """The outcome of a step. `seconds` is the time of its process, 0 if it was not run."""
 
     name: str
     state: Literal["succeeded", "cached", "kept", "failed", "not run"]
@@ -46,43 +50,44 @@ class StepOutcome:
 
 
 class Rehearsal:
-    """A pipeline and the folder that stands for the cluster: `store` is object storage, `runs` is what the driver keeps."""
+    """A rehearsal of a pipeline in a folder that represents the cluster: `store` is object storage, `runs` has the driver's records."""
 
     def __init__(self, pipeline: Path, folder: Path, parameters: Mapping[str, Any]):
         """
         Args:
           pipeline: the compiled YAML.
-          folder: made if it is not there. In the next rehearsal with it, steps are cached as Kubeflow would cache them, and a run that
-            failed is taken up where it stopped, as after Kubeflow's "retry".
-          parameters: of the run; the others have the pipeline's defaults.
+          folder: the folder of the rehearsal; created if missing. A later rehearsal in it caches steps as Kubeflow would, and resumes a
+            failed run where it stopped, as Kubeflow's "retry" does.
+          parameters: the parameters of the run; the others have the pipeline's defaults.
 
         Raises:
-          CaptchaPipelineError: there is no such file, it is no compiled pipeline, a parameter or a volume's folder is not there, the
-            folder's path has characters of a pattern, or a step has what `kubeflow compile` never writes, such as a condition.
+          CaptchaPipelineError: the file does not exist or is not a compiled pipeline, a parameter or a volume's folder does not exist,
+            the folder's path has characters of a pattern, or a step has a feature that `kubeflow compile` never writes, such as a
+            condition.
         """
         self._compiled = Compiled.load(pipeline)
         for name in self._compiled.tasks:
             if stranger := self._stranger(name):
                 raise CaptchaPipelineError(
-                    f"{pipeline}: the step {name} has {stranger}, which is not rehearsed. Compile the pipeline anew."
+                    f"{pipeline}: the step {name} has {stranger}, which a rehearsal does not support. Compile the pipeline again."
                 )
         self._folder = folder.resolve()
         if found := pattern_characters(self._folder):
-            raise CaptchaPipelineError(f"TFX takes {' '.join(found)} in {self._folder} for a pattern: name another --folder.")
+            raise CaptchaPipelineError(f"{self._folder} contains {' '.join(found)}, which TFX reads as a pattern. Choose another --folder.")
         self._parameters = self._compiled.parameters(parameters)
         for executor in self._compiled.executors.values():
             for mount in executor.get("pvcMount", []):
                 if not Path(mount["mountPath"]).is_dir():
                     raise CaptchaPipelineError(
-                        f"The volume {mount['constant']} is mounted at {mount['mountPath']}, which is no folder of this machine: make it, "
-                        "or a link of that name to the folder that stands for the volume."
+                        f"The volume {mount['constant']} is mounted at {mount['mountPath']}, which is not a folder of this machine. "
+                        "Create it, or create a link with that path to the folder of the volume."
                     )
         self._digest = _digest([self._compiled.spec, self._compiled.executors, self._parameters])
         self._run_id = self._unfinished() or str(uuid.uuid4())
         self._outputs: dict[str, dict[str, Any]] = {}
 
     def run(self) -> Iterator[StepOutcome]:
-        """Yields the outcome of each step as it comes. After one that failed none is run."""
+        """Runs the steps, and yields the outcome of each. After a failed step, no further step is run."""
         write_whole(self._run_folder / "digest.txt", self._digest)
         failed = False
         for name in self._compiled.order():
@@ -93,11 +98,11 @@ class Rehearsal:
             write_whole(self._run_folder / "finished", "")
 
     def artifact(self, task: str, output: str) -> Path:
-        """Returns where an output of a step that has succeeded is kept."""
+        """Returns the stored folder of an output of a step that has succeeded."""
         return self._stored(self._outputs[task][output]["uri"])
 
     def _stranger(self, name: str) -> str:
-        """What a step has that Kubeflow would act upon and this does not, or ""."""
+        """Returns the features of a step that Kubeflow would act on but a rehearsal does not support; "" if there are none."""
         task, component = self._compiled.tasks[name], self._compiled.component(name)
         if unknown := task.keys() - _KNOWN:
             return ", ".join(sorted(unknown))
@@ -113,7 +118,7 @@ class Rehearsal:
         return self._folder / "runs" / self._run_id
 
     def _unfinished(self) -> str | None:
-        """The newest run of this pipeline with these parameters, if it has failed."""
+        """Returns the ID of the newest run of this pipeline with these parameters if it has not finished; otherwise None."""
         runs = sorted((self._folder / "runs").glob("*/digest.txt"), key=os.path.getmtime, reverse=True)
         ours = next((run for run in runs if run.read_text(encoding="utf-8") == self._digest), None)
         return ours.parent.name if ours and not ours.with_name("finished").exists() else None
@@ -151,7 +156,7 @@ class Rehearsal:
         outputs = {
             key: {"name": key, "uri": f"{root}/{key}", "type": definition["artifactType"]} for key, definition in definitions.items()
         }
-        # The number is that of the try.
+        # The number at the end is the number of the attempt.
         outputs[EXECUTOR_LOGS] = {"name": EXECUTOR_LOGS, "uri": f"{root}/{EXECUTOR_LOGS}-0", "type": {"schemaTitle": "system.Artifact"}}
         return {
             "inputs": inputs,
@@ -173,7 +178,7 @@ class Rehearsal:
         return self._folder / "store" / uri.replace("://", "/")
 
     def _cache_key(self, name: str, executor_input: dict[str, Any]) -> str:
-        """What backend/src/v2/cacheutils takes into the key: names of inputs, parameters, types of outputs, image, command, volumes."""
+        """Returns a key of the same data as backend/src/v2/cacheutils: input names, parameters, output types, image, command, volumes."""
         container = self._compiled.container(name)
         executor = self._compiled.executors.get(self._compiled.component(name)["executorLabel"], {})
         return _digest(
@@ -187,7 +192,7 @@ class Rehearsal:
         )
 
     def _launch(self, name: str, executor_input: dict[str, Any]) -> str:
-        """Does the launcher's part; returns why the step failed, or ""."""
+        """Runs a step as the launcher would; returns why the step failed, or ""."""
         pod = self._pod(name)
         shutil.rmtree(pod, ignore_errors=True)
         pod.mkdir(parents=True)
@@ -203,19 +208,19 @@ class Rehearsal:
         (logs,) = executor_input["outputs"]["artifacts"][EXECUTOR_LOGS]["artifacts"]
         log = Path(logs["customPath"])
         with log.open("w", encoding="utf-8") as file:
-            # The step's own command, as the cluster would run it; the image's `python` is that of this environment.
+            # The step's own command, as the cluster would run it, with this environment's Python for the image's `python`.
             words[0] = sys.executable if words[0] == "python" else words[0]
             status = subprocess.run(  # noqa: S603
                 words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
             ).returncode
         if status:
             last = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()][-_LAST_LINES:]
-            return "\n".join([f"{name} ended with exit code {status}. The whole log: {log}", *last])
+            return "\n".join([f"{name} ended with exit code {status}. The full log is {log}.", *last])
         try:
             output = pipeline_spec_pb2.ExecutorOutput()
             json_format.Parse(Path(executor_input["outputs"]["outputFile"]).read_text(encoding="utf-8"), output)
         except (OSError, json_format.ParseError) as error:
-            return f"{name} left no output file that the launcher could read: {error}"
+            return f"{name} wrote no output file that the launcher could read: {error}"
         found = json_format.MessageToDict(output).get("artifacts", {})
         self._outputs[name] = {}
         for key, artifacts in executor_input["outputs"]["artifacts"].items():
@@ -226,7 +231,7 @@ class Rehearsal:
                 continue
             shutil.copytree(artifact["customPath"], stored)
             (said,) = found.get(key, {}).get("artifacts", [{}])
-            # As the driver has it from ML Metadata: an ID for the name, an empty type, and two properties more.
+            # As the driver reads it from ML Metadata: an ID as the name, an empty type, and two additional properties.
             self._outputs[name][key] = {
                 "name": str(uuid.uuid4().int),
                 "uri": said.get("uri", artifact["uri"]),
@@ -242,7 +247,7 @@ def _in_pod(artifact: dict[str, Any], pod: Path) -> dict[str, Any]:
 
 
 def _mirror(uri: str, pod: Path) -> str:
-    """The folder that stands for where the launcher would have it: /s3/bucket/… in the pod."""
+    """Returns the folder that represents the launcher's folder /s3/bucket/… in the pod."""
     return str(pod / uri.replace("://", "/"))
 
 

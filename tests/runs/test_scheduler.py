@@ -26,7 +26,7 @@ from pipeline.runs.scheduler import Scheduler, retrain_command, status
 from tests.support.command import call
 from tests.support.paths import ROOT, TINY
 
-# Notes that it has begun; told to stop, it says so and ends, as a run does.
+# Records that it has begun; if interrupted, records that and ends, as a run does.
 WORKER = """
 import pathlib, sys, time
 log, seconds = pathlib.Path(sys.argv[1]), float(sys.argv[2])
@@ -66,7 +66,7 @@ def config(tmp_path: Path) -> Config:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a scheduler whose command works for some seconds; waits until it has said that it has started."""
+    """Yields a function that starts a scheduler whose command works for some seconds."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(seconds: float = 0.0, cron: str = "0 3 * * *") -> "subprocess.Popen[str]":
@@ -95,7 +95,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def stop(process: "subprocess.Popen[str]", number: signal.Signals = signal.SIGTERM) -> list[str]:
-    """Tells a scheduler to stop, and returns the events that it has not been read of."""
+    """Stops a scheduler; returns its events that have not been read yet."""
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
@@ -111,7 +111,7 @@ def worked(tmp_path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-def test_a_time_that_passed_is_made_up_for_once(tmp_path: Path, start: Start) -> None:
+def test_a_missed_time_is_made_up_for_once(tmp_path: Path, start: Start) -> None:
     note(tmp_path, datetime.now(timezone.utc) - timedelta(days=9))
     process = start()
     wait_for(lambda: "exit_code" in status(tmp_path / "tiny"))
@@ -120,7 +120,7 @@ def test_a_time_that_passed_is_made_up_for_once(tmp_path: Path, start: Start) ->
     assert status(tmp_path / "tiny")["exit_code"] == 0
 
 
-def test_a_restart_does_not_double_it(tmp_path: Path, start: Start) -> None:
+def test_a_restart_does_not_repeat_the_run(tmp_path: Path, start: Start) -> None:
     note(tmp_path, datetime.now(timezone.utc) - timedelta(days=9))
     first = start(60)
     wait_for(lambda: worked(tmp_path) == ["begun"])
@@ -143,7 +143,7 @@ def test_a_run_at_work_is_stopped_and_waited_for(tmp_path: Path, start: Start, n
     assert status(tmp_path / "tiny")["exit_code"] == 130
 
 
-def test_a_log_of_runs_that_is_full_is_put_aside_before_the_next(tmp_path: Path, start: Start) -> None:
+def test_a_full_log_is_rotated_before_the_next_run(tmp_path: Path, start: Start) -> None:
     log = tmp_path / "tiny" / "retrain.log"
     note(tmp_path, datetime.now(timezone.utc) - timedelta(days=9))
     log.write_text("what runs have printed " * 500_000)
@@ -163,8 +163,8 @@ def test_one_run_at_a_time(tmp_path: Path, start: Start) -> None:
     assert "begun begun" not in " ".join(worked(tmp_path))
 
 
-def test_a_run_that_cannot_be_begun_is_told_and_the_next_time_comes(tmp_path: Path, start: Start) -> None:
-    (tmp_path / "tiny" / "retrain.log").mkdir(parents=True)  # as good as a full disk
+def test_a_run_that_cannot_start_is_reported_and_the_next_run_is_tried(tmp_path: Path, start: Start) -> None:
+    (tmp_path / "tiny" / "retrain.log").mkdir(parents=True)  # fails like a full disk
     process = start(0.0, "* * * * *")
     assert process.stdout is not None
     lines = [json.loads(process.stdout.readline()) for _ in range(5)]
@@ -172,20 +172,20 @@ def test_a_run_that_cannot_be_begun_is_told_and_the_next_time_comes(tmp_path: Pa
     assert "retrain.log" in lines[2]["error"]
 
 
-def test_two_schedulers_on_one_root(tmp_path: Path, start: Start) -> None:
+def test_a_second_scheduler_on_one_root_is_refused(tmp_path: Path, start: Start) -> None:
     first = start()
     assert first.stdout is not None
     assert json.loads(first.stdout.readline())["event"] == "started"
     second = start()
     _, error = second.communicate(timeout=60)
     assert second.returncode == 1
-    assert f"Another scheduler (process {first.pid}) works on {tmp_path / 'tiny'}." in error
+    assert f"Another scheduler (process {first.pid}) uses {tmp_path / 'tiny'}." in error
 
 
-def test_a_month_of_nights(tmp_path: Path, config: Config) -> None:
-    """The scheduler is asked every hour, as if it were restarted then, and dies now and then for days."""
+def test_a_month_of_nightly_runs(tmp_path: Path, config: Config) -> None:
+    """The scheduler is asked every hour, as if it were restarted then, and is down for some days."""
     scheduler = Scheduler(config, "0 3 * * *", ["true"])
-    begin = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)  # with the change of the clocks, where there is one
+    begin = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)  # includes the change to summer time, if the time zone has one
     note(tmp_path, begin)
     runs = []
     for hour in range(1, 30 * 24 + 1):
@@ -200,12 +200,12 @@ def test_a_month_of_nights(tmp_path: Path, config: Config) -> None:
 @pytest.mark.parametrize(
     ("zone", "cron", "day", "expected"),
     [
-        # The hour from two to three is left out, and comes twice.
+        # The hour from two to three does not exist on the first day, and occurs twice on the second.
         ("Europe/Berlin", "30 2 * * *", "2026-03-29", ["03:30+02:00"]),
         ("Europe/Berlin", "30 2 * * *", "2026-10-25", ["02:30+02:00", "02:30+01:00"]),
         ("Europe/Berlin", "0 3 * * *", "2026-03-29", ["03:00+02:00"]),
         ("Europe/Berlin", "0 3 * * *", "2026-10-25", ["03:00+01:00"]),
-        # So does the first of the day, and the last.
+        # Here the first hour of the day does not exist, and the last hour occurs twice.
         ("Africa/Cairo", "0 0 * * *", "2026-04-24", []),
         ("Africa/Cairo", "0 1 * * *", "2026-04-24", ["01:00+03:00"]),
         ("Africa/Cairo", "30 23 * * *", "2026-10-29", ["23:30+03:00", "23:30+02:00"]),
@@ -230,8 +230,8 @@ def test_summer_time(
     assert len(set(others)) == len(others) == 3
 
 
-def test_a_clock_that_is_set(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forward by a night, to a year far away, and back: each night that passes has its run, and none waits for that year."""
+def test_a_clock_that_is_set_forward_and_back(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is set forward by a night, to a distant year, and back: each night has its run, and no run waits for that year."""
     begin = datetime(2026, 6, 1, 11).astimezone()
     offset = timedelta()
     days: list[str] = []
@@ -266,7 +266,7 @@ def test_a_clock_that_is_set(tmp_path: Path, config: Config, monkeypatch: pytest
     monkeypatch.setattr("apscheduler.schedulers.base.datetime", Clock)
     monkeypatch.setattr("pipeline.runs.scheduler._LOOK_AGAIN", 0.05)
     monkeypatch.setattr("pipeline.runs.scheduler._say", lambda event, **_: started.set())
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # those of this process stay
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its handlers
     set_clock(0)
     scheduler = Scheduler(config, "0 3 * * *", ["true"])
     thread = threading.Thread(target=turn)
@@ -277,13 +277,13 @@ def test_a_clock_that_is_set(tmp_path: Path, config: Config, monkeypatch: pytest
 
 
 def test_wrong_times_are_named(config: Config) -> None:
-    with pytest.raises(CaptchaPipelineError, match=r"--cron '0 3 \* \*': .*Five fields"):
+    with pytest.raises(CaptchaPipelineError, match=r"--cron '0 3 \* \*': .*Give five fields"):
         Scheduler(config, "0 3 * *", ["true"])
     with pytest.raises(CaptchaPipelineError, match=r"--cron '0 25 \* \* \*'"):
         Scheduler(config, "0 25 * * *", ["true"])
     with pytest.raises(CaptchaPipelineError, match="days of the week by name, such as mon-fri"):
         Scheduler(config, "0 3 * * 1-5", ["true"])
-    with pytest.raises(CaptchaPipelineError, match="there is no such day"):
+    with pytest.raises(CaptchaPipelineError, match="no such day exists"):
         Scheduler(config, "0 3 30 2 *", ["true"])
     Scheduler(config, "0 3 * * mon-fri", ["true"])
 
@@ -291,8 +291,8 @@ def test_wrong_times_are_named(config: Config) -> None:
 @pytest.mark.parametrize(
     ("cron", "refused"), [("0 3 1 * mon", True), ("0 3 1-7 * sun", True), ("0 3 */2 * mon", False), ("0 3 1 * *", False)]
 )
-def test_a_day_of_the_month_and_one_of_the_week_mean_either_to_cron(config: Config, cron: str, refused: bool) -> None:
-    """To cron they mean either day, to APScheduler both at once; where one of them begins with *, cron means both as well."""
+def test_a_day_of_the_month_with_a_day_of_the_week_is_refused(config: Config, cron: str, refused: bool) -> None:
+    """cron runs if either day matches, APScheduler only if both match; if one of them begins with *, cron requires both, too."""
     if not refused:
         Scheduler(config, cron, ["true"])
         return
@@ -300,11 +300,11 @@ def test_a_day_of_the_month_and_one_of_the_week_mean_either_to_cron(config: Conf
         Scheduler(config, cron, ["true"])
 
 
-def test_the_unit_for_systemd_starts_the_scheduler_where_relative_paths_begin() -> None:
-    page = (ROOT / "docs" / "retraining.md").read_text(encoding="utf-8")
+def test_the_systemd_unit_in_the_docs_starts_the_scheduler() -> None:
+    page = (ROOT / "docs" / "how-to" / "retraining.md").read_text(encoding="utf-8")
     block = page[page.index("    [Unit]") :].split("\n\n**")[0]
     unit = configparser.ConfigParser(interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment, method-assign]  # systemd minds the case
+    unit.optionxform = str  # type: ignore[assignment, method-assign]  # systemd's keys are case-sensitive
     unit.read_string(textwrap.dedent(block))
     assert Path(unit["Service"]["WorkingDirectory"]).is_absolute()
     _, *arguments = shlex.split(unit["Service"]["ExecStart"])
@@ -314,7 +314,7 @@ def test_the_unit_for_systemd_starts_the_scheduler_where_relative_paths_begin() 
     assert context.params["cron"] == "0 3 * * *"
 
 
-def test_the_command_tells_of_the_last_time_and_starts_retrain(tmp_path: Path) -> None:
+def test_the_command_shows_the_last_time_and_starts_retrain(tmp_path: Path) -> None:
     options = ["--config", str(TINY), "--set", f"root={tmp_path}"]
     assert json.loads(call("schedule", *options)) == {}
     note(tmp_path, datetime(2026, 11, 27, 3, tzinfo=timezone.utc))

@@ -1,4 +1,4 @@
-"""What is said where a real Flink lacks something: one sentence, soon, and no process is left. `make test-flink` runs it."""
+"""Runs on a real Flink that lacks something fail soon, with one sentence, and leave no process. `make test-flink` runs these tests."""
 
 import contextlib
 import os
@@ -34,14 +34,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
 
 
 def fails(root: Root, beam: str) -> str:
-    """Returns what a run says that must end at once, with one sentence, and leave no process behind."""
+    """Runs the pipeline, which must fail at once with one sentence and leave no process; returns its output."""
     program = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "run", *root.options, "--beam", beam]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) as process:
         printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert printed.count("Error:") == 1, printed
     assert "Traceback" not in printed
-    # Those of this process are its own, from the runs before.
+    # Children of this process are from earlier runs.
     left = [path for path in Path("/proc").glob("[0-9]*") if str(JOB_SERVER) in command(path) and parent(path) != os.getpid()]
     assert not left, [command(path) for path in left]
     return " ".join(printed.split())
@@ -59,14 +59,14 @@ def command(process: Path) -> list[str]:
     return []
 
 
-def test_no_flink_is_named(root: Root, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_missing_flink_is_named(root: Root, cluster: Cluster, tmp_path: Path) -> None:
     said = fails(root, profile(cluster, tmp_path, endpoint="127.0.0.1:9"))
-    assert "No Flink answers at 127.0.0.1:9 (" in said
+    assert "Flink does not answer at 127.0.0.1:9 (" in said
     assert "--set beam.endpoint" in said
 
 
 def test_too_few_slots_are_named(root: Root, cluster: Cluster, tmp_path: Path) -> None:
-    assert "has 4 slots on 2 TaskManagers, and beam.parallelism is 64" in fails(root, profile(cluster, tmp_path, parallelism=64))
+    assert "has 4 slots on 2 TaskManagers, but beam.parallelism is 64" in fails(root, profile(cluster, tmp_path, parallelism=64))
 
 
 def test_a_job_server_of_another_beam_is_named(root: Root, cluster: Cluster, tmp_path: Path) -> None:
@@ -74,20 +74,20 @@ def test_a_job_server_of_another_beam_is_named(root: Root, cluster: Cluster, tmp
     with zipfile.ZipFile(jar, "w") as archive:
         archive.writestr("org/apache/beam/sdk/sdk.properties", "# Beam\nversion=2.10.0\n")
     said = fails(root, profile(cluster, tmp_path, args=[f"--flink_job_server_jar={jar}"]))
-    assert f"{jar} is of Beam 2.10.0, and this environment has Beam" in said
+    assert f"{jar} is of Beam 2.10.0, but this environment has Beam" in said
 
 
-def test_no_pool_is_named(root: Root, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_missing_pool_is_named(root: Root, cluster: Cluster, tmp_path: Path) -> None:
     said = fails(root, profile(cluster, tmp_path, environment={"type": "EXTERNAL", "config": "localhost:50008"}))
     assert "no pool of Python workers answers at localhost:50008" in said
 
 
 def test_workers_without_the_package_are_named(root: Root, cluster: Cluster, tmp_path: Path) -> None:
-    """A pool of Beam's own, in an environment that has all but this project."""
+    """Beam's own pool, in an environment with all libraries but without this project."""
     bare = tmp_path / "bare"
     venv.create(bare)
     (site,) = bare.glob("lib/python*/site-packages")
-    # A folder that a .pth file names is not searched for .pth files, by which this project is installed.
+    # This project is installed by a .pth file, and Python does not read .pth files in a folder that a .pth file names.
     (site / "libraries.pth").write_text(str(next(path for path in map(Path, sys.path) if path.name == "site-packages")), encoding="utf-8")
     environment = os.environ | {"PATH": f"{bare / 'bin'}:{os.environ['PATH']}"}
     beams_pool = [str(bare / "bin" / "python"), "-m", "apache_beam.runners.worker.worker_pool_main", "--service_port=50009"]
@@ -97,4 +97,4 @@ def test_workers_without_the_package_are_named(root: Root, cluster: Cluster, tmp
             said = fails(root, profile(cluster, tmp_path, environment={"type": "EXTERNAL", "config": "localhost:50009"}))
         finally:
             os.killpg(pool.pid, signal.SIGKILL)
-    assert "its workers' Python has no module pipeline; they must have this project installed" in said
+    assert "its workers' Python has no module pipeline. Install this project there" in said

@@ -1,4 +1,4 @@
-"""Our Transform component: TFX's, on an engine that may lose a worker."""
+"""The Transform component: TFX's component, on an engine that may lose a worker."""
 
 import shutil
 from pathlib import Path
@@ -21,8 +21,8 @@ from tests.support.transform_run import draw, emitted, encoded, transform
 SPEC = CaptchaSpec(width=20, height=10, channels=1, length=2)
 
 
-def test_a_graph_that_was_made_anew_is_taken_by_a_worker_that_has_the_lost_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TFT's step, as two parts of one job have it in one worker, the second of them after another worker has died."""
+def test_a_worker_with_the_lost_graph_accepts_the_new_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two parts of a job use TFT's step in one worker; the second part starts after another worker has died."""
     rows = [emitted(encoded(draw(SPEC, label)), label, SPEC) for label in ("01", "23")]
     transform(SPEC, {"train": rows}, tmp_path)
     lost = tmp_path / "graph" / "transform_fn"
@@ -36,7 +36,7 @@ def test_a_graph_that_was_made_anew_is_taken_by_a_worker_that_has_the_lost_one(t
         step = impl._RunMetaGraphDoFn(None, impl.shared.Shared(), (), use_tf_compat_v1=False, input_tensor_adapter_config=inputs)
         steps.append(pickler.dumps(step))
 
-    # What TFX's executor has TFT build while ours runs it.
+    # Stands for TFX's executor, which lets TFT build its step while our executor runs it.
     monkeypatch.setattr(executor.Executor, "Do", build)
     examples, transformed = standard_artifacts.Examples(), standard_artifacts.Examples()
     transformed.uri = str(tmp_path / "transformed")

@@ -1,4 +1,4 @@
-"""Pillow, the import, Transform's graph and the served model see the same pixels, or refuse the same pictures."""
+"""Pillow, the import, Transform's graph and the served model see the same pixels, and refuse the same pictures."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ from components.serving.signatures import export_model
 from tests.support.encoded import chunk, png, save
 from tests.support.transform_run import emitted, transform
 
-# As many pixel values as logits: the model of these tests answers with its picture.
+# As many pixel values as logits: the model of these tests returns its picture.
 SPEC = CaptchaSpec(charset="ABCDEFGHIJKLMNOPQRSTUVWX", length=12, width=12, height=8)
 RULES = {size: PictureRules(max_pixels=1000, background=(255, 255, 255), wrong_size=size) for size in ("resize", "refuse")}
 TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -41,14 +41,14 @@ TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 def exif(value: int) -> Image.Exif:
     data = Image.Exif()
-    data[271] = "a camera"  # a tag before it
+    data[271] = "a camera"  # a tag before the orientation
     data[274] = value
     return data
 
 
 @st.composite
 def pictures(draw: st.DrawFn) -> np.ndarray:
-    """Smooth enough for a JPEG, uint8 [H, W, 4]; every other one of the size that the model takes."""
+    """Draws pixels, uint8 [H, W, 4], smooth enough for a JPEG. Many of them have the input size of the model."""
     width, height = draw(st.one_of(st.just((12, 8)), st.just((8, 12)), st.tuples(st.integers(1, 20), st.integers(1, 20))))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     coarse = Image.fromarray(rng.integers(0, 256, (3, 4, 4), np.uint8), "RGBA")
@@ -56,7 +56,7 @@ def pictures(draw: st.DrawFn) -> np.ndarray:
 
 
 def handmade(pixels: np.ndarray, depth: int, colour_type: int, key: bytes | None, turn: int | None) -> bytes:
-    """A PNG of a kind that Pillow does not write: `pixels` are as the file has them, [H, W] or [H, W, channels]."""
+    """Returns a PNG of a kind that Pillow does not write; `pixels`, [H, W] or [H, W, channels], are stored unchanged."""
     height, width = pixels.shape[:2]
     if depth == 16:
         rows = np.frombuffer(pixels.astype(">u2").tobytes(), np.uint8).reshape(height, -1)
@@ -77,7 +77,7 @@ def over_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 @st.composite
 def odd_pngs(draw: st.DrawFn) -> tuple[bytes, np.ndarray]:
-    """A PNG that Pillow does not write, and what is to be seen."""
+    """Draws a PNG of a kind that Pillow does not write, and its visible pixels."""
     pixels, turn = draw(pictures()), draw(st.one_of(st.none(), st.integers(0, 9)))
     grey, turned = pixels[..., 0], TURNED.get(turn or 1, TURNED[1])
     if draw(st.booleans()):
@@ -97,7 +97,7 @@ def odd_pngs(draw: st.DrawFn) -> tuple[bytes, np.ndarray]:
 
 @st.composite
 def saved(draw: st.DrawFn) -> tuple[bytes, np.ndarray]:
-    """A file that Pillow writes, and what Pillow shows of it."""
+    """Draws a file that Pillow writes, and the pixels that Pillow shows."""
     image = Image.fromarray(draw(pictures()), "RGBA")
     other = Image.fromarray(draw(pictures()), "RGBA").convert("RGB")
     turn = draw(st.one_of(st.none(), st.integers(0, 9)))
@@ -105,7 +105,7 @@ def saved(draw: st.DrawFn) -> tuple[bytes, np.ndarray]:
     form = draw(st.sampled_from(["PNG", "JPEG", "MPO"]))
     if form == "PNG":
         mode = draw(st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]))
-        # Pillow writes palettes in as few bits as there are colours.
+        # Pillow writes a palette in as few bits as its colours need.
         image = image.convert("RGB").quantize(draw(st.sampled_from([2, 3, 16, 40]))) if mode == "P" else image.convert("L").convert(mode)
         if mode in ("1", "L", "P", "RGB") and draw(st.booleans()):
             options["transparency"] = image.getpixel((0, 0))
@@ -134,12 +134,12 @@ def saved(draw: st.DrawFn) -> tuple[bytes, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Signatures, by what is done with pictures of another size; and Transform's layer."""
+    """Returns the signatures, by the rule for pictures of another size, and Transform's layer."""
     folder = tmp_path_factory.mktemp("served")
     label = SPEC.characters[: SPEC.max_length]
     output = transform(SPEC, {"train": [emitted(save(Image.effect_noise((12, 8), 90).convert("RGB")), label, SPEC)]}, folder)
     image = keras.Input((SPEC.height, SPEC.width, 3))
-    # The normalisation leaves the values as they are; without a weight there would be nothing to save.
+    # The normalisation does not change the values; a model without weights could not be saved.
     logits = keras.layers.Reshape((SPEC.max_length, SPEC.num_classes))(keras.layers.BatchNormalization()(image))
     model = keras.Model(image, logits)
     found: dict[str, Any] = {"transform": output.transform_features_layer()}
@@ -151,7 +151,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @settings(max_examples=250, deadline=None)
 @given(case=st.one_of(saved(), odd_pngs()), size=st.sampled_from(["resize", "refuse"]))
-def test_what_is_shown_is_what_is_imported_trained_on_and_served(served: dict[str, Any], case: tuple[bytes, np.ndarray], size: str) -> None:
+def test_import_training_and_serving_see_the_same_pixels(served: dict[str, Any], case: tuple[bytes, np.ndarray], size: str) -> None:
     data, shown = case
     plain = save(Image.fromarray(shown))
     np.testing.assert_array_equal(np.asarray(visible_picture(data, RULES[size]).convert("RGB")), shown)
@@ -222,7 +222,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_the_import_refuses_is_not_served(served: dict[str, Any], kind: str) -> None:
+def test_a_picture_that_the_import_refuses_is_not_served(served: dict[str, Any], kind: str) -> None:
     reason, data = REFUSED[kind]
     with pytest.raises(PictureError) as caught:
         inspect_picture(data, SPEC, RULES["resize"])
@@ -251,7 +251,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_what_is_whole_passes_byte_for_byte(kind: str) -> None:
+def test_a_complete_picture_is_kept_byte_for_byte(kind: str) -> None:
     data, shown = WHOLE[kind]
     assert inspect_picture(data, SPEC, RULES["resize"]).encoded == data
     np.testing.assert_array_equal(np.asarray(visible_picture(data, RULES["resize"])), shown)
@@ -260,7 +260,7 @@ def test_what_is_whole_passes_byte_for_byte(kind: str) -> None:
 
 @st.composite
 def exif_data(draw: st.DrawFn) -> bytes:
-    """A TIFF header with one directory, right or nearly so."""
+    """Draws a TIFF header with one directory, correct or slightly wrong."""
     order = draw(st.sampled_from(["<", ">"]))
     entries = [
         struct.pack(
@@ -295,7 +295,7 @@ SEGMENTS = st.tuples(
 @example([(b"\xff\xfe", b"x")] * 62 + [(b"\xff\xe1", exif(6).tobytes())])
 @example([(b"\xff\xfe", b"x")] * 63 + [(b"\xff\xe1", exif(6).tobytes())])
 @example([(b"\xff\xfe", b"x")] * 64 + [(b"\xff\xe1", exif(6).tobytes())])
-def test_a_jpeg_with_any_exif_data_is_turned_alike(segments: list[tuple[bytes, bytes]]) -> None:
+def test_a_jpeg_with_any_exif_data_is_turned_consistently(segments: list[tuple[bytes, bytes]]) -> None:
     data = JPEG[:2] + b"".join(marker + struct.pack(">H", 2 + len(content)) + content for marker, content in segments) + JPEG[2:]
     expected = TURNED[orientation(data)](DECODED)
     np.testing.assert_array_equal(visible_pixels(tf.constant(data)), expected)
@@ -312,7 +312,7 @@ CHUNKS = st.one_of(
 @given(st.lists(CHUNKS, max_size=3), st.lists(CHUNKS, max_size=1))
 @example([(b"tEXt", b"A\0b")] * 63 + [(b"eXIf", exif(6).tobytes()[6:])], [])
 @example([(b"tEXt", b"A\0b")] * 64 + [(b"eXIf", exif(6).tobytes()[6:])], [])
-def test_a_png_with_any_exif_data_is_turned_alike(before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]]) -> None:
+def test_a_png_with_any_exif_data_is_turned_consistently(before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]]) -> None:
     plain = save(Image.fromarray(PIXELS))
     chunks, last = (b"".join(chunk(*one) for one in several) for several in (before, after))
     data = plain[:33] + chunks + plain[33:-12] + last + plain[-12:]
@@ -323,7 +323,7 @@ def test_a_png_with_any_exif_data_is_turned_alike(before: list[tuple[bytes, byte
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("turn", range(10))
-def test_an_imported_picture_stands_upright_and_passes_for_what_it_is(form: str, turn: int) -> None:
+def test_an_imported_picture_is_upright_and_needs_no_turn(form: str, turn: int) -> None:
     data = save(Image.fromarray(PIXELS), form, exif=exif(turn))
     shown = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
     imported = inspect_picture(data, SPEC, RULES["resize"])
@@ -332,6 +332,6 @@ def test_an_imported_picture_stands_upright_and_passes_for_what_it_is(form: str,
     assert orientation(imported.encoded) == 1
 
 
-def test_broken_exif_of_other_formats_is_upright(tmp_path: Path) -> None:
+def test_broken_exif_data_of_other_formats_is_ignored(tmp_path: Path) -> None:
     data = save(Image.fromarray(PIXELS), "WEBP", lossless=True, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     np.testing.assert_array_equal(np.asarray(visible_picture(data, RULES["resize"])), PIXELS)

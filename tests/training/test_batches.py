@@ -42,7 +42,7 @@ def test_model_inputs_normalises_row_major_pixels(pictures: np.ndarray) -> None:
     np.testing.assert_allclose(inputs, (pictures.astype(np.float32) - MEAN) / STD, rtol=1e-5)
 
 
-def test_evaluation_keeps_order(files: list[str], pictures: np.ndarray) -> None:
+def test_evaluation_batches_keep_the_order(files: list[str], pictures: np.ndarray) -> None:
     images, labels = (np.concatenate(parts) for parts in zip(*evaluation_batches(files, SPEC, 4).as_numpy_iterator(), strict=True))
     assert count_records(files) == 10
     np.testing.assert_allclose(images, (pictures.astype(np.float32) - MEAN) / STD, rtol=1e-5)
@@ -55,8 +55,8 @@ def _epochs(files: list[str], seed: int, shift: int = 2) -> list[list[np.ndarray
 
 
 @pytest.mark.parametrize("memory", [2 << 30, 3 * 8 * 9 * 3])
-def test_training_shuffles_shifts_and_repeats_with_its_seed(files: list[str], memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "_MEMORY_BYTES", memory)  # all of it, or three pictures at a time
+def test_training_batches_are_shuffled_and_shifted_by_their_seed(files: list[str], memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_MEMORY_BYTES", memory)  # room for all pictures, or for three
     first, second = _epochs(files, seed=1)
     assert [len(batch) for batch in first] == [4, 4, 2]
     assert any(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))
@@ -66,13 +66,13 @@ def test_training_shuffles_shifts_and_repeats_with_its_seed(files: list[str], me
     assert not np.array_equal(first[0], _epochs(files, seed=2)[0][0])
 
 
-def test_an_epoch_holds_each_record_once(files: list[str], pictures: np.ndarray) -> None:
+def test_an_epoch_has_each_record_once(files: list[str], pictures: np.ndarray) -> None:
     first, _ = _epochs(files, seed=1, shift=0)
     restored = np.concatenate(first) * STD + MEAN
     assert {p.tobytes() for p in restored.round().astype(np.uint8)} == {p.tobytes() for p in pictures}
 
 
-def test_it_goes_on_where_a_fit_left_off(files: list[str]) -> None:
+def test_batches_continue_at_the_first_epoch_of_a_resumed_fit(files: list[str]) -> None:
     whole = training_batches(files, 10, SPEC, 4, 2, seed=1)
     expected = [[images for images, _ in whole.as_numpy_iterator()] for _ in range(3)][2]
     rest = training_batches(files, 10, SPEC, 4, 2, seed=1, first_epoch=2)
@@ -81,7 +81,7 @@ def test_it_goes_on_where_a_fit_left_off(files: list[str]) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_parts_of_all_replicas_are_the_batches_of_one(files: list[str], workers: int) -> None:
+def test_the_parts_of_all_replicas_make_the_batches_of_one_device(files: list[str], workers: int) -> None:
     here = 2 // workers
     shares = [range(worker * here, worker * here + here) for worker in range(workers)]
     for split, count in (
@@ -98,7 +98,7 @@ def test_the_parts_of_all_replicas_are_the_batches_of_one(files: list[str], work
 
 
 @pytest.mark.parametrize(("replicas", "size", "sizes"), [(3, 9, [2, 1]), (2, 3, [1] * 5), (10, 256, [1])])
-def test_no_replica_is_without_a_record_of_the_last_batch(files: list[str], replicas: int, size: int, sizes: list[int]) -> None:
+def test_every_replica_gets_a_record_of_the_last_batch(files: list[str], replicas: int, size: int, sizes: list[int]) -> None:
     last = evaluation_batches(files, SPEC, size, replicas=replicas, ours=range(replicas)[-1:])
     assert [len(labels) for _, labels in last.as_numpy_iterator()] == sizes
     with pytest.raises(CaptchaPipelineError, match="10 records: too few to share among 11"):
@@ -117,7 +117,7 @@ def test_random_shift_moves_each_picture_as_a_whole() -> None:
     assert len(seen) == 9
 
 
-def test_the_folder_of_the_files_is_no_pattern(tmp_path: Path) -> None:
+def test_glob_characters_in_the_folder_name_are_literal(tmp_path: Path) -> None:
     folder = tmp_path / "[a] b*c?d"
     folder.mkdir()
     for name in ("data-1.gz", "data-0.gz", "other"):

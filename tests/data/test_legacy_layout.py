@@ -44,7 +44,7 @@ def captchas(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(captchas())
-def test_the_book_layout_gives_back_the_label_and_every_pixel(captcha):
+def test_a_legacy_record_converts_to_the_same_label_and_pixels(captcha):
     spec, label, pixels = captcha
     example = Example.FromString(legacy_example(pixels, label, spec).SerializeToString())
     canonical = to_canonical(example, DataInfo.for_spec(spec), spec)
@@ -54,7 +54,7 @@ def test_the_book_layout_gives_back_the_label_and_every_pixel(captcha):
 
 @settings(max_examples=30, deadline=None)
 @given(captchas())
-def test_a_book_record_holds_raw_pixels_ids_and_their_one_hot_map(captcha):
+def test_a_legacy_record_has_raw_pixels_ids_and_their_one_hot_map(captcha):
     spec, label, pixels = captcha
     example = legacy_example(pixels, label, spec)
     ids = np.frombuffer(value(example, "label_raw"), np.int64)
@@ -75,14 +75,14 @@ def test_data_info_is_read_as_it_was_written(tmp_path_factory, spec):
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
-def test_arbitrary_bytes_are_a_record_error_at_worst(data):
+def test_arbitrary_bytes_raise_a_record_error(data):
     spec = CaptchaSpec()
     example = bytes_example({"image_raw": data, "label_raw": data})
     with pytest.raises(RecordError):
         to_canonical(example, DataInfo.for_spec(spec), spec)
 
 
-def test_tensorflow_reads_our_examples_and_we_its_and_the_class_is_kept():
+def test_our_examples_and_tensorflow_examples_are_compatible():
     import tensorflow as tf
 
     spec = CaptchaSpec()
@@ -110,7 +110,7 @@ def test_tensorflow_reads_our_examples_and_we_its_and_the_class_is_kept():
 
 
 @pytest.mark.parametrize("shape", ["(30,100,3)", '"(30, 100, 3)"', '"[30, 100, 3]"', '"30,100,3"'])
-def test_shapes_are_read_however_they_are_written(tmp_path, shape):
+def test_shapes_are_read_in_every_notation(tmp_path, shape):
     path = tmp_path / "data_info.csv"
     quoted = shape if shape.startswith('"') else f'"{shape}"'
     path.write_text(f"{HEADER}image_raw, tf.uint8, {quoted}, True, fixed,\nlabel_raw,int64,4,1,FIXED,None\nother,float32,(),no,var,\n")
@@ -134,7 +134,7 @@ def test_shapes_are_read_however_they_are_written(tmp_path, shape):
         (f"{HEADER}image_raw,uint8,4,True,fixed,\nlabel_raw,int64,4,True,fixed,\n", r"the shape \[4\]"),
     ],
 )
-def test_a_wrong_data_info_names_its_place_and_the_remedy(tmp_path, text, message):
+def test_a_wrong_data_info_is_refused_with_its_path(tmp_path, text, message):
     path = tmp_path / "data_info.csv"
     path.write_text(text)
     with pytest.raises(CaptchaPipelineError, match=message) as caught:
@@ -159,7 +159,7 @@ def test_a_missing_data_info_is_named(tmp_path):
         ({"label_raw": np.array([0, 1, 2, -1], "<i8").tobytes()}, "label_charset"),
     ],
 )
-def test_each_fault_of_a_book_record_has_its_reason(change, reason):
+def test_each_fault_of_a_legacy_record_has_its_reason(change, reason):
     spec = CaptchaSpec()
     values = {"image_raw": b"\0" * 9000, "label_raw": b"\0" * 32} | change
     example = bytes_example({name: data for name, data in values.items() if data is not None})
@@ -189,7 +189,7 @@ def test_numbers_defaults_and_variable_lengths_are_read_as_declared(tmp_path):
     assert value(to_canonical(Example(), DataInfo.load(path), spec), "label") == b"12"
 
 
-def test_a_book_record_is_not_written_from_a_wrong_label_or_picture():
+def test_no_legacy_record_is_written_from_a_wrong_label_or_picture():
     spec = CaptchaSpec()
     with pytest.raises(LabelError):
         legacy_example(np.zeros((30, 100, 3), np.uint8), "12a4", spec)

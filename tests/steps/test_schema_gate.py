@@ -1,4 +1,4 @@
-"""What the gate lets through and what it says of the rest, with TFDV's own statistics."""
+"""The data that the gate accepts, and its messages for other data, with TFDV's own statistics."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ RANGE = CaptchaSpec(charset="あいう", length={"min": 2, "max": 3}, width=24, 
 
 
 def schema_artifact(path: Path, spec: CaptchaSpec) -> standard_artifacts.Schema:
-    """The output of CaptchaSchema, run as TFX runs it."""
+    """Returns the output of CaptchaSchema, run as TFX runs it."""
     artifact = standard_artifacts.Schema()
     artifact.uri = str(path)
     executor = CaptchaSchema.EXECUTOR_SPEC.executor_class()
@@ -47,7 +47,7 @@ def gate(path: Path, stats: standard_artifacts.ExampleStatistics, schema: standa
     return artifact
 
 
-def test_what_example_gen_emits_passes(tmp_path: Path) -> None:
+def test_the_output_of_example_gen_passes(tmp_path: Path) -> None:
     records = {split: [record(first + i, label="うあ".encode()) for i in range(3)] for split, first in zip(SPLITS, (0, 3, 6), strict=True)}
     make_span(tmp_path / "data", records, spec=RANGE)
     outcome = run(Outcome(tmp_path), tmp_path / "data", spec=RANGE)
@@ -71,7 +71,7 @@ def test_what_example_gen_emits_passes(tmp_path: Path) -> None:
     assert stats.uri in message
 
 
-def test_schema_file(tmp_path: Path) -> None:
+def test_the_schema_file(tmp_path: Path) -> None:
     schema_artifact(tmp_path, RANGE)
     schema = text_format.Parse((tmp_path / "schema.pbtxt").read_text(), schema_pb2.Schema())
     assert schema == captcha_schema(RANGE)
@@ -122,7 +122,7 @@ def test_good_values_have_no_anomaly(tmp_path: Path) -> None:
     assert anomalies_of(tmp_path / "f", {}) == {}
 
 
-def test_every_feature_is_held_to_the_schema(tmp_path: Path) -> None:
+def test_every_feature_is_checked_against_the_schema(tmp_path: Path) -> None:
     wrong: dict[str, list] = {
         "image": [],
         "label": [],
@@ -141,5 +141,5 @@ def test_every_feature_is_held_to_the_schema(tmp_path: Path) -> None:
     assert set(anomalies_of(tmp_path / "f", wrong)) == set(wrong)
 
 
-def test_gate_is_an_example_validator() -> None:
+def test_the_gate_uses_its_own_executor() -> None:
     assert SchemaGate.EXECUTOR_SPEC.executor_class is GateExecutor

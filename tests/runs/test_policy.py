@@ -1,4 +1,4 @@
-"""When there is a reason to train anew."""
+"""The reasons to retrain."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ Remember = Callable[..., None]
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """Of a pipeline with one span."""
+    """Returns the configuration of a pipeline with one span."""
     config = load_config(TINY, [f"root={tmp_path / 'output'}", f"data.root={tmp_path / 'data'}", "synth.count=30", "synth.shard_size=30"])
     add_span(config)
     return config
@@ -55,7 +55,7 @@ def add_span(config: Config) -> None:
 
 @pytest.fixture
 def remember(config: Config, monkeypatch: pytest.MonkeyPatch) -> Remember:
-    """Puts runs on record: complete ones of the configuration and the data as they are now, but for what is given."""
+    """Returns a function that records complete runs of the current configuration and data, except for the given changes."""
 
     def put(*changes: dict[str, Any]) -> None:
         now = history.RunRecord(
@@ -66,11 +66,11 @@ def remember(config: Config, monkeypatch: pytest.MonkeyPatch) -> Remember:
     return put
 
 
-def test_the_first_run(config: Config) -> None:
+def test_the_first_run_has_a_reason(config: Config) -> None:
     assert reason_to_retrain(config) == Reason("there has been no run yet")
 
 
-def test_what_servers_cannot_use_in_production_is_named(config: Config, remember: Remember, tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_unservable_model_in_production_is_named(config: Config, remember: Remember, tmp_path: Path, monkeypatch: Any) -> None:
     options = ["--config", str(TINY), "--set", f"root={config.root}", "--set", f"data.root={config.data.root}", "--set", "synth.count=30"]
     options += ["--set", "synth.shard_size=30"]
     remember({})
@@ -89,19 +89,19 @@ def test_what_servers_cannot_use_in_production_is_named(config: Config, remember
     assert named in call("run", *options, exit_code=5)
 
 
-def test_nothing_has_changed(config: Config, remember: Remember) -> None:
+def test_no_reason_if_nothing_has_changed(config: Config, remember: Remember) -> None:
     remember({})
     assert reason_to_retrain(config) is None
     remember({"blessed": False, "pushed_version": None})
     assert reason_to_retrain(config) is None, "it would not be blessed again"
 
 
-def test_a_run_that_was_cut_short(config: Config, remember: Remember) -> None:
+def test_an_unfinished_run_is_a_reason(config: Config, remember: Remember) -> None:
     remember({}, {"run_id": "2", "steps": (dataclasses.replace(DONE, state="interrupted", outputs={}),)})
-    assert reason_to_retrain(config) == Reason("the last run, 2, did not come to its end")
+    assert reason_to_retrain(config) == Reason("the last run, 2, did not finish")
 
 
-def test_a_search_for_hyperparameters_is_no_run(config: Config, remember: Remember) -> None:
+def test_a_search_for_hyperparameters_does_not_count_as_a_run(config: Config, remember: Remember) -> None:
     remember({}, {"steps": (history.StepRecord("Tuner", "done", 1.0, 10, {}),), "recipe": None})
     assert reason_to_retrain(config) is None
     interrupted = history.StepRecord("CaptchaExampleGen", "interrupted", None, 10, {})
@@ -111,7 +111,7 @@ def test_a_search_for_hyperparameters_is_no_run(config: Config, remember: Rememb
     assert reason_to_retrain(config) == Reason("there has been no run yet")
 
 
-def test_spans_that_have_come_and_gone(config: Config, remember: Remember) -> None:
+def test_new_and_removed_spans_are_a_reason(config: Config, remember: Remember) -> None:
     remember({})
     add_span(config)
     assert reason_to_retrain(config) == Reason("new in the window: span 2")
@@ -119,33 +119,33 @@ def test_spans_that_have_come_and_gone(config: Config, remember: Remember) -> No
     assert reason_to_retrain(changed(config, data={"window": 1})) == Reason("no longer in the window: span 1")
 
 
-def test_another_recipe(config: Config, remember: Remember) -> None:
+def test_another_recipe_is_a_reason(config: Config, remember: Remember) -> None:
     remember({"recipe": "other"})
     assert reason_to_retrain(config) == Reason("the configuration, the code of a step, a library or the content of a span differs")
 
 
-def test_spans_that_are_left_out_without_need_change_nothing(config: Config, remember: Remember) -> None:
+def test_excluding_a_missing_span_changes_nothing(config: Config, remember: Remember) -> None:
     remember({})
     assert reason_to_retrain(changed(config, data={"exclude": (7,), "window": 5})) is None
 
 
 def made(config: Config, attempt: int) -> dict[str, Any]:
-    """What is on record of a run of this configuration, as it is now."""
+    """Returns the recorded fields of a run of this configuration."""
     return {"attempt": attempt, "recipe": look_around(config, attempt).recipe}
 
 
-def test_forced(config: Config, remember: Remember) -> None:
+def test_a_forced_retraining_counts_its_attempts(config: Config, remember: Remember) -> None:
     remember({})
-    assert reason_to_retrain(config, force=True) == Reason("asked for", attempt=1)
+    assert reason_to_retrain(config, force=True) == Reason("requested", attempt=1)
     remember({}, made(config, 3))
     assert reason_to_retrain(config) is None, "the model that was asked for is there"
-    assert reason_to_retrain(config, force=True) == Reason("asked for", attempt=4)
+    assert reason_to_retrain(config, force=True) == Reason("requested", attempt=4)
     remember({"recipe": "other"})
     reason = reason_to_retrain(config, force=True)
     assert reason
     assert reason.attempt == 0, "it is another model in any case"
     remember({}, {"run_id": "2", "steps": (dataclasses.replace(DONE, state="interrupted", outputs={}),)} | made(config, 2))
-    assert reason_to_retrain(config) == Reason("the last run, 2, did not come to its end", attempt=2)
+    assert reason_to_retrain(config) == Reason("the last run, 2, did not finish", attempt=2)
 
 
 def test_a_run_repeats_the_newest_attempt_at_the_same_model(config: Config, remember: Remember) -> None:
@@ -168,7 +168,7 @@ def test_a_run_repeats_the_newest_attempt_at_the_same_model(config: Config, reme
     assert attempt() == 0, "another configuration has attempts of its own"
 
 
-def test_an_old_model(config: Config, remember: Remember) -> None:
+def test_an_old_model_is_a_reason(config: Config, remember: Remember) -> None:
     aged = changed(config, retraining={"max_age": 7.0})
     week = datetime.now(timezone.utc) - timedelta(days=8)
     remember({})
@@ -187,7 +187,7 @@ def test_an_old_model(config: Config, remember: Remember) -> None:
 
 
 def judged(folder: Path, candidate: float, production: float) -> history.StepRecord:
-    """An Evaluator's step that has left such accuracies on the newest span."""
+    """Returns an Evaluator step with these accuracies on the newest span."""
     folder.mkdir()
     values = (("candidate", candidate), ("production", production))
     rates = {name: {"value": value, "lower": value - 0.05, "upper": value + 0.05} for name, value in values}
@@ -196,7 +196,7 @@ def judged(folder: Path, candidate: float, production: float) -> history.StepRec
     return history.StepRecord("CaptchaEvaluator", "done", 1.0, 8, {"evaluation": (str(folder),)})
 
 
-def test_a_model_that_reads_the_newest_span_badly(config: Config, remember: Remember, tmp_path: Path) -> None:
+def test_a_low_accuracy_on_the_newest_span_is_a_reason(config: Config, remember: Remember, tmp_path: Path) -> None:
     strict = changed(config, retraining={"min_sequence_accuracy": 0.9})
     push(make_model(tmp_path / "before", "before"), config.serving_dir, keep=9)
     push(make_model(tmp_path / "this", "this"), config.serving_dir, keep=9)
@@ -205,7 +205,7 @@ def test_a_model_that_reads_the_newest_span_badly(config: Config, remember: Reme
     assert reason_to_retrain(strict) is None
     shutil.rmtree(versions(config.serving_dir)[0].path)
     remember({"steps": (step, DONE), "blessed": False, "pushed_version": None})
-    words = "of the newest span 60.00% (55.00% to 65.00%) are read whole; retraining.min_sequence_accuracy is 90.00%"
+    words = "the full-sequence accuracy on the newest span is 60.00% (55.00% to 65.00%); retraining.min_sequence_accuracy is 90.00%"
     assert reason_to_retrain(strict) == Reason(words, attempt=1)
     assert reason_to_retrain(changed(config, retraining={"min_sequence_accuracy": 0.64})) is None, "it may well read as much"
     assert reason_to_retrain(config) is None
@@ -213,7 +213,7 @@ def test_a_model_that_reads_the_newest_span_badly(config: Config, remember: Reme
     assert reason_to_retrain(strict) is None, "it has been tried"
 
 
-def test_a_new_span_alone_need_not_be_a_reason(config: Config, remember: Remember, tmp_path: Path) -> None:
+def test_a_new_span_is_no_reason_without_every_span(config: Config, remember: Remember, tmp_path: Path) -> None:
     settings = changed(config, retraining={"every_span": False})
     profile = new_spans.profile_of(config, config.data.read_window().spans[0])
     assert sum(profile.counts["size"].values()) == 30
@@ -230,13 +230,13 @@ def test_a_new_span_alone_need_not_be_a_reason(config: Config, remember: Remembe
     assert (Path(config.root) / config.name / "looked.json").stat().st_mtime_ns == kept, "the span is looked at once"
     reason = reason_to_retrain(changed(lenient, drift={"characters": 0.0}))
     assert reason
-    assert reason.words.startswith("The pictures or labels of span-000002 are unlike those of the other spans: characters: ")
+    assert reason.words.startswith("The pictures or labels of span-000002 differ from those of the other spans: characters: ")
     reason = reason_to_retrain(changed(lenient, trainer={"epochs": 9}))
     assert reason == Reason("new in the window: span 2"), "another configuration is a reason, whatever the span is like"
     assert look_around(config).recipe == before
 
 
-def test_a_shard_that_was_touched_is_read_again_and_makes_the_same_model(config: Config, remember: Remember) -> None:
+def test_a_touched_shard_is_read_again_and_keeps_the_recipe(config: Config, remember: Remember) -> None:
     before = look_around(config)
     os.utime(list_spans(config.data.root)[0].files("train")[0], ns=(1, 1))
     after = look_around(config)
@@ -246,20 +246,20 @@ def test_a_shard_that_was_touched_is_read_again_and_makes_the_same_model(config:
     assert reason_to_retrain(config) is None
 
 
-def test_a_new_span_with_a_shard_that_has_changed_is_refused_where_it_is_looked_at(config: Config) -> None:
+def test_a_new_span_with_a_changed_shard_is_refused(config: Config) -> None:
     (span,) = list_spans(config.data.root)
     span.files("train")[0].write_bytes(span.files("eval")[0].read_bytes())
     with pytest.raises(CaptchaPipelineError, match=r"span-000001/train/.* has changed"):
         new_spans.profile_of(config, span)
 
 
-def test_while_a_run_is_at_work_there_is_nothing_to_do(config: Config) -> None:
-    """Which is no failure to cron, but is one to who starts a run by hand."""
+def test_retrain_does_nothing_while_a_run_is_at_work(config: Config) -> None:
+    """For cron this is no failure; for a run started by hand it is."""
     options = ["--config", str(TINY), "--set", f"root={config.root}", "--set", f"data.root={config.data.root}"]
     with locked(Path(config.run_lock), ""):
         message = f"Nothing to do now: A run (process {os.getpid()}) is at work in {Path(config.root) / config.name}.\n"
         assert call("retrain", *options) == message
-        with pytest.raises(CaptchaPipelineError, match=f"Another run .process {os.getpid()}. is at work"):
+        with pytest.raises(CaptchaPipelineError, match=f"Another run .process {os.getpid()}. is in progress"):
             call("run", *options)
     assert history.runs(config.metadata_path) == []
 
@@ -282,6 +282,6 @@ def test_no_span_is_an_error(config: Config) -> None:
         reason_to_retrain(changed(config, data={"root": "/nowhere"}))
 
 
-def test_looking_does_not_import_tensorflow() -> None:
+def test_the_policy_does_not_import_tensorflow() -> None:
     code = "import sys, pipeline.runs.policy; sys.exit('tensorflow' in sys.modules or 'tfx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Transform's graph, run with TFT on Beam and as the layer of a served model, against NumPy and Pillow."""
+"""Transform's graph, run with TFT on Beam and as the layer of a served model, compared with NumPy and Pillow."""
 
 import ast
 import functools
@@ -56,7 +56,7 @@ JPEGS = {mode: save(SMOOTH.convert(mode), "JPEG", quality=95) for mode in ("RGB"
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", PNGS)
-def test_pngs_are_decoded_as_example_gen_shows_them(kind: str, channels: int) -> None:
+def test_pngs_are_decoded_like_in_example_gen(kind: str, channels: int) -> None:
     spec = CaptchaSpec(width=40, height=20, channels=channels)
     rules = PictureRules(max_pixels=10_000, background=BACKGROUND, wrong_size="refuse")
     converted = inspect_picture(PNGS[kind], spec, rules).encoded
@@ -67,14 +67,14 @@ def test_pngs_are_decoded_as_example_gen_shows_them(kind: str, channels: int) ->
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", JPEGS)
-def test_jpegs_are_decoded_as_example_gen_measures_them(mode: str, channels: int) -> None:
+def test_jpegs_are_decoded_like_in_example_gen(mode: str, channels: int) -> None:
     spec = CaptchaSpec(width=40, height=20, channels=channels)
     expected = np.asarray(Image.open(io.BytesIO(JPEGS[mode])).convert("RGB").convert("RGB" if channels == 3 else "L"))
     assert (decode_picture(tf.constant(JPEGS[mode]), spec).numpy() == expected.reshape(20, 40, channels)).all()
 
 
 @pytest.mark.parametrize("size", [(80, 40), (20, 10), (33, 57)])
-def test_stretched_pictures_have_the_size_whatever_their_shape(size: tuple[int, int]) -> None:
+def test_stretched_pictures_have_the_configured_size(size: tuple[int, int]) -> None:
     image = SMOOTH.resize(size, Image.Resampling.BICUBIC)
     found = decode_picture(tf.constant(save(image)), CaptchaSpec(width=40, height=20, fit="stretch")).numpy()
     assert np.abs(found.astype(int) - shrunk(image, 40, 20)).max() <= 2
@@ -100,7 +100,7 @@ def shrunk(image: Image.Image, width: int, height: int) -> np.ndarray:
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), int)
 
 
-def test_what_cannot_be_decoded_is_an_error() -> None:
+def test_data_that_cannot_be_decoded_is_an_error() -> None:
     for data in (b"", b"text", PNGS["colour"][:-600]):
         with pytest.raises(tf.errors.InvalidArgumentError):
             decode_picture(tf.constant(data), CaptchaSpec())
@@ -112,7 +112,7 @@ def example(image: Image.Image, label: str, spec: CaptchaSpec) -> bytes:
 
 
 def transform(folder: Path, records: dict[str, list[bytes]], spec: CaptchaSpec) -> tuple[tft.TFTransformOutput, dict[str, list[Any]]]:
-    """Analyses the train split and transforms each, as TFX's Transform does."""
+    """Analyses the train split and transforms every split, as TFX's Transform does."""
     schema = captcha_schema(spec)
     config = {"spec": spec.model_dump_json(), "background": list(BACKGROUND)}
     found = {}
@@ -141,7 +141,7 @@ def transform(folder: Path, records: dict[str, list[bytes]], spec: CaptchaSpec) 
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_transform(tmp_path: Path, channels: int) -> None:
+def test_every_split_is_transformed(tmp_path: Path, channels: int) -> None:
     spec = CaptchaSpec(charset="いあう", length={"min": 2, "max": 4}, width=24, height=12, channels=channels)
     labels = ["いあ", "うううう", "あいう"] * 5
     images = [Image.fromarray(RNG.integers(low, 256, (12, 24, 3), np.uint8)) for low in range(len(labels))]
@@ -157,10 +157,10 @@ def test_transform(tmp_path: Path, channels: int) -> None:
     for step, split in enumerate(SPLITS):
         assert [row["pixels"][0] for row in found[split]] == [p.tobytes() for p in pixels[:: step + 1]]
         assert [row["label_ids"] for row in found[split][:3]] == [[*spec.encode(label)] for label in labels[:: step + 1][:3]]
-        # Of the training split, in every split.
+        # Every split has the statistics of the train split.
         assert {tuple(row["pixel_mean"] + row["pixel_std"]) for row in found[split]} == {(mean, std)}
 
-    # The served model knows the picture alone, TFMA's question for labels the characters alone.
+    # The served model gets only the picture, TFMA's request for labels only the characters.
     layer = output.transform_features_layer()
     batch = tf.constant([save(image) for image in images[:3]])
     served = layer({"image": batch})
@@ -173,11 +173,11 @@ def test_transform(tmp_path: Path, channels: int) -> None:
     assert layer(parsed)["label_ids"].dtype == tf.int64
 
 
-def test_fixed_length_and_flat_pictures(tmp_path: Path) -> None:
+def test_labels_of_fixed_length_and_pictures_of_one_colour(tmp_path: Path) -> None:
     spec = CaptchaSpec(charset="digits", length=3, width=24, height=12)
     records = [example(Image.new("RGB", (24, 12), (7, 7, 7)), label, spec) for label in ("907", "123")]
     output, found = transform(tmp_path, {"train": records}, spec)
     assert [row["label_ids"] for row in found["train"]] == [[9, 0, 7], [1, 2, 3]]
-    # A deviation of 0 would divide by 0.
+    # A deviation of 0 would lead to a division by 0.
     assert [(row["pixel_mean"], row["pixel_std"]) for row in found["train"]] == [([7.0], [1.0])] * 2
     assert output.transformed_feature_spec()["label_ids"].shape == [3]

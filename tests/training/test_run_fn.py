@@ -56,13 +56,13 @@ def transformed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fit(transformed: Path, tmp_path: Path) -> Fit:
-    """A fit is taken up by one of the same test with the same changes."""
+    """Returns a function that fits. A fit resumes an earlier fit of the same test with the same changes."""
     return functools.partial(_fit, transformed, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def plain(transformed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fit with no changes. Its checkpoints lie beside it."""
+    """Returns the folder of a fit without changes. Its checkpoints are beside it."""
     return _fit(transformed, tmp_path_factory.mktemp("fits"), "plain")
 
 
@@ -75,7 +75,7 @@ def _fit(transformed: Path, root: Path, name: str, base: Path | None = None, **c
 
 
 def checkpoints_of(root: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> Path:
-    """One folder for each recipe: all of them have the same name here."""
+    """Returns one folder for each set of changes, because all recipes have the same name here."""
     return root / "checkpoints" / hashlib.sha256(repr(sorted(changes.items())).encode()).hexdigest()
 
 
@@ -98,7 +98,7 @@ def _history(folder: Path) -> list[dict[str, float]]:
     return json.loads((folder / "logs" / HISTORY_FILE).read_text())
 
 
-def test_it_learns_and_another_seed_gives_another_model(plain: Path, fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fit_learns_and_another_seed_gives_another_model(plain: Path, fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     history = _history(plain)
     assert [set(epoch) for epoch in history] == [KEYS] * EPOCHS
     assert history[-1]["val_sequence_accuracy"] > 0.9
@@ -116,7 +116,7 @@ def test_it_learns_and_another_seed_gives_another_model(plain: Path, fit: Fit, c
     assert f"epoch {EPOCHS}/{EPOCHS}: loss" in capsys.readouterr().out
 
 
-def test_a_fit_killed_in_an_epoch_ends_as_one_that_was_not(plain: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fit_killed_in_an_epoch_ends_like_an_uninterrupted_fit(plain: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "on_epoch_begin", lambda self, epoch, logs=None: _kill() if epoch == 3 else None)
         with pytest.raises(SystemExit):
@@ -127,7 +127,7 @@ def test_a_fit_killed_in_an_epoch_ends_as_one_that_was_not(plain: Path, fit: Fit
         assert ours | {"seconds": 0} == theirs | {"seconds": 0}
 
 
-def test_a_warm_start_goes_on_where_the_model_in_production_was(plain: Path, fit: Fit, tmp_path: Path) -> None:
+def test_a_warm_start_continues_from_the_model_in_production(plain: Path, fit: Fit, tmp_path: Path) -> None:
     gentle = {"warm_start": {"epochs": 1, "learning_rate": 1e-4}}
     warm = fit("warm", plain / "model", **gentle)
     (epoch,) = _history(warm)
@@ -144,10 +144,10 @@ def test_a_warm_start_goes_on_where_the_model_in_production_was(plain: Path, fit
     assert _about(cold)["base_problem"] == ""
 
 
-def test_a_warm_fit_is_not_resumed_from_what_another_model_has_become(
+def test_a_warm_fit_is_not_resumed_from_the_checkpoint_of_another_base(
     plain: Path, fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed, then a rollback puts another model into production: of the withdrawn one nothing is left in what comes of it."""
+    """The fit is killed, then a rollback restores another model: the withdrawn model must not influence the next fit."""
     withdrawn, production = shutil.copytree(plain / "model", tmp_path / "withdrawn"), fit("production", seed=2, epochs=1) / "model"
     _rename(withdrawn, "withdrawn")
     _rename(production, "production")
@@ -160,21 +160,21 @@ def test_a_warm_fit_is_not_resumed_from_what_another_model_has_become(
             fit("killed", withdrawn, **warm)
     capsys.readouterr()
     again = fit("again", production, **warm)
-    assert "going on after" not in capsys.readouterr().out
+    assert "resuming after" not in capsys.readouterr().out
     np.testing.assert_array_equal(_weights(whole), _weights(again))
-    # The same model again takes up where it was.
+    # A fit from the withdrawn model resumes.
     fit("resumed", withdrawn, **warm)
-    assert "going on after epoch 1 of 2" in capsys.readouterr().out
+    assert "resuming after epoch 1 of 2" in capsys.readouterr().out
 
 
-def test_a_base_that_cannot_be_read_is_told_of(plain: Path, fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_base_model_that_cannot_be_read_is_reported(plain: Path, fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     base = shutil.copytree(plain / "model", tmp_path / "production")
     (base / "assets.extra" / WEIGHTS_FILE).write_bytes(b"no weights")
     cold = fit("cold", base, epochs=2, warm_start={"epochs": 1})
     assert len(_history(cold)) == 2, "it is not a warm fit"
     about = _about(cold)
     assert (about["warm_start"], about["fingerprint"]) == (False, fingerprint("abc", None))
-    assert about["base_problem"].startswith("The model in production cannot be read (OSError")
+    assert about["base_problem"].startswith("The production model cannot be read (OSError")
     assert about["base_problem"] in caplog.text
 
 
@@ -200,23 +200,21 @@ def test_a_fit_killed_before_its_export_only_exports(fit: Fit, monkeypatch: pyte
             fit("killed")
     capsys.readouterr()
     history = _history(fit("again"))
-    assert capsys.readouterr().out.splitlines() == [f"going on after epoch {EPOCHS} of {EPOCHS}"]
+    assert capsys.readouterr().out.splitlines() == [f"resuming after epoch {EPOCHS} of {EPOCHS}"]
     assert len(history) == EPOCHS
 
 
-def test_a_model_that_was_lost_after_its_export_is_exported_again(
-    plain: Path, fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """On Kubeflow the outputs are uploaded when the Trainer has ended: where that fails, its next attempt finds what it wrote gone."""
+def test_a_model_lost_after_its_export_is_exported_again(plain: Path, fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On Kubeflow the outputs are uploaded after the Trainer has ended. If that fails, they are missing in the next attempt."""
     shutil.copytree(checkpoints_of(plain.parent), checkpoints_of(tmp_path))
     capsys.readouterr()
     again = fit("again")
-    assert capsys.readouterr().out.splitlines() == [f"going on after epoch {EPOCHS} of {EPOCHS}"]
+    assert capsys.readouterr().out.splitlines() == [f"resuming after epoch {EPOCHS} of {EPOCHS}"]
     assert _history(again) == _history(plain)
     np.testing.assert_array_equal(_weights(again), _weights(plain))
 
 
-def test_the_checkpoints_of_few_fits_stay(fit: Fit, tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_are_kept(fit: Fit, tmp_path: Path) -> None:
     checkpoints = checkpoints_of(tmp_path)
     for age, name in enumerate(["newest", "second", "third", "fourth"]):
         (checkpoints / name / "epoch-000001").mkdir(parents=True)
@@ -225,23 +223,23 @@ def test_the_checkpoints_of_few_fits_stay(fit: Fit, tmp_path: Path) -> None:
     assert {path.name for path in checkpoints.iterdir()} == {fingerprint("abc", None), "newest", "second"}
 
 
-def test_a_fit_with_no_number_of_epochs_is_by_the_pictures_and_keeps_to_its_minutes(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fit_without_a_number_of_epochs_follows_the_pictures_and_the_time_limit(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     history = _history(fit("auto", epochs=0, max_minutes=0.001))
     lines = capsys.readouterr().out.splitlines()
-    planned = re.fullmatch(r"(\d+) pictures to learn from: (\d+) epochs of (\d+) passes, ([\d,]+) steps of 16 pictures", lines[0])
+    planned = re.fullmatch(r"training on (\d+) pictures: (\d+) epochs of (\d+) passes, ([\d,]+) steps of 16 pictures", lines[0])
     assert planned
     count, epochs, passes = map(int, planned.groups()[:3])
     assert int(planned[4].replace(",", "")) == epochs * -(-passes * count // 16)
     assert passes > 5
-    assert re.fullmatch(rf"about 1 min to go: \d+ ms a step, 1 epochs in place of {epochs}", lines[1])
+    assert re.fullmatch(rf"about 1 min left: \d+ ms per step, 1 epochs instead of {epochs}", lines[1])
     assert len(history) == 1
     assert history[0]["val_sequence_accuracy"] > 0.5, "one epoch of many passes"
     fit("again", epochs=0, max_minutes=0.001)
-    assert capsys.readouterr().out.splitlines() == ["going on after epoch 1 of 1"]
+    assert capsys.readouterr().out.splitlines() == ["resuming after epoch 1 of 1"]
 
 
-def test_at_chance_it_does_not_stop_early_and_the_best_epoch_is_exported(fit: Fit) -> None:
-    # What moves at this rate are the averages of the batch normalisation.
+def test_a_fit_at_chance_does_not_stop_early_and_exports_the_best_epoch(fit: Fit) -> None:
+    # At this learning rate only the averages of the batch normalisation change.
     folder = fit("early", patience=1, learning_rate=1e-9, warmup=0.0)
     history = _history(folder)
     assert len(history) == EPOCHS
@@ -252,8 +250,8 @@ def test_at_chance_it_does_not_stop_early_and_the_best_epoch_is_exported(fit: Fi
     assert read == pytest.approx(best["val_sequence_accuracy"]) != last["val_sequence_accuracy"]
 
 
-def test_an_epoch_is_judged_as_the_model_would_be_exported(fit: Fit) -> None:
-    """Without label smoothing, and at the temperature that the exported model has: by what the exported model says of the eval split."""
+def test_an_epoch_is_judged_by_the_cross_entropy_of_the_exported_model(fit: Fit) -> None:
+    """Without label smoothing, at the temperature of the exported model, and on the eval split."""
     folder = fit("smoothed", label_smoothing=0.2)
     history = _history(folder)
     best = min(history, key=lambda row: row[JUDGED_BY])
@@ -268,7 +266,7 @@ def test_an_epoch_is_judged_as_the_model_would_be_exported(fit: Fit) -> None:
 def test_a_batch_that_replicas_cannot_share_is_named() -> None:
     check_batch_size(64, 2, 64)
     check_batch_size(64, 1, 10)
-    with pytest.raises(CaptchaPipelineError, match="batch_size=64 is that of all 3 replicas"):
+    with pytest.raises(CaptchaPipelineError, match="batch_size=64 cannot be shared evenly among 3 replicas"):
         check_batch_size(64, 3, 1000)
-    with pytest.raises(CaptchaPipelineError, match="not one batch of 64"):
+    with pytest.raises(CaptchaPipelineError, match="less than one batch of 64"):
         check_batch_size(64, 2, 63)

@@ -27,7 +27,7 @@ def properties(serving: Path, as_of: str = "none") -> dict[str, Any]:
 
 
 def mine(window: str = "mine") -> str:
-    """The recipe of the model that is to be compared."""
+    """Returns the recipe of the candidate."""
     return recipe("{}", window, 8, 0)
 
 
@@ -45,14 +45,14 @@ def run(serving: Path, out: Path, window: str = "mine", as_of: str = "none"):
     return artifact
 
 
-def test_nothing_pushed(tmp_path, serving):
+def test_no_model_before_the_first_push(tmp_path, serving):
     artifact = run(serving, tmp_path / "out")
     assert artifact.get_int_custom_property("has_model") == 0
     assert "nothing has been pushed" in artifact.get_string_custom_property("reason")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_model_in_production(tmp_path, serving):
+def test_the_model_in_production_is_the_baseline(tmp_path, serving):
     model = make_model(tmp_path / "model", "another")
     pushed = push(model, serving, keep=5)
     artifact = run(serving, tmp_path / "out", as_of=str(pushed.version))
@@ -62,8 +62,8 @@ def test_the_model_in_production(tmp_path, serving):
     assert contents(Path(path_utils.serving_model_path(artifact.uri))) == contents(model)
 
 
-def test_the_best_on_the_golden_set_goes_along(tmp_path, serving):
-    """Though another model is in production; and without one too, where what was pushed reads something else or is the same."""
+def test_the_best_reading_of_the_golden_set_is_passed_on(tmp_path, serving):
+    """It is passed on even if another model is in production; a model's own reading is left out."""
     for name, wrong in {"best": ("00",), "newest": ("00", "01")}.items():
         push(make_model(tmp_path / name, name, recipe=mine(name)), serving, 5, GoldenReading(content="c", pictures=3, misread=wrong))
     artifact = run(serving, tmp_path / "out")
@@ -74,16 +74,16 @@ def test_the_best_on_the_golden_set_goes_along(tmp_path, serving):
     assert [best.recipe for best in golden.from_json((tmp_path / "own" / "golden.json").read_text())] == [mine("newest")]
 
 
-def test_own_version_is_no_baseline(tmp_path, serving):
+def test_a_model_is_not_its_own_baseline(tmp_path, serving):
     push(make_model(tmp_path / "model", recipe=mine()), serving, keep=5)
     artifact = run(serving, tmp_path / "out")
     assert artifact.get_int_custom_property("has_model") == 0
-    assert "none of the 1 versions" in artifact.get_string_custom_property("reason")
+    assert "(versions in total: 1)" in artifact.get_string_custom_property("reason")
     of_other_spans = run(serving, tmp_path / "other", window="other")
     assert of_other_spans.get_int_custom_property("has_model") == 1, "the same configuration on other spans makes another model"
 
 
-def test_what_reads_something_else_is_the_last_resort(tmp_path, serving):
+def test_a_model_with_another_spec_is_the_last_resort(tmp_path, serving):
     other = CaptchaSpec(charset="ABC", length=3)
     push(make_model(tmp_path / "old", "old"), serving, keep=5)
     push(make_model(tmp_path / "other", "other", spec=other), serving, keep=5)
@@ -91,7 +91,7 @@ def test_what_reads_something_else_is_the_last_resort(tmp_path, serving):
     assert [pushed and pushed.fingerprint for pushed in found] == ["old", "other", "other"]
 
 
-def test_what_tfx_compares_to_reuse_an_answer(serving):
+def test_the_properties_that_tfx_compares_for_its_cache(serving):
     examples = channel_utils.as_channel([standard_artifacts.Examples()])
     component = LatestPushedModel(examples=examples, **properties(serving, as_of="17"))
     assert component.exec_properties == properties(serving, as_of="17")

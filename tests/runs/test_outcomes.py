@@ -1,4 +1,4 @@
-"""What is told of each run, from what its steps left."""
+"""The outcome of each run, read from the output of its steps."""
 
 import json
 from datetime import datetime, timezone
@@ -30,7 +30,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def step(node: str, folder: Path, state: history.State = "done", **left: dict[str, Any]) -> StepRecord:
-    """A step each of whose outputs has left a JSON file: `output__file={…}`."""
+    """Returns a step whose outputs are JSON files, given as `output__file={…}`."""
     outputs = {}
     for name, content in left.items():
         output, file = name.split("__")
@@ -42,7 +42,7 @@ def step(node: str, folder: Path, state: history.State = "done", **left: dict[st
 
 
 def run(folder: Path, **changes: Any) -> RunRecord:
-    """A run that pushed its model."""
+    """Returns a run that pushed its model."""
     more = changes.pop("more", {})
     sets = {name: {"candidate": RATE, "production": WORSE, "p_value": 0.001, "count": 100} for name in ("all", "golden set")}
     distances = {"brightness": {"value": 0.4, "threshold": 0.2}, "size": {"value": 0.3, "threshold": None}}
@@ -68,7 +68,7 @@ def run(folder: Path, **changes: Any) -> RunRecord:
 
 
 def serve(config: Config, folder: Path, *fingerprints: str) -> list[Pushed]:
-    """Pushes a model with each of these fingerprints, which are their recipes as well."""
+    """Pushes a model for each fingerprint, which is also its recipe."""
     return [push(make_model(folder / "models" / name, name), config.serving_dir, keep=9) for name in fingerprints]
 
 
@@ -76,7 +76,7 @@ def remember(monkeypatch: pytest.MonkeyPatch, *runs: RunRecord) -> None:
     monkeypatch.setattr(history, "runs", lambda _: list(runs))
 
 
-def test_a_run_that_pushed(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_outcome_of_a_pushed_model(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remember(monkeypatch, run(tmp_path / "a"))
     report = Path(config.report_dir) / "evaluation-7" / "report.html"
     report.parent.mkdir(parents=True)
@@ -91,7 +91,7 @@ def test_a_run_that_pushed(config: Config, tmp_path: Path, monkeypatch: pytest.M
     assert told.report == "evaluation-7/report.html"
 
 
-def test_what_kept_a_model_from_being_pushed(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_why_a_model_was_not_pushed(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unblessed = run(tmp_path / "a", failures=["it is bad"], blessed=False, pushed_version=None)
     remember(monkeypatch, unblessed)
     (told,) = retrainings(config)
@@ -103,7 +103,7 @@ def test_what_kept_a_model_from_being_pushed(config: Config, tmp_path: Path, mon
     assert accuracy_in_production(config, run(tmp_path / "b")) == Rate(**RATE)
 
 
-def test_a_run_that_stopped(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_outcome_of_a_stopped_run(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     steps = (StepRecord("CaptchaExampleGen", "failed", 3.0, 1, {}),)
     stopped = run(tmp_path / "a", steps=steps, blessed=None, pushed_version=None, spans=())
     remember(monkeypatch, stopped)
@@ -112,7 +112,7 @@ def test_a_run_that_stopped(config: Config, monkeypatch: pytest.MonkeyPatch, tmp
     assert accuracy_in_production(config, stopped) is None
 
 
-def test_a_model_that_a_rollback_took_out(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_outcome_of_a_model_withdrawn_by_a_rollback(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = serve(config, tmp_path, "e", "f")
     before = run(tmp_path / "a", recipe="e", fingerprint="e", baseline=None, pushed_version=str(first.version))
     last = run(tmp_path / "b", recipe="f", fingerprint="f", pushed_version=str(second.version), run_id="2026-03-02T03:00:00.123")
@@ -122,16 +122,16 @@ def test_a_model_that_a_rollback_took_out(config: Config, tmp_path: Path, monkey
     back = roll_back(config.serving_dir, first.version)
     assert [told.decision for told in retrainings(config)] == ["pushed", "withdrawn"]
     assert accuracy_in_production(config, last) == Rate(**WORSE), "the last run has measured what is in production again"
-    copy = f"version {back.version}, a copy of {first.version} that a rollback has made"
+    copy = f"version {back.version}, a copy of {first.version} made by a rollback"
     assert shown(config) == f"In production: {copy}, from the run of 2026-03-01 03:00"
     page = write_trend_page(config).read_text(encoding="utf-8")
     assert f"version <bdi>{back.version}</bdi>, a copy of <bdi>{first.version}</bdi>" in page
     serve(config, tmp_path, "of someone else")
-    assert shown(config).endswith(", from none of these runs")
+    assert shown(config).endswith(", not pushed by any of these runs")
 
 
 def shown(config: Config) -> str:
-    """The last line that `runs` prints."""
+    """Returns the last line that `runs` prints."""
     with (console := Console(width=200)).capture() as capture:
         tables.print_retrainings(console, retrainings(config), production(config))
     return capture.get().splitlines()[-1]
@@ -139,21 +139,21 @@ def shown(config: Config) -> str:
 
 def test_nothing_in_production(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remember(monkeypatch, run(tmp_path / "a"))
-    assert shown(config) == "In production: nothing, there is no version in the serving folder"
+    assert shown(config) == "In production: no model, the serving folder has no version"
 
 
-def test_runs_that_did_nothing_and_searches_are_left_out(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_runs_and_searches_are_left_out(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = run(tmp_path / "a", steps=(StepRecord("CaptchaExampleGen", "cached", 0.1, 1, {}),))
     search = run(tmp_path / "b", steps=(StepRecord("Tuner", "done", 9.0, 1, {}),))
     remember(monkeypatch, cached, search)
     assert retrainings(config) == []
 
 
-def test_the_table_and_the_page(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_and_the_trend_page(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warned = "the newest span has only 3 test pictures"
     remember(
         monkeypatch,
-        run(tmp_path / "a", more={"warnings": [warned]}),  # a judgement of an earlier release has none
+        run(tmp_path / "a", more={"warnings": [warned]}),  # the judgement of an earlier release has no warnings
         run(tmp_path / "b", failures=["[bold]bad[/]"], blessed=False, pushed_version=None),
     )
     with (console := Console(width=250)).capture() as capture:

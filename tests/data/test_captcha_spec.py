@@ -15,7 +15,7 @@ def specs_and_labels(draw: st.DrawFn) -> tuple[CaptchaSpec, str]:
     length = lengths[0] if lengths[0] == lengths[1] else LengthRange(min=lengths[0], max=lengths[1])
     try:
         spec = CaptchaSpec(charset=alphabet, length=length)
-    except ValidationError:  # NFC can make two characters one
+    except ValidationError:  # NFC can merge two characters
         spec = CaptchaSpec(charset="0123456789", length=length)
     label = draw(st.text(st.sampled_from(spec.characters), min_size=spec.min_length, max_size=spec.max_length))
     return spec, label
@@ -44,7 +44,7 @@ def test_any_text_is_either_canonical_or_refused_with_a_reason(text: str) -> Non
         assert spec.canonical(label) == label
 
 
-def test_the_blank_class_is_there_only_where_the_length_varies() -> None:
+def test_only_a_varying_length_adds_the_blank_class() -> None:
     fixed = CaptchaSpec(charset="digits", length=4)
     ranged = CaptchaSpec(charset="digits", length=LengthRange(min=2, max=4))
     assert (fixed.num_classes, fixed.blank_id, fixed.max_length) == (10, None, 4)
@@ -57,14 +57,14 @@ def test_named_charsets(name: str) -> None:
     assert CaptchaSpec(charset=name).characters == CHARSETS[name]
 
 
-def test_case_is_folded_to_the_charsets_own() -> None:
+def test_case_is_folded_to_the_case_of_the_charset() -> None:
     assert CaptchaSpec(charset="abC", case_sensitive=False, length=3).canonical("ABc") == "abC"
     with pytest.raises(LabelError, match="'A' at position 1") as caught:
         CaptchaSpec(charset="abC", length=3).canonical("AbC")
     assert caught.value.reason == "label_charset"
 
 
-def test_labels_in_another_normal_form_are_the_same_label() -> None:
+def test_a_label_in_another_unicode_normal_form_is_accepted() -> None:
     spec = CaptchaSpec(charset="éß京", length=2)
     assert spec.canonical("e\u0301京") == "é京"
 
@@ -72,7 +72,7 @@ def test_labels_in_another_normal_form_are_the_same_label() -> None:
 @pytest.mark.parametrize(
     ("label", "reason"), [("", "label_empty"), ("123", "label_length"), ("12345", "label_length"), ("12x4", "label_charset")]
 )
-def test_reasons_of_refusal(label: str, reason: str) -> None:
+def test_a_wrong_label_is_refused_with_a_reason(label: str, reason: str) -> None:
     with pytest.raises(LabelError) as caught:
         CaptchaSpec(charset="digits", length=4).canonical(label)
     assert caught.value.reason == reason
@@ -81,7 +81,7 @@ def test_reasons_of_refusal(label: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"charset": "aab"}, "holds 'a' twice"),
+        ({"charset": "aab"}, "contains 'a' twice"),
         ({"charset": "aA", "case_sensitive": False}, "set case_sensitive: true"),
         ({"charset": "a b"}, "spaces"),
         ({"charset": "x"}, "at least two"),
@@ -91,7 +91,7 @@ def test_reasons_of_refusal(label: str, reason: str) -> None:
         ({"colour": True}, "Extra inputs"),
     ],
 )
-def test_impossible_specs_say_why(fields: dict[str, object], message: str) -> None:
+def test_an_invalid_spec_is_refused_with_a_reason(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         CaptchaSpec.model_validate(fields)
 

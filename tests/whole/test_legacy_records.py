@@ -1,6 +1,6 @@
-"""A set made with the book's own writer trains unchanged.
+"""A set in the legacy layout, made with the published writer, trains unchanged.
 
-The writer below is the book's, its misprints corrected (`1abel_raw`, `tf.train_Feature`) and `tf.python_io` brought up to date.
+The writer below is the published code, with misprints corrected (`1abel_raw`, `tf.train_Feature`) and `tf.python_io` updated.
 """
 
 import csv
@@ -54,8 +54,8 @@ def write_book_set(folder: Path, count: int, files: int, seed: int) -> None:
                 records.write(tf.train.Example(features=features).SerializeToString())
 
 
-def test_the_books_records_train(tmp_path: Path) -> None:
-    """In either layout that they can be imported to."""
+def test_legacy_records_train(tmp_path: Path) -> None:
+    """The records are imported into both layouts."""
     options = ["--config", str(TINY), "--set", f"root={tmp_path / 'output'}", "--set", f"data.root={tmp_path / 'data'}"]
     options += ["--set", "captcha.channels=3"]
     for seed, layout in enumerate(LAYOUTS):
@@ -69,6 +69,6 @@ def test_the_books_records_train(tmp_path: Path) -> None:
     call("run", *options)
     figures = results.outcome(config, last_run(config)).evaluation.results
     assert figures.example_count == sum(manifest.counts["test"] for manifest in manifests)
-    # More than who learns one of the layouts alone, and guesses the other's.
+    # More than a model that learns the records of one layout and guesses the others.
     assert figures.sequence_accuracy.lower > (1 + 1 / len(CHARSET) ** LENGTH) / 2
     assert len(serving_dir.versions(config.serving_dir)) == 1

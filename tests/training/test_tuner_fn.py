@@ -1,4 +1,4 @@
-"""The search for hyperparameters: what it may choose, what it leaves, and what a run takes from it."""
+"""The search for hyperparameters: its space, its output, and its use in a run."""
 
 import math
 import re
@@ -30,26 +30,26 @@ def hyperparameters(**changes: Any) -> Hyperparameters:
     return Hyperparameters(**changes)
 
 
-def test_the_values_in_force_are_in_the_space_and_its_defaults() -> None:
+def test_the_configured_values_are_in_the_space_and_are_its_defaults() -> None:
     now = hyperparameters(learning_rate=0.5, batch_size=48, label_smoothing=0.07, shift=3)
     space = tuner_fn.search_space(now, SPEC, 1, [])
     assert space.values == {"learning_rate": 0.5, "batch_size": 48, "label_smoothing": 0.07, "shift": 3}
 
 
-def test_what_is_fixed_is_not_searched_and_batches_can_be_shared() -> None:
+def test_fixed_keys_are_not_searched_and_batches_can_be_shared() -> None:
     space = tuner_fn.search_space(hyperparameters(batch_size=30), SPEC, 3, ["learning_rate", "shift", "epochs"])
     assert set(space.values) == {"batch_size", "label_smoothing"}
     (batch_size,) = (choice for choice in space.space if choice.name == "batch_size")
     assert all(size % 3 == 0 for size in batch_size.values)
 
 
-def test_a_search_for_nothing_says_so() -> None:
+def test_a_search_without_free_keys_is_an_error() -> None:
     with pytest.raises(CaptchaPipelineError, match="nothing is left to search for"):
         tuner_fn.search_space(hyperparameters(), SPEC, 1, sorted(KNOBS))
 
 
-def test_the_trial_that_would_be_exported_with_the_lowest_cross_entropy_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the one that reads most of the eval split, or is best after its last epoch; nor one that has come to no number at all."""
+def test_the_trial_with_the_lowest_exported_cross_entropy_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the trial that reads most of the eval split, is best after its last epoch, or has no number as its result."""
     fits = iter([[0.5, 0.2, 0.9], [0.3, 0.25, 0.24], [math.nan] * 3])  # by trial and epoch
 
     def fit(examples: Any, model: Any, spec: Any, parameters: Any, length: Any, strategy: Any, initial_epoch: int, callbacks: Any) -> None:
@@ -71,7 +71,7 @@ def test_the_trial_that_would_be_exported_with_the_lowest_cross_entropy_wins(tmp
 
 
 @pytest.mark.slow
-def test_a_run_takes_what_the_search_found_and_what_the_user_sets_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_uses_the_tuned_values_except_for_keys_that_the_user_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--config", str(TINY), "--set", f"root={tmp_path / 'output'}", "--set", f"data.root={tmp_path / 'data'}"]
     call("data", "synth", *options, "--set", "synth.count=300")
     fixed = [*options, "--set", "trainer.shift=1"]
@@ -86,11 +86,11 @@ def test_a_run_takes_what_the_search_found_and_what_the_user_sets_stays(tmp_path
             raise KeyboardInterrupt
         real(examples, model, spec, parameters, *rest)
 
-    monkeypatch.setattr(run_fn, "fit_to", stopped_in_the_second_trial)  # TFX loads the tuner's module anew
+    monkeypatch.setattr(run_fn, "fit_to", stopped_in_the_second_trial)  # TFX loads the tuner's module again
     stopped = call(*search, exit_code=STOPPED)
     output = call(*search)
-    assert len(tried) == 4  # the second trial again, and none of those that were complete
-    assert tried[0] == (Hyperparameters().learning_rate, 1)  # the first is with the values in force
+    assert len(tried) == 4  # the second trial ran again, the completed trials did not
+    assert tried[0] == (Hyperparameters().learning_rate, 1)  # the first trial has the configured values
     assert tried[1] == tried[2]
     assert {shift for _, shift in tried} == {1}
 
@@ -108,7 +108,7 @@ def test_a_run_takes_what_the_search_found_and_what_the_user_sets_stays(tmp_path
     assert {step.state for step in last_run(config).steps} == {"cached"}
 
 
-def test_a_tuned_file_that_is_not_right_is_named(tmp_path: Path) -> None:
+def test_an_invalid_tuned_file_is_named(tmp_path: Path) -> None:
     overrides = [f"root={tmp_path}"]
     path = Path(load_config(TINY, overrides).tuned_path)
     path.parent.mkdir(parents=True)

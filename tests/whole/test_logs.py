@@ -1,4 +1,4 @@
-"""Loading TensorFlow, in processes of their own: it can be done once in each."""
+"""Log files, and the loading of TensorFlow in separate processes, because each process can load it only once."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from pipeline.logs import rotate
 from tests.support.paths import ROOT
 from tests.support.pid_namespace import pid_namespace
 
-# A library that says something while it is loaded, as C++ does, and then whatever a test wants of it.
+# A library that writes to standard error while it is loaded, as C++ does; the lines of a test follow.
 LIBRARY = """
 import os, types
 os.write(2, b"I0000 00:00:00 chatter\\nE0000 00:00:00 something is wrong\\n")
@@ -20,7 +20,7 @@ config = types.SimpleNamespace(list_physical_devices=list)
 LOAD = "from pipeline.logs import load_tensorflow; load_tensorflow(); import os; os.write(2, b'later')"
 
 
-def test_tensorflow_without_keras_and_keras_later():
+def test_tensorflow_loads_without_keras_and_keras_loads_later():
     lines = (
         "from pipeline.logs import load_tensorflow, silence",
         "silence()",
@@ -34,7 +34,7 @@ def test_tensorflow_without_keras_and_keras_later():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_log_that_grows_is_cut_and_the_oldest_of_it_goes(tmp_path: Path):
+def test_a_growing_log_is_rotated_and_its_oldest_part_is_removed(tmp_path: Path):
     lines = (
         "import logging, sys",
         "from pathlib import Path",
@@ -52,7 +52,7 @@ def test_a_log_that_grows_is_cut_and_the_oldest_of_it_goes(tmp_path: Path):
     assert kept == list(range(kept[0], 55)), "in order, without a gap"
     assert kept[0] > 0
     assert len(kept) > 25
-    # What is there already is gone on with.
+    # An existing log is continued.
     before = log.read_text()
     more = (*lines[:4], "logging.getLogger('talker').info('once more')")
     subprocess.run([sys.executable, "-c", "\n".join(more), str(log)], check=True)
@@ -86,20 +86,20 @@ def test_chatter_is_left_out_and_the_rest_is_shown_in_order(tmp_path: Path) -> N
     assert (done.returncode, done.stderr) == (0, b"E0000 00:00:00 something is wrong\nlater")
 
 
-def test_what_a_library_says_before_it_aborts_is_shown(tmp_path: Path) -> None:
+def test_the_output_of_a_library_before_an_abort_is_shown(tmp_path: Path) -> None:
     done = load(tmp_path, "os.write(2, b'terminate called: no such instruction')", "os.abort()")
     assert done.returncode == -signal.SIGABRT
     assert done.stderr == b"E0000 00:00:00 something is wrong\nterminate called: no such instruction"
 
 
-def test_so_it_is_in_the_first_process_of_a_container(tmp_path: Path) -> None:
-    """Which ends all others of the container when it ends."""
+def test_the_output_before_an_abort_is_shown_in_a_container(tmp_path: Path) -> None:
+    """The first process of a container ends all other processes when it ends."""
     done = load(tmp_path, "os.write(2, b'terminate called: no such instruction')", "os.abort()", within=pid_namespace())
     assert done.returncode
     assert done.stderr.endswith(b"E0000 00:00:00 something is wrong\nterminate called: no such instruction")
 
 
-def test_a_library_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
+def test_a_library_that_cannot_be_loaded_is_reported(tmp_path: Path) -> None:
     done = load(tmp_path, "raise ImportError('libcudart.so.99 is missing')")
     assert done.returncode == 1
     assert done.stderr.startswith(b"E0000 00:00:00 something is wrong\nTraceback")
