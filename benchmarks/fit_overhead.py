@@ -93,7 +93,7 @@ def main() -> None:
     strategy = choose_strategy(parameters.strategy)
 
     plain = compiled_model(config.captcha, parameters, length.steps)
-    images, labels = arrays(training_batches(files, count, config.captcha, parameters.batch_size, 0, parameters.seed))
+    images, labels = arrays(training_batches(files, count, config.captcha, parameters.model_copy(update={"shift": 0})))
     judged = arrays(evaluation_batches(judged_by, config.captcha, EVALUATION_BATCH))
 
     def plain_epoch() -> None:

@@ -73,7 +73,7 @@ def passes(count: int, images: int, seed: int) -> npt.NDArray[np.int32]:
 
 
 def shifted(pixels: keras.KerasTensor, offsets: keras.KerasTensor, shift: int) -> keras.KerasTensor:
-    """Shifts each image like `components.training.batches.random_shift`, but by given offsets.
+    """Shifts each image like `components.training.augmentations.shift.random_shift`, but by given offsets.
 
     Args:
       pixels: [N, H, W, C], H and W at least `shift`.

@@ -72,7 +72,7 @@ def main() -> None:
     count = count_records(files)
 
     def batches(shift: int) -> tf.data.Dataset:
-        return training_batches(files, count, config.captcha, parameters.batch_size, shift, parameters.seed)
+        return training_batches(files, count, config.captcha, parameters.model_copy(update={"shift": shift}))
 
     rows = []
     for shift in (0, parameters.shift):

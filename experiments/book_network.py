@@ -142,7 +142,7 @@ def fit(arm: Arm, config: Config, data: Prepared, images: int, seed: int) -> dic
     steps = _STRETCH // batch_size
     wall, cpu = time.monotonic(), time.process_time()
     curve = model.fit(
-        training_batches(files, count, spec, batch_size, shift, seed).repeat(),
+        training_batches(files, count, spec, recipe.model_copy(update={"batch_size": batch_size, "shift": shift, "seed": seed})).repeat(),
         epochs=max(1, round(images / batch_size / steps)),
         steps_per_epoch=steps,
         verbose=0,

@@ -67,7 +67,7 @@ def fit(trial: Trial, config: Config, data: Prepared, epochs: int, pictures: int
 
     early = epochs // 2 if trial.progressive else 0
     model = compiled(spec, epochs - early)
-    batches = training_batches(files, there, spec, parameters.batch_size, parameters.shift, seed)
+    batches = training_batches(files, there, spec, parameters)
     batches = batches.take(-(-count // parameters.batch_size))
     judged = evaluation_batches(record_files(data.files("eval"), "eval"), spec, EVALUATION_BATCH)
     if trial.change is not None:

@@ -11,6 +11,8 @@ from components.base.errors import CaptchaPipelineError
 from components.base.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.model_inputs import model_inputs, normalise, pixels_of
+from components.training.augmentations import augment
+from components.training.hyperparameters import Hyperparameters
 
 # Bytes of pixels. A data set up to this size is cached in memory after the first epoch. A larger one has a shuffle buffer of this size.
 _MEMORY_BYTES: Final = 2 << 30
@@ -45,33 +47,28 @@ def training_batches(
     files: Sequence[str],
     count: int,
     spec: CaptchaSpec,
-    batch_size: int,
-    shift: int,
-    seed: int,
+    parameters: Hyperparameters,
     *,
     passes: int = 1,
     first_epoch: int = 0,
     replicas: int = 1,
     ours: range = range(1),
 ) -> tf.data.Dataset:
-    """Returns one epoch of shuffled batches. Each iteration over it has a new order and new shifts.
+    """Returns one epoch of shuffled and augmented batches. Each iteration over it has a new order and new augmentations.
 
-    The same seed gives the same batches. Each picture is moved by up to `shift` pixels vertically and horizontally, and its border
-    is mirrored: see `random_shift`.
+    The same seed gives the same batches.
 
     Args:
       files: gzipped TFRecords of Transform's features.
       count: the number of records in the files.
       spec: the image size and the label length.
-      batch_size: pictures per batch. The last batch of an epoch may be smaller.
-      shift: the largest shift in pixels, 0 for no shift.
-      seed: of the order and the shifts.
+      parameters: the batch size, the seed and the settings of the augmentations. The last batch of an epoch may be smaller.
       passes: how often each record occurs in an epoch. All passes of an epoch are shuffled together.
-      first_epoch: the number of completed epochs. The orders and shifts are those that would have followed in an uninterrupted fit.
+      first_epoch: the number of completed epochs. The orders and augmentations are those that would have followed in an uninterrupted fit.
       replicas: the number of replicas that share each batch evenly. With more than one, an epoch omits the records after the last full
         batch. They are different records in each epoch.
       ours: the replicas whose parts are returned, one after the other. Every worker shuffles all records, so that the batches do
-        not depend on the number of workers, but decodes and shifts only its own parts.
+        not depend on the number of workers, but decodes and augments only its own parts.
 
     Returns:
       float32 images [N, height, width, channels], int64 labels [N, max_length].
@@ -81,16 +78,14 @@ def training_batches(
     if count <= in_memory:
         records = records.cache()
     together = records.repeat(passes)
-    shuffled = together.shuffle(max(1, min(passes * count, in_memory)), seed=seed, reshuffle_each_iteration=True)
-    batches = _parts(shuffled.batch(batch_size, drop_remainder=replicas > 1), replicas, ours)
-    # Stateless shifts, because those of a stateful generator would depend on the order of the threads of `map`.
-    seeds = tf.data.Dataset.random(seed=seed + ours.start, rerandomize_each_iteration=True).batch(2)
+    shuffled = together.shuffle(max(1, min(passes * count, in_memory)), seed=parameters.seed, reshuffle_each_iteration=True)
+    batches = _parts(shuffled.batch(parameters.batch_size, drop_remainder=replicas > 1), replicas, ours)
+    # Stateless random numbers, because those of a stateful generator would depend on the order of the threads of `map`.
+    seeds = tf.data.Dataset.random(seed=parameters.seed + ours.start, rerandomize_each_iteration=True).batch(2)
 
-    def prepare(serialized: tf.Tensor, shift_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def prepare(serialized: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = _parse(serialized, spec)
-        pixels = pixels_of(features, spec)
-        if shift:
-            pixels = random_shift(pixels, shift, shift_seed)
+        pixels = augment(pixels_of(features, spec), parameters, seed)
         return normalise(pixels, features), features[LABEL_IDS]
 
     prepared = tf.data.Dataset.zip((batches, seeds)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
@@ -102,7 +97,7 @@ def training_batches(
 def evaluation_batches(
     files: Sequence[str], spec: CaptchaSpec, batch_size: int, *, replicas: int = 1, ours: range = range(1)
 ) -> tf.data.Dataset:
-    """Returns batches of all records in file order, like those of `training_batches` but without shuffling and shifts.
+    """Returns batches of all records in file order, like those of `training_batches` but without shuffling and augmentation.
 
     Raises:
       CaptchaPipelineError: there are fewer records than replicas.
@@ -149,28 +144,3 @@ def _parse(serialized: tf.Tensor, spec: CaptchaSpec) -> dict[str, tf.Tensor]:
         },
     )
     return parsed
-
-
-def random_shift(images: tf.Tensor, shift: int, seed: tf.Tensor) -> tf.Tensor:
-    """Moves each image vertically and horizontally by whole numbers of pixels, drawn for each image uniformly from [-shift, shift].
-
-    Pixels that move in from outside mirror the pixels at the border.
-
-    Args:
-      images: [N, H, W, C]. H and W are at least `shift`.
-      shift: the largest shift in pixels.
-      seed: int64 [2].
-
-    Returns:
-      A tensor with the shape and dtype of `images`.
-    """
-    count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
-    offsets = tf.random.stateless_uniform([2, count, 1], seed, -shift, shift + 1, tf.int32)
-    rows = tf.gather(images, _mirrored(tf.range(height) + offsets[0], height), axis=1, batch_dims=1)
-    return tf.gather(rows, _mirrored(tf.range(width) + offsets[1], width), axis=2, batch_dims=1)
-
-
-def _mirrored(index: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns indices below `size`. An index beyond an edge is mirrored at the edge."""
-    index = tf.where(index < 0, -1 - index, index)
-    return tf.where(index >= size, 2 * size - 1 - index, index)

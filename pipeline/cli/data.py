@@ -144,22 +144,14 @@ def import_(
 
     Example: captcha-pipeline data import ~/captchas --pattern '{label}_*.png' --source shop
     """
-    from components.data.sources.imported import import_folder, import_legacy, import_table
-    from components.data.sources.listing import TABLES
-    from components.data.sources.sift import Imported
+    from components.data.sources.formats import Options, import_path
 
     settings = _load(config, overrides)
     if not path.exists():
         raise CaptchaPipelineError(f"{path} does not exist. Give a folder of pictures, a .csv or .jsonl table, or a TFRecord file.")
     plan = _import_plan(settings, source or path.resolve().stem, layout.value, dry_run=dry_run)
     with _importing() as progress:
-        imported: Imported
-        if path.is_dir() and not (path / "data_info.csv").exists():
-            imported = import_folder(path, pattern, plan, progress)
-        elif path.suffix.lower() in TABLES and path.name != "data_info.csv":
-            imported = import_table(path, plan, progress, outside)
-        else:
-            imported = import_legacy(path.parent if path.name == "data_info.csv" else path, plan, progress)
+        imported = import_path(path, Options(pattern, outside), plan, progress)
     _tell(imported, plan)
 
 

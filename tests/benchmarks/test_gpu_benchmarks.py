@@ -15,7 +15,7 @@ from components.base.features import SPLITS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.sources.painting import Captcha, CaptchaPainter, SynthPlan
 from components.data.splits import split_key, split_of
-from components.training.batches import random_shift
+from components.training.augmentations.shift import random_shift
 from components.training.model import PRESETS, build_model
 from pipeline.config.loading import load_config
 

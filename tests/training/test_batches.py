@@ -10,7 +10,9 @@ from components.base.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.model_inputs import model_inputs
 from components.training import batches
-from components.training.batches import count_records, evaluation_batches, random_shift, record_files, training_batches
+from components.training.augmentations.shift import random_shift
+from components.training.batches import count_records, evaluation_batches, record_files, training_batches
+from components.training.hyperparameters import Hyperparameters
 
 SPEC = CaptchaSpec(charset="abc", length=2, width=9, height=8, channels=3)
 MEAN, STD = 100.0, 40.0
@@ -50,7 +52,7 @@ def test_evaluation_batches_keep_the_order(files: list[str], pictures: np.ndarra
 
 
 def _epochs(files: list[str], seed: int, shift: int = 2) -> list[list[np.ndarray]]:
-    batches = training_batches(files, 10, SPEC, 4, shift, seed)
+    batches = training_batches(files, 10, SPEC, Hyperparameters(batch_size=4, shift=shift, seed=seed))
     return [[images for images, _ in batches.as_numpy_iterator()] for _ in range(2)]
 
 
@@ -73,9 +75,9 @@ def test_an_epoch_has_each_record_once(files: list[str], pictures: np.ndarray) -
 
 
 def test_batches_continue_at_the_first_epoch_of_a_resumed_fit(files: list[str]) -> None:
-    whole = training_batches(files, 10, SPEC, 4, 2, seed=1)
+    whole = training_batches(files, 10, SPEC, Hyperparameters(batch_size=4, seed=1))
     expected = [[images for images, _ in whole.as_numpy_iterator()] for _ in range(3)][2]
-    rest = training_batches(files, 10, SPEC, 4, 2, seed=1, first_epoch=2)
+    rest = training_batches(files, 10, SPEC, Hyperparameters(batch_size=4, seed=1), first_epoch=2)
     for ours, theirs in zip(rest.as_numpy_iterator(), expected, strict=True):
         np.testing.assert_array_equal(ours[0], theirs)
 
@@ -85,7 +87,10 @@ def test_the_parts_of_all_replicas_make_the_batches_of_one_device(files: list[st
     here = 2 // workers
     shares = [range(worker * here, worker * here + here) for worker in range(workers)]
     for split, count in (
-        (partial(training_batches, files, 10, SPEC, 4, 0, seed=1), 2),  # the last two records, half a batch, are left out
+        (
+            partial(training_batches, files, 10, SPEC, Hyperparameters(batch_size=4, shift=0, seed=1)),
+            2,
+        ),  # the last two records, half a batch, are left out
         (partial(evaluation_batches, files, SPEC, 4), 3),
     ):
         one = [images for images, _ in split().as_numpy_iterator()][:count]
