@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from components.base.files import write_whole
+from components.evaluation.figures import FIGURES
 from components.evaluation.gate import BEST, SetResult
 from components.evaluation.metrics import Rate, Results
 from pipeline.reporting import filters
@@ -234,6 +235,7 @@ def write_report(inputs: ReportInputs, path: Path) -> None:
         reliability=_reliability(evaluation.results) if evaluation else [],
         distribution=_distribution(inputs.splits),
         BEST=BEST,
+        FIGURES=FIGURES,
         MAX_QUARANTINED=MAX_QUARANTINED,
         MAX_CLASSES=MAX_CLASSES,
     )

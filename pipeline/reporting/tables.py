@@ -14,6 +14,7 @@ from rich.table import Table
 
 from components.data.drift import complain
 from components.data.spans import span_name
+from components.evaluation.figures import FIGURES
 from components.evaluation.gate import BEST, GOLDEN, NEWEST, SetResult
 from components.evaluation.metrics import Rate, Results
 from pipeline.reporting.filters import ranges
@@ -106,9 +107,8 @@ def print_accuracy(console: Console, results: Results, title: str) -> None:
     console.print(table)
     if (results.position_count != results.example_count).any():
         console.print("The accuracy of a position counts only pictures whose label has a character there.", highlight=False)
-    console.print(
-        f"{results.example_count:,} pictures; expected calibration error {results.expected_calibration_error:.4f}", highlight=False
-    )
+    figures = (f"{figure.name} {figure.text(results)}" for figure in FIGURES)
+    console.print("; ".join((f"{results.example_count:,} pictures", *figures)), highlight=False)
 
 
 def print_fold(console: Console, so_far: Results) -> None:
@@ -124,8 +124,7 @@ def accuracy_as_json(results: Results) -> dict[str, object]:
         "example_count": results.example_count,
         "sequence_accuracy": dataclasses.asdict(results.sequence_accuracy),
         "position_accuracy": [None if math.isnan(rate.value) else dataclasses.asdict(rate) for rate in results.position_accuracy],
-        "expected_calibration_error": results.expected_calibration_error,
-    }
+    } | {figure.key: figure.compute(results) for figure in FIGURES}
 
 
 def print_answers(console: Console, answers: "Sequence[Answer]") -> None:

@@ -201,7 +201,7 @@ def test_the_blank_class_has_a_sign_and_an_explanation(digits: report.ReportInpu
     assert "The accuracy of a position counts only pictures whose label has a character there" in page.text
     assert inputs.evaluation is not None
     results = inputs.evaluation.results
-    assert f"{results.character_accuracy:.2%}".replace("%", " %") + " of the characters are read correctly" in page.text
+    assert f"{results.character_accuracy:.2%}".replace("%", " %") + " character accuracy" in page.text
     assert f"position 8 {results.position_count[7]} {results.position_accuracy[7].value:.2%}".replace("%", " %") in page.text
     assert "truth 12345 read 1234∅" in page.text
     assert "truth 1234 read 12347" in page.text

@@ -109,7 +109,7 @@ def test_cross_validation_uses_all_pictures_except_the_test_split(first_run: his
     output = call("cross-validate", *options, "--folds", "2", "--set", "trainer.epochs=1")
     transformed = first_run.artifact_uri("Transform", "transformed_examples")
     count = sum(len(examples(f"{transformed}/Split-{split}")) for split in ("train", "eval"))
-    assert f"{count:,} pictures; expected calibration error" in output
+    assert f"{count:,} pictures; character accuracy " in output
     with pytest.raises(CaptchaPipelineError, match="The section captcha differs"):
         call("cross-validate", *options, "--set", "captcha.width=48")
 
