@@ -10,12 +10,12 @@ import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.base.features import CONFIDENCE, IMAGE, LABEL_IDS, PROBABILITIES, SERVABLE, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE, WRONG_SIZE
+from components.base.features import CONFIDENCE, IMAGE, LABEL_IDS, PROBABILITIES, SERVABLE, SPEC_FILE, TEXT, VALID, WRONG_SIZE
 from components.data.captcha_spec import CaptchaSpec
 from components.data.decoding import is_png, visible_pixels
 from components.data.model_inputs import model_inputs
 from components.evaluation.metrics import read
-from components.serving.weights import save_weights
+from components.serving.exports import EXPORTS
 
 
 class CaptchaServer(tf.Module):
@@ -142,7 +142,8 @@ def export_model(
     tf.saved_model.save(server, directory, signatures=signatures)
     extra = Path(directory) / "assets.extra"
     extra.mkdir(exist_ok=True)
-    save_weights(model, extra / WEIGHTS_FILE)
+    for export in EXPORTS:
+        export(model, extra)
     content = json.dumps(
         {"spec": spec.model_dump(mode="json"), SERVABLE: True, WRONG_SIZE: wrong_size, **about}, ensure_ascii=False, indent=2
     )

@@ -7,7 +7,14 @@ from typing import Final
 
 import keras
 
+from components.base.features import WEIGHTS_FILE
+
 _HDF5_ENTRY: Final = 4096  # bytes of overhead per variable; about half of it is needed
+
+
+def export(model: keras.Model, folder: Path) -> None:
+    """Writes the weights into `folder`, see components/serving/exports.py. Raises OSError like `save_weights`."""
+    save_weights(model, folder / WEIGHTS_FILE)
 
 
 def save_weights(model: keras.Model, path: Path) -> None:
