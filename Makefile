@@ -102,7 +102,7 @@ $(DATA)/span-000001/manifest.json: | install
 
 install: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)  ## install everything that is locked
 	@echo "glibc $(GLIBC): $(TRAIN)"
-	@$(UV) sync --locked --quiet
+	@$(UV) sync --locked --quiet || { echo 'The installation failed:'; $(UV) sync --locked; }
 
 .tools/bin/uv:
 	@echo "uv is not installed: installing uv $(UV_VERSION) into .tools"

@@ -3,19 +3,23 @@
 import contextlib
 import io
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from captcha.image import DEFAULT_FONTS
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from components.base.errors import CaptchaPipelineError
 from components.base.features import DATA_INFO, IMAGE, LABEL, SPLITS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.example_proto import Example
 from components.data.legacy_layout import DataInfo, legacy_label, legacy_picture
 from components.data.pictures import ALLOWED_FORMATS
+from components.data.sources.painting import find_fonts
 from components.data.spans import Span
 from components.data.tfrecords import Record
 
@@ -23,6 +27,7 @@ _SHEET_WIDTH: Final = 1200  # pixels, like the following lengths
 _CELL_WIDTH: Final = 138
 _GAP: Final = 10
 _TEXT: Final = 16
+_INSTALLED: Final = "/usr/share/fonts"
 _MAX_PIXELS: Final = 4_000_000
 
 
@@ -114,7 +119,7 @@ def contact_sheet(spans: list[Span], path: str | Path, per_split: int, spec: Cap
     height = sum(_TEXT + 2 * _GAP + row * -(-len(shown) // columns) for _, shown in parts) + _GAP
     sheet = Image.new("RGB", (_SHEET_WIDTH, height), "white")
     draw = ImageDraw.Draw(sheet)
-    font = _font(spans)
+    font = _font(spans, spec)
     top = _GAP
     for split, shown in parts:
         count = sum(span.manifest.counts[split] for span in spans)
@@ -151,15 +156,17 @@ def _thumbnail(sample: Sample, cell: tuple[int, int]) -> Image.Image:
 
 
 def _title_font() -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    # This font comes with matplotlib and covers far more scripts than Pillow's own font.
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), _TEXT)
+    """Returns the captcha library's own font, which knows more scripts than Pillow's."""
+    return ImageFont.truetype(DEFAULT_FONTS[0], _TEXT)
 
 
-def _font(spans: list[Span]) -> ImageFont.FreeTypeFont:
-    """Returns the font that drew the labels, because it has their characters, or DejaVu Sans if there is no such file."""
-    for name in itertools.chain.from_iterable(span.manifest.params.get("fonts", ()) for span in spans):
-        if Path(name).is_file():
-            return ImageFont.truetype(name, _TEXT)
+def _font(spans: list[Span], spec: CaptchaSpec) -> ImageFont.FreeTypeFont:
+    """Returns the font that the pictures were drawn with; else an installed font with the characters; else that of the titles."""
+    drawn = itertools.chain.from_iterable(span.manifest.params.get("fonts", ()) for span in spans)
+    if own := next(filter(os.path.isfile, drawn), None):
+        return ImageFont.truetype(own, _TEXT)
+    with contextlib.suppress(CaptchaPipelineError):
+        return ImageFont.truetype(find_fonts([DEFAULT_FONTS[0]], spec.characters)[0], _TEXT)
+    with contextlib.suppress(CaptchaPipelineError):
+        return ImageFont.truetype(find_fonts([_INSTALLED], spec.characters)[0], _TEXT)
     return _title_font()
