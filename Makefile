@@ -45,7 +45,7 @@ test-fast: install  ## run the tests that are not marked slow
 
 docs: install  ## build the documentation as a site, in site/
 	$(RUN) python docs/reference.py
-	DISABLE_MKDOCS_2_WARNING=true $(RUN) --group docs mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=true $(RUN) --group docs mkdocs build --quiet
 
 # Tests an exported model with TensorFlow for Java. Needs a JDK (11 or newer) and Maven; downloads 170 MB the first time.
 test-java: install .tools/java/classpath  ## read an exported model with TensorFlow for Java
