@@ -36,7 +36,7 @@ from benchmarks.season import fit_of
 from benchmarks.tasks import Picture, command
 from components.data.captcha_spec import CaptchaSpec
 from components.evaluation.metrics import wilson_interval
-from pipeline.cli.data import CONTRADICTED
+from pipeline.cli.data_output import CONTRADICTED
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
 from pipeline.logs import load_tensorflow, silence

@@ -3,8 +3,6 @@
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -13,22 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import SPLITS
+from pipeline.cli.data_output import complain, describe, importing, progress_bar, statistics_table, tell
 from pipeline.cli.options import BeamOption, ConfigOption, PatternOption, SetOption
 from pipeline.config import DEFAULT_CONFIG
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
-
-    from components.data.sources.index import Progress
     from components.data.sources.painting import SynthPlan
-    from components.data.sources.sheet import SplitStatistics
-    from components.data.sources.sift import Imported, ImportPlan
+    from components.data.sources.sift import ImportPlan
     from components.data.spans import Layout, Span
     from pipeline.config.config import Config
 
-CONTRADICTED = 3  # exit code: the import is complete, but pictures with two labels were left out
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -92,12 +84,12 @@ def synth(
     plan = SynthPlan(settings.captcha, drawn, settings.data.splits.model_dump(), layout.value)
     started = time.monotonic()
     if settings.beam.of("synth").runner == LOCAL:
-        with _progress("Drawing", drawn.count) as (bar, task):
+        with progress_bar("Drawing", drawn.count) as (bar, task):
             here = partial(in_processes, workers=workers or os.cpu_count() or 1, on_pictures=lambda further: bar.advance(task, further))
             span = synthesise(plan, settings.data.root, here)
     else:
         span = _synthesise_elsewhere(settings, plan)
-    typer.echo(f"{_describe(span)}, seed {drawn.seed}, in {time.monotonic() - started:.0f} s.")
+    typer.echo(f"{describe(span)}, seed {drawn.seed}, in {time.monotonic() - started:.0f} s.")
 
 
 def _synthesise_elsewhere(settings: "Config", plan: "SynthPlan") -> "Span":
@@ -150,9 +142,9 @@ def import_(
     if not path.exists():
         raise CaptchaPipelineError(f"{path} does not exist. Give a folder of pictures, a .csv or .jsonl table, or a TFRecord file.")
     plan = _import_plan(settings, source or path.resolve().stem, layout.value, dry_run=dry_run)
-    with _importing() as progress:
+    with importing() as progress:
         imported = import_path(path, Options(pattern, outside), plan, progress)
-    _tell(imported, plan)
+    tell(imported, plan)
 
 
 @data_app.command()
@@ -180,13 +172,13 @@ def ingest(
     settings = _load(config, overrides)
     plan = _import_plan(settings, source or inbox.resolve().stem, "canonical", only_new=True)
     try:
-        with _importing() as progress:
+        with importing() as progress:
             imported = import_folder(inbox, pattern, plan, progress)
     except NothingNew as nothing:
         typer.echo(f"Nothing new in {inbox}. {nothing}")
-        _complain(nothing.result)
+        complain(nothing.result)
         return
-    _tell(imported, plan)
+    tell(imported, plan)
 
 
 @data_app.command()
@@ -242,8 +234,8 @@ def show(
             numbers = ", ".join(str(found.number) for found in list_spans(settings.data.root))
             raise CaptchaPipelineError(f"Span {span} does not exist in {settings.data.root}. Choose one of: {numbers}.")
     for found in spans:
-        typer.echo(_describe(found, "has") + f", source {found.manifest.source}, layout {found.manifest.layout}.")
-    Console().print(_table(span_statistics(spans, settings.captcha)))
+        typer.echo(describe(found, "has") + f", source {found.manifest.source}, layout {found.manifest.layout}.")
+    Console().print(statistics_table(span_statistics(spans, settings.captcha)))
     try:
         contact_sheet(spans, out, per_split, settings.captcha)
     except OSError as error:
@@ -271,85 +263,3 @@ def _import_plan(settings: "Config", source: str, layout: "Layout", *, only_new:
         only_new=only_new,
         dry_run=dry_run,
     )
-
-
-def _tell(imported: "Imported", plan: "ImportPlan") -> None:
-    """Prints the result of an import. Exits with CONTRADICTED if pictures have two labels."""
-    if plan.dry_run:
-        typer.echo(f"Would be imported: {_counts(imported.counts)}, source {plan.source}. Nothing was written.")
-    else:
-        typer.echo(f"{_describe(imported.span)}, source {plan.source}.")
-    if imported.known:
-        left_out = "left out" if plan.only_new else "imported again"
-        typer.echo(f"{imported.known:,} already in a span with the same label: {left_out}.")
-    if imported.alike:
-        typer.echo(f"{imported.alike:,} copies of known pictures, encoded again or resized: put into the split of the known picture.")
-    if plan.dry_run or set(imported.sizes) - {(plan.spec.width, plan.spec.height)}:
-        sizes = ", ".join(f"{width}x{height} {count:,}" for (width, height), count in imported.sizes.most_common(5))
-        typer.echo(f"Sizes: {sizes}{' …' if len(imported.sizes) > 5 else ''}. The configured size is {plan.spec.width}x{plan.spec.height}.")
-    _complain(imported)
-
-
-def _complain(imported: "Imported") -> None:
-    if imported.doubtful.count:
-        typer.echo(f"{imported.doubtful.count:,} look like a picture with another label: {imported.doubtful}", err=True)
-    for reason, found in imported.refused_pictures.items():
-        typer.echo(f"{found.count:,} to be quarantined by a run: {reason}: {found}", err=True)
-    if imported.refused_labels:
-        shown = "\n  ".join(imported.refused_labels[:5])
-        typer.echo(
-            f"{len(imported.refused_labels):,} to be quarantined by a run: wrong label for captcha.charset or captcha.length:\n  {shown}",
-            err=True,
-        )
-    if description := imported.describe():
-        typer.echo(description, err=True)
-    if imported.contradictions:
-        raise typer.Exit(CONTRADICTED)
-
-
-@contextmanager
-def _importing() -> Iterator["Progress"]:
-    with _progress("Importing", None) as (bar, task):
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
-
-
-def _describe(span: "Span", verb: str = "now has") -> str:
-    return f"{span.path} {verb} {_counts(span.manifest.counts)}"
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    parts = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS)
-    total = sum(counts.values())
-    return f"{total:,} picture{'s' * (total != 1)} ({parts})"
-
-
-@contextmanager
-def _progress(what: str, total: int | None) -> Iterator[tuple["Bar", "TaskID"]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield bar, bar.add_task(what, total=total)
-
-
-def _table(statistics: "list[SplitStatistics]") -> object:
-    from rich.table import Table
-
-    table = Table("split", "pictures", "broken", "label length", "share per character", "size", "bytes per picture")
-    for split in statistics:
-        whole = split.records - split.broken
-        lengths = split.lengths or {0: 1}
-        length = f"{min(lengths)} to {max(lengths)}, mean {split.characters.total() / max(1, whole):.2g}"
-        low, _, high = split.share_of_characters()
-        sizes = [f"{width}x{height}" for (width, height), _ in split.sizes.most_common(3)]
-        table.add_row(
-            split.split,
-            f"{split.records:,}",
-            f"{split.broken:,}",
-            length if len(lengths) > 1 else str(*lengths),
-            f"{low:.1%} to {high:.1%}",
-            ", ".join(sizes) + (" …" if len(split.sizes) > len(sizes) else ""),
-            f"{split.stored_bytes / max(1, whole):,.0f}",
-        )
-    return table

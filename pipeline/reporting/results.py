@@ -26,7 +26,7 @@ from components.evaluator import Evaluation, load_results
 from components.serving.serving_dir import withdrawn
 from pipeline.config.config import Config
 from pipeline.inference.served_model import BATCH_SIZE, ServedModel
-from pipeline.reporting import report
+from pipeline.reporting import content, report
 from pipeline.runs.history import RunRecord
 from pipeline.runs.outcomes import drift, judgement, production, report_path
 from pipeline.runs.retraining import Production
@@ -108,7 +108,7 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
     )
 
 
-def write_report(config: Config, outcome: Outcome) -> report.ReportInputs:
+def write_report(config: Config, outcome: Outcome) -> content.ReportInputs:
     """Writes the report of a run to `outcome.report`.
 
     Uses the configuration on record for the run, because the current configuration may differ.
@@ -125,7 +125,7 @@ def write_report(config: Config, outcome: Outcome) -> report.ReportInputs:
     characters, blank = model.spec.characters, [""] if model.spec.blank_id is not None else []
     recorded = yaml.safe_load(run.configuration) if run.configuration else config.model_dump(mode="json")
     slices = [
-        report.Slice(group, name, part.count, part.candidate)
+        content.Slice(group, name, part.count, part.candidate)
         for group, by_name in outcome.evaluation.slices.items()
         for name, part in by_name.items()
     ]
@@ -134,7 +134,7 @@ def write_report(config: Config, outcome: Outcome) -> report.ReportInputs:
     misread = _misread(run, model)
     splits = [_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split, characters) for split in features.SPLITS]
     floor, wrong = recorded["evaluator"]["min_sequence_accuracy"], [picture.confidence for picture in misread]
-    inputs = report.ReportInputs(
+    inputs = content.ReportInputs(
         title=config.name,
         run_id=run.run_id,
         started=run.started,
@@ -144,8 +144,8 @@ def write_report(config: Config, outcome: Outcome) -> report.ReportInputs:
         advice=[] if outcome.blessed else advise(results, [*characters, *blank], history, splits[0].count, floor, wrong),
         pushed_version=run.pushed_version,
         base_problem=run.base_problem,
-        steps=[report.Step(step.node, step.state, step.seconds, step.engine) for step in run.steps],
-        evaluation=report.Evaluation(
+        steps=[content.Step(step.node, step.state, step.seconds, step.engine) for step in run.steps],
+        evaluation=content.Evaluation(
             results=results,
             classes=[*characters, *blank],
             slices=slices,
@@ -165,8 +165,8 @@ def write_report(config: Config, outcome: Outcome) -> report.ReportInputs:
     return inputs
 
 
-def _drift(found: Mapping[str, Any]) -> report.Drift:
-    return report.Drift(
+def _drift(found: Mapping[str, Any]) -> content.Drift:
+    return content.Drift(
         newest=found["newest"],
         distances={measure: (entry["value"], entry["threshold"]) for measure, entry in found["distances"].items()},
         histograms={measure: (sides["newest"], sides["others"]) for measure, sides in found["histograms"].items()},
@@ -180,12 +180,12 @@ def _uri(run: RunRecord, node: str, key: str) -> str:
     return uri
 
 
-def _misread(run: RunRecord, model: ServedModel) -> list[report.Misread]:
+def _misread(run: RunRecord, model: ServedModel) -> list[content.Misread]:
     """Returns the pictures of the test split that the run's model misreads, at most MAX_MISREAD, highest confidence first."""
     examples = _examples(Path(_uri(run, "CaptchaExampleGen", "examples")) / "Split-test")
     # Read batch by batch, because the split may not fit into memory.
     wrong = (
-        report.Misread(image, label, reading.text, reading.confidence)
+        content.Misread(image, label, reading.text, reading.confidence)
         for batch in iter(lambda: [_image_and_label(example) for example in itertools.islice(examples, BATCH_SIZE)], [])
         for (image, label), reading in zip(batch, model.read(image for image, _ in batch), strict=True)
         if reading.text != label
@@ -198,7 +198,7 @@ def _image_and_label(example: Example) -> tuple[bytes, str]:
     return feature[features.IMAGE].bytes_list.value[0], feature[features.LABEL].bytes_list.value[0].decode()
 
 
-def _quarantine(folder: Path) -> report.Quarantine:
+def _quarantine(folder: Path) -> content.Quarantine:
     summary = json.loads((folder / features.SUMMARY_FILE).read_text(encoding="utf-8"))
     shown = {(item["file"], item["index"]) for entry in summary["reasons"].values() for item in entry["examples"]}
     pictures: dict[tuple[str, int], bytes | None] = {}
@@ -208,20 +208,20 @@ def _quarantine(folder: Path) -> report.Quarantine:
         if key in shown:
             pictures[key] = _picture_of(feature["record"].bytes_list.value[0])
 
-    def reasons(entries: dict[str, Any]) -> list[report.QuarantineReason]:
+    def reasons(entries: dict[str, Any]) -> list[content.QuarantineReason]:
         return [
-            report.QuarantineReason(
+            content.QuarantineReason(
                 reason,
                 entry["count"],
                 [
-                    report.QuarantineExample(item["file"], item["index"], item["detail"], pictures.get((item["file"], item["index"])))
+                    content.QuarantineExample(item["file"], item["index"], item["detail"], pictures.get((item["file"], item["index"])))
                     for item in entry["examples"]
                 ],
             )
             for reason, entry in entries.items()
         ]
 
-    return report.Quarantine(
+    return content.Quarantine(
         total=summary["total"],
         bad=summary["bad"],
         reasons=reasons(summary["reasons"]),
@@ -240,17 +240,17 @@ def _picture_of(record: bytes) -> bytes | None:
     return next(iter(feature[features.IMAGE].bytes_list.value), None)
 
 
-def _statistics(folder: Path, split: str, characters: str) -> report.SplitStatistics:
+def _statistics(folder: Path, split: str, characters: str) -> content.SplitStatistics:
     statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString((folder / f"Split-{split}" / "FeatureStats.pb").read_bytes())
     dataset = statistics.datasets[0]
     by_name = {feature.path.step[0]: feature for feature in dataset.features}
     counts = {bucket.label: int(bucket.sample_count) for bucket in by_name[features.CHARACTERS].string_stats.rank_histogram.buckets}
     numbers = {name: by_name[name].num_stats for name in _NUMBERS}
-    return report.SplitStatistics(
+    return content.SplitStatistics(
         split=split,
         count=int(dataset.num_examples),
         characters={character: counts.get(character, 0) for character in characters},
-        numbers={name: report.Summary(stats.mean, stats.std_dev, stats.min, stats.max) for name, stats in numbers.items()},
+        numbers={name: content.Summary(stats.mean, stats.std_dev, stats.min, stats.max) for name, stats in numbers.items()},
     )
 
 
