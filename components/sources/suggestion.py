@@ -19,7 +19,7 @@ from components.sources.listing import Entry
 _PICTURES: Final = 1_000  # of which the sizes and the colours are looked at
 # More pixels than these make a fit long, and rarely a reading better. docs/recipe.md, "The size of the pictures", has what was measured.
 _MOST_PIXELS: Final = 16_384
-_MOST_PIXELS_OF_FEW: Final = 6_400
+_MOST_PIXELS_OF_FEW: Final = 8_192
 _FEW: Final = 1_000  # pictures
 _HIGHEST: Final = 64
 _LEAST: Final = 8  # of captcha.width and captcha.height
