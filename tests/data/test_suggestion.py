@@ -57,17 +57,19 @@ def test_charset_and_length_follow_from_the_labels(tmp_path, labels, expected):
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"),
+    ("size", "count", "expected"),
     [
-        ((60, 20), (60, 20)),
-        ((200, 50), (200, 50)),
-        ((640, 80), (364, 44)),
-        ((300, 300), (64, 64)),
-        (lambda number: (190 + 45 * number, 80), (360, 44)),
+        ((60, 20), 11, (60, 20)),
+        ((152, 42), 11, (152, 42)),
+        ((200, 50), 11, (180, 44)),
+        ((200, 50), 1000, (200, 50)),
+        ((640, 80), 1000, (364, 44)),
+        ((300, 300), 1000, (64, 64)),
+        (lambda number: (190 + 45 * (number % 11), 80), 1000, (360, 44)),
     ],
 )
-def test_the_size_follows_from_the_pictures_and_is_limited(tmp_path, size, expected):
-    found = captcha_of(folder(tmp_path, ["12"] * 11, size))
+def test_the_size_follows_from_the_pictures_and_is_limited(tmp_path, size, count, expected):
+    found = captcha_of(folder(tmp_path, ["12"] * count, size))
     width, height = expected
     assert found["height"] == pytest.approx(height, abs=4)
     assert found["width"] == pytest.approx(width, abs=8)

@@ -17,8 +17,10 @@ from components.data.sources.imported import MAX_FILE_BYTES
 from components.data.sources.listing import Entry
 
 _PICTURES: Final = 1_000  # at most, whose sizes and colours are examined
-# More pixels make a fit longer, and rarely make the model read better.
+# More pixels make a fit longer, and rarely make the model read better: see docs/recipe.md, "The size of the pictures".
 _MOST_PIXELS: Final = 16_384
+_MOST_PIXELS_OF_FEW: Final = 8_192
+_FEW: Final = 1_000  # pictures
 _HIGHEST: Final = 64
 _LEAST: Final = 8  # the least value of captcha.width and captcha.height
 _WIDTH_PERCENTILE: Final = 98
@@ -55,7 +57,12 @@ def suggest(entries: Sequence[Entry], rules: PictureRules) -> list[Suggestion]:
     pictures = [picture for entry in chosen if (picture := _decoded(entry.path, rules))]
     if not pictures:
         raise CaptchaPipelineError(f"No picture can be decoded; the first of {len(chosen)} is {chosen[0].path}.")
-    return [_charset(labels), _length(labels), _size([picture.size for picture in pictures]), _channels(pictures)]
+    return [
+        _charset(labels),
+        _length(labels),
+        _size([picture.size for picture in pictures], _MOST_PIXELS if len(entries) >= _FEW else _MOST_PIXELS_OF_FEW),
+        _channels(pictures),
+    ]
 
 
 def _decoded(path: Path, rules: PictureRules) -> Image.Image | None:
@@ -90,7 +97,7 @@ def _length(labels: Sequence[str]) -> Suggestion:
     return Suggestion({"length": {"min": few, "max": most}}, f"{common} of the labels")
 
 
-def _size(sizes: Sequence[tuple[int, int]]) -> Suggestion:
+def _size(sizes: Sequence[tuple[int, int]], most_pixels: int) -> Suggestion:
     found = Counter(sizes)
     (width, height), _ = found.most_common(1)[0]
     if len(found) == 1:
@@ -100,7 +107,7 @@ def _size(sizes: Sequence[tuple[int, int]]) -> Suggestion:
         reason = f"widths from {min(widths)} to {max(widths)}, heights from {min(heights)} to {max(heights)} pixels"
         height = int(np.median(heights))
         width = round(height * float(np.percentile([w / h for w, h in sizes], _WIDTH_PERCENTILE)))
-    shrink = min(1.0, _HIGHEST / height, (_MOST_PIXELS / (width * height)) ** 0.5)
+    shrink = min(1.0, _HIGHEST / height, (most_pixels / (width * height)) ** 0.5)
     if shrink < 1:
         width, height = (max(_LEAST, round(side * shrink / 4) * 4) for side in (width, height))
         reason += ", reduced for a faster fit"
