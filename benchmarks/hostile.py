@@ -44,7 +44,7 @@ from pipeline.runs.history import latest_complete_run
 
 _TINY: Final = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 _PICTURES: Final = {"every format and mode": 3000, "odd": 900, "cut": 900, "bits flipped": 1400, "chunks changed": 500}
-_LABELS, _RECORDS, _SHARDS, _BOOK_FILES, _A_SHARD, _TABLES = 800, 1000, 140, 60, 5, 500
+_LABELS, _RECORDS, _SHARDS, _LEGACY_FILES, _A_SHARD, _TABLES = 800, 1000, 140, 60, 5, 500
 _LEFT_OUT: Final = re.compile(r"^([\d,]+) left out: (.+?)(?:: |:$)", re.MULTILINE)
 
 
@@ -195,13 +195,13 @@ def write_shards(folder: Path, rng: random.Random) -> Group:
     return group
 
 
-def import_book_files(folder: Path, rng: random.Random) -> Group:
+def import_legacy_files(folder: Path, rng: random.Random) -> Group:
     """Imports files in the legacy layout that are cut or have flipped bits."""
-    group = Group(f"records in {_BOOK_FILES} files in the legacy layout, two thirds damaged", _BOOK_FILES * _A_SHARD, uncounted=True)
+    group = Group(f"records in {_LEGACY_FILES} files in the legacy layout, two thirds damaged", _LEGACY_FILES * _A_SHARD, uncounted=True)
     place = folder / "book"
     place.mkdir()
     DataInfo.for_spec(inputs.SPEC).save(place / DATA_INFO)
-    for file in range(_BOOK_FILES):
+    for file in range(_LEGACY_FILES):
         with ShardWriter(place, f"file-{file}", "book") as writer:
             for number in range(file * _A_SHARD, (file + 1) * _A_SHARD):
                 label = f"{number:06}"
@@ -292,7 +292,7 @@ def main(seed: Annotated[int, typer.Option(help="Seed of all inputs.")] = 1) -> 
         folder = Path(name)
         made = {kind: list(pictures(kind, count, rng)) for kind, count in _PICTURES.items()}
         records = list(inputs.records(_RECORDS, rng))
-        groups = [write_records(folder, records), write_shards(folder, rng), import_book_files(folder, rng)]
+        groups = [write_records(folder, records), write_shards(folder, rng), import_legacy_files(folder, rng)]
         groups += [import_pictures(folder, kind, them) for kind, them in made.items()]
         groups.append(import_labels(folder, rng))
         tables = try_tables(folder, rng)

@@ -20,7 +20,7 @@ from pipeline.graph import RunParameters, create_pipeline
 from pipeline.logs import load_tensorflow, log_to, silence
 from pipeline.runners.local import log_path
 from pipeline.runs import history
-from pipeline.runs.fingerprint import look_around
+from pipeline.runs.inputs import run_inputs
 
 DATA_STEPS = ("CaptchaExampleGen", "StatisticsGen", "Transform")
 
@@ -48,7 +48,7 @@ class Prepared:
 
 def prepare(config: Config) -> Prepared:
     """Runs the pipeline up to Transform. Earlier output for the same data, configuration and code is reused."""
-    graph = create_pipeline(config, look_around(config), RunParameters.of(config))
+    graph = create_pipeline(config, run_inputs(config), RunParameters.of(config))
     graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
     log_to(log_path(config))
     LocalDagRunner().run(graph, pipeline.RunOptions(to_nodes=["Transform"]))

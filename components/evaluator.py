@@ -123,7 +123,7 @@ def _best(mine: GoldenReading | None, production: types.Artifact) -> Best | None
 
 def _judgement(evaluation: Evaluation, best: Best | None, newest: str, properties: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `{"failures": [sentence], "warnings": [sentence], "sets": {name: SetResult}}`, in JSON types."""
-    gate = Gate(**{name: properties[name] for name in Gate.model_fields})
+    gate = Gate.from_values({name: properties[name] for name in Gate.model_fields})
     sets = evaluation.sets(newest, span_name(properties["golden"]) if properties["golden"] else "")
     slices = {f"slice {value} of {kind}": part for kind, by_value in evaluation.slices.items() for value, part in by_value.items()}
     so_far: BestSoFar | None = golden.compare(evaluation.golden, best, gate.confidence) if evaluation.golden and best else None

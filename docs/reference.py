@@ -28,7 +28,7 @@ def configuration() -> str:
     ]
     for title, model in _sections("", Config):
         lines += ["", f"## {title or 'At the top'}", ""]
-        if title and model.__doc__ and not model.__doc__.startswith("A part of the configuration"):
+        if title and model.__doc__:
             lines += [model.__doc__.split("\n\n")[0].replace("\n", " "), ""]
         lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
         lines += [_row(name, field) for name, field in model.model_fields.items() if not _is_section(field.annotation)]

@@ -41,7 +41,7 @@ _TASK: Final = "digits-recipe"
 _EVAL_PICTURES: Final = 2_000
 _EVAL_BATCH: Final = 250
 _STRETCH: Final = 1_000  # pictures per average of the training loss
-_BOOK_BATCH: Final = 64
+_TEXTBOOK_BATCH: Final = 64
 _MARGIN: Final = 0.05  # how far the loss must be below that of guessing
 
 
@@ -131,11 +131,11 @@ def fit(arm: Arm, config: Config, data: Prepared, images: int, seed: int) -> dic
     count = count_records(files)
     keras.utils.set_random_seed(seed)
     rate: Any = arm.rate
-    batch_size, shift = _BOOK_BATCH, 0
+    batch_size, shift = _TEXTBOOK_BATCH, 0
     if arm.rate is None:
         # As in a run of the Trainer of this length: whole epochs, at least one.
         epochs = max(1, images // count)
-        rate = learning_rate_schedule(recipe, epochs * -(-images // epochs // recipe.batch_size))
+        rate = learning_rate_schedule(recipe, epochs * -(-(images // epochs) // recipe.batch_size))
         batch_size, shift = recipe.batch_size, recipe.shift
     model = arm.build(spec)
     model.compile(Muon(rate) if arm.rate is None else keras.optimizers.Adam(rate), loss=captcha_loss(), metrics=captcha_metrics(spec))
@@ -211,7 +211,7 @@ def main(
         *table(kept("book_network")),
         [
             f"Evaluated on {_EVAL_PICTURES:,} pictures of the eval split. Guessing has a loss of ln 10 = 2.303 per head and reads 0.01 %.",
-            f"Textbook recipe: a constant learning rate, batches of {_BOOK_BATCH}, no augmentation, float32.",
+            f"Textbook recipe: a constant learning rate, batches of {_TEXTBOOK_BATCH}, no augmentation, float32.",
             "Ours: the Trainer's batch size, shifts, precision and optimizer, and its schedule for a run of this length.",
             f"Above chance: about {_STRETCH:,} pictures in a row have a mean training loss more than {_MARGIN} below that of guessing.",
             f"With a sigmoid before the softmax, the loss cannot fall below ln(1 + 9 / e) = {math.log(1 + 9 / math.e):.3f} per head.",

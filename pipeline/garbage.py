@@ -28,7 +28,7 @@ from pipeline.reporting.trend import trend_page, write_trend_page
 from pipeline.runs import history
 from pipeline.runs.history import RunRecord
 from pipeline.runs.metadata import node_names, open_store, value_of
-from pipeline.runs.outcomes import FIGURES, report_path
+from pipeline.runs.outcomes import KEPT_FILES, report_path
 
 _BUSY: Final = "A run (process {}) is at work. Which output it needs is known only after it ends: try again then."
 _WORKING: Final = ".system"  # in a step's folder: files that TFX needs while the step runs
@@ -73,7 +73,7 @@ class Garbage:
 
 
 def collect(config: Config, *, dry_run: bool = False) -> Garbage:
-    """Removes output that no kept run needs, and returns it. The small files with the figures of old runs (`FIGURES`) stay.
+    """Removes output that no kept run needs, and returns it. The small files with the figures of old runs (`KEPT_FILES`) stay.
 
     The process can be killed at any moment: runs still work, and the next call removes the rest.
 
@@ -252,15 +252,15 @@ def _name(folder: Path) -> str:
 
 
 def _size(folder: Path) -> int:
-    return _BLOCK * sum(path.lstat().st_blocks for path in (folder, *folder.rglob("*")) if path.name not in FIGURES)
+    return _BLOCK * sum(path.lstat().st_blocks for path in (folder, *folder.rglob("*")) if path.name not in KEPT_FILES)
 
 
 def _figures(folder: Path) -> Set[str]:
-    return {path.name for path in folder.iterdir()} & FIGURES
+    return {path.name for path in folder.iterdir()} & KEPT_FILES
 
 
 def _is_emptied(folder: Path) -> bool:
-    return bool(_figures(folder)) and all(path.name in FIGURES for path in folder.iterdir())
+    return bool(_figures(folder)) and all(path.name in KEPT_FILES for path in folder.iterdir())
 
 
 def _remove(folder: Path) -> None:
@@ -275,5 +275,5 @@ def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name not in FIGURES:
+        elif path.name not in KEPT_FILES:
             path.unlink()

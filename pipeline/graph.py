@@ -24,7 +24,7 @@ from components.schema_gate import CaptchaSchema, SchemaGate
 from components.trainer import Trainer
 from components.transform import Transform
 from pipeline.config.config import Config
-from pipeline.runs.fingerprint import Surroundings, model_settings
+from pipeline.runs.inputs import RunInputs, model_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,25 +61,25 @@ class _DataSteps(NamedTuple):
     transform: Transform
 
 
-def create_pipeline(config: Config, around: Surroundings, parameters: RunParameters) -> pipeline.Pipeline:
+def create_pipeline(config: Config, inputs: RunInputs, parameters: RunParameters) -> pipeline.Pipeline:
     """Returns the whole pipeline, from spans of records to a pushed model. The runner adds the metadata connection.
 
     Args:
       config: of the pipeline.
-      around: the state of data, serving folder and code, which decides whether TFX may reuse an output.
+      inputs: the state of data, serving folder and code, which decides whether TFX may reuse an output.
       parameters: values, or placeholders that are filled in when a compiled pipeline runs.
     """
     spec_json = config.captcha.model_dump_json()
-    data = _data_steps(config, around, parameters)
+    data = _data_steps(config, inputs, parameters)
     # The inputs of the recipe that are known before a run. On Kubeflow the content of the spans is known only in the run.
-    made_from: dict[str, Any] = {"settings": model_settings(config), "epochs": parameters.epochs, "attempt": around.attempt}
+    made_from: dict[str, Any] = {"settings": model_settings(config), "epochs": parameters.epochs, "attempt": inputs.attempt}
     production = LatestPushedModel(
         examples=data.example_gen.outputs["examples"],
         serving_dir=config.serving_dir,
         spec=spec_json,
         **made_from,
-        as_of=around.production,
-        source_digest=around.digests["LatestPushedModel"],
+        as_of=inputs.production,
+        source_digest=inputs.digests["LatestPushedModel"],
     )
     trainer = Trainer(
         run_fn="components.training.run_fn.run_fn",
@@ -94,7 +94,7 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
             "wrong_size": config.data.wrong_size,
             "checkpoint_dir": config.checkpoint_dir,
             "log_dir": config.log_dir,
-            "source_digest": around.digests["Trainer"],
+            "source_digest": inputs.digests["Trainer"],
         },
     )
     golden = config.data.golden or 0
@@ -105,7 +105,7 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
         eval_config=eval_config(
             config.captcha,
             confidence=config.evaluator.confidence,
-            source_digest=around.digests["CaptchaEvaluator"],
+            source_digest=inputs.digests["CaptchaEvaluator"],
             golden_span=span_name(golden) if golden else "",
         ),
         golden=golden,
@@ -125,12 +125,12 @@ def create_pipeline(config: Config, around: Surroundings, parameters: RunParamet
     return _pipeline(config, [*data, production, trainer, evaluator, pusher])
 
 
-def create_tuning_pipeline(config: Config, around: Surroundings, trials: int, epochs: int) -> pipeline.Pipeline:
+def create_tuning_pipeline(config: Config, inputs: RunInputs, trials: int, epochs: int) -> pipeline.Pipeline:
     """Returns a pipeline that searches for hyperparameters with `trials` fits of `epochs` epochs each.
 
     It reads the same data as `create_pipeline`. Hyperparameters that the configuration sets are not searched.
     """
-    data = _data_steps(config, around, RunParameters.of(config))
+    data = _data_steps(config, inputs, RunParameters.of(config))
     tuner = Tuner(
         tuner_fn="components.training.tuner_fn.tuner_fn",
         **_to_fit_to(data.transform),
@@ -140,15 +140,15 @@ def create_tuning_pipeline(config: Config, around: Surroundings, trials: int, ep
             "fixed": sorted(config.trainer.model_fields_set),
             "trials": trials,
             "epochs": epochs,
-            "search_dir": f"{config.search_dir}/{around.recipe}-{trials}x{epochs}",
-            "source_digest": around.digests["Tuner"],
+            "search_dir": f"{config.search_dir}/{inputs.recipe}-{trials}x{epochs}",
+            "source_digest": inputs.digests["Tuner"],
         },
     )
     return _pipeline(config, [*data, tuner])
 
 
-def _data_steps(config: Config, around: Surroundings, parameters: RunParameters) -> _DataSteps:
-    spec, digests = config.captcha, around.digests
+def _data_steps(config: Config, inputs: RunInputs, parameters: RunParameters) -> _DataSteps:
+    spec, digests = config.captcha, inputs.digests
     spec_json = spec.model_dump_json()
     example_gen = CaptchaExampleGen(
         data_root=config.data.root,
@@ -160,7 +160,7 @@ def _data_steps(config: Config, around: Surroundings, parameters: RunParameters)
         rules=config.data.picture_rules,
         max_bad_fraction=config.data.max_bad_fraction,
         quarantine_dir=config.quarantine_dir,
-        as_of=around.spans,
+        as_of=inputs.spans,
         source_digest=digests["CaptchaExampleGen"],
     )
     schema = CaptchaSchema(spec=spec_json, source_digest=digests["CaptchaSchema"])

@@ -1,10 +1,13 @@
 """The base class and the field types of the sections of the configuration."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from components.base.errors import CaptchaPipelineError
 
 
 def _local(path: str) -> str:
@@ -22,7 +25,25 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 LocalPath = Annotated[str, Field(min_length=1), AfterValidator(_local)]
 
 
+_Section = TypeVar("_Section", bound="Section")
+
+
 class Section(BaseModel):
     """A section of the configuration. It is immutable and rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_values(cls: type[_Section], values: Mapping[str, Any]) -> _Section:
+        """Returns the section with these values, which a step gets as properties or as parameters of a run.
+
+        Raises:
+          CaptchaPipelineError: a value is invalid. The message names each.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            found = "; ".join(f"{'.'.join(map(str, it['loc']))}: {it['msg']}" for it in error.errors())
+            raise CaptchaPipelineError(
+                f"Invalid parameters of the run: {found}. Give valid values in the configuration or with -p."
+            ) from None

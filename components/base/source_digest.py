@@ -55,13 +55,15 @@ def _source_file(module_name: str, root: Path) -> Path | None:
 
 @functools.cache  # the steps share most of their modules
 def _read(source: bytes, module_name: str, *, is_package: bool) -> tuple[bytes, tuple[str, ...]]:
-    """Returns the syntax tree of a module without docstrings, as bytes, and the dotted names of its imports."""
+    """Returns the syntax tree of a module without docstrings and descriptions of fields, as bytes, and the dotted names of its imports."""
     tree = ast.parse(source)
     imports = tuple(_imports(tree, module_name, is_package))
     for node in ast.walk(tree):
         kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
             del node.body[0]
+        elif isinstance(node, ast.Call):  # such as pydantic's Field: text for people, like a docstring
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "description"]
     return ast.dump(tree).encode(), imports
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
-from scipy.spatial.distance import jensenshannon
 
 from components.base import features
 from components.data.example_proto import Example
@@ -91,6 +90,8 @@ def distances(newest: Profile, others: Profile, thresholds: Mapping[str, float |
       others: the merged profile of the other spans; not empty.
       thresholds: by measure; None for no threshold.
     """
+    from scipy.spatial.distance import jensenshannon  # here, because its import takes longer than everything that most commands do
+
     found = {}
     for measure in MEASURES:
         left, right = newest.counts[measure], others.counts[measure]

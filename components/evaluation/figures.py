@@ -3,6 +3,7 @@
 To add one, write a function from Results to a number, in a module of its own if it is long, and list it in FIGURES.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -19,18 +20,25 @@ class Figure:
       name: its name for people.
       note: what it says, in a few words.
       compute: its value; NaN without examples.
-      format: writes the value, as `str.format` does.
+      format: writes the value as people read it.
     """
 
     key: str
     name: str
     note: str
     compute: Callable[[Results], float]
-    format: str
+    format: Callable[[float], str]
 
     def text(self, results: Results) -> str:
         """Returns the value as people read it."""
-        return self.format.format(self.compute(results)).replace("%", " %")
+        value = self.compute(results)
+        return "–" if math.isnan(value) else self.format(value)
+
+
+def _percent(share: float) -> str:
+    """Returns two decimals, and less than 100 % where anything is wrong."""
+    text = f"{100 * share:.2f}"
+    return f"{text if share >= 1 or float(text) < 100 else '99.99'} %"
 
 
 FIGURES: Final = (
@@ -39,13 +47,13 @@ FIGURES: Final = (
         "character accuracy",
         "the share of the characters that are read correctly",
         lambda results: results.character_accuracy,
-        "{:.2%}",
+        _percent,
     ),
     Figure(
         "expected_calibration_error",
         "expected calibration error",
         "0 means that confidence matches accuracy",
         lambda results: results.expected_calibration_error,
-        "{:.4f}",
+        "{:.4f}".format,
     ),
 )

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import Field
-from scipy.stats import binomtest
 
 from components.base.section import Fraction, Section
 from components.evaluation.metrics import Rate
@@ -80,6 +79,8 @@ class Comparison:
         if self.production is None:
             return None
         discordant = self.only_candidate + self.only_production
+        from scipy.stats import binomtest  # here, because its import takes longer than everything that most commands do
+
         return float(binomtest(self.only_candidate, discordant).pvalue) if discordant else 1.0
 
     def falls_by_more(self, margin: float, level: float) -> bool:

@@ -45,7 +45,9 @@ class WarmStart(Section):
 
 
 class Hyperparameters(Section):
-    preset: Literal["vgg-slim", "vgg16-bn", "vgg-book"] = "vgg-slim"
+    """The network and its training."""
+
+    preset: Literal["vgg-slim", "vgg16-bn", "vgg-book"] = Field("vgg-slim", description="network: see docs/explanation/model-and-recipe.md")
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="passes over the training split; auto: by its size")
     max_minutes: float | None = Field(None, gt=0, description="a fit that would take longer gets fewer epochs; null for no limit")
     batch_size: int = Field(32, ge=1, description="pictures per step, over all GPUs or machines together")
@@ -60,7 +62,7 @@ class Hyperparameters(Section):
         description="auto: every GPU of this machine, or the CPU; multi_worker: the machines of TF_CONFIG, "
         "see docs/how-to/gpus-and-machines.md",
     )
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, description="of the weights, the order of the pictures and the augmentations")
     warm_start: WarmStart | None = Field(None, description="start from the production model, with these settings; null: cold start")
 
     @property

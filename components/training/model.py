@@ -44,14 +44,14 @@ class Preset:
     batch_norm: bool = True
 
 
-_BOOK_GROUPS: Final = ((64, 64), (128, 128), (128, 128, 128), (256, 128, 128), (512, 512, 512))
+_TEXTBOOK_GROUPS: Final = ((64, 64), (128, 128), (128, 128, 128), (256, 128, 128), (512, 512, 512))
 
 PRESETS: Final = MappingProxyType(
     {
         # The heads see the columns of the map, not a pooled or dense summary, because only the place of a character shows its position.
         "vgg-slim": Preset(groups=((32, 32), (64, 64), (128, 128)), dropout=0.1, heads="counted", patches=True, context=256),
-        "vgg16-bn": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096)),
-        "vgg-book": Preset(groups=_BOOK_GROUPS, dense=(4096, 4096), batch_norm=False),
+        "vgg16-bn": Preset(groups=_TEXTBOOK_GROUPS, dense=(4096, 4096)),
+        "vgg-book": Preset(groups=_TEXTBOOK_GROUPS, dense=(4096, 4096), batch_norm=False),
     }
 )
 

@@ -57,7 +57,7 @@ def run_fn(fn_args: FnArgs) -> None:
     """
     config = fn_args.custom_config
     spec = CaptchaSpec.model_validate_json(config["spec"])
-    parameters = Hyperparameters(**config["trainer"])
+    parameters = Hyperparameters.from_values(config["trainer"])
     strategy = choose_strategy(parameters.strategy)  # first, because TensorFlow requires it with several workers
     base, problem = find_base(fn_args.base_model, spec, parameters.preset)
     if problem:

@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from components.base.errors import CaptchaPipelineError
-from pipeline.cli.options import ConfigOption, PatternOption, SetOption
+from pipeline.cli.options import DEFAULT_PATTERN, ConfigOption, PatternOption, SetOption
 from pipeline.config import DEFAULT_CONFIG
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
@@ -31,7 +31,7 @@ def show(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, override
 @config_app.command("suggest")
 def suggest_config(
     path: Annotated[Path, typer.Argument(help="Folder of labelled pictures, or a .csv or .jsonl table.", show_default=False)],
-    pattern: PatternOption = "{label}.*",
+    pattern: PatternOption = DEFAULT_PATTERN,
 ) -> None:
     """Suggest a configuration for labelled pictures, with reasons.
 

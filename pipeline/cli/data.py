@@ -12,7 +12,7 @@ import typer
 
 from components.base.errors import CaptchaPipelineError
 from pipeline.cli.data_output import complain, describe, importing, progress_bar, statistics_table, tell
-from pipeline.cli.options import BeamOption, ConfigOption, PatternOption, SetOption
+from pipeline.cli.options import DEFAULT_PATTERN, BeamOption, ConfigOption, PatternOption, SetOption
 from pipeline.config import DEFAULT_CONFIG
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def import_(
     path: Annotated[Path, typer.Argument(help="Folder of pictures, .csv or .jsonl table, or folder or file in the legacy layout.")],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    pattern: PatternOption = "{label}.*",
+    pattern: PatternOption = DEFAULT_PATTERN,
     layout: LayoutOption = LayoutName.canonical,
     source: Annotated[
         str, typer.Option(help="Name of the source; accuracy is also reported by source (default: the name of PATH).", show_default=False)
@@ -152,7 +152,7 @@ def ingest(
     inbox: Annotated[Path, typer.Argument(help="Folder of labelled pictures to which new pictures are added.")],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    pattern: PatternOption = "{label}.*",
+    pattern: PatternOption = DEFAULT_PATTERN,
     source: Annotated[
         str, typer.Option(help="Name of the source; accuracy is also reported by source (default: the name of INBOX).", show_default=False)
     ] = "",

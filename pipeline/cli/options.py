@@ -24,3 +24,4 @@ PatternOption: TypeAlias = Annotated[
     str,
     typer.Option(help="For a folder: pattern of the file names. {label} stands for the label, * for any text, such as '{label}_*'."),
 ]
+DEFAULT_PATTERN = "{label}.*"

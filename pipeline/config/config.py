@@ -171,7 +171,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _shift_within_the_picture(self) -> "Config":
         most, shift = min(self.captcha.width, self.captcha.height), self.trainer.shift
-        if shift > most:  # a shift fills the border with the picture, mirrored once: see components.training.batches.random_shift
+        if shift > most:  # a shift fills the border with the picture, mirrored once
             size = f"{self.captcha.width} x {self.captcha.height}"
             raise ValueError(f"trainer.shift is {shift} pixels; pictures of {size} can be shifted by at most {most} pixels")
         return self

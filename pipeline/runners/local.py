@@ -28,7 +28,7 @@ from pipeline.graph import RunParameters, create_pipeline, create_tuning_pipelin
 from pipeline.logs import log_to
 from pipeline.runners.beam.engine_check import reason_of
 from pipeline.runs import history
-from pipeline.runs.fingerprint import Surroundings, look_around
+from pipeline.runs.inputs import RunInputs, run_inputs
 
 OnStep = Callable[[str, Literal["running", "finished"]], None]
 
@@ -40,7 +40,7 @@ def run(config: Config, on_step: OnStep, trigger: str = "by hand", attempt: int 
       config: the configuration.
       on_step: called with the name of each step and "running" when it starts, "finished" when it has finished.
       trigger: why the run is started, for the record.
-      attempt: see `pipeline.runs.fingerprint.Surroundings`.
+      attempt: see `pipeline.runs.inputs.RunInputs`.
 
     Returns:
       The record of the run in ML Metadata.
@@ -79,13 +79,13 @@ def tune(config: Config, trials: int, epochs: int, on_step: OnStep) -> list[dict
 
 
 def _run(
-    config: Config, create: Callable[[Config, Surroundings], pipeline.Pipeline], on_step: OnStep, trigger: str, attempt: int
+    config: Config, create: Callable[[Config, RunInputs], pipeline.Pipeline], on_step: OnStep, trigger: str, attempt: int
 ) -> history.RunRecord:
     folder = Path(config.metadata_path).parent
     busy = f"Another run (process {{}}) is in progress in {folder}. Wait for its end, or choose another folder with --set root=FOLDER."
     with writing_in(config.root, config.serving_dir), locked(Path(config.run_lock), busy):
         history.mark_interrupted(config.metadata_path)
-        graph = create(config, look_around(config, attempt))
+        graph = create(config, run_inputs(config, attempt))
         engines = {step.id: config.beam.of(step.id) for step in graph.components if isinstance(step, BaseBeamComponent)}
         elsewhere = {step: str(engine) for step, engine in engines.items() if engine.runner != LOCAL}
         run_id = datetime.now().isoformat()  # the names that TFX gives

@@ -16,7 +16,7 @@ from pipeline.runs import history
 from pipeline.runs.history import RunRecord
 from pipeline.runs.retraining import Decision, Production, Retraining
 
-FIGURES: Final = frozenset({SUMMARY_FILE, DRIFT_FILE, JUDGEMENT_FILE})  # the files that are read here from the artifacts of old runs
+KEPT_FILES: Final = frozenset({SUMMARY_FILE, DRIFT_FILE, JUDGEMENT_FILE})  # the files that are read here from the artifacts of old runs
 
 
 @dataclass(frozen=True)

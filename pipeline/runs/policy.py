@@ -6,14 +6,14 @@ from datetime import datetime, timezone
 
 from pipeline.config.config import Config
 from pipeline.runs import history
-from pipeline.runs.fingerprint import look_around
 from pipeline.runs.history import RunRecord
+from pipeline.runs.inputs import run_inputs
 from pipeline.runs.outcomes import accuracy_in_production, read_badly
 
 
 @dataclasses.dataclass(frozen=True)
 class Reason:
-    """The reason to retrain, in words. `attempt`: see `pipeline.runs.fingerprint.Surroundings`."""
+    """The reason to retrain, in words. `attempt`: see `pipeline.runs.inputs.RunInputs`."""
 
     words: str
     attempt: int = 0
@@ -34,7 +34,7 @@ def reason_to_retrain(config: Config, *, force: bool = False) -> Reason | None:
     """
     runs = [run for run in history.runs(config.metadata_path) if not run.is_search]
     if not runs:
-        look_around(config)  # raises if the data are unusable
+        run_inputs(config)  # raises if the data are unusable
         return Reason("there has been no run yet")
     last = runs[-1]
     attempt = current_attempt(config, runs)
@@ -61,20 +61,20 @@ def current_attempt(config: Config, runs: Sequence[RunRecord]) -> int:
     """
     now: dict[int, str] = {}
     for run in reversed(runs):
-        if run.recipe and run.recipe == (now.get(run.attempt) or now.setdefault(run.attempt, look_around(config, run.attempt).recipe)):
+        if run.recipe and run.recipe == (now.get(run.attempt) or now.setdefault(run.attempt, run_inputs(config, run.attempt).recipe)):
             return run.attempt
     return 0
 
 
 def _what_has_changed(config: Config, last: RunRecord) -> str:
-    if last.recipe == look_around(config, last.attempt).recipe:
+    if last.recipe == run_inputs(config, last.attempt).recipe:
         return ""
     there = {span.number for span in config.data.read_window().spans}
     new = sorted(there - set(last.spans))
     if new and not config.retraining.every_span:
         without_new = config.data.model_copy(update={"exclude": (*config.data.exclude, *new)})
         before = config.model_copy(update={"data": without_new})
-        if last.spans and look_around(before, last.attempt).recipe == last.recipe:
+        if last.spans and run_inputs(before, last.attempt).recipe == last.recipe:
             from pipeline.runs.new_spans import what_is_unlike
 
             return what_is_unlike(config, last, new)

@@ -94,3 +94,13 @@ def test_digest_of_this_project() -> None:
 def test_an_unknown_module_is_an_error() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"components\.nonesuch"):
         source_digest("components.nonesuch")
+
+
+def test_the_description_of_a_field_does_not_count(root: Path) -> None:
+    digests = set()
+    for text in ("one", "another"):
+        (root / "package" / "names.py").write_text(f"A = Field(1, description={text!r})\n")
+        digests.add(source_digest("package.step", root=root))
+    (root / "package" / "names.py").write_text("A = Field(2, description='one')\n")
+    assert len(digests) == 1
+    assert source_digest("package.step", root=root) not in digests

@@ -24,7 +24,7 @@ from pipeline.cli.terminal import STOPPED
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
 from pipeline.runs import history, new_spans
-from pipeline.runs.fingerprint import look_around
+from pipeline.runs.inputs import run_inputs
 from pipeline.runs.policy import Reason, current_attempt, reason_to_retrain
 from tests.support.command import call
 from tests.support.model_folder import make_former, make_model
@@ -59,7 +59,7 @@ def remember(config: Config, monkeypatch: pytest.MonkeyPatch) -> Remember:
 
     def put(*changes: dict[str, Any]) -> None:
         now = history.RunRecord(
-            "1", datetime.now(timezone.utc), (FITTED, DONE), "1", True, look_around(config).recipe, "this", (1,), "before"
+            "1", datetime.now(timezone.utc), (FITTED, DONE), "1", True, run_inputs(config).recipe, "this", (1,), "before"
         )
         monkeypatch.setattr(history, "runs", lambda _: [dataclasses.replace(now, **change) for change in changes])
 
@@ -131,7 +131,7 @@ def test_excluding_a_missing_span_changes_nothing(config: Config, remember: Reme
 
 def made(config: Config, attempt: int) -> dict[str, Any]:
     """Returns the recorded fields of a run of this configuration."""
-    return {"attempt": attempt, "recipe": look_around(config, attempt).recipe}
+    return {"attempt": attempt, "recipe": run_inputs(config, attempt).recipe}
 
 
 def test_a_forced_retraining_counts_its_attempts(config: Config, remember: Remember) -> None:
@@ -222,7 +222,7 @@ def test_a_new_span_is_no_reason_without_every_span(config: Config, remember: Re
     steps = (history.StepRecord("CaptchaExampleGen", "done", 1.0, 1, {"profiles": (str(tmp_path / "profiles"),)}), DONE)
     remember({"steps": steps})
     add_span(config)
-    before = look_around(config).recipe
+    before = run_inputs(config).recipe
     lenient = changed(settings, drift=dict.fromkeys(settings.drift.thresholds))
     assert reason_to_retrain(lenient) is None
     kept = (Path(config.root) / config.name / "looked.json").stat().st_mtime_ns
@@ -233,13 +233,13 @@ def test_a_new_span_is_no_reason_without_every_span(config: Config, remember: Re
     assert reason.words.startswith("The pictures or labels of span-000002 differ from those of the other spans: characters: ")
     reason = reason_to_retrain(changed(lenient, trainer={"epochs": 9}))
     assert reason == Reason("new in the window: span 2"), "another configuration is a reason, whatever the span is like"
-    assert look_around(config).recipe == before
+    assert run_inputs(config).recipe == before
 
 
 def test_a_touched_shard_is_read_again_and_keeps_the_recipe(config: Config, remember: Remember) -> None:
-    before = look_around(config)
+    before = run_inputs(config)
     os.utime(list_spans(config.data.root)[0].files("train")[0], ns=(1, 1))
-    after = look_around(config)
+    after = run_inputs(config)
     assert after.spans != before.spans
     assert after.recipe == before.recipe
     remember({})

@@ -29,7 +29,7 @@ def _bytes_feature(value: bytes) -> tf.train.Feature:
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
 
-def write_book_set(folder: Path, count: int, files: int, seed: int) -> None:
+def write_legacy_set(folder: Path, count: int, files: int, seed: int) -> None:
     folder.mkdir()
     with open(folder / "data_info.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -60,7 +60,7 @@ def test_legacy_records_train(tmp_path: Path) -> None:
     options += ["--set", "captcha.channels=3"]
     for seed, layout in enumerate(LAYOUTS):
         folder = tmp_path / layout
-        write_book_set(folder, 600, 3, seed)
+        write_legacy_set(folder, 600, 3, seed)
         call("data", "import", str(folder), "--layout", layout, *options)
     config = load_config(TINY, options[3::2])
     manifests = [span.manifest for span in list_spans(config.data.root)]

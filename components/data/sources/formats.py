@@ -50,14 +50,15 @@ FORMATS: Final = (
         lambda path: path.suffix.lower() in TABLES and path.name != DATA_INFO,
         lambda path, options, plan, progress: import_table(path, plan, progress, options.outside),
     ),
-    Format(
-        lambda path: True,
-        lambda path, options, plan, progress: import_legacy(path.parent if path.name == DATA_INFO else path, plan, progress),
-    ),
+)
+# For every other path.
+_LEGACY: Final = Format(
+    lambda path: True,
+    lambda path, options, plan, progress: import_legacy(path.parent if path.name == DATA_INFO else path, plan, progress),
 )
 
 
 def import_path(path: Path, options: Options, plan: ImportPlan, progress: Progress | None = None) -> Imported:
-    """Imports a path with the first format that accepts it. Raises CaptchaPipelineError like that format."""
-    chosen = next(it for it in FORMATS if it.accepts(path))
+    """Imports a path with the first format that accepts it, else as the legacy layout. Raises CaptchaPipelineError like that format."""
+    chosen = next((it for it in FORMATS if it.accepts(path)), _LEGACY)
     return chosen.load(path, options, plan, progress)

@@ -28,7 +28,6 @@ from components.data.sources.sift import Imported, ImportPlan, Item, save
 from components.data.tfrecords import Damage, read_records
 
 MAX_FILE_BYTES: Final = 16 * 2**20
-DEFAULT_PATTERN: Final = "{label}.*"
 _IMPORTING: Final = "Importing"
 _TFRECORD: Final = re.compile(r"(\.records?|tfrecord[^/]*)(\.gz)?$", re.IGNORECASE)
 

@@ -33,12 +33,12 @@ class SynthConfig(Section):
     """The section `synth` of the configuration, which controls `data synth`."""
 
     count: int = Field(24_000, ge=1, description="pictures per span")
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, description="of the first span; each further span takes the next")
     shard_size: int = Field(4_000, ge=1, description="pictures per shard; a shard is the unit of work of a worker")
     fonts: tuple[LocalPath, ...] = Field((), description="paths of fonts, or of folders of fonts; empty for the captcha library's own")
     font_sizes: tuple[Annotated[int, Field(ge=6, le=512)], ...] = Field((), description="points; empty for the captcha library's own")
     noise_dots: int | None = Field(None, ge=0, le=10_000, description="null for the captcha library's density: 30 on 160 x 60")
-    noise_curve: bool = True
+    noise_curve: bool = Field(True, description="a curve through the text")
     background: tuple[Byte, Byte] = Field((238, 255), description="the darkest and the brightest value of each colour channel")
     free: FreeLayout | None = Field(None, description="text anywhere on a canvas, in many styles; null for the captcha library's style")
 
@@ -215,7 +215,7 @@ def find_fonts(paths: Iterable[str], characters: str) -> tuple[str, ...]:
 def _has_glyphs(font: str, characters: str) -> bool:
     try:
         _check_font(font, characters)
-    except CaptchaPipelineError:
+    except Exception:  # fontTools raises many kinds for a broken font, which a folder may well hold
         return False
     return True
 

@@ -67,7 +67,7 @@ def samples(span: Span, split: str) -> Iterator[Sample]:
         if isinstance(item, Record):
             # An unreadable record is shown as broken. Pillow raises almost any exception.
             with contextlib.suppress(Exception):
-                sample = _canonical_sample(item.data) if info is None else _book_sample(item.data, info, span.manifest.spec)
+                sample = _canonical_sample(item.data) if info is None else _legacy_sample(item.data, info, span.manifest.spec)
         yield sample
 
 
@@ -78,7 +78,7 @@ def _canonical_sample(data: bytes) -> Sample:
     return Sample(feature[LABEL].bytes_list.value[0].decode(), image, len(encoded))
 
 
-def _book_sample(data: bytes, info: DataInfo, spec: CaptchaSpec) -> Sample:
+def _legacy_sample(data: bytes, info: DataInfo, spec: CaptchaSpec) -> Sample:
     example = Example.FromString(data)
     image = legacy_picture(example, info)
     return Sample(legacy_label(example, info, spec), image, len(image.tobytes()))

@@ -25,7 +25,7 @@ from components.base.files import write_whole
 from pipeline.config.config import Config
 from pipeline.config.engines import FLINK, LOCAL, PORTABLE, Engine, GraphStep
 from pipeline.runners.beam.engine_trial import MARK, expected
-from pipeline.runs.fingerprint import look_around
+from pipeline.runs.inputs import run_inputs
 
 _ANSWER_SECONDS: Final = 10.0  # for a request to Flink's REST API
 _TRIAL_SECONDS: Final = 120.0  # for the trial job, which takes about 20 seconds on two cores
@@ -42,11 +42,11 @@ def check_engines_of(config: Config) -> None:
     """Checks the engines of a run's steps. It does not import TFX, because that takes longer than most of the checks.
 
     Raises:
-      CaptchaPipelineError: as `check_engines`, or as `look_around`.
+      CaptchaPipelineError: as `check_engines`, or as `run_inputs`.
     """
     engines = [config.beam.of(step) for step in get_args(GraphStep)]
     if any(engine.runner != LOCAL for engine in engines):
-        look_around(config, 0)
+        run_inputs(config, 0)
         with writing_in(config.root):
             Path(config.root).mkdir(parents=True, exist_ok=True)
         check_engines(engines, [config.data.root, config.root], Path(config.engine_log))

@@ -18,7 +18,7 @@ from components.example_gen import Quarantine
 from pipeline.config.config import Config, PodConfig
 from pipeline.config.engines import LOCAL, EngineStep
 from pipeline.graph import RunParameters, create_pipeline
-from pipeline.runs.fingerprint import Surroundings
+from pipeline.runs.inputs import RunInputs
 
 COMMAND: Final = ("python", "-m", "pipeline.runners.kubeflow.entrypoint")
 # These steps read folders that the cache key does not cover.
@@ -36,9 +36,9 @@ def compile_pipeline(config: Config) -> str:
         step is set to run on another engine.
     """
     _check(config)
-    around = Surroundings(spans="", production="", attempt=0, digests=code_digests(), recipe="")
+    inputs = RunInputs(spans="", production="", attempt=0, digests=code_digests(), recipe="")
     defaults = vars(RunParameters.of(config))
-    spec = _tfx_spec(config, around, defaults)
+    spec = _tfx_spec(config, inputs, defaults)
     quarantine = spec["components"]["CaptchaExampleGen"]["outputDefinitions"]["artifacts"]["quarantine"]["artifactType"]
     # TFX's entrypoint imports the type from this path; TFX's compiler does not accept a path that long.
     quarantine["instanceSchema"] = quarantine["instanceSchema"].replace(
@@ -83,9 +83,9 @@ def _check(config: Config) -> None:
             )
 
 
-def _tfx_spec(config: Config, around: Surroundings, defaults: dict[str, Any]) -> dict[str, Any]:
+def _tfx_spec(config: Config, inputs: RunInputs, defaults: dict[str, Any]) -> dict[str, Any]:
     parameters = RunParameters(**{name: RuntimeParameter(name=name, ptype=type(value)) for name, value in defaults.items()})
-    graph = create_pipeline(config, around, parameters)
+    graph = create_pipeline(config, inputs, parameters)
     runner_config = KubeflowV2DagRunnerConfig(
         default_image=config.kubeflow.image, default_commands=list(COMMAND), use_pipeline_spec_2_1=True
     )

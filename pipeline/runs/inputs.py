@@ -12,7 +12,7 @@ from pipeline.config.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
-class Surroundings:
+class RunInputs:
     """The inputs that decide a run's outcome besides its configuration. Without them, TFX would reuse outdated results.
 
     Attributes:
@@ -30,12 +30,12 @@ class Surroundings:
     recipe: str
 
 
-def look_around(config: Config, attempt: int = 0) -> Surroundings:
+def run_inputs(config: Config, attempt: int = 0) -> RunInputs:
     """Returns the inputs of a run with this configuration, as they are now.
 
     Args:
       config: the configuration.
-      attempt: see `Surroundings`.
+      attempt: see `RunInputs`.
 
     Raises:
       CaptchaPipelineError: no span to train on exists, or a span is incomplete.
@@ -47,7 +47,7 @@ def look_around(config: Config, attempt: int = 0) -> Surroundings:
     production = (pushed.fingerprint or str(pushed.version)) if pushed else "none"
     if bests := best_on_golden_sets(config.serving_dir, made_by):
         production += " " + hashlib.sha256(golden.to_json(bests).encode()).hexdigest()[:16]
-    return Surroundings(spans=window.as_of, production=production, attempt=attempt, digests=code_digests(), recipe=made_by)
+    return RunInputs(spans=window.as_of, production=production, attempt=attempt, digests=code_digests(), recipe=made_by)
 
 
 def model_settings(config: Config) -> str:
