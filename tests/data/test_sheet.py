@@ -103,6 +103,6 @@ def test_the_command_shows_all_spans_or_one(tmp_path):
     assert "span-000002" in result.output
     assert (tmp_path / "sheet.png").exists()
     assert "span-000001" not in show(tmp_path, "--span", "2").output
-    assert "there are 1, 2" in str(show(tmp_path, "--span", "3").exception)
+    assert "Choose one of: 1, 2" in str(show(tmp_path, "--span", "3").exception)
     spans[0].files("test")[0].write_bytes(b"")
     assert "has changed" in str(show(tmp_path).exception)

@@ -1,4 +1,3 @@
-import contextlib
 import json
 import multiprocessing
 import os
@@ -14,7 +13,7 @@ from components.data.spans import Window, list_spans, next_number, window, windo
 from components.data.splits import SPLIT_RULE
 from components.data.tfrecords import Record, read_records
 from tests.support.model_folder import contents
-from tests.support.span import make_span
+from tests.support.span import begin_many, make_span, make_three
 
 
 def what_lies_in(root):
@@ -95,26 +94,14 @@ def in_three_processes(work, root):
         assert process.exitcode == 0
 
 
-def _make_three(root):
-    for _ in range(3):
-        make_span(root)
-
-
 def test_concurrent_processes_get_different_span_numbers(tmp_path):
-    in_three_processes(_make_three, tmp_path)
+    in_three_processes(make_three, tmp_path)
     assert [span.number for span in list_spans(tmp_path)] == list(range(1, 10))
     assert len(what_lies_in(tmp_path)) == 9
 
 
-def _begin_many(root):
-    for _ in range(100):
-        with contextlib.suppress(KeyboardInterrupt), new_span(root) as draft:
-            (draft / "record").touch()
-            raise KeyboardInterrupt
-
-
 def test_a_draft_is_not_removed_by_another_process(tmp_path):
-    in_three_processes(_begin_many, tmp_path)
+    in_three_processes(begin_many, tmp_path)
     assert what_lies_in(tmp_path) == []
 
 

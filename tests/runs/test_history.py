@@ -168,7 +168,7 @@ def test_the_latest_complete_run_is_one_whose_pusher_finished(tmp_path: Path) ->
     with pytest.raises(ValueError, match="thirteen"):
         run(tmp_path, epochs=13)
     assert history.latest_complete_run(path) == complete
-    with pytest.raises(CaptchaPipelineError, match="no run that is complete"):
+    with pytest.raises(CaptchaPipelineError, match="no complete run"):
         history.latest_complete_run(tmp_path / "none.sqlite")
 
 

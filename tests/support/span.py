@@ -1,4 +1,6 @@
-"""A small span."""
+"""A small span, and work on spans for processes of their own."""
+
+import contextlib
 
 from components.data.captcha_spec import CaptchaSpec
 from components.data.span_writer import ShardWriter, new_span, rename_shards, write_manifest
@@ -13,3 +15,15 @@ def make_span(root, records=(b"one", b"two")):
         files = rename_shards(draft, writer.files, 1)
         write_manifest(draft, layout="canonical", spec=CaptchaSpec(), seed=None, source="s", params={}, files=files)
     return making.span
+
+
+def make_three(root):
+    for _ in range(3):
+        make_span(root)
+
+
+def begin_many(root):
+    for _ in range(100):
+        with contextlib.suppress(KeyboardInterrupt), new_span(root) as draft:
+            (draft / "record").touch()
+            raise KeyboardInterrupt

@@ -224,7 +224,7 @@ def test_only_the_newest_checkpoints_are_kept(fit: Fit, tmp_path: Path) -> None:
 
 
 def test_a_fit_without_a_number_of_epochs_follows_the_pictures_and_the_time_limit(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
-    history = _history(fit("auto", epochs=0, max_minutes=0.001))
+    history = _history(fit("auto", epochs="auto", max_minutes=0.001))
     lines = capsys.readouterr().out.splitlines()
     planned = re.fullmatch(r"training on (\d+) pictures: (\d+) epochs of (\d+) passes, ([\d,]+) steps of 16 pictures", lines[0])
     assert planned
@@ -234,7 +234,7 @@ def test_a_fit_without_a_number_of_epochs_follows_the_pictures_and_the_time_limi
     assert re.fullmatch(rf"about 1 min left: \d+ ms per step, 1 epochs instead of {epochs}", lines[1])
     assert len(history) == 1
     assert history[0]["val_sequence_accuracy"] > 0.5, "one epoch of many passes"
-    fit("again", epochs=0, max_minutes=0.001)
+    fit("again", epochs="auto", max_minutes=0.001)
     assert capsys.readouterr().out.splitlines() == ["resuming after epoch 1 of 1"]
 
 
