@@ -7,7 +7,9 @@ import functools
 import unicodedata
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from components.base.section import Section
 
 CHARSETS: Final = {
     "digits": "0123456789",
@@ -29,10 +31,8 @@ class LabelError(ValueError):
         self.reason = reason
 
 
-class LengthRange(BaseModel):
+class LengthRange(Section):
     """An inclusive range of label lengths, written as `{min: 4, max: 8}`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min: int = Field(ge=1, le=64)
     max: int = Field(ge=1, le=64)
@@ -44,14 +44,12 @@ class LengthRange(BaseModel):
         return self
 
 
-class CaptchaSpec(BaseModel):
+class CaptchaSpec(Section):
     """The charset, the label length and the image size of one kind of captcha.
 
     A label has `min_length` to `max_length` characters, all from `characters`. The model has `max_length` heads with `num_classes`
     classes each. Class i is `characters[i]`. If the length varies, there is one more class, `blank_id`: no character at this position.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     charset: str = Field("digits", min_length=1, description="digits, upper, lower, alnum, or the characters themselves")
     case_sensitive: bool = Field(True, description="false converts labels to the case of the charset")

@@ -13,7 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from components.base.section import Section
 
 _HEIGHT: Final = 80
 _FONT_SIZE: Final = (0.42, 0.85)  # of the height
@@ -29,10 +31,8 @@ _FONTS_IN_MEMORY: Final = 512
 Colour = tuple[int, int, int]
 
 
-class PixelRange(BaseModel):
+class PixelRange(Section):
     """An inclusive range of pixels, written `{min: 190, max: 640}`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min: int = Field(ge=8, le=2048)
     max: int = Field(ge=8, le=2048)
@@ -44,10 +44,8 @@ class PixelRange(BaseModel):
         return self
 
 
-class FreeLayout(BaseModel):
+class FreeLayout(Section):
     """The range of canvas sizes, in pixels. It does not depend on the size of the model's input."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: PixelRange = PixelRange(min=190, max=640)
     height: PixelRange = PixelRange(min=80, max=80)
