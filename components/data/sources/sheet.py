@@ -165,8 +165,7 @@ def _font(spans: list[Span], spec: CaptchaSpec) -> ImageFont.FreeTypeFont:
     drawn = itertools.chain.from_iterable(span.manifest.params.get("fonts", ()) for span in spans)
     if own := next(filter(os.path.isfile, drawn), None):
         return ImageFont.truetype(own, _TEXT)
-    with contextlib.suppress(CaptchaPipelineError):
-        return ImageFont.truetype(find_fonts([DEFAULT_FONTS[0]], spec.characters)[0], _TEXT)
-    with contextlib.suppress(CaptchaPipelineError):
-        return ImageFont.truetype(find_fonts([_INSTALLED], spec.characters)[0], _TEXT)
+    for place in (DEFAULT_FONTS[0], _INSTALLED):
+        with contextlib.suppress(CaptchaPipelineError):
+            return ImageFont.truetype(find_fonts([place], spec.characters)[0], _TEXT)
     return _title_font()
