@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from components.evaluation.metrics import Results
+from pipeline.reporting.filters import percent
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,7 @@ class Figure:
 
 
 def _percent(share: float) -> str:
-    """Returns two decimals, and less than 100 % where anything is wrong."""
-    text = f"{100 * share:.2f}"
-    return f"{text if share >= 1 or float(text) < 100 else '99.99'} %"
+    return percent(share, 2).replace("\N{NO-BREAK SPACE}", " ")
 
 
 FIGURES: Final = (

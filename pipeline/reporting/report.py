@@ -16,11 +16,11 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from components.base.files import write_whole
-from components.evaluation.figures import FIGURES
 from components.evaluation.gate import BEST
 from components.evaluation.metrics import Results
 from pipeline.reporting import filters
 from pipeline.reporting.content import Evaluation, ReportInputs, SplitStatistics
+from pipeline.reporting.figures import FIGURES
 
 MAX_MISREAD: Final = 48  # pictures in the gallery
 MAX_QUARANTINED: Final = 3  # examples per reason

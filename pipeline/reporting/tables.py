@@ -14,9 +14,9 @@ from rich.table import Table
 
 from components.data.drift import complain
 from components.data.spans import span_name
-from components.evaluation.figures import FIGURES
 from components.evaluation.gate import BEST, GOLDEN, NEWEST, SetResult
 from components.evaluation.metrics import Rate, Results
+from pipeline.reporting.figures import FIGURES
 from pipeline.reporting.filters import ranges
 from pipeline.runs.history import StepRecord
 from pipeline.runs.lineage import Lineage

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from components.evaluation.figures import FIGURES
 from components.evaluation.metrics import ReadingCounts
+from pipeline.reporting.figures import FIGURES
 
 
 def texts(wrong: int, count: int) -> dict[str, str]:
