@@ -100,6 +100,8 @@ bench: install  ## run the short benchmarks
 $(DATA)/span-000001/manifest.json: | install
 	$(RUN) captcha-pipeline data synth --config $(CONFIG)
 
+# pyenv's `python3.10` only runs if its version is selected. Without it, uv downloads Python.
+install: export PYENV_VERSION := $(UV_PYTHON)
 install: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)  ## install everything that is locked
 	@echo "glibc $(GLIBC): $(TRAIN)"
 	@$(UV) sync --locked --quiet || { echo 'The installation failed:'; $(UV) sync --locked; }
