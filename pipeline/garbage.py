@@ -181,7 +181,7 @@ def _fits(run: RunRecord) -> list[_Work]:
     if state is None or run.recipe is None:
         return []
     # The base model of an unfinished Trainer is not on record: its fit may be a warm or a cold start.
-    names = {run.fingerprint} if run.fingerprint else {fingerprint(run.recipe, base) for base in (run.baseline, None)}
+    names = {run.fingerprint} if run.fingerprint else {fingerprint(run.recipe, base) for base in (run.production_fingerprint, None)}
     return [_Work(name, run.run_id, state) for name in sorted(names)]
 
 

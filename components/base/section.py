@@ -1,5 +1,6 @@
 """The base class and the field types of the sections of the configuration."""
 
+import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,52 @@ class Section(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            found = "; ".join(f"{'.'.join(map(str, it['loc']))}: {it['msg']}" for it in error.errors())
+            found = "; ".join(problems(error, cls))
             raise CaptchaPipelineError(
                 f"Invalid parameters of the run: {found}. Give valid values in the configuration or with -p."
             ) from None
+
+
+def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Returns in words what is wrong with each key: "trainer.epochs: Input should be greater than 0 (it is -1)".
+
+    Args:
+      error: raised by `model`.
+      model: the section, or the whole configuration.
+    """
+    lines = []
+    for item in error.errors():
+        if item["type"] == "extra_forbidden":
+            message = f"unknown key{_nearest(item['loc'], model)}"
+        elif item["type"] == "missing":
+            message = "this key is required"
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            if isinstance(item["input"], str | int | float):
+                message += f" (it is {item['input']!r})"
+        key = _key(item["loc"], model)  # "" if keys contradict each other: the message names them
+        lines.append(f"{key}: {message}" if key else message)
+    return lines
+
+
+def _key(location: tuple[int | str, ...], model: Any) -> str:
+    """Returns the key as the user wrote it, without the names that pydantic adds for the members of a union."""
+    known: list[str] = []
+    for part in location:
+        fields = getattr(model, "model_fields", {})
+        if fields and part not in fields and known and part != location[-1]:
+            continue
+        if not fields and isinstance(part, str) and known:
+            continue
+        known.append(str(part))
+        model = fields[part].annotation if part in fields else None
+    return ".".join(known)
+
+
+def _nearest(location: tuple[int | str, ...], model: Any) -> str:
+    """Returns a suggestion of the known key that is most similar to an unknown key; "" if no key is similar."""
+    for part in location[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field else None
+    close = difflib.get_close_matches(str(location[-1]), getattr(model, "model_fields", {}), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

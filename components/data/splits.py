@@ -21,7 +21,6 @@ from typing import Final
 from PIL import Image
 
 from components.base.features import SPLITS
-from components.data.pictures import PictureRules, visible_picture
 
 SPLIT_RULE: Final = 2
 KEY_BYTES: Final = 16
@@ -32,15 +31,6 @@ _TRAIN, _EVAL, _TEST = SPLITS
 def split_key(picture: Image.Image) -> bytes:
     """Returns the key of a picture as the model sees it, of mode L or RGB: KEY_BYTES bytes for `split_of`."""
     return bytes_key(b"%dx%d" % picture.size + picture.convert("RGB").tobytes())
-
-
-def encoded_split_key(data: bytes, rules: PictureRules) -> bytes:
-    """Returns the `split_key` of an encoded picture, or the `bytes_key` of `data` if the picture is refused."""
-    try:
-        return split_key(visible_picture(data, rules))
-    # Pillow's decoders raise almost any exception on broken input.
-    except Exception:
-        return bytes_key(data)
 
 
 def bytes_key(data: bytes) -> bytes:

@@ -56,9 +56,9 @@ def report(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -
     from pipeline.reporting import results
     from pipeline.runs import history
 
-    outcome = results.outcome(settings, history.latest_complete_run(settings.metadata_path))
-    results.write_report(settings, outcome)
-    console.print(f"Report: {outcome.report}", highlight=False, soft_wrap=True)
+    result = results.result_of(settings, history.latest_complete_run(settings.metadata_path))
+    results.write_report(settings, result)
+    console.print(f"Report: {result.report}", highlight=False, soft_wrap=True)
 
 
 def trend(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:

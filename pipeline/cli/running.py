@@ -136,15 +136,15 @@ def _run(settings: "Config", trigger: str, attempt: int) -> None:
 
     with tables.StepProgress(console) as progress:
         record = local.run(settings, progress.on_step, trigger, attempt)
-    outcome = results.outcome(settings, record)
-    tables.print_outcome(console, outcome)
-    if outcome.changed or not outcome.report.exists():
+    result = results.result_of(settings, record)
+    tables.print_result(console, result)
+    if result.changed or not result.report.exists():
         with console.status("Writing the report"):
-            shown = results.write_report(settings, outcome)
+            shown = results.write_report(settings, result)
         tables.print_advice(console, shown.advice)
     _clean_up(settings)
-    console.print(f"Report: {outcome.report}\nTrend: {write_trend_page(settings)}", highlight=False, soft_wrap=True)
-    if not outcome.in_production:
+    console.print(f"Report: {result.report}\nTrend: {write_trend_page(settings)}", highlight=False, soft_wrap=True)
+    if not result.in_production:
         raise typer.Exit(NOT_PUSHED)
 
 

@@ -1,6 +1,5 @@
 """Loads a configuration: a YAML file, the overrides of `--set section.key=value`, and the values that `tune` found."""
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from components.base.errors import CaptchaPipelineError
+from components.base.section import problems
 from components.training.hyperparameters import Hyperparameters
 from pipeline.config import DEFAULT_CONFIG
 from pipeline.config.config import Config
@@ -68,7 +68,10 @@ def _validate(tree: dict[str, Any], path: str | Path) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise CaptchaPipelineError(_explain(error, path)) from None
+        found = "".join(f"  {problem}\n" for problem in problems(error, Config))
+        raise CaptchaPipelineError(
+            f"{path} is not a valid configuration:\n{found}`captcha-pipeline config` lists every key with its default."
+        ) from None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -86,46 +89,3 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             raise CaptchaPipelineError(f"--set {override}: {part} is a value, not a section.")
         tree = branch
     tree[parts[-1]] = value
-
-
-def _explain(error: ValidationError, path: str | Path) -> str:
-    lines = [f"{path} is not a valid configuration:"]
-    for item in error.errors():
-        problem = item["type"]
-        if problem == "extra_forbidden":
-            message = f"unknown key{_nearest(item['loc'])}"
-        elif problem == "missing":
-            message = "this key is required"
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            if isinstance(item["input"], str | int | float):
-                message += f" (it is {item['input']!r})"
-        key = _key(item["loc"])  # "" if keys contradict each other: the message names them
-        lines.append(f"  {key}: {message}" if key else f"  {message}")
-    lines.append("`captcha-pipeline config` lists every key with its default.")
-    return "\n".join(lines)
-
-
-def _key(location: tuple[int | str, ...]) -> str:
-    """Returns the key as the user wrote it, without the names that pydantic adds for the members of a union."""
-    known: list[str] = []
-    model: Any = Config
-    for part in location:
-        fields = getattr(model, "model_fields", {})
-        if fields and part not in fields and known and part != location[-1]:
-            continue
-        if not fields and isinstance(part, str) and known:
-            continue
-        known.append(str(part))
-        model = fields[part].annotation if part in fields else None
-    return ".".join(known)
-
-
-def _nearest(location: tuple[int | str, ...]) -> str:
-    """Returns a suggestion of the known key that is most similar to an unknown key; "" if no key is similar."""
-    model: Any = Config
-    for part in location[:-1]:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field else None
-    close = difflib.get_close_matches(str(location[-1]), getattr(model, "model_fields", {}), n=1)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -43,7 +43,7 @@ class Evaluation:
       results: accuracy, confusion and calibration.
       classes: the model's classes in order; the last may be "", the blank ("no character here").
       slices: accuracy by slice.
-      baseline: full-sequence accuracy of the production model on the same pictures; None without a production model.
+      production: full-sequence accuracy of the production model on the same pictures; None without a production model.
       sets: results by test set that judged the model, such as "golden set". On the set BEST, the other model is the best model so far
         instead of the production model.
       confidence: confidence level of all intervals, 0 to 1.
@@ -52,7 +52,7 @@ class Evaluation:
     results: Results
     classes: Sequence[str]
     slices: Sequence[Slice] = ()
-    baseline: Rate | None = None
+    production: Rate | None = None
     sets: Mapping[str, SetResult] = field(default_factory=dict)
     confidence: float = 0.95
 

@@ -37,7 +37,7 @@ _NUMBERS: Final = (features.BRIGHTNESS, features.CONTRAST, features.SHARPNESS, f
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Outcome:
+class RunResult:
     """The result of a complete run.
 
     Attributes:
@@ -77,7 +77,7 @@ class Outcome:
         return self.blessed and now is not None and run.pushed_version is not None and run.fingerprint == now.fingerprint
 
 
-def outcome(config: Config, run: RunRecord) -> Outcome:
+def result_of(config: Config, run: RunRecord) -> RunResult:
     """Returns the result of a run.
 
     Raises:
@@ -91,7 +91,7 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
         raise CaptchaPipelineError(
             f"An earlier release made run {run.run_id}, without a record of the judgement of its model. Start `captcha-pipeline run` again."
         )
-    return Outcome(
+    return RunResult(
         name=config.name,
         run=run,
         evaluation=load_results(evaluation_uri),
@@ -108,8 +108,8 @@ def outcome(config: Config, run: RunRecord) -> Outcome:
     )
 
 
-def write_report(config: Config, outcome: Outcome) -> content.ReportInputs:
-    """Writes the report of a run to `outcome.report`.
+def write_report(config: Config, result: RunResult) -> content.ReportInputs:
+    """Writes the report of a run to `result.report`.
 
     Uses the configuration on record for the run, because the current configuration may differ.
 
@@ -119,17 +119,17 @@ def write_report(config: Config, outcome: Outcome) -> content.ReportInputs:
     Raises:
       CaptchaPipelineError: an output of the run is missing or broken.
     """
-    run = outcome.run
-    overall = outcome.evaluation.overall
+    run = result.run
+    overall = result.evaluation.overall
     model = ServedModel(path_utils.serving_model_path(_uri(run, "Trainer", "model")))
     characters, blank = model.spec.characters, [""] if model.spec.blank_id is not None else []
     recorded = yaml.safe_load(run.configuration) if run.configuration else config.model_dump(mode="json")
     slices = [
         content.Slice(group, name, part.count, part.candidate)
-        for group, by_name in outcome.evaluation.slices.items()
+        for group, by_name in result.evaluation.slices.items()
         for name, part in by_name.items()
     ]
-    results = outcome.evaluation.results
+    results = result.evaluation.results
     history = json.loads((Path(_uri(run, "Trainer", "model_run")) / features.HISTORY_FILE).read_text(encoding="utf-8"))
     misread = _misread(run, model)
     splits = [_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split, characters) for split in features.SPLITS]
@@ -138,10 +138,10 @@ def write_report(config: Config, outcome: Outcome) -> content.ReportInputs:
         title=config.name,
         run_id=run.run_id,
         started=run.started,
-        blessed=outcome.blessed,
-        failures=outcome.failures,
-        warnings=outcome.warnings,
-        advice=[] if outcome.blessed else advise(results, [*characters, *blank], history, splits[0].count, floor, wrong),
+        blessed=result.blessed,
+        failures=result.failures,
+        warnings=result.warnings,
+        advice=[] if result.blessed else advise(results, [*characters, *blank], history, splits[0].count, floor, wrong),
         pushed_version=run.pushed_version,
         base_problem=run.base_problem,
         steps=[content.Step(step.node, step.state, step.seconds, step.engine) for step in run.steps],
@@ -149,19 +149,19 @@ def write_report(config: Config, outcome: Outcome) -> content.ReportInputs:
             results=results,
             classes=[*characters, *blank],
             slices=slices,
-            baseline=overall.production,
-            sets=outcome.sets,
+            production=overall.production,
+            sets=result.sets,
             confidence=recorded["evaluator"]["confidence"],
         ),
         history=history,
         misread=misread,
         quarantine=_quarantine(Path(_uri(run, "CaptchaExampleGen", "quarantine"))),
         splits=splits,
-        drift=_drift(outcome.drift),
+        drift=_drift(result.drift),
         config=run.configuration or "# The configuration of this run is not on record: an earlier release made it.",
         versions={package: importlib.metadata.version(package) for package in _PACKAGES} | libraries(),
     )
-    report.write_report(inputs, outcome.report)
+    report.write_report(inputs, result.report)
     return inputs
 
 

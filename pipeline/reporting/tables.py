@@ -24,7 +24,7 @@ from pipeline.runs.lineage import Lineage
 if TYPE_CHECKING:  # Some of these modules import TensorFlow, which the list of runs does not need.
     from pipeline.garbage import Garbage
     from pipeline.inference.prediction import Answer
-    from pipeline.reporting.results import Outcome
+    from pipeline.reporting.results import RunResult
     from pipeline.runs.retraining import Production, Retraining
 
 
@@ -50,31 +50,31 @@ class StepProgress:
             self._console.print(f"[green]✓[/] {name}", highlight=False)
 
 
-def print_outcome(console: Console, outcome: "Outcome") -> None:
+def print_result(console: Console, result: "RunResult") -> None:
     """Prints the result of a run: seconds per step, accuracy with intervals, warnings, drift and verdict."""
-    _print_steps(console, outcome.run.steps)
-    print_accuracy(console, outcome.evaluation.results, f"{outcome.name} on the test split")
-    if len(outcome.sets) > 1 or outcome.evaluation.overall.production:
-        _print_sets(console, outcome.sets)
-    for warning in outcome.warnings:
+    _print_steps(console, result.run.steps)
+    print_accuracy(console, result.evaluation.results, f"{result.name} on the test split")
+    if len(result.sets) > 1 or result.evaluation.overall.production:
+        _print_sets(console, result.sets)
+    for warning in result.warnings:
         console.print(f"[bold yellow]Warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
-    if complaint := complain(outcome.drift):
+    if complaint := complain(result.drift):
         console.print(f"[bold yellow]Drift[/]: {escape(complaint)}", highlight=False)
-    _print_verdict(console, outcome)
-    if not outcome.changed:
+    _print_verdict(console, result)
+    if not result.changed:
         console.print("Nothing has changed since an earlier run: every step was cached.", highlight=False)
 
 
-def _print_verdict(console: Console, outcome: "Outcome") -> None:
-    now, version, folder = outcome.production, outcome.run.pushed_version, outcome.serving_dir
+def _print_verdict(console: Console, result: "RunResult") -> None:
+    now, version, folder = result.production, result.run.pushed_version, result.serving_dir
     newest = f"Version {now.version} is in production." if now else f"{folder} has no version: no model is in production."
-    if not outcome.blessed:
-        lines = ["[bold yellow]Not blessed[/], nothing was pushed:", *(f"  {escape(failure)}" for failure in outcome.failures)]
-    elif outcome.in_production and now:
-        pushed = any(step.node == "AtomicPusher" and step.state == "done" for step in outcome.run.steps)
+    if not result.blessed:
+        lines = ["[bold yellow]Not blessed[/], nothing was pushed:", *(f"  {escape(failure)}" for failure in result.failures)]
+    elif result.in_production and now:
+        pushed = any(step.node == "AtomicPusher" and step.state == "done" for step in result.run.steps)
         where = f"pushed as version {now.version} to" if pushed else f"in production as version {now.version} in"
         lines = [f"[bold green]Blessed[/], {where} {escape(folder)}"]
-    elif outcome.withdrawn:
+    elif result.withdrawn:
         lines = [f"[bold yellow]Withdrawn[/] by a rollback, not pushed again: new data will make a new model. {newest}"]
     elif version:
         # A cached push copies nothing: TFX does not see later changes in the serving folder.

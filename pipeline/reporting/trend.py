@@ -86,7 +86,7 @@ def write_trend(title: str, retrainings: Sequence[Retraining], path: Path, produ
 def _rate_in_production(name: str, retrainings: Sequence[Retraining], production: Production | None) -> tuple[Rate, int] | None:
     """Returns the newest known rate of the production model on a test set, and the place of the retraining that measured it."""
     for place, it in reversed(list(enumerate(retrainings))):
-        if production and name in it.sets and (rate := _known(production.rate(it.sets[name], it.fingerprint, it.baseline))):
+        if production and name in it.sets and (rate := _known(production.rate(it.sets[name], it.fingerprint, it.production_fingerprint))):
             return rate, place
     return None
 

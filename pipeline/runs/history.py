@@ -78,7 +78,7 @@ class RunRecord:
       recipe: the recipe of the model; None if the run did not reach the step LatestPushedModel.
       fingerprint: the fingerprint of the model; None if no Trainer finished.
       spans: the numbers of the spans that ExampleGen read.
-      baseline: the fingerprint of the production model that the model was compared with; None if there was none.
+      production_fingerprint: the fingerprint of the production model that the model was compared with; None if there was none.
       trigger: why the run was started; "" if that is not on record.
       attempt: the number of earlier fits with the same data, configuration and code.
       base_problem: why the fit could not continue from the production model, or only in part; "" if there was no problem.
@@ -93,7 +93,7 @@ class RunRecord:
     recipe: str | None
     fingerprint: str | None
     spans: tuple[int, ...]
-    baseline: str | None = None
+    production_fingerprint: str | None = None
     trigger: str = ""
     attempt: int = 0
     base_problem: str = ""
@@ -230,7 +230,7 @@ def _run(store: metadata_store.MetadataStore, context: pb.Context, nodes: Mappin
         # Earlier releases had one value for recipe and fingerprint, a property of the Trainer.
         recipe=_text(left, "LatestPushedModel", RECIPE) or _text(given, "Trainer", FINGERPRINT),
         fingerprint=_text(left, "Trainer", FINGERPRINT) or _text(given, "Trainer", FINGERPRINT),
-        baseline=_text(left, "LatestPushedModel", FINGERPRINT),
+        production_fingerprint=_text(left, "LatestPushedModel", FINGERPRINT),
         spans=tuple(sorted({number for artifact in artifacts.values() for number in spans_of(artifact)})),
         trigger=context.custom_properties[_TRIGGER].string_value if _TRIGGER in context.custom_properties else "",
         attempt=int(_text(given, "LatestPushedModel", "attempt") or _text(given, "Trainer", "attempt") or 0),

@@ -73,7 +73,7 @@ def accuracy_in_production(config: Config, run: RunRecord) -> Rate | None:
     """Returns the production model's full-sequence accuracy on the newest span; None if the run did not measure it."""
     newest = _with_newest(judged.sets).get(NEWEST) if (judged := judgement(run)) else None
     now = production(config)
-    return now.rate(newest, run.fingerprint, run.baseline) if now and newest else None
+    return now.rate(newest, run.fingerprint, run.production_fingerprint) if now and newest else None
 
 
 def read_badly(what: str, accuracy: Rate, floor: float) -> str:
@@ -111,7 +111,7 @@ def _retraining(config: Config, run: RunRecord, *, withdrawn: bool) -> Retrainin
         warnings=judged.warnings,
         version=run.pushed_version,
         fingerprint=run.fingerprint,
-        baseline=run.baseline,
+        production_fingerprint=run.production_fingerprint,
         report=str(report.relative_to(config.report_dir)) if report and report.exists() else None,
     )
 

@@ -28,7 +28,7 @@ class Retraining:
       why: the reasons that kept the model from being pushed, one sentence each.
       version: the pushed version; None if nothing was pushed.
       fingerprint: the fingerprint of the model.
-      baseline: the fingerprint of the production model that it was compared with; None if it is unknown.
+      production_fingerprint: the fingerprint of the production model that it was compared with; None if it is unknown.
       report: the path of the run's report, relative to the folder of the trend page; None if it does not exist.
       warnings: further remarks on the figures, one sentence each.
     """
@@ -45,7 +45,7 @@ class Retraining:
     why: tuple[str, ...]
     version: str | None
     fingerprint: str | None = None
-    baseline: str | None = None
+    production_fingerprint: str | None = None
     report: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -69,11 +69,11 @@ class Production:
     original: str
     fingerprint: str | None
 
-    def rate(self, comparison: SetResult, fingerprint: str | None, baseline: str | None) -> Rate | None:
+    def rate(self, comparison: SetResult, candidate: str | None, production: str | None) -> Rate | None:
         """Returns this model's rate in a comparison of the models with these two fingerprints; None if it is neither of the two."""
         if self.fingerprint is None:
             return None
-        return {baseline: comparison.production, fingerprint: comparison.candidate}.get(self.fingerprint)
+        return {production: comparison.production, candidate: comparison.candidate}.get(self.fingerprint)
 
 
 def retraining_of(production: Production | None, retrainings: Sequence[Retraining]) -> Retraining | None:

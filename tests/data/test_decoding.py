@@ -21,7 +21,7 @@ from components.data.decoding import visible_pixels
 from components.data.exif import orientation
 from components.data.pictures import PictureError, PictureRules, inspect_picture, visible_picture
 from components.serving.signatures import export_model
-from tests.support.encoded import chunk, png, save
+from tests.support.encoded import chunk, encode, png
 from tests.support.transform_run import emitted, transform
 
 # As many pixel values as logits: the model of these tests returns its picture.
@@ -119,7 +119,7 @@ def saved(draw: st.DrawFn) -> tuple[bytes, np.ndarray]:
             options["subsampling"] = draw(st.sampled_from([0, 1, 2]))
     if form == "MPO":
         options |= {"save_all": True, "append_images": [other]}
-    data = save(image, form, **options)
+    data = encode(image, form, **options)
     with Image.open(io.BytesIO(data)) as opened:
         shown = ImageOps.exif_transpose(opened)
         if shown.mode == "I;16":
@@ -137,7 +137,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Returns the signatures, by the rule for pictures of another size, and Transform's layer."""
     folder = tmp_path_factory.mktemp("served")
     label = SPEC.characters[: SPEC.max_length]
-    output = transform(SPEC, {"train": [emitted(save(Image.effect_noise((12, 8), 90).convert("RGB")), label, SPEC)]}, folder)
+    output = transform(SPEC, {"train": [emitted(encode(Image.effect_noise((12, 8), 90).convert("RGB")), label, SPEC)]}, folder)
     image = keras.Input((SPEC.height, SPEC.width, 3))
     # The normalisation does not change the values; a model without weights could not be saved.
     logits = keras.layers.Reshape((SPEC.max_length, SPEC.num_classes))(keras.layers.BatchNormalization()(image))
@@ -153,7 +153,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @given(case=st.one_of(saved(), odd_pngs()), size=st.sampled_from(["resize", "refuse"]))
 def test_import_training_and_serving_see_the_same_pixels(served: dict[str, Any], case: tuple[bytes, np.ndarray], size: str) -> None:
     data, shown = case
-    plain = save(Image.fromarray(shown))
+    plain = encode(Image.fromarray(shown))
     np.testing.assert_array_equal(np.asarray(visible_picture(data, RULES[size]).convert("RGB")), shown)
     np.testing.assert_array_equal(visible_pixels(tf.constant(data)), shown)
 
@@ -172,8 +172,8 @@ def test_import_training_and_serving_see_the_same_pixels(served: dict[str, Any],
 
 
 PIXELS = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
-JPEG = save(Image.fromarray(PIXELS), "JPEG")
-NOISY_JPEG = save(Image.fromarray(np.random.default_rng(1).integers(0, 256, PIXELS.shape, np.uint8)), "JPEG")
+JPEG = encode(Image.fromarray(PIXELS), "JPEG")
+NOISY_JPEG = encode(Image.fromarray(np.random.default_rng(1).integers(0, 256, PIXELS.shape, np.uint8)), "JPEG")
 ROWS = b"".join(b"\0" + row.tobytes() for row in PIXELS)
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 END = chunk(b"IEND", b"")
@@ -211,12 +211,12 @@ BROKEN = {
     "a JPEG without its end": NOISY_JPEG[:-2],
     "a JPEG with other bytes for its end": NOISY_JPEG[:-2] + b"\0\0",
 }
-ANIMATED = save(Image.new("RGB", (12, 8)), save_all=True, append_images=[Image.new("RGB", (12, 8), "red")])
+ANIMATED = encode(Image.new("RGB", (12, 8)), save_all=True, append_images=[Image.new("RGB", (12, 8), "red")])
 REFUSED = {
     "animated PNG": ("image_animated", ANIMATED),
     "16-bit grey, transparent": ("image_mode", handmade(np.zeros((8, 12), np.uint16), 16, 0, b"\0\0", None)),
     "16-bit colour, transparent": ("image_mode", handmade(np.zeros((8, 12, 3), np.uint16), 16, 2, b"\0" * 6, None)),
-    "CMYK JPEG": ("image_mode", save(Image.new("CMYK", (12, 8)), "JPEG")),
+    "CMYK JPEG": ("image_mode", encode(Image.new("CMYK", (12, 8)), "JPEG")),
     **{kind: ("image_undecodable", data) for kind, data in BROKEN.items()},
 }
 
@@ -313,7 +313,7 @@ CHUNKS = st.one_of(
 @example([(b"tEXt", b"A\0b")] * 63 + [(b"eXIf", exif(6).tobytes()[6:])], [])
 @example([(b"tEXt", b"A\0b")] * 64 + [(b"eXIf", exif(6).tobytes()[6:])], [])
 def test_a_png_with_any_exif_data_is_turned_consistently(before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]]) -> None:
-    plain = save(Image.fromarray(PIXELS))
+    plain = encode(Image.fromarray(PIXELS))
     chunks, last = (b"".join(chunk(*one) for one in several) for several in (before, after))
     data = plain[:33] + chunks + plain[33:-12] + last + plain[-12:]
     expected = TURNED[orientation(data)](PIXELS)
@@ -324,7 +324,7 @@ def test_a_png_with_any_exif_data_is_turned_consistently(before: list[tuple[byte
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("turn", range(10))
 def test_an_imported_picture_is_upright_and_needs_no_turn(form: str, turn: int) -> None:
-    data = save(Image.fromarray(PIXELS), form, exif=exif(turn))
+    data = encode(Image.fromarray(PIXELS), form, exif=exif(turn))
     shown = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
     imported = inspect_picture(data, SPEC, RULES["resize"])
     assert (imported.height, imported.width) == shown.shape[:2]
@@ -333,5 +333,5 @@ def test_an_imported_picture_is_upright_and_needs_no_turn(form: str, turn: int) 
 
 
 def test_broken_exif_data_of_other_formats_is_ignored(tmp_path: Path) -> None:
-    data = save(Image.fromarray(PIXELS), "WEBP", lossless=True, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    data = encode(Image.fromarray(PIXELS), "WEBP", lossless=True, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     np.testing.assert_array_equal(np.asarray(visible_picture(data, RULES["resize"])), PIXELS)

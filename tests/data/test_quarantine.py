@@ -11,7 +11,7 @@ from PIL import Image
 
 from components.base.errors import CaptchaPipelineError
 from components.data.pictures import PictureRules
-from tests.support.encoded import REFUSED, save
+from tests.support.encoded import REFUSED, encode
 from tests.support.example_gen_run import GOOD, RULES, Outcome, damage, make_span, record, run, value
 
 
@@ -29,7 +29,7 @@ BAD: dict[str, list[bytes]] = {
     "label_empty": [record(1, label=b"")],
     "label_length": [record(1, label=b"ABC"), record(1, label=b"ABCDE"), record(1, label=b"A" * 5_000_000)],
     "label_charset": [record(1, label=b"AB1D"), record(1, label=b"abcd"), record(1, label=b"AB\xff"), record(1, label="ABCÉ".encode())],
-    "image_size": [record(1, image=save(Image.new("RGB", (23, 12))))],
+    "image_size": [record(1, image=encode(Image.new("RGB", (23, 12))))],
     "image_empty": [],
     "image_undecodable": [],
     "image_too_large": [],

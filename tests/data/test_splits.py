@@ -1,7 +1,6 @@
 """A picture's split depends on its visible pixels, and changes as little as possible when the shares change."""
 
 import hashlib
-import io
 
 import numpy as np
 import pytest
@@ -11,7 +10,9 @@ from PIL import Image
 
 from components.data.pictures import PictureRules
 from components.data.records import encode_png
-from components.data.splits import KEY_BYTES, bytes_key, encoded_split_key, holds, merge_keys, split_key, split_of
+from components.data.sources.seen import of_encoded
+from components.data.splits import KEY_BYTES, bytes_key, holds, merge_keys, split_key, split_of
+from tests.support.encoded import encode
 
 RULES = PictureRules(10_000, (250, 240, 230), "resize")
 WEIGHTS = {"train": 10, "eval": 1, "test": 1}
@@ -19,10 +20,8 @@ KEYS = [bytes_key(b"%d" % i) for i in range(6000)]
 PARTS = st.integers(0, 1000)
 
 
-def encoded(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+def key_of(data, rules=RULES):
+    return of_encoded(data, "", "", rules).key
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS, {"train": 98, "eval": 1, "test": 1}, {"train": 1, "eval": 2, "test": 3}])
@@ -72,15 +71,15 @@ def test_the_key_does_not_depend_on_the_encoding():
     transparent = grey.convert("RGBA")
     files = [
         encode_png(grey),
-        encoded(grey.convert("RGB"), "BMP"),
-        encoded(grey, "TIFF"),
-        encoded(grey.convert("RGB"), "WEBP", lossless=True),
-        encoded(grey.convert("P"), "PNG"),
-        encoded(grey, "GIF"),
+        encode(grey.convert("RGB"), "BMP"),
+        encode(grey, "TIFF"),
+        encode(grey.convert("RGB"), "WEBP", lossless=True),
+        encode(grey.convert("P"), "PNG"),
+        encode(grey, "GIF"),
         encode_png(sixteen),
         encode_png(transparent),
     ]
-    assert {encoded_split_key(file, RULES) for file in files} == {split_key(grey)}
+    assert {key_of(file) for file in files} == {split_key(grey)}
     assert len(split_key(grey)) == KEY_BYTES
 
 
@@ -89,27 +88,27 @@ def test_transparent_pixels_count_as_the_background():
     layer.putpixel((0, 0), (9, 9, 9, 255))
     seen = Image.new("RGB", (9, 8), RULES.background)
     seen.putpixel((0, 0), (9, 9, 9))
-    assert encoded_split_key(encode_png(layer), RULES) == split_key(seen)
+    assert key_of(encode_png(layer)) == split_key(seen)
 
 
 def test_different_pictures_have_different_keys():
     pixels = np.random.default_rng(0).integers(0, 256, (9, 8, 4), np.uint8)
     changed = pixels.copy()
     changed[4, 4, 3] ^= 128
-    keys = {encoded_split_key(encode_png(Image.fromarray(one)), RULES) for one in (pixels, changed)}
+    keys = {key_of(encode_png(Image.fromarray(one))) for one in (pixels, changed)}
     assert len(keys) == 2
     assert split_key(Image.new("L", (2, 3))) != split_key(Image.new("L", (3, 2)))
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_the_key_of_other_files_is_the_hash_of_their_bytes(data):
-    assert encoded_split_key(data, RULES) == bytes_key(data) == hashlib.sha256(data).digest()[:KEY_BYTES]
+    assert key_of(data) == bytes_key(data) == hashlib.sha256(data).digest()[:KEY_BYTES]
 
 
 def test_a_picture_over_the_limit_is_not_decoded():
     data = encode_png(Image.new("L", (11, 10)))
-    assert encoded_split_key(data, PictureRules(109, RULES.background, "resize")) == bytes_key(data)
-    assert encoded_split_key(data, PictureRules(110, RULES.background, "resize")) != bytes_key(data)
+    assert key_of(data, PictureRules(109, RULES.background, "resize")) == bytes_key(data)
+    assert key_of(data, PictureRules(110, RULES.background, "resize")) != bytes_key(data)
 
 
 @given(st.lists(st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES)), st.lists(st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES)))

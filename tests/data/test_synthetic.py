@@ -23,9 +23,10 @@ from components.data.legacy_layout import DataInfo, to_canonical
 from components.data.pictures import PictureRules
 from components.data.sources import synthetic_beam
 from components.data.sources.painting import CaptchaPainter, find_fonts
+from components.data.sources.seen import of_encoded
 from components.data.sources.sheet import samples
 from components.data.sources.synthetic import in_processes, make_shard, synthesise
-from components.data.splits import SPLIT_RULE, encoded_split_key, split_of
+from components.data.splits import SPLIT_RULE, split_of
 from components.data.tfrecords import read_records
 from pipeline.cli.data import data_app
 from tests.support.drawing import synth_plan
@@ -131,7 +132,7 @@ def test_every_record_is_valid_and_in_the_split_of_its_pixels(tmp_path):
         assert json.loads(values["params"])["font_sizes"] == [45, 53, 60]
         with Image.open(io.BytesIO(values["image"])) as image:
             assert (image.format, image.mode, image.size) == ("PNG", "L", (128, 64))
-        assert split == split_of(encoded_split_key(values["image"], PictureRules(10_000, (0, 0, 0), "refuse")), WEIGHTS)
+        assert split == split_of(of_encoded(values["image"], label, "", PictureRules(10_000, (0, 0, 0), "refuse")).key, WEIGHTS)
     assert set(lengths) == {3, 4, 5, 6}
     assert lengths.total() == sum(span.manifest.counts.values()) == 60
     assert span.manifest.spec == spec

@@ -23,7 +23,7 @@ def picture(text: str) -> bytes:
     return captcha.generate(text).getvalue()
 
 
-def evaluation(classes: tuple[str, ...], positions: int, count: int, error_rate: float, baseline: bool = True) -> content.Evaluation:
+def evaluation(classes: tuple[str, ...], positions: int, count: int, error_rate: float, production: bool = True) -> content.Evaluation:
     """Returns an evaluation with `error_rate` mistakes a character, most of them of a class as its neighbour; "" is the blank class."""
     rng = np.random.default_rng(1)
     truth = rng.integers(0, len(classes), (count, positions))
@@ -42,7 +42,7 @@ def evaluation(classes: tuple[str, ...], positions: int, count: int, error_rate:
             ("source", "synthetic", count, 0.985),
         ]
     ]
-    return content.Evaluation(results, classes, slices, wilson_interval(round(count * 0.979), count, 0.95) if baseline else None)
+    return content.Evaluation(results, classes, slices, wilson_interval(round(count * 0.979), count, 0.95) if production else None)
 
 
 def statistics(classes: tuple[str, ...]) -> list[content.SplitStatistics]:
@@ -162,7 +162,7 @@ def test_the_report_of_a_good_run(digits: content.ReportInputs, tmp_path: Path) 
 
 def test_the_report_of_a_run_without_mistakes(digits: content.ReportInputs, tmp_path: Path) -> None:
     assert digits.evaluation is not None
-    perfect = dataclasses.replace(evaluation(DIGITS, 4, 2000, 0.0, baseline=False), slices=())
+    perfect = dataclasses.replace(evaluation(DIGITS, 4, 2000, 0.0, production=False), slices=())
     page = render(dataclasses.replace(digits, evaluation=perfect, misread=(), quarantine=content.Quarantine(24_000, 0, ())), tmp_path)
     assert "every picture of the test split was read right" in page.text
     assert "No character was misread." in page.text

@@ -39,7 +39,7 @@ def pushed(i: int, candidate: float = 0.99, production: float | None = 0.98) -> 
         why=(),
         version=str(i + 1),
         fingerprint=f"model {i}",
-        baseline=f"model {i - 1}",
+        production_fingerprint=f"model {i - 1}",
     )
 
 

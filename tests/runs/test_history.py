@@ -226,7 +226,7 @@ def test_lineage_names_the_actual_base_of_the_fit(tmp_path: Path, warm_start: in
     assert capture.get().partition("┏")[0].splitlines()[2:] == told, "after the spans, before the table of steps"
     last = history.latest_run(path)
     assert last is not None
-    assert (last.recipe, last.fingerprint, last.baseline) == ("attempt 2", "of this", "of production")
+    assert (last.recipe, last.fingerprint, last.production_fingerprint) == ("attempt 2", "of this", "of production")
     assert (last.attempt, last.base_problem) == (2, problem)
 
 

@@ -60,7 +60,7 @@ def run(folder: Path, **changes: Any) -> RunRecord:
         "blessed": True,
         "recipe": "r",
         "fingerprint": "f",
-        "baseline": "e",
+        "production_fingerprint": "e",
         "spans": (1, 2, 3),
         "trigger": "new in the window: span 3",
     }
@@ -114,7 +114,7 @@ def test_the_outcome_of_a_stopped_run(config: Config, monkeypatch: pytest.Monkey
 
 def test_the_outcome_of_a_model_withdrawn_by_a_rollback(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = serve(config, tmp_path, "e", "f")
-    before = run(tmp_path / "a", recipe="e", fingerprint="e", baseline=None, pushed_version=str(first.version))
+    before = run(tmp_path / "a", recipe="e", fingerprint="e", production_fingerprint=None, pushed_version=str(first.version))
     last = run(tmp_path / "b", recipe="f", fingerprint="f", pushed_version=str(second.version), run_id="2026-03-02T03:00:00.123")
     remember(monkeypatch, before, last)
     assert accuracy_in_production(config, last) == Rate(**RATE)

@@ -16,9 +16,10 @@ from components.base.features import SPEC_FILE
 from components.pusher import check_servable
 from components.serving import server_trial, signatures
 from tests.support import exported_model
+from tests.support.encoded import encode
 from tests.support.exported_model import SPEC
 from tests.support.paths import ROOT
-from tests.support.transform_run import draw, emitted, encoded
+from tests.support.transform_run import draw, emitted
 
 
 class FormerServer(signatures.CaptchaServer):
@@ -60,7 +61,7 @@ def test_a_model_of_an_earlier_release_is_refused(export: Callable[[], Path], re
 
 
 def test_a_model_that_marks_good_pictures_as_not_valid_is_refused(model: Path, tmp_path: Path) -> None:
-    large = emitted(encoded(draw(SPEC, "аб").resize((40, 26))), "аб", SPEC)  # over the model's limit of pixels
+    large = emitted(encode(draw(SPEC, "аб").resize((40, 26))), "аб", SPEC)  # over the model's limit of pixels
     records = exported_model.write_test_split(tmp_path, [*exported_model.EXAMPLES, large]) / "Split-test"
     assert server_trial.find_fault(model, records) == "The signature serving_default marks 1 of 7 good pictures as not valid."
 

@@ -17,7 +17,8 @@ from components.data.model_inputs import model_inputs
 from components.evaluation.metrics import ReadingCounts, read
 from components.serving.signatures import export_model
 from components.training.model import PRESETS, build_model
-from tests.support.transform_run import draw, emitted, encoded, transform
+from tests.support.encoded import encode
+from tests.support.transform_run import draw, emitted, transform
 
 # Characters of two and of three bytes, and labels of two lengths.
 SPEC = CaptchaSpec(charset="абв漢字", length=LengthRange(min=2, max=3), width=24, height=12, channels=3)
@@ -28,7 +29,7 @@ Exported = tuple[Path, keras.Model, tft.TFTransformOutput]
 
 @pytest.fixture(scope="module")
 def pictures() -> list[bytes]:
-    return [encoded(draw(SPEC, label, seed)) for seed, label in enumerate(LABELS)]
+    return [encode(draw(SPEC, label, seed)) for seed, label in enumerate(LABELS)]
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +93,11 @@ def test_bad_pictures_do_not_affect_good_pictures(signatures: Any, pictures: lis
         "PNG signature alone": good[:8],
         "PNG header cut": good[:20],
         "PNG cut": good[: len(good) // 2],
-        "JPEG cut": encoded(draw(SPEC, "аб"), "JPEG")[:-200],
-        "GIF": encoded(draw(SPEC, "аб"), "GIF"),
-        "BMP": encoded(draw(SPEC, "аб"), "BMP"),
-        "PNG over the limit": encoded(large),
-        "JPEG over the limit": encoded(large, "JPEG"),
+        "JPEG cut": encode(draw(SPEC, "аб"), "JPEG")[:-200],
+        "GIF": encode(draw(SPEC, "аб"), "GIF"),
+        "BMP": encode(draw(SPEC, "аб"), "BMP"),
+        "PNG over the limit": encode(large),
+        "JPEG over the limit": encode(large, "JPEG"),
         "PNG bomb": _png(20_000, 20_000),
         "PNG whose size overflows": _png(2**31 - 1, 2**31 - 1),
         "PNG without a pixel": _png(0, 5),
@@ -115,7 +116,7 @@ def test_bad_pictures_do_not_affect_good_pictures(signatures: Any, pictures: lis
 def test_png_and_jpeg_of_any_size_and_mode_under_the_limit(signatures: Any) -> None:
     picture = draw(SPEC, "аб").resize((30, 20))
     modes = [("RGB", "PNG"), ("L", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("L", "JPEG"), ("RGB", "JPEG")]
-    images = [encoded(picture.convert(mode), form) for mode, form in modes]
+    images = [encode(picture.convert(mode), form) for mode, form in modes]
     assert _read(signatures, images)[VALID].all()
 
 

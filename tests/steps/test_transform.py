@@ -16,14 +16,15 @@ from components.base.features import LABEL_IDS, WINDOW
 from components.data.captcha_spec import CaptchaSpec
 from components.schema_gate import captcha_schema
 from components.transform import Executor
-from tests.support.transform_run import draw, emitted, encoded, transform
+from tests.support.encoded import encode
+from tests.support.transform_run import draw, emitted, transform
 
 SPEC = CaptchaSpec(width=20, height=10, channels=1, length=2)
 
 
 def test_a_worker_with_the_lost_graph_accepts_the_new_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two parts of a job use TFT's step in one worker; the second part starts after another worker has died."""
-    rows = [emitted(encoded(draw(SPEC, label)), label, SPEC) for label in ("01", "23")]
+    rows = [emitted(encode(draw(SPEC, label)), label, SPEC) for label in ("01", "23")]
     transform(SPEC, {"train": rows}, tmp_path)
     lost = tmp_path / "graph" / "transform_fn"
     anew = Path(shutil.copytree(lost, tmp_path / "anew"))

@@ -11,13 +11,14 @@ import tensorflow_transform as tft
 from components.data.captcha_spec import CaptchaSpec, LengthRange
 from components.serving.signatures import export_model
 from components.training.model import PRESETS, Preset, build_model
-from tests.support.transform_run import draw, emitted, encoded, transform
+from tests.support.encoded import encode
+from tests.support.transform_run import draw, emitted, transform
 
 # Characters of two and of three bytes, and labels of two lengths.
 SPEC = CaptchaSpec(charset="абв漢字", length=LengthRange(min=2, max=3), width=24, height=12, channels=3)
 LABELS = ["аб", "漢字в", "в漢", "бба", "字а", "аа"]
 MAX_PIXELS = 1000
-PICTURES = [encoded(draw(SPEC, label, seed)) for seed, label in enumerate(LABELS)]
+PICTURES = [encode(draw(SPEC, label, seed)) for seed, label in enumerate(LABELS)]
 EXAMPLES = [emitted(picture, label, SPEC) for picture, label in zip(PICTURES, LABELS, strict=True)]
 # Good values for each signature, and bad values for signatures that read pictures.
 REQUESTS = {

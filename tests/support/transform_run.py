@@ -1,6 +1,5 @@
 """A real Transform of a few pictures, for the tests of later steps."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,12 +33,6 @@ def draw(spec: CaptchaSpec, label: str, seed: int = 0) -> Image.Image:
         height = (number + 1) * spec.height / (spec.num_classes + 1)
         pen.rectangle([position * pitch + 1, spec.height - height, (position + 1) * pitch - 2, spec.height], fill=0)
     return image
-
-
-def encoded(image: Image.Image, form: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form)
-    return buffer.getvalue()
 
 
 def emitted(image: bytes, label: str, spec: CaptchaSpec) -> bytes:

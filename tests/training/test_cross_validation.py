@@ -8,7 +8,8 @@ from components.base.features import PIXELS
 from components.data.captcha_spec import CaptchaSpec
 from components.training.cross_validation import cross_validate
 from components.training.hyperparameters import Hyperparameters
-from tests.support.transform_run import draw, emitted, encoded, transform
+from tests.support.encoded import encode
+from tests.support.transform_run import draw, emitted, transform
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +19,7 @@ PARAMETERS = Hyperparameters(epochs=4, batch_size=16, learning_rate=0.01, precis
 
 
 def transformed(seeds: list[int], folder: Path) -> list[str]:
-    rows = [emitted(encoded(draw(SPEC, label, seed)), label, SPEC) for seed in seeds for label in LABELS]
+    rows = [emitted(encode(draw(SPEC, label, seed)), label, SPEC) for seed in seeds for label in LABELS]
     transform(SPEC, {"train": rows}, folder)
     return [str(path) for path in folder.glob("train-*")]
 

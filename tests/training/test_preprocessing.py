@@ -25,7 +25,7 @@ from components.data.record_check import Shard, check_record
 from components.data.records import canonical_example
 from components.schema_gate import captcha_schema
 from components.training.preprocessing import preprocessing_fn
-from tests.support.encoded import png, save
+from tests.support.encoded import encode, png
 from tests.support.example_gen_run import RULES
 
 RNG = np.random.default_rng(1)
@@ -36,22 +36,22 @@ BACKGROUND = (250, 120, 10)
 SHARD = Shard("train", "", "", 0, "", "", None)
 
 PNGS = {
-    "colour": save(Image.fromarray(RGB)),
-    "grey": save(Image.fromarray(RGB[..., 0])),
-    "alpha": save(Image.fromarray(np.dstack([RGB, ALPHA]))),
-    "grey, alpha": save(Image.fromarray(np.dstack([RGB[..., 0], ALPHA]), "LA")),
-    "palette": save(Image.fromarray(RGB).quantize(16)),
-    "transparent palette": save(Image.fromarray(RGB).quantize(16), transparency=3),
-    "transparent colour": save(Image.fromarray(RGB // 200 * 200), transparency=(200, 200, 0)),
-    "transparent grey": save(Image.fromarray(RGB[..., 0] // 200 * 200), transparency=200),
-    "transparent bit": save(Image.fromarray(RGB[..., 0]).convert("1"), transparency=1),
-    "small palette": save(Image.fromarray(RGB).quantize(3)),
-    "one bit": save(Image.fromarray(RGB[..., 0]).convert("1")),
-    "16 bits": save(Image.fromarray(WORDS[..., 0].astype(np.uint16))),
+    "colour": encode(Image.fromarray(RGB)),
+    "grey": encode(Image.fromarray(RGB[..., 0])),
+    "alpha": encode(Image.fromarray(np.dstack([RGB, ALPHA]))),
+    "grey, alpha": encode(Image.fromarray(np.dstack([RGB[..., 0], ALPHA]), "LA")),
+    "palette": encode(Image.fromarray(RGB).quantize(16)),
+    "transparent palette": encode(Image.fromarray(RGB).quantize(16), transparency=3),
+    "transparent colour": encode(Image.fromarray(RGB // 200 * 200), transparency=(200, 200, 0)),
+    "transparent grey": encode(Image.fromarray(RGB[..., 0] // 200 * 200), transparency=200),
+    "transparent bit": encode(Image.fromarray(RGB[..., 0]).convert("1"), transparency=1),
+    "small palette": encode(Image.fromarray(RGB).quantize(3)),
+    "one bit": encode(Image.fromarray(RGB[..., 0]).convert("1")),
+    "16 bits": encode(Image.fromarray(WORDS[..., 0].astype(np.uint16))),
     "16 bits, colour": png(40, 20, 16, 2, b"".join(b"\0" + row.tobytes() for row in WORDS)),
 }
 SMOOTH = Image.fromarray(RGB[:4, :5]).resize((40, 20), Image.Resampling.BICUBIC)
-JPEGS = {mode: save(SMOOTH.convert(mode), "JPEG", quality=95) for mode in ("RGB", "L")}
+JPEGS = {mode: encode(SMOOTH.convert(mode), "JPEG", quality=95) for mode in ("RGB", "L")}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -76,7 +76,7 @@ def test_jpegs_are_decoded_like_in_example_gen(mode: str, channels: int) -> None
 @pytest.mark.parametrize("size", [(80, 40), (20, 10), (33, 57)])
 def test_stretched_pictures_have_the_configured_size(size: tuple[int, int]) -> None:
     image = SMOOTH.resize(size, Image.Resampling.BICUBIC)
-    found = decode_picture(tf.constant(save(image)), CaptchaSpec(width=40, height=20, fit="stretch")).numpy()
+    found = decode_picture(tf.constant(encode(image)), CaptchaSpec(width=40, height=20, fit="stretch")).numpy()
     assert np.abs(found.astype(int) - shrunk(image, 40, 20)).max() <= 2
 
 
@@ -86,7 +86,7 @@ def test_stretched_pictures_have_the_configured_size(size: tuple[int, int]) -> N
 )
 def test_padded_pictures_keep_their_shape(size: tuple[int, int], fitted: tuple[int, int]) -> None:
     image = SMOOTH.resize(size, Image.Resampling.BICUBIC)
-    found = decode_picture(tf.constant(save(image)), CaptchaSpec(width=40, height=20)).numpy().astype(int)
+    found = decode_picture(tf.constant(encode(image)), CaptchaSpec(width=40, height=20)).numpy().astype(int)
     left, top = (40 - fitted[0]) // 2, (20 - fitted[1]) // 2
     inside = np.s_[top : top + fitted[1], left : left + fitted[0]]
     expected = shrunk(image, *fitted)
@@ -107,7 +107,7 @@ def test_data_that_cannot_be_decoded_is_an_error() -> None:
 
 
 def example(image: Image.Image, label: str, spec: CaptchaSpec) -> bytes:
-    record = canonical_example(save(image), label, "test", {}).SerializeToString()
+    record = canonical_example(encode(image), label, "test", {}).SerializeToString()
     return check_record(record, SHARD, spec, RULES).example.SerializeToString()
 
 
@@ -162,7 +162,7 @@ def test_every_split_is_transformed(tmp_path: Path, channels: int) -> None:
 
     # The served model gets only the picture, TFMA's request for labels only the characters.
     layer = output.transform_features_layer()
-    batch = tf.constant([save(image) for image in images[:3]])
+    batch = tf.constant([encode(image) for image in images[:3]])
     served = layer({"image": batch})
     assert [p.numpy() for p in served["pixels"]] == [p.tobytes() for p in pixels[:3]]
     assert served["pixel_mean"].numpy().tolist() == [mean] * 3

@@ -22,8 +22,9 @@ from components.serving.server_trial import answers
 from components.training.checkpoint import JUDGED_BY, Checkpoint
 from components.training.hyperparameters import Hyperparameters
 from components.training.run_fn import check_batch_size, run_fn
+from tests.support.encoded import encode
 from tests.support.exported_model import answers_in_python
-from tests.support.transform_run import draw, emitted, encoded, trainer_arguments, transform
+from tests.support.transform_run import draw, emitted, trainer_arguments, transform
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +45,7 @@ KEYS = {
 
 
 def _rows(seeds: range) -> list[bytes]:
-    return [emitted(encoded(draw(SPEC, label, seed)), label, SPEC) for seed in seeds for label in LABELS]
+    return [emitted(encode(draw(SPEC, label, seed)), label, SPEC) for seed in seeds for label in LABELS]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def checkpoints_of(root: Path, changes: Mapping[str, Any] = MappingProxyType({})
 
 def _weights(folder: Path) -> list[np.ndarray]:
     model = tf.saved_model.load(str(folder / "model"))
-    answer = model.signatures["serving_default"](image=tf.constant([encoded(draw(SPEC, label, 99)) for label in LABELS]))
+    answer = model.signatures["serving_default"](image=tf.constant([encode(draw(SPEC, label, 99)) for label in LABELS]))
     return [answer[PROBABILITIES].numpy()]
 
 
@@ -107,7 +108,7 @@ def test_a_fit_learns_and_another_seed_gives_another_model(plain: Path, fit: Fit
     assert (about["recipe"], about["fingerprint"]) == ("abc", fingerprint("abc", None))
 
     answer = tf.saved_model.load(str(plain / "model")).signatures["serving_default"](
-        image=tf.constant([encoded(draw(SPEC, label, 99)) for label in LABELS])
+        image=tf.constant([encode(draw(SPEC, label, 99)) for label in LABELS])
     )
     assert [text.decode() for text in answer[TEXT].numpy()] == LABELS
 
@@ -134,7 +135,7 @@ def test_a_warm_start_continues_from_the_model_in_production(plain: Path, fit: F
     assert epoch["val_sequence_accuracy"] >= _history(plain)[-1]["val_sequence_accuracy"] - 0.05
     assert _about(warm)["warm_start"] is True
     assert _about(warm)["fingerprint"] == fingerprint("abc", fingerprint("abc", None))
-    requests = {"serving_default": [encoded(draw(SPEC, label, 99)) for label in LABELS]}
+    requests = {"serving_default": [encode(draw(SPEC, label, 99)) for label in LABELS]}
     in_session, in_python = (read(warm / "model", requests)["serving_default"] for read in (answers, answers_in_python))
     np.testing.assert_allclose(in_session[PROBABILITIES], in_python[PROBABILITIES], atol=1e-5)
     (tmp_path / "nothing").mkdir()
@@ -244,7 +245,7 @@ def test_a_fit_at_chance_does_not_stop_early_and_exports_the_best_epoch(fit: Fit
     history = _history(folder)
     assert len(history) == EPOCHS
     best, last = min(history, key=lambda row: row[JUDGED_BY]), history[-1]
-    pictures = [(encoded(draw(SPEC, label, seed)), label) for seed in range(20, 24) for label in LABELS]
+    pictures = [(encode(draw(SPEC, label, seed)), label) for seed in range(20, 24) for label in LABELS]
     answer = tf.saved_model.load(str(folder / "model")).signatures["serving_default"](image=tf.constant([data for data, _ in pictures]))
     read = np.mean([text.decode() == label for text, (_, label) in zip(answer[TEXT].numpy(), pictures, strict=True)])
     assert read == pytest.approx(best["val_sequence_accuracy"]) != last["val_sequence_accuracy"]
@@ -256,7 +257,7 @@ def test_an_epoch_is_judged_by_the_cross_entropy_of_the_exported_model(fit: Fit)
     history = _history(folder)
     best = min(history, key=lambda row: row[JUDGED_BY])
     assert best["val_loss"] > 4 * best[JUDGED_BY], "no loss with smoothing comes near 0"
-    pictures = [(encoded(draw(SPEC, label, seed)), label) for seed in range(20, 24) for label in LABELS]
+    pictures = [(encode(draw(SPEC, label, seed)), label) for seed in range(20, 24) for label in LABELS]
     answer = tf.saved_model.load(str(folder / "model")).signatures["serving_default"](image=tf.constant([data for data, _ in pictures]))
     labels = np.array([SPEC.encode(label) for _, label in pictures])
     chances = np.take_along_axis(answer[PROBABILITIES].numpy(), labels[..., np.newaxis], axis=-1)

@@ -19,8 +19,9 @@ from components.data.captcha_spec import CaptchaSpec
 from components.training.checkpoint import JUDGED_BY
 from components.training.hyperparameters import Hyperparameters, WarmStart
 from components.training.worker import read_fn_args, write_fn_args
+from tests.support.encoded import encode
 from tests.support.paths import SUPPORT
-from tests.support.transform_run import draw, emitted, encoded, trainer_arguments, transform
+from tests.support.transform_run import draw, emitted, trainer_arguments, transform
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ EPOCHS = 3
 
 
 def _rows(seeds: range) -> list[bytes]:
-    return [emitted(encoded(draw(SPEC, label, seed)), label, SPEC) for seed in seeds for label in LABELS]
+    return [emitted(encode(draw(SPEC, label, seed)), label, SPEC) for seed in seeds for label in LABELS]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def assert_same(folder: Path, alone: Path, epochs: int = EPOCHS) -> None:
 
 def probabilities(folder: Path) -> np.ndarray:
     model = tf.saved_model.load(str(folder / "model"))
-    return model.signatures["serving_default"](image=tf.constant([encoded(draw(SPEC, label, 99)) for label in LABELS]))[
+    return model.signatures["serving_default"](image=tf.constant([encode(draw(SPEC, label, 99)) for label in LABELS]))[
         PROBABILITIES
     ].numpy()
 

@@ -67,7 +67,7 @@ def test_legacy_records_train(tmp_path: Path) -> None:
     assert [manifest.layout for manifest in manifests] == LAYOUTS
     assert [sum(manifest.counts.values()) for manifest in manifests] == [600, 600]
     call("run", *options)
-    figures = results.outcome(config, last_run(config)).evaluation.results
+    figures = results.result_of(config, last_run(config)).evaluation.results
     assert figures.example_count == sum(manifest.counts["test"] for manifest in manifests)
     # More than a model that learns the records of one layout and guesses the others.
     assert figures.sequence_accuracy.lower > (1 + 1 / len(CHARSET) ** LENGTH) / 2

@@ -95,7 +95,7 @@ def test_the_figures_of_the_evaluator_match_numpy(first_run: history.RunRecord, 
     truth = np.array([spec.encode(value(example, LABEL).decode()) for example in test])
     readings = list(served(config).read([value(example, IMAGE) for example in test]))
     read = np.stack([reading.probabilities for reading in readings]).argmax(axis=-1)
-    figures = results.outcome(config, first_run).evaluation.results
+    figures = results.result_of(config, first_run).evaluation.results
     assert figures.example_count == len(test)
     assert figures.sequence_accuracy.value == pytest.approx((read == truth).all(axis=1).mean())
     assert [rate.value for rate in figures.position_accuracy] == pytest.approx((read == truth).mean(axis=0).tolist())
@@ -130,7 +130,7 @@ def test_the_signatures_of_the_pushed_model(first_run: history.RunRecord, config
 
 
 def test_the_report_and_the_history_show_the_run(first_run: history.RunRecord, options: list[str], config: Config) -> None:
-    html = results.outcome(config, first_run).report.read_text(encoding="utf-8")
+    html = results.result_of(config, first_run).report.read_text(encoding="utf-8")
     assert first_run.run_id in html
     assert "report.html" in call("report", *options)
     assert first_run.run_id[:16].replace("T", " ") in (table := call("runs", *options))
@@ -141,7 +141,7 @@ def test_the_report_and_the_history_show_the_run(first_run: history.RunRecord, o
 
 
 def test_the_report_uses_the_configuration_of_its_run(first_run: history.RunRecord, options: list[str], config: Config) -> None:
-    report = results.outcome(config, first_run).report
+    report = results.result_of(config, first_run).report
     before = report.read_text(encoding="utf-8")
     call("report", *options, "--set", "captcha.charset=abcdef", "--set", "captcha.length={min: 1, max: 5}")
     assert report.read_text(encoding="utf-8") == before
@@ -149,7 +149,7 @@ def test_the_report_uses_the_configuration_of_its_run(first_run: history.RunReco
 
 def test_evaluate_agrees_with_the_evaluator(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     measured = json.loads(call("evaluate", "--json", *options))
-    figures = results.outcome(config, first_run).evaluation.results
+    figures = results.result_of(config, first_run).evaluation.results
     assert measured["example_count"] == figures.example_count
     assert measured["sequence_accuracy"]["value"] == pytest.approx(figures.sequence_accuracy.value)
 
@@ -202,7 +202,7 @@ def test_without_a_reason_nothing_is_retrained(first_run: history.RunRecord, opt
 
 
 def test_a_missed_floor_is_a_result_and_no_error(first_run: history.RunRecord, options: list[str], config: Config) -> None:
-    figures = results.outcome(config, first_run).evaluation.results
+    figures = results.result_of(config, first_run).evaluation.results
     if figures.sequence_accuracy.value == 1:
         pytest.fail("the tiny model must not be perfect, or no floor is above it")
     changes = ["--set", "evaluator.min_sequence_accuracy=1", "--set", "evaluator.min_pictures=500"]
@@ -211,7 +211,7 @@ def test_a_missed_floor_is_a_result_and_no_error(first_run: history.RunRecord, o
     warning = f"there are only {figures.example_count} test pictures, fewer than evaluator.min_pictures (500)"
     assert f"Warning: {warning}" in output
     assert [kept.startswith(warning) for kept in retrainings(config)[-1].warnings] == [True]
-    assert warning in results.outcome(config, history.latest_complete_run(config.metadata_path)).report.read_text(encoding="utf-8")
+    assert warning in results.result_of(config, history.latest_complete_run(config.metadata_path)).report.read_text(encoding="utf-8")
     run = last_run(config)
     assert {step.node for step in run.steps if step.state == "done"} == {"CaptchaEvaluator", "AtomicPusher"}
     assert len(serving_dir.versions(config.serving_dir)) == 1
@@ -222,8 +222,8 @@ def test_a_new_hyperparameter_reruns_the_trainer_and_later_steps(first_run: hist
     assert "Retraining: the configuration" in printed
     run = last_run(config)
     assert {step.node for step in run.steps if step.state == "done"} == MODEL_STEPS
-    assert results.outcome(config, run).evaluation.overall.production is not None
-    assert run.baseline == first_run.fingerprint
+    assert results.result_of(config, run).evaluation.overall.production is not None
+    assert run.production_fingerprint == first_run.fingerprint
     about = Path(str(run.artifact_uri("Trainer", "model")), "Format-Serving", "assets.extra", SPEC_FILE)
     assert (json.loads(about.read_text())["warm_start"], json.loads(about.read_text())["base_problem"]) == (False, "")
 
@@ -263,10 +263,10 @@ def test_a_new_span_is_learned_with_a_warm_start(
     fit = json.loads(Path(str(run.artifact_uri("Trainer", "model_run")), HISTORY_FILE).read_text())
     assert len(fit) == 1
     assert fit[0]["val_sequence_accuracy"] > 0.5, "from nothing one epoch is not enough"
-    outcome = results.outcome(config, run)
-    assert list(outcome.sets) == ["all", "newest span", "golden set"]
-    assert all(part.production and part.p_value is not None for part in outcome.sets.values())
-    html = outcome.report.read_text(encoding="utf-8")
+    result = results.result_of(config, run)
+    assert list(result.sets) == ["all", "newest span", "golden set"]
+    assert all(part.production and part.p_value is not None for part in result.sets.values())
+    html = result.report.read_text(encoding="utf-8")
     assert "Comparison with the production model" in html
     assert "span-000002" in html
     assert run.pushed_version
@@ -336,6 +336,6 @@ def test_a_version_stores_its_recipe_and_its_base(config: Config, pushed: tuple[
     runs = [run for run in history.runs(config.metadata_path) if run.pushed_version and run.spans == (1, 2)]
     first, second = ({run.recipe for run in runs if run.attempt == attempt} for attempt in (0, 1))
     assert (first, second) == ({pushed[0].recipe}, {pushed[1].recipe})
-    assert {run.baseline for run in runs if run.attempt == 1} == {pushed[0].fingerprint}
+    assert {run.production_fingerprint for run in runs if run.attempt == 1} == {pushed[0].fingerprint}
     about = json.loads((pushed[1].path / "assets.extra" / SPEC_FILE).read_text())
     assert (about["warm_start"], about["base_problem"]) == (True, "")
