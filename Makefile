@@ -15,6 +15,7 @@ RUN := $(UV) run --locked
 CONFIG := configs/digits.yaml
 DATA := data/digits
 KUSTOMIZE_VERSION := v5.8.1
+VALE_VERSION := v3.21.0
 KFP_VERSION := 2.17.0
 # A checkout of that release; by default it is cloned.
 KFP_SOURCE ?= $(CURDIR)/.tools/kubeflow-pipelines
@@ -27,7 +28,7 @@ JOB_SERVER ?=
 ENGINE ?= docker
 BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
-.PHONY: help run test test-fast docs test-java test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check bench install
+.PHONY: help run test test-fast docs test-java test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check prose bench install
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +92,10 @@ check: install  ## run linters and type checkers
 	$(RUN) mypy components deploy pipeline benchmarks experiments
 	$(RUN) mypy --allow-untyped-defs tests
 
+# Needs Go; takes some minutes the first time.
+prose: .tools/bin/vale  ## advice on the English of documentation and docstrings
+	@.tools/bin/vale --no-exit --output=line $(shell git ls-files '*.md' 'components/*.py' 'pipeline/*.py' 'deploy/*.py' 'benchmarks/*.py')
+
 # Takes about 20 minutes. The figures are valid only if nothing else runs on the machine.
 bench: install  ## run the short benchmarks
 	@set -e; for name in $(BENCHMARKS); do $(RUN) python -m benchmarks.$$name; done
@@ -119,6 +124,9 @@ $(FLINK): | install
 
 .tools/bin/kustomize:
 	GOBIN=$(CURDIR)/.tools/bin go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
+
+.tools/bin/vale:
+	GOBIN=$(CURDIR)/.tools/bin go install github.com/vale-cli/vale/v3/cmd/vale@$(VALE_VERSION)
 
 # Built in the release's own module, with exactly the dependencies that it pins. Nothing is written to the checkout.
 ACCEPTANCE := $(wildcard kubeflow/acceptance/*.go)

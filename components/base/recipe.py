@@ -1,7 +1,7 @@
 """Two short hashes that identify a model by the inputs of its training.
 
 The *recipe* is a hash of all inputs of training: the configuration, the data, the code, the libraries, and the number of the attempt. The
-*fingerprint* is a hash of the recipe and of the model that training actually started from. Two models with equal fingerprints differ at
+*fingerprint* is a hash of the recipe and of the model that training started from. Two models with equal fingerprints differ at
 most by rounding.
 
 Both depend on content alone, not on the machine that runs the pipeline. For local runs the recipe is known before the run. On Kubeflow a

@@ -237,7 +237,7 @@ def roll_back(serving_dir: str | Path, version: int) -> Pushed:
         taken_out = (withdrawn(target) | newer) - {chosen.recipe}
         unfinished = _copy(chosen.path, target)
         write_whole(unfinished / "assets.extra" / _ROLLBACK_FILE, json.dumps({"version": chosen.original}))
-        # Before the version appears, because otherwise after a kill in between the next run would push what was just withdrawn. After the
+        # Before the version appears, because otherwise after a kill in between the next run would push the withdrawn model again. After the
         # copy, because the copy fails on a full disk.
         write_whole(target / _WITHDRAWN, json.dumps(sorted(taken_out)))
         return _publish(unfinished)

@@ -115,7 +115,7 @@ def log_path(config: Config) -> Path:
 
 
 class _Runner(LocalDagRunner):
-    """TFX's runner, with a given name for the run. It calls `begin` just before TFX records the run."""
+    """TFX's runner, with a given name for the run. It calls `begin` before TFX records the run."""
 
     def __init__(self, run_id: str, begin: Callable[[], None]):
         super().__init__()

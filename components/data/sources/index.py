@@ -131,7 +131,7 @@ class SpanIndex:
         ]
 
     def most_alike(self, look: bytes) -> Place | None:
-        """Returns the place of the picture most similar to `look`, the oldest of several; None if none is within MAX_DISTANCE."""
+        """Returns the place of the picture most similar to `look`, the oldest of several; None if all are farther than MAX_DISTANCE."""
         values = bands(look)
         found = self._database.execute(
             f"SELECT id, look FROM picture WHERE id IN (SELECT picture FROM band WHERE value IN ({','.join('?' * len(values))}))",  # noqa: S608

@@ -168,7 +168,7 @@ class Cluster:
 
         def find_or_make() -> bool:
             experiment_id = self._experiment(experiment)
-            # The server fills in an account if none is given, so the description records the given one.
+            # The server fills in an account if the user gives none, so the description records the given one.
             description = f"By captcha-pipeline, service account: {service_account or 'the default'}"
             ours = (experiment_id, description, version.version_id, when, dict(parameters))
             same = False
