@@ -28,7 +28,7 @@ JOB_SERVER ?=
 ENGINE ?= docker
 BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
-.PHONY: help run test test-fast docs test-java test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check prose bench install
+.PHONY: help run test test-fast coverage docs test-java test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check prose bench install
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ test: install  ## run all tests
 
 test-fast: install  ## run the tests that are not marked slow
 	$(RUN) pytest -n 2 --dist loadfile -m "not slow"
+
+# Includes the processes that tests start. Takes a third longer than `make test`.
+coverage: install  ## run all tests and list the lines that no test runs
+	$(RUN) coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) coverage combine --quiet
+	$(RUN) coverage report
 
 docs: install  ## build the documentation as a site, in site/
 	$(RUN) python docs/reference.py
