@@ -24,7 +24,7 @@ from components.data.records import RecordError, canonical_example
 from components.data.sources.index import Progress
 from components.data.sources.listing import Entry, folder_entries, regular_files, table_entries
 from components.data.sources.seen import FILE, of_encoded, of_legacy
-from components.data.sources.sift import Imported, ImportPlan, Item, save
+from components.data.sources.sift import Imported, ImportPlan, Item, label_problem, save
 from components.data.tfrecords import Damage, read_records
 
 MAX_FILE_BYTES: Final = 16 * 2**20
@@ -128,16 +128,36 @@ def _legacy_items(
             yield Item(record, seen)
 
 
+def picture_item(data: bytes, label: str, name: str, plan: ImportPlan, result: Imported) -> Item | None:
+    """Returns the item of a labelled picture, in the layout of the plan.
+
+    Args:
+      data: an encoded picture of at most MAX_FILE_BYTES. It is not checked, except for the legacy layout, which stores pixels.
+      label: its text, as it was given.
+      name: of its file, for messages and to find it again.
+      plan: the target of the import.
+      result: notes why a picture is left out.
+
+    Returns:
+      None if the picture is left out.
+    """
+    if plan.layout == "canonical":
+        record = canonical_example(data, label, plan.source, {FILE: name})
+    else:
+        try:
+            record = legacy_example(_pixels(data, plan), label, plan.spec)
+        except (LabelError, PictureError) as error:
+            result.leave_out(error.reason, f"{name} ({error})")
+            return None
+    return Item(record.SerializeToString(deterministic=True), of_encoded(data, label, name, plan.rules))
+
+
 def _import_pictures(entries: list[Entry], plan: ImportPlan, result: Imported, progress: Progress | None, question: str) -> Imported:
     entries = sorted(entries, key=lambda entry: entry.name)
-    for entry in entries:
-        try:
-            plan.spec.canonical(entry.label)
-        except LabelError as error:
-            result.refused_labels.append(f"{entry.name}: {error}")
-    if len(result.refused_labels) == len(entries):
+    problems = [label_problem(entry.label, plan.spec) for entry in entries]
+    if all(problems):
         raise CaptchaPipelineError(
-            f"No label matches captcha.charset and captcha.length. The first of {len(entries):,} is {result.refused_labels[0]}.\n"
+            f"No label matches captcha.charset and captcha.length. The first of {len(entries):,} is {entries[0].name}: {problems[0]}.\n"
             f"{question} Do captcha.charset and captcha.length match the labels?"
         )
     return save(_picture_items(entries, plan, result, progress), plan, result, None, progress)
@@ -148,17 +168,8 @@ def _picture_items(entries: list[Entry], plan: ImportPlan, result: Imported, pro
         if progress:
             progress(_IMPORTING, read, len(entries))
         data = _read(entry, result)
-        if data is None:
-            continue
-        if plan.layout == "canonical":
-            record = canonical_example(data, entry.label, plan.source, {FILE: entry.name})
-        else:
-            try:
-                record = legacy_example(_pixels(data, plan), entry.label, plan.spec)
-            except (LabelError, PictureError) as error:
-                result.leave_out(error.reason, f"{entry.name} ({error})")
-                continue
-        yield Item(record.SerializeToString(deterministic=True), of_encoded(data, entry.label, entry.name, plan.rules))
+        if data is not None and (item := picture_item(data, entry.label, entry.name, plan, result)):
+            yield item
 
 
 def _read(entry: Entry, result: Imported) -> bytes | None:

@@ -227,6 +227,8 @@ def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, num
         )
         return None
     result.known += bool(with_its_label)
+    if label is None:
+        result.refused_labels.append(f"{seen.name}: {label_problem(seen.label, plan.spec)}")
     if refusal:
         result.refused_pictures.setdefault(refusal, Found()).add(seen.name)
     if seen.size:
@@ -240,6 +242,15 @@ def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, num
     if label and _canonical(alike.label, plan.spec) not in (None, label):
         result.doubtful.add(f"{seen.name} ({seen.label!r}) like {index.describe(alike)} ({alike.label!r})")
     return alike.split
+
+
+def label_problem(label: str, spec: CaptchaSpec) -> str:
+    """Returns why a run quarantines a picture with this label; "" if it does not."""
+    try:
+        spec.canonical(label)
+    except LabelError as error:
+        return str(error)
+    return ""
 
 
 def _canonical(label: str, spec: CaptchaSpec) -> str | None:
