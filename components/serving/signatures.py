@@ -142,9 +142,9 @@ def export_model(
     tf.saved_model.save(server, directory, signatures=signatures)
     extra = Path(directory) / "assets.extra"
     extra.mkdir(exist_ok=True)
-    for export in EXPORTS:
-        export(model, extra)
     content = json.dumps(
         {"spec": spec.model_dump(mode="json"), SERVABLE: True, WRONG_SIZE: wrong_size, **about}, ensure_ascii=False, indent=2
     )
     (extra / SPEC_FILE).write_text(content + "\n", encoding="utf-8")
+    for export in EXPORTS:
+        export(model, extra)
