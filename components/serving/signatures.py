@@ -90,6 +90,10 @@ class CaptchaServer(tf.Module):
 
         TensorFlow cannot report a decoding error without failing. `ignore_errors` of tf.data drops the elements that fail. The
         numbers of the remaining elements show which pictures they are. A blank picture goes first, so that at least one element remains.
+
+        Transform's graph decodes the picture a second time. With that graph in the dataset, so that each picture is decoded once, one
+        picture took 1.2 to 1.3 times as long, and batches of 64 took 0.9 times (JPEGs of 640x200) to 1.0 times as long (PNGs of 100x30):
+        medians on one core.
         """
         count = tf.size(images, out_type=tf.int64) + 1
 
