@@ -39,7 +39,7 @@ def suggest_config(
     pictures. The YAML goes to standard output, with the import command in its
     first line. Redirect it to a file, check it, then import the pictures.
 
-    Example: captcha-pipeline config suggest ~/captchas --pattern '{label}_*' > shop.yaml
+    Example: captcha-pipeline config suggest ~/shop --pattern '{label}_*' > shop.yaml
     """
     from components.data.sources.listing import TABLES, folder_entries, table_entries
     from components.data.sources.suggestion import suggest

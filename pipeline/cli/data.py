@@ -134,7 +134,7 @@ def import_(
     has another label, in this import or in a span, is left out as well; the
     exit code is then 3.
 
-    Example: captcha-pipeline data import ~/captchas --pattern '{label}_*.png' --source shop
+    Example: captcha-pipeline data import ~/shop --pattern '{label}_*.png'
     """
     from components.data.sources.formats import Options, import_path
 
@@ -164,7 +164,7 @@ def ingest(
     span is made. A picture that already has another label is left out; the
     exit code is then 3.
 
-    Example: captcha-pipeline data ingest /srv/captchas --pattern '{label}_*.png'
+    Example: captcha-pipeline data ingest /srv/inbox --pattern '{label}_*.png'
     """
     from components.data.sources.imported import import_folder
     from components.data.sources.sift import NothingNew
