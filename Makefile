@@ -28,7 +28,7 @@ JOB_SERVER ?=
 ENGINE ?= docker
 BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
-.PHONY: help run test test-fast coverage docs test-java test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check prose bench install
+.PHONY: help run test test-fast test-long coverage docs test-java test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check prose bench install
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,13 +38,17 @@ run: $(DATA)/span-000001/manifest.json  ## draw pictures once and run the whole 
 
 # Two test files at a time, because each takes up to 3 GB. The slow files run first (tests/conftest.py). They have few tests, so xdist
 # would run them last.
-test: install  ## run all tests
-	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: install  ## run the tests, except the long ones: ten minutes
+	$(PYTEST) -m "not long"
 
-test-fast: install  ## run the tests that are not marked slow
-	$(RUN) pytest -n 2 --dist loadfile -m "not slow"
+test-fast: install  ## run the tests that need neither TFX runs nor fits: a minute and a half
+	$(PYTEST) -m "not slow and not long"
 
-# Includes the processes that tests start. Takes a third longer than `make test`.
+test-long: install  ## run the long tests: runs that are killed, repeated or distributed
+	$(PYTEST) -m long
+
+# Includes the processes that tests start.
 coverage: install  ## run all tests and list the lines that no test runs
 	$(RUN) coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(RUN) coverage combine --quiet

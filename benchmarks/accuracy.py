@@ -54,10 +54,10 @@ def measure(task: Task, preset: str, epochs: int, minutes: float | None, seed: i
     command("run", *task.options(*overrides))
     from components.training.model import PRESETS
     from components.training.optimizer import Muon
-    from pipeline.reporting.results import outcome
+    from pipeline.reporting.results import result_of
 
     finished = history.latest_complete_run(config.metadata_path)
-    results = outcome(config, finished).evaluation.results
+    results = result_of(config, finished).evaluation.results
     fit = json.loads((Path(finished.artifact_uri("Trainer", "model_run") or "") / HISTORY_FILE).read_text(encoding="utf-8"))
     (span,) = list_spans(config.data.root)
     return {

@@ -9,6 +9,8 @@ def test_values_of_a_step_make_a_section() -> None:
 
 
 def test_invalid_values_are_named() -> None:
-    with pytest.raises(CaptchaPipelineError, match=r"min_sequence_accuracy: .*less than or equal to 1; min_pictures: ") as caught:
+    with pytest.raises(
+        CaptchaPipelineError, match=r"min_sequence_accuracy: .*less than or equal to 1 \(it is 98\); min_pictures: "
+    ) as caught:
         Gate.from_values({"min_sequence_accuracy": 98, "min_pictures": 0})
     assert "traceback" not in str(caught.value).lower()

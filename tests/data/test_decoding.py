@@ -149,7 +149,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(case=st.one_of(saved(), odd_pngs()), size=st.sampled_from(["resize", "refuse"]))
 def test_import_training_and_serving_see_the_same_pixels(served: dict[str, Any], case: tuple[bytes, np.ndarray], size: str) -> None:
     data, shown = case
@@ -290,7 +290,7 @@ SEGMENTS = st.tuples(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(SEGMENTS, max_size=3))
 @example([(b"\xff\xfe", b"x")] * 62 + [(b"\xff\xe1", exif(6).tobytes())])
 @example([(b"\xff\xfe", b"x")] * 63 + [(b"\xff\xe1", exif(6).tobytes())])
@@ -308,7 +308,7 @@ CHUNKS = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(CHUNKS, max_size=3), st.lists(CHUNKS, max_size=1))
 @example([(b"tEXt", b"A\0b")] * 63 + [(b"eXIf", exif(6).tobytes()[6:])], [])
 @example([(b"tEXt", b"A\0b")] * 64 + [(b"eXIf", exif(6).tobytes()[6:])], [])

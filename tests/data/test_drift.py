@@ -83,7 +83,7 @@ def test_the_distances_match_tfdv() -> None:
     assert ours["source"] == 1.0
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 5), st.integers(0, 5), st.floats(20, 230), st.sampled_from(["A", "AB", "BCD"]))
 def test_distances_are_symmetric_and_between_0_and_1(first: int, second: int, brightness: float, characters: str) -> None:
     left, right = profile(first, 40), profile(second, 60, brightness, characters)

@@ -42,7 +42,7 @@ def captchas(draw):
     return spec, label, pixels
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(captchas())
 def test_a_legacy_record_converts_to_the_same_label_and_pixels(captcha):
     spec, label, pixels = captcha
@@ -52,7 +52,7 @@ def test_a_legacy_record_converts_to_the_same_label_and_pixels(captcha):
     np.testing.assert_array_equal(pixels_of(canonical).reshape(pixels.shape), pixels)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(captchas())
 def test_a_legacy_record_has_raw_pixels_ids_and_their_one_hot_map(captcha):
     spec, label, pixels = captcha
@@ -65,7 +65,7 @@ def test_a_legacy_record_has_raw_pixels_ids_and_their_one_hot_map(captcha):
     assert one_hot.sum() == spec.max_length
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SPECS)
 def test_data_info_is_read_as_it_was_written(tmp_path_factory, spec):
     path = tmp_path_factory.mktemp("info") / "data_info.csv"
@@ -73,7 +73,7 @@ def test_data_info_is_read_as_it_was_written(tmp_path_factory, spec):
     assert DataInfo.load(path) == DataInfo.for_spec(spec)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_raise_a_record_error(data):
     spec = CaptchaSpec()

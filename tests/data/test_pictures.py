@@ -136,7 +136,7 @@ def test_a_wrong_size_is_kept_or_refused_by_the_rules() -> None:
     assert caught.value.reason == "image_size"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"]), st.data())
 def test_broken_bytes_raise_only_picture_errors(form: str, data: st.DataObject) -> None:
     content = bytearray(encode(Image.fromarray(RGB[:8, :8]), form))

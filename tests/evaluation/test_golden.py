@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from components.base.errors import CaptchaPipelineError
@@ -65,7 +65,6 @@ def test_the_order_of_the_pictures_does_not_matter() -> None:
     assert corrected.content != one.content, "another label is another picture to read"
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-5, 5), st.booleans(), st.booleans()), min_size=1))
 def test_the_comparison_is_picture_by_picture(rows: list[tuple[int, bool, bool]]) -> None:
     """A picture may occur twice; a model reads both copies the same way."""

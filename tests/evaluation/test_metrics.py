@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
@@ -30,7 +30,6 @@ def count(labels, probabilities):
     return counts
 
 
-@settings(deadline=None)
 @given(readings())
 def test_figures_agree_with_their_definitions(batch):
     labels, probabilities = batch
@@ -52,7 +51,6 @@ def test_figures_agree_with_their_definitions(batch):
         np.testing.assert_equal(results.character_recall[a], both / was if was else math.nan)
 
 
-@settings(deadline=None)
 @given(readings())
 def test_calibration_agrees_with_its_definition(batch):
     labels, probabilities = batch
@@ -73,7 +71,6 @@ def test_calibration_agrees_with_its_definition(batch):
     assert results.expected_calibration_error == pytest.approx(error)
 
 
-@settings(deadline=None)
 @given(readings(), st.integers(0, 40))
 def test_merged_counts_equal_the_counts_of_the_whole(batch, cut):
     labels, probabilities = batch
@@ -129,7 +126,6 @@ def test_wrong_shapes_are_refused(shape):
         ReadingCounts(2, 5).add(np.zeros((3, 2), int), np.zeros(shape))
 
 
-@settings(deadline=None)
 @given(heads())
 def test_the_reading_is_the_most_probable_text_of_the_spec(case):
     probabilities, min_length = case

@@ -192,7 +192,7 @@ def perfect_reading(config: Config) -> golden.GoldenReading:
     return golden.reading(digests, [True] * len(digests))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_complete_graph_gives_the_results_of_a_local_run(tmp_path: Path) -> None:
     volume, pipeline, cluster = tmp_path / "volume", tmp_path / "pipeline.yaml", tmp_path / "cluster"
     options = ["--config", str(TINY), "--set", f"root={volume / 'output'}", "--set", f"data.root={volume / 'data'}"]

@@ -17,7 +17,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import ExternalEnvironment
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def free_port() -> int:

@@ -19,7 +19,7 @@ from tests.support.command import call
 from tests.support.paths import TINY
 from tests.support.recorded_run import last_run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 MODEL_STEPS = {"Trainer", "LatestPushedModel", "CaptchaEvaluator", "AtomicPusher"}
 LITTLE = [

@@ -27,7 +27,7 @@ from tests.support.paths import TINY
 from tests.support.pid_namespace import pid_namespace
 from tests.support.recorded_run import last_run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 PROGRAM = str(Path(sys.executable).with_name("captcha-pipeline"))
 # Loads all existing versions repeatedly, until its standard input ends.

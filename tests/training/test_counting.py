@@ -8,7 +8,7 @@ from components.data.captcha_spec import CaptchaSpec, LengthRange
 from components.training.model import PRESETS, build_model, captcha_loss, captcha_metrics, with_column_loss
 from components.training.optimizer import Muon
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SPEC = CaptchaSpec(charset="012", length=LengthRange(min=1, max=4), width=64, height=16, channels=1)
 

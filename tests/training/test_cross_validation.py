@@ -24,6 +24,7 @@ def transformed(seeds: list[int], folder: Path) -> list[str]:
     return [str(path) for path in folder.glob("train-*")]
 
 
+@pytest.mark.long
 def test_each_picture_is_read_once_and_copies_stay_in_one_fold(tmp_path: Path) -> None:
     files = transformed([*range(16), 0, 1, 2], tmp_path / "transformed")
     folds = tmp_path / "folds"

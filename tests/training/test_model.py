@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from components.data.captcha_spec import CaptchaSpec, LengthRange
@@ -162,7 +162,6 @@ def test_metrics_read_like_the_served_model_and_ignore_padding() -> None:
     assert values["position_accuracy"] == pytest.approx(5 / 6)
 
 
-@settings(deadline=None)
 @given(heads())
 def test_tensors_and_arrays_give_the_same_readings(case: tuple[np.ndarray, int]) -> None:
     probabilities, min_length = case

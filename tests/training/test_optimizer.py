@@ -27,7 +27,7 @@ def test_variables_other_than_convolution_kernels_take_adams_step(shape):
     np.testing.assert_array_equal(step(Muon(RATE), draw(*shape), gradients), step(keras.optimizers.Adam(RATE), draw(*shape), gradients))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 999), st.sampled_from([1e-6, 1.0, 1e4]))
 def test_orthogonalize_keeps_the_directions_and_evens_out_their_lengths(rows, columns, seed, size):
     matrix = size * draw(rows, columns, seed=seed)

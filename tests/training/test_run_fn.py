@@ -146,6 +146,7 @@ def test_a_warm_start_continues_from_the_model_in_production(plain: Path, fit: F
     assert _about(cold)["base_problem"] == ""
 
 
+@pytest.mark.long
 def test_a_warm_fit_is_not_resumed_from_the_checkpoint_of_another_base(
     plain: Path, fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,7 +70,7 @@ def test_the_trial_with_the_lowest_exported_cross_entropy_wins(tmp_path: Path, m
     assert trials[0].hyperparameters.values["learning_rate"] == Hyperparameters().learning_rate
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_uses_the_tuned_values_except_for_keys_that_the_user_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--config", str(TINY), "--set", f"root={tmp_path / 'output'}", "--set", f"data.root={tmp_path / 'data'}"]
     call("data", "synth", *options, "--set", "synth.count=300")

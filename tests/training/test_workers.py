@@ -23,7 +23,7 @@ from tests.support.encoded import encode
 from tests.support.paths import SUPPORT
 from tests.support.transform_run import draw, emitted, trainer_arguments, transform
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SPEC = CaptchaSpec(charset="012", length=2, width=16, height=32, channels=1)
 RUN = SUPPORT / "worker_run.py"

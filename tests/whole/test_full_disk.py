@@ -40,6 +40,7 @@ def assert_told(ended: "subprocess.CompletedProcess[str]", *texts: str) -> None:
         assert text in line
 
 
+@pytest.mark.long
 def test_a_span_on_a_full_disk_is_complete_or_missing(disk: SmallDisk, tmp_path: Path) -> None:
     assert disk.call("data", "synth", *options(disk)).returncode == 0
     (first,) = list_spans(disk.seen / "data")
@@ -66,7 +67,7 @@ def test_a_span_on_a_full_disk_is_complete_or_missing(disk: SmallDisk, tmp_path:
     assert [span.number for span in list_spans(disk.seen / "data")] == [1, 2, 3]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_resumes_after_its_disk_was_full(disk: SmallDisk, tmp_path: Path) -> None:
     root, serving = disk.path / "output", disk.seen / "output/tiny/serving/tiny"
 
@@ -116,7 +117,7 @@ def test_a_run_resumes_after_its_disk_was_full(disk: SmallDisk, tmp_path: Path) 
     assert "running" not in [step.state for record in records for step in record.steps]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_disk_that_cannot_be_written_is_reported(disk: SmallDisk) -> None:
     assert disk.call("data", "synth", *options(disk)).returncode == 0
     assert disk.run("chmod", "-R", "a-w", str(disk.path)).returncode == 0

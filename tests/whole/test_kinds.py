@@ -13,7 +13,7 @@ from pipeline.config.loading import load_config
 from pipeline.inference.served_model import ServedModel
 from tests.support.command import call
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 # Together: a named charset, and a list of characters of two scripts; folded and exact case; one length and a range; colour and grey.
 KINDS = {

@@ -19,7 +19,7 @@ from tests.support.command import call
 from tests.support.paths import TINY
 from tests.support.recorded_run import last_run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 CHARSET, LENGTH, HEIGHT, WIDTH = "012", 2, 24, 40
 LAYOUTS = ["canonical", "book"]

@@ -252,6 +252,7 @@ def pushed(warm: list[str], of_new_span: tuple[str, history.RunRecord], config: 
     return first, second
 
 
+@pytest.mark.long
 def test_a_new_span_is_learned_with_a_warm_start(
     first_run: history.RunRecord, warm: list[str], of_new_span: tuple[str, history.RunRecord], config: Config
 ) -> None:
@@ -279,6 +280,7 @@ def test_a_new_span_is_learned_with_a_warm_start(
     assert "every step was cached" in call("run", *warm), "what a push notes makes no work for the same combination"
 
 
+@pytest.mark.long
 def test_a_plain_run_after_a_forced_retraining_is_cached(
     warm: list[str], config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]
 ) -> None:
@@ -295,6 +297,7 @@ def test_a_plain_run_after_a_forced_retraining_is_cached(
     assert "Nothing to do" in call("retrain", *warm)
 
 
+@pytest.mark.long
 def test_a_run_and_the_pages_show_a_rollback(
     warm: list[str], config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]
 ) -> None:
@@ -314,6 +317,7 @@ def test_a_run_and_the_pages_show_a_rollback(
     assert f"Blessed, in production as version {again.version}" in " ".join(call("run", *warm).split())
 
 
+@pytest.mark.long
 def test_a_removed_version_is_not_reported_as_pushed(
     warm: list[str], config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]
 ) -> None:
@@ -332,6 +336,7 @@ def test_a_removed_version_is_not_reported_as_pushed(
     assert serving_dir.versions(serving) == newest
 
 
+@pytest.mark.long
 def test_a_version_stores_its_recipe_and_its_base(config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]) -> None:
     runs = [run for run in history.runs(config.metadata_path) if run.pushed_version and run.spans == (1, 2)]
     first, second = ({run.recipe for run in runs if run.attempt == attempt} for attempt in (0, 1))
