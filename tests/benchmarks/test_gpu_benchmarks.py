@@ -19,6 +19,8 @@ from components.training.augmentations.shift import random_shift
 from components.training.model import PRESETS, build_model
 from pipeline.config.loading import load_config
 
+pytestmark = pytest.mark.slow
+
 ALNUM = CaptchaSpec(charset="alnum", case_sensitive=False, width=128, height=64, channels=1)
 
 

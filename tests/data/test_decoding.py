@@ -24,6 +24,8 @@ from components.serving.signatures import export_model
 from tests.support.encoded import chunk, encode, png
 from tests.support.transform_run import emitted, transform
 
+pytestmark = pytest.mark.slow
+
 # As many pixel values as logits: the model of these tests returns its picture.
 SPEC = CaptchaSpec(charset="ABCDEFGHIJKLMNOPQRSTUVWX", length=12, width=12, height=8)
 RULES = {size: PictureRules(max_pixels=1000, background=(255, 255, 255), wrong_size=size) for size in ("resize", "refuse")}

@@ -14,6 +14,8 @@ from components.data.pictures import PictureRules
 from tests.support.encoded import REFUSED, encode
 from tests.support.example_gen_run import GOOD, RULES, Outcome, damage, make_span, record, run, value
 
+pytestmark = pytest.mark.slow
+
 
 def without_bytes_list(name: str) -> bytes:
     example = tf.train.Example.FromString(record(1))
@@ -71,7 +73,6 @@ def test_a_wrong_size_goes_to_quarantine_if_the_rules_refuse_it(tmp_path: Path) 
     assert [value(e, "reason") for e in outcome.bad] == [b"image_size"]
 
 
-@pytest.mark.slow
 def test_a_thousand_good_and_a_thousand_bad_records_of_every_kind(tmp_path: Path) -> None:
     kinds = {reason: records for reason, records in BAD.items() if reason != "image_size"}
     reasons = list(kinds)

@@ -32,6 +32,8 @@ from pipeline.cli.data import data_app
 from tests.support.drawing import synth_plan
 from tests.support.model_folder import contents
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = {"train": 10, "eval": 1, "test": 1}
 
 

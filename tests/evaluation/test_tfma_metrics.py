@@ -17,6 +17,8 @@ from components.evaluator import load_results
 from tests.support import reader_model
 from tests.support.evaluation_run import evaluate
 
+pytestmark = pytest.mark.slow
+
 COUNT = 700  # more than one batch of the counting
 SPEC = CaptchaSpec(charset="абвгд", length=LengthRange(min=1, max=3))
 

@@ -8,8 +8,9 @@ from components.data.captcha_spec import CaptchaSpec
 from components.training.model import PRESETS, build_model, captcha_loss
 from experiments import book_network
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_book_network_and_the_preset_differ_only_in_their_initial_weights() -> None:
     spec = CaptchaSpec()
     book, preset = book_network.book_network(spec), build_model(spec, PRESETS["vgg-book"])

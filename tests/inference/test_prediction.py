@@ -13,6 +13,8 @@ from components.base import features
 from components.data.captcha_spec import CaptchaSpec
 from tests.support.paths import TINY
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(sys.executable).with_name("captcha-pipeline")
 NAME = "caf\\xe9 京.png"
 

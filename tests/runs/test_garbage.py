@@ -31,6 +31,8 @@ import os, signal, sys
 from pipeline.config.loading import load_config
 from pipeline.garbage import collect
 
+pytestmark = pytest.mark.slow
+
 def die_before(number):
     left = [number]
     def hear(event, _):
@@ -298,7 +300,7 @@ def killed(config: Config) -> Iterator["subprocess.Popen[str]"]:
     process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_kill_at_any_moment_does_no_harm(config: Config, killed: "subprocess.Popen[str]", tmp_path: Path) -> None:
     run(config, "1", window="1")
     with pytest.raises(ValueError, match="stopped"):

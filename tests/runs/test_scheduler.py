@@ -45,6 +45,8 @@ from components.base.errors import CaptchaPipelineError
 from pipeline.config.loading import load_config
 from apscheduler.triggers.interval import IntervalTrigger
 from pipeline.runs.scheduler import Scheduler
+
+pytestmark = pytest.mark.slow
 EVERY_MINUTE = "* * * * *"
 root, cron, config, *command = sys.argv[1:]
 try:

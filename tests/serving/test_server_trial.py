@@ -21,6 +21,8 @@ from tests.support.exported_model import SPEC
 from tests.support.paths import ROOT
 from tests.support.transform_run import draw, emitted
 
+pytestmark = pytest.mark.slow
+
 
 class FormerServer(signatures.CaptchaServer):
     """Saves the Keras model along with the graph, as releases before this check did."""

@@ -17,6 +17,8 @@ from components.training.model import PRESETS, Preset
 from tests.support import exported_model
 from tests.support.exported_model import PICTURES, REQUESTS, SPEC
 
+pytestmark = pytest.mark.slow
+
 # Each preset with a sixteenth of its filters, and with 1/256 of its dense units.
 SMALL = {
     name: dataclasses.replace(

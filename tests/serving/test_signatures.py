@@ -20,6 +20,8 @@ from components.training.model import PRESETS, build_model
 from tests.support.encoded import encode
 from tests.support.transform_run import draw, emitted, transform
 
+pytestmark = pytest.mark.slow
+
 # Characters of two and of three bytes, and labels of two lengths.
 SPEC = CaptchaSpec(charset="абв漢字", length=LengthRange(min=2, max=3), width=24, height=12, channels=3)
 LABELS = ["аб", "漢字в", "в漢", "бба", "字а", "аа"]

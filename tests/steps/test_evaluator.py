@@ -21,6 +21,8 @@ from components.serving.serving_dir import versions
 from tests.support import reader_model
 from tests.support.evaluation_run import evaluate
 
+pytestmark = pytest.mark.slow
+
 SPEC = CaptchaSpec()
 COUNT = 200
 BIASES = {"good": 0.0, "worse": 1.0, "bad": 4.0}
@@ -155,7 +157,7 @@ def test_the_candidate_is_also_compared_with_the_best_so_far(store, tmp_path):
     assert not blessed(blessing)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_series_of_slightly_worse_models_is_stopped(tmp_path, monkeypatch):
     """Three times from LatestPushedModel through the Evaluator to the push: only the best model so far stops the third model."""
     monkeypatch.setattr("components.pusher.check_servable", lambda *_: None)  # these models read no pictures

@@ -22,6 +22,8 @@ from components.example_gen import CaptchaExampleGen
 from tests.support.drawing import synth_plan
 from tests.support.example_gen_run import GOOD, RULES, SPEC, Outcome, encoded_picture, make_span, record, run, value
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_emitted_examples(tmp_path: Path) -> None:
     make_span(tmp_path / "data", GOOD)

@@ -13,6 +13,8 @@ from components.serving.serving_dir import best_on_golden_sets, push, roll_back,
 from tests.support import exported_model
 from tests.support.model_folder import contents, make_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Path:
@@ -110,6 +112,7 @@ def test_an_unwritable_folder_is_an_error(run, untried, tmp_path):
         run(into=tmp_path / "file" / "serving")
 
 
+@pytest.mark.long
 def test_a_model_that_servers_cannot_load_is_not_pushed(run, store, tmp_path, serving):
     broken = shutil.copytree(store / "model", Path(path_utils.serving_model_path(str(tmp_path / "model"))))
     (broken / "variables" / "variables.data-00000-of-00001").write_bytes(b"")

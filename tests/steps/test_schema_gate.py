@@ -19,6 +19,8 @@ from components.schema_gate import CaptchaSchema, GateExecutor, SchemaGate, capt
 from pipeline.config.engines import Engine
 from tests.support.example_gen_run import SPEC, Outcome, make_span, record, run
 
+pytestmark = pytest.mark.slow
+
 RANGE = CaptchaSpec(charset="あいう", length={"min": 2, "max": 3}, width=24, height=12)
 
 

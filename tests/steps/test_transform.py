@@ -19,6 +19,8 @@ from components.transform import Executor
 from tests.support.encoded import encode
 from tests.support.transform_run import draw, emitted, transform
 
+pytestmark = pytest.mark.slow
+
 SPEC = CaptchaSpec(width=20, height=10, channels=1, length=2)
 
 

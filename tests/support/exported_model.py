@@ -36,7 +36,12 @@ def transform_graph(folder: Path) -> tft.TFTransformOutput:
 def random_model(design: Preset = PRESETS["vgg-slim"], seed: int = 0) -> keras.Model:
     """Returns a model in which every variable, including the averages, differs from Keras' initial value."""
     model, random = build_model(SPEC, design), np.random.default_rng(seed)
-    model.set_weights([np.abs(weights + random.normal(0, 0.1, weights.shape)) for weights in model.get_weights()])
+    weights = []
+    for variable in model.weights:
+        fan_in = int(np.prod(variable.shape[:-1])) if len(variable.shape) > 1 else 100
+        noise = random.normal(0, fan_in**-0.5, variable.shape)  # keeps the logits small, so that two models give different answers
+        weights.append(1 + np.abs(noise) if variable.path.endswith(("gamma", "moving_variance")) else noise)
+    model.set_weights(weights)
     return model
 
 

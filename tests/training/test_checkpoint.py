@@ -11,6 +11,8 @@ import pytest
 from components.base.features import WEIGHTS_FILE
 from components.training.checkpoint import JUDGED_BY, Checkpoint
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 4
 INPUTS = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
 TARGETS = INPUTS.sum(axis=1, keepdims=True)

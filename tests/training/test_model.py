@@ -13,6 +13,8 @@ from components.training.counting import Count, Glimpses
 from components.training.model import PRESETS, build_model, captcha_loss, captcha_metrics, with_column_loss
 from tests.support.readings import heads
 
+pytestmark = pytest.mark.slow
+
 SMALL = CaptchaSpec(charset="abc", length=3, width=8, height=8, channels=1)
 
 

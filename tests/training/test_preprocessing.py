@@ -28,6 +28,8 @@ from components.training.preprocessing import preprocessing_fn
 from tests.support.encoded import encode, png
 from tests.support.example_gen_run import RULES
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(1)
 RGB = RNG.integers(0, 256, (20, 40, 3), np.uint8)
 ALPHA = RNG.integers(0, 256, (20, 40), np.uint8)

@@ -118,6 +118,7 @@ def test_a_fit_learns_and_another_seed_gives_another_model(plain: Path, fit: Fit
     assert f"epoch {EPOCHS}/{EPOCHS}: loss" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_fit_killed_in_an_epoch_ends_like_an_uninterrupted_fit(plain: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "on_epoch_begin", lambda self, epoch, logs=None: _kill() if epoch == 3 else None)
@@ -129,6 +130,7 @@ def test_a_fit_killed_in_an_epoch_ends_like_an_uninterrupted_fit(plain: Path, fi
         assert ours | {"seconds": 0} == theirs | {"seconds": 0}
 
 
+@pytest.mark.long
 def test_a_warm_start_continues_from_the_model_in_production(plain: Path, fit: Fit, tmp_path: Path) -> None:
     gentle = {"warm_start": {"epochs": 1, "learning_rate": 1e-4}}
     warm = fit("warm", plain / "model", **gentle)
@@ -170,6 +172,7 @@ def test_a_warm_fit_is_not_resumed_from_the_checkpoint_of_another_base(
     assert "resuming after epoch 1 of 2" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_base_model_that_cannot_be_read_is_reported(plain: Path, fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     base = shutil.copytree(plain / "model", tmp_path / "production")
     (base / "assets.extra" / WEIGHTS_FILE).write_bytes(b"no weights")
@@ -181,6 +184,7 @@ def test_a_base_model_that_cannot_be_read_is_reported(plain: Path, fit: Fit, tmp
     assert about["base_problem"] in caplog.text
 
 
+@pytest.mark.long
 def test_bfloat16_is_exported_in_float32_and_leaves_no_global_policy(fit: Fit) -> None:
     folder = fit("mixed", precision="mixed_bfloat16")
     assert keras.config.dtype_policy().name == "float32"
@@ -196,6 +200,7 @@ def _kill(*_: Any) -> None:
     raise SystemExit
 
 
+@pytest.mark.long
 def test_a_fit_killed_before_its_export_only_exports(fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("components.training.run_fn.export_model", _kill)
@@ -217,6 +222,7 @@ def test_a_model_lost_after_its_export_is_exported_again(plain: Path, fit: Fit, 
     np.testing.assert_array_equal(_weights(again), _weights(plain))
 
 
+@pytest.mark.long
 def test_only_the_newest_checkpoints_are_kept(fit: Fit, tmp_path: Path) -> None:
     checkpoints = checkpoints_of(tmp_path)
     for age, name in enumerate(["newest", "second", "third", "fourth"]):
@@ -226,6 +232,7 @@ def test_only_the_newest_checkpoints_are_kept(fit: Fit, tmp_path: Path) -> None:
     assert {path.name for path in checkpoints.iterdir()} == {fingerprint("abc", None), "newest", "second"}
 
 
+@pytest.mark.long
 def test_a_fit_without_a_number_of_epochs_follows_the_pictures_and_the_time_limit(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     history = _history(fit("auto", epochs="auto", max_minutes=0.001))
     lines = capsys.readouterr().out.splitlines()
@@ -253,6 +260,7 @@ def test_a_fit_at_chance_does_not_stop_early_and_exports_the_best_epoch(fit: Fit
     assert read == pytest.approx(best["val_sequence_accuracy"]) != last["val_sequence_accuracy"]
 
 
+@pytest.mark.long
 def test_an_epoch_is_judged_by_the_cross_entropy_of_the_exported_model(fit: Fit) -> None:
     """Without label smoothing, at the temperature of the exported model, and on the eval split."""
     folder = fit("smoothed", label_smoothing=0.2)

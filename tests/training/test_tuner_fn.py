@@ -22,6 +22,8 @@ from tests.support.command import call
 from tests.support.paths import TINY
 from tests.support.recorded_run import last_run
 
+pytestmark = pytest.mark.slow
+
 SPEC = CaptchaSpec(charset="012", length=2, width=40, height=24, channels=1)
 KNOBS = {"learning_rate", "batch_size", "label_smoothing", "shift"}
 

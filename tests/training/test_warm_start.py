@@ -13,6 +13,8 @@ from components.data.captcha_spec import CaptchaSpec
 from components.training.model import PRESETS, build_model
 from components.training.warm_start import find_base, layers_that_differ, load_base, take_over
 
+pytestmark = pytest.mark.slow
+
 SPEC = CaptchaSpec(charset="012", length=2, width=40, height=24, channels=1)
 
 

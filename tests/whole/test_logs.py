@@ -14,6 +14,8 @@ from tests.support.pid_namespace import pid_namespace
 # A library that writes to standard error while it is loaded, as C++ does; the lines of a test follow.
 LIBRARY = """
 import os, types
+
+pytestmark = pytest.mark.slow
 os.write(2, b"I0000 00:00:00 chatter\\nE0000 00:00:00 something is wrong\\n")
 config = types.SimpleNamespace(list_physical_devices=list)
 """

@@ -105,6 +105,7 @@ def test_the_figures_of_the_evaluator_match_numpy(first_run: history.RunRecord, 
     assert [reading.text for reading in readings] == [spec.decode(list(ids)) for ids in read]
 
 
+@pytest.mark.long
 def test_cross_validation_uses_all_pictures_except_the_test_split(first_run: history.RunRecord, options: list[str]) -> None:
     output = call("cross-validate", *options, "--folds", "2", "--set", "trainer.epochs=1")
     transformed = first_run.artifact_uri("Transform", "transformed_examples")
