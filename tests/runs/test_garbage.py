@@ -25,13 +25,13 @@ from tests.support.paths import TINY
 from tests.support.small_disk import small_disk
 from tests.support.small_graph import run, search, stopped, stopped_early
 
+pytestmark = pytest.mark.slow
+
 # Collects repeatedly. Each time, the process kills itself before the removal or renaming with the number on its standard input.
 KILLED = """
 import os, signal, sys
 from pipeline.config.loading import load_config
 from pipeline.garbage import collect
-
-pytestmark = pytest.mark.slow
 
 def die_before(number):
     left = [number]

@@ -26,6 +26,8 @@ from pipeline.runs.scheduler import Scheduler, retrain_command, status
 from tests.support.command import call
 from tests.support.paths import ROOT, TINY
 
+pytestmark = pytest.mark.slow
+
 # Records that it has begun; if interrupted, records that and ends, as a run does.
 WORKER = """
 import pathlib, sys, time
@@ -45,8 +47,6 @@ from components.base.errors import CaptchaPipelineError
 from pipeline.config.loading import load_config
 from apscheduler.triggers.interval import IntervalTrigger
 from pipeline.runs.scheduler import Scheduler
-
-pytestmark = pytest.mark.slow
 EVERY_MINUTE = "* * * * *"
 root, cron, config, *command = sys.argv[1:]
 try:

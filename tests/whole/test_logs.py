@@ -7,15 +7,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from pipeline.logs import rotate
 from tests.support.paths import ROOT
 from tests.support.pid_namespace import pid_namespace
 
+pytestmark = pytest.mark.slow
+
 # A library that writes to standard error while it is loaded, as C++ does; the lines of a test follow.
 LIBRARY = """
 import os, types
-
-pytestmark = pytest.mark.slow
 os.write(2, b"I0000 00:00:00 chatter\\nE0000 00:00:00 something is wrong\\n")
 config = types.SimpleNamespace(list_physical_devices=list)
 """
