@@ -72,6 +72,7 @@ def names_after(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "steps"),
     [
@@ -86,11 +87,13 @@ def test_changed_code_of_a_model_step_changes_the_recipe(names_after: Callable[.
     assert {name for name in before if after[name] != before[name]} == {"recipe", *steps}
 
 
+@pytest.mark.slow
 def test_changed_code_of_the_evaluator_keeps_the_recipe(names_after: Callable[..., Any]) -> None:
     before, after = names_after(), names_after("evaluator", "\nCHANGED = 1\n")
     assert {name for name in before if after[name] != before[name]} == {"CaptchaEvaluator"}
 
 
+@pytest.mark.slow
 def test_a_comment_changes_no_digest(names_after: Callable[..., Any]) -> None:
     assert names_after("trainer", "\n# A comment.\n") == names_after()
 

@@ -103,6 +103,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
 
 
+@pytest.mark.slow
 def test_the_packaged_default_is_used_outside_a_checkout(tmp_path: Path) -> None:
     """Its relative paths start at the current folder."""
     program = Path(sys.executable).with_name("captcha-pipeline")

@@ -106,6 +106,7 @@ def test_a_replaced_span_is_noticed(root: Path, inbox: Path) -> None:
     assert what_is_known(root, 50) == [[]]
 
 
+@pytest.mark.slow
 def test_synthetic_spans_in_both_layouts_are_indexed(tmp_path: Path) -> None:
     spec = plan(tmp_path).spec
     for layout in ("book", "canonical"):
@@ -192,6 +193,7 @@ def test_a_killed_import_leaves_no_entries_without_a_span(tmp_path: Path, inbox:
     assert [span.number for span in list_spans(root)] == [1]
 
 
+@pytest.mark.slow
 def test_two_concurrent_imports_import_each_picture_once(tmp_path: Path, inbox: Path) -> None:
     root = tmp_path / "data"
     with lock_data(root):

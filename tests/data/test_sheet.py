@@ -47,6 +47,7 @@ def test_statistics_count_every_record(tmp_path, layout):
     assert (train.stored_bytes == 60 * 24 * 3 * len(labels)) == (layout == "book")
 
 
+@pytest.mark.slow
 def test_both_layouts_give_the_same_samples(tmp_path):
     spans = [synthetic(tmp_path), synthetic(tmp_path, "book")]
     for one, other in zip(*(samples(span, "train") for span in spans), strict=True):
@@ -54,6 +55,7 @@ def test_both_layouts_give_the_same_samples(tmp_path):
         assert one.image.tobytes() == other.image.tobytes()
 
 
+@pytest.mark.slow
 def test_a_sheet_shows_pictures_of_every_span_and_split(tmp_path):
     spans = [synthetic(tmp_path), synthetic(tmp_path, "book", seed=2)]
     contact_sheet(spans, tmp_path / "few.png", 2, SPEC)
@@ -94,6 +96,7 @@ def show(tmp_path, *arguments):
     return CliRunner().invoke(data_app, ["show", "--out", str(tmp_path / "sheet.png"), *sets, *arguments])
 
 
+@pytest.mark.slow
 def test_the_command_shows_all_spans_or_one(tmp_path):
     assert isinstance(show(tmp_path).exception, CaptchaPipelineError)
     spans = [synthetic(tmp_path), synthetic(tmp_path, "book", seed=2)]

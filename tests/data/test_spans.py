@@ -100,6 +100,7 @@ def test_concurrent_processes_get_different_span_numbers(tmp_path):
     assert len(what_lies_in(tmp_path)) == 9
 
 
+@pytest.mark.slow
 def test_a_draft_is_not_removed_by_another_process(tmp_path):
     in_three_processes(begin_many, tmp_path)
     assert what_lies_in(tmp_path) == []

@@ -56,6 +56,7 @@ def test_charset_and_length_follow_from_the_labels(tmp_path, labels, expected):
     assert {name: found[name] for name in expected} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "count", "expected"),
     [

@@ -157,6 +157,7 @@ def misses_the_floor(count: int, share: float) -> float:
     return float(binom.cdf(enough - 1, count, share))
 
 
+@pytest.mark.slow
 def test_a_good_model_seldom_misses_the_floor_and_a_bad_model_usually_does() -> None:
     assert DEFAULTS.min_sequence_accuracy == 0.98
     assert binom.cdf(math.ceil(0.98 * 83) - 1, 83, 0.984) == pytest.approx(0.38, abs=0.01), "as it was with raw shares"

@@ -157,6 +157,7 @@ def test_a_series_of_slightly_worse_models_is_stopped(deployment: Deployment) ->
     assert i == 4, "8 pictures of 1,000 lost and none gained: p = 0.008, of 4 models"
 
 
+@pytest.mark.slow
 def test_equally_good_models_continue_to_be_pushed(deployment: Deployment) -> None:
     """Each of 200 models misreads a random 2 % of 1,000 pictures: the best of so many is far above the expected accuracy."""
     rng, stopped, naively = random.Random(1), 0, 0

@@ -146,6 +146,7 @@ def test_an_engine_that_does_not_answer_is_named(no_trial: list[Engine], engine:
         check(engine)
 
 
+@pytest.mark.slow
 def test_a_failed_trial_leaves_its_log(tmp_path: Path) -> None:
     """The runner does not exist: the trial is a real process, and fails."""
     with pytest.raises(CaptchaPipelineError, match=r"NoRunner: a trial job failed: .*NoRunner.* The full output is in .*engine\.log"):

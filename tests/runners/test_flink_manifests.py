@@ -34,6 +34,7 @@ def check(document: Document) -> None:
         kubernetes_validate.validate(document, version, strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", resources(), ids=lambda key: "-".join(key))
 def test_manifests_are_valid_and_every_planted_error_is_caught(key: tuple[str, str]) -> None:
     document = resources()[key]

@@ -130,6 +130,7 @@ def test_a_refused_token_is_reported(server: StandIn, pipeline: Path) -> None:
     cluster(server, "secret").upload(pipeline)
 
 
+@pytest.mark.slow
 def test_requests_are_repeated_without_duplicates_after_a_server_error(server: StandIn, pipeline: Path) -> None:
     there = cluster(server)
     server.errors = [503, 500]
@@ -147,6 +148,7 @@ def test_a_server_that_does_not_recover_is_reported(server: StandIn, pipeline: P
         there.upload(pipeline)
 
 
+@pytest.mark.slow
 def test_a_missing_answer_is_reported(server: StandIn, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.runners.kubeflow.client._REQUEST_TIMEOUT", 1)
     there = cluster(server, patience=1.0)
@@ -162,6 +164,7 @@ def test_a_missing_server_is_reported(pipeline: Path) -> None:
         Cluster(host, None, None, patience=1.0).upload(pipeline)
 
 
+@pytest.mark.slow
 def test_the_kubeflow_commands(server: StandIn, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.host)
     monkeypatch.setenv("KFP_TOKEN", "secret")
@@ -189,6 +192,7 @@ def test_the_kubeflow_commands(server: StandIn, pipeline: Path, monkeypatch: pyt
     assert "nightly does not exist" in call("kubeflow", "schedule", "delete", "nightly")
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_an_error(server: StandIn, pipeline: Path) -> None:
     call("kubeflow", "submit", str(pipeline), "--host", server.host, "--no-wait")
     (run,) = server.store["runs"].values()

@@ -44,6 +44,7 @@ def pod_specs(resources: list[Document]) -> list[Document]:
     return deployed + jobs + [resource["spec"] for resource in resources if resource["kind"] == "Pod"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RESOURCES, ids=lambda path: str(path.relative_to(MANIFESTS)))
 def test_manifests_are_valid_and_every_planted_error_is_caught(path: Path) -> None:
     for document in documents(path):

@@ -148,6 +148,7 @@ def test_a_forced_retraining_counts_its_attempts(config: Config, remember: Remem
     assert reason_to_retrain(config) == Reason("the last run, 2, did not finish", attempt=2)
 
 
+@pytest.mark.slow
 def test_a_run_repeats_the_newest_attempt_at_the_same_model(config: Config, remember: Remember) -> None:
     def attempt() -> int:
         return current_attempt(config, history.runs(""))
@@ -213,6 +214,7 @@ def test_a_low_accuracy_on_the_newest_span_is_a_reason(config: Config, remember:
     assert reason_to_retrain(strict) is None, "it has been tried"
 
 
+@pytest.mark.slow
 def test_a_new_span_is_no_reason_without_every_span(config: Config, remember: Remember, tmp_path: Path) -> None:
     settings = changed(config, retraining={"every_span": False})
     profile = new_spans.profile_of(config, config.data.read_window().spans[0])

@@ -255,6 +255,7 @@ def test_a_version_that_servers_cannot_use_is_named_and_not_restored(tmp_path, s
     assert roll_back(serving, a.version).servable
 
 
+@pytest.mark.slow
 def test_a_killed_rollback_leaves_only_complete_versions(tmp_path, serving):
     a, b = [push(make_model(tmp_path / name, name, files=200), serving) for name in "ab"]
     program = "from components.serving.serving_dir import roll_back; print('begun', flush=True); roll_back(sys.argv[1], int(sys.argv[2]))"

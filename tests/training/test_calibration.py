@@ -22,6 +22,7 @@ def test_the_temperature_is_limited_if_all_pictures_are_read_correctly() -> None
     assert 0.1 < temperature(logits, np.tile(np.arange(3)[:, np.newaxis], (1, 2))) < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["vgg-slim", "vgg-book"])
 def test_calibration_only_divides_the_logits(preset: str) -> None:
     spec = CaptchaSpec(charset="abc", length=3, width=16, height=8, channels=1)
