@@ -285,7 +285,7 @@ while not select.select([sys.stdin], [], [], 0)[0]:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_reader_can_load_during_pushes_and_rollbacks(tmp_path, serving):
     import tensorflow as tf
 

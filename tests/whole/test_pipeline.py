@@ -218,6 +218,7 @@ def test_a_missed_floor_is_a_result_and_no_error(first_run: history.RunRecord, o
     assert len(serving_dir.versions(config.serving_dir)) == 1
 
 
+@pytest.mark.long
 def test_a_new_hyperparameter_reruns_the_trainer_and_later_steps(first_run: history.RunRecord, options: list[str], config: Config) -> None:
     printed = call("retrain", *options, "--set", "trainer.epochs=1", exit_code=NOT_PUSHED)
     assert "Retraining: the configuration" in printed
