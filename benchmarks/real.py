@@ -82,6 +82,7 @@ def main(
         "Each test picture is read by a model that was not trained on any file with the same bytes. The folds are summed.",
         "Full sequence: the whole label is right. Case is ignored for sets with a single case. Seconds are medians over the folds.",
         "Run time: the import and every step of the pipeline, including the push. For the other trainers only the fit is timed.",
+        "Rows without times: the machine did other work meanwhile.",
         "The other trainers hold out a tenth of their pictures to decide when to stop; ours uses its normal splits.",
         f"Untrained readers have the settings that do best on up to {_CHOICE_PICTURES} of the training pictures.",
         *(f"{reader}: not installed." for reader in sorted(missing)),
