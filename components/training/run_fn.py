@@ -116,8 +116,9 @@ def run_fn(fn_args: FnArgs) -> None:
 
 
 def _plan(length: FitLength, batch_size: int, count: int) -> str:
+    epochs = "1 epoch" if length.epochs == 1 else f"{length.epochs} epochs"
     passes = f" of {length.passes} passes" if length.passes > 1 else ""
-    return f"training on {count:,} pictures: {length.epochs} epochs{passes}, {length.steps:,} steps of {batch_size} pictures"
+    return f"training on {count:,} pictures: {epochs}{passes}, {length.steps:,} steps of {batch_size} pictures"
 
 
 def find_examples(fn_args: FnArgs) -> Examples:
