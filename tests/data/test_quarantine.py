@@ -150,6 +150,7 @@ def test_too_many_bad_records_stop_the_run(tmp_path: Path) -> None:
     run(Outcome(tmp_path / "again"), tmp_path / "data", max_bad=0.5)
 
 
+@pytest.mark.long
 def test_the_limit_applies_to_every_span(tmp_path: Path) -> None:
     for _ in range(3):
         make_span(tmp_path / "data", GOOD)
@@ -174,6 +175,7 @@ def test_further_spans_over_the_limit_are_counted(tmp_path: Path) -> None:
     assert "2 more spans have the same problem." in str(caught.value)
 
 
+@pytest.mark.long
 def test_the_limit_applies_to_the_golden_set(tmp_path: Path) -> None:
     make_span(tmp_path / "data", {"test": GOOD["test"] + [b"\xff"] * 2, "train": [b"\xff"] * 90})
     for _ in range(2):

@@ -53,6 +53,7 @@ def test_a_good_model_passes(model: Path, records: Path) -> None:
     assert server_trial.find_fault(model, records) == ""
 
 
+@pytest.mark.long
 def test_a_model_of_an_earlier_release_is_refused(export: Callable[[], Path], records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signatures, "CaptchaServer", FormerServer)
     former = export()

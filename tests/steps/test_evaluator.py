@@ -134,6 +134,7 @@ def test_the_golden_set_is_recorded_picture_by_picture(store, tmp_path):
     assert 0 < len(found.misread) < found.pictures == len(GOLDEN_SPAN)
 
 
+@pytest.mark.long
 def test_the_candidate_is_also_compared_with_the_best_so_far(store, tmp_path):
     """The candidate is as good as the model in production, but an older pushed model read the golden set perfectly."""
     labels, logits = reader_model.write_readings(tmp_path / "again.gz", SPEC, COUNT)

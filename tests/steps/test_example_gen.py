@@ -118,6 +118,7 @@ def test_pictures_of_test_and_eval_are_not_trained_on(tmp_path: Path) -> None:
     assert sum(outcome.profiles["span-000001"]["size"].values()) == 27 + 4 + 3, "what is left out is not counted as drift"
 
 
+@pytest.mark.long
 def test_a_golden_set_outside_the_window_is_not_trained_on(tmp_path: Path) -> None:
     make_span(tmp_path / "data", {"test": [record(seed) for seed in range(3)], "eval": [record(4)]})
     make_span(tmp_path / "data", GOOD)
@@ -165,6 +166,7 @@ def test_changed_shares_leave_no_test_picture_in_train(tmp_path: Path) -> None:
     assert fewer["test"] < first["test"] < more["test"] == len(labels["test"])
 
 
+@pytest.mark.long
 def test_older_spans_give_fewer_training_records(tmp_path: Path) -> None:
     many = {split: [record(seed) for seed in range(offset, offset + 400)] for split, offset in zip(SPLITS, (0, 400, 800), strict=True)}
     for _ in range(3):

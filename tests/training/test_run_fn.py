@@ -212,6 +212,7 @@ def test_a_fit_killed_before_its_export_only_exports(fit: Fit, monkeypatch: pyte
     assert len(history) == EPOCHS
 
 
+@pytest.mark.long
 def test_a_model_lost_after_its_export_is_exported_again(plain: Path, fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On Kubeflow the outputs are uploaded after the Trainer has ended. If that fails, they are missing in the next attempt."""
     shutil.copytree(checkpoints_of(plain.parent), checkpoints_of(tmp_path))
@@ -248,6 +249,7 @@ def test_a_fit_without_a_number_of_epochs_follows_the_pictures_and_the_time_limi
     assert capsys.readouterr().out.splitlines() == ["resuming after epoch 1 of 1"]
 
 
+@pytest.mark.long
 def test_a_fit_at_chance_does_not_stop_early_and_exports_the_best_epoch(fit: Fit) -> None:
     # At this learning rate only the averages of the batch normalisation change.
     folder = fit("early", patience=1, learning_rate=1e-9, warmup=0.0)
