@@ -38,19 +38,19 @@ run: $(DATA)/span-000001/manifest.json  ## draw pictures once and run the whole 
 
 # Two test files at a time, because each takes up to 3 GB. The slow files run first (tests/conftest.py). They have few tests, so xdist
 # would run them last.
-PYTEST := $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: install  ## run the tests, except the long ones: ten minutes
-	$(PYTEST) -m "not long"
+	$(RUN) $(PYTEST) -m "not long"
 
 test-fast: install  ## run the tests that need neither TFX runs nor fits: a minute and a half
-	$(PYTEST) -m "not slow and not long"
+	$(RUN) $(PYTEST) -m "not slow and not long"
 
 test-long: install  ## run the long tests: runs that are killed, repeated or distributed
-	$(PYTEST) -m long
+	$(RUN) $(PYTEST) -m long
 
 # Includes the processes that tests start.
 coverage: install  ## run all tests and list the lines that no test runs
-	$(RUN) coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) coverage run -m $(PYTEST)
 	$(RUN) coverage combine --quiet
 	$(RUN) coverage report
 

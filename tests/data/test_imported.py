@@ -305,7 +305,7 @@ def test_the_command_recognises_each_kind_of_set(tmp_path, folder, book):
     for path, count in ((folder, 9), (folder / "labels.csv", 1), (book[0], 6), (book[0] / "data_info.csv", 6)):
         result = invoke(tmp_path, str(path), "--pattern", "{label}_*")
         assert result.exit_code == 0, result.output
-        assert f" now has {count} picture" in result.output
+        assert f" now has {count} picture{'s' * (count > 1)} (" in result.output
     assert [span.manifest.source for span in list_spans(tmp_path / "data")] == ["pictures", "labels", "book", "data_info"]
 
 

@@ -75,9 +75,9 @@ def test_the_ingest_command(tmp_path: Path) -> None:
     inbox.mkdir()
     drop(inbox, "01_a.png", 1)
     arguments = ["data", "ingest", str(inbox), "--pattern", "{label}_*", "--config", str(TINY), "--set", f"data.root={tmp_path / 'data'}"]
-    assert "span-000001 now has 1 picture" in call(*arguments)
+    assert "span-000001 now has 1 picture (" in call(*arguments)
     assert f"Nothing new in {inbox}" in call(*arguments)
     drop(inbox, "02_a.png", 2)
     printed = call(*arguments)
-    assert "span-000002 now has 1 picture" in printed
+    assert "span-000002 now has 1 picture (" in printed
     assert "1 already in a span with the same label: left out." in printed

@@ -199,7 +199,7 @@ def test_an_ingest_exits_with_3_while_a_picture_has_two_labels(tmp_path: Path, f
     arguments = ["data", "ingest", str(folder), "--pattern", "{label}_*", "--config", CONFIG, "--set", f"data.root={tmp_path / 'data'}"]
     save(folder, "01_a.png", 1)
     save(folder, "02_b.png", 1)
-    assert "span-000001 now has 1 picture" in call(*arguments, exit_code=3)
+    assert "span-000001 now has 1 picture (" in call(*arguments, exit_code=3)
     told = call(*arguments, exit_code=3)
     assert "Nothing new" in told
     assert "02_b.png is labelled '02'; span-000001/" in told
@@ -220,7 +220,7 @@ def test_a_dropped_span_is_moved_aside_and_its_number_is_not_reused(tmp_path: Pa
     assert "data.exclude" in told
     assert contents(root / ".dropped" / "span-000002") == before | {"manifest.json": b"{"}
     assert [span.number for span in list_spans(root)] == [1]
-    assert "span-000003 now has 1 picture" in call("data", "ingest", str(folder), "--pattern", "{label}_*", *settings)
+    assert "span-000003 now has 1 picture (" in call("data", "ingest", str(folder), "--pattern", "{label}_*", *settings)
     with pytest.raises(CaptchaPipelineError, match=r"Span 2 does not exist in .*; its spans: 1, 3"):
         call("data", "drop", "2", *settings)
 
@@ -242,11 +242,11 @@ def test_folder_names_may_contain_glob_characters(tmp_path: Path) -> None:
     inbox.mkdir()
     settings = ["--config", CONFIG, "--set", f"data.root={root}"]
     save(inbox, "01_a.png", 1)
-    assert "span-000001 now has 1 picture" in call("data", "ingest", str(inbox), "--pattern", "{label}_*", *settings)
+    assert "span-000001 now has 1 picture (" in call("data", "ingest", str(inbox), "--pattern", "{label}_*", *settings)
     assert "Nothing new" in call("data", "ingest", str(inbox), "--pattern", "{label}_*", *settings)
     (inbox / "labels.csv").write_text("path,label\n01_a.png,01\n")
-    assert "span-000002 now has 1 picture" in call("data", "import", str(inbox / "labels.csv"), *settings)
-    assert "span-000001 has 1 picture" in call("data", "show", *settings, "--out", str(tmp_path / "sheet [1].png"))
+    assert "span-000002 now has 1 picture (" in call("data", "import", str(inbox / "labels.csv"), *settings)
+    assert "span-000001 has 1 picture (" in call("data", "show", *settings, "--out", str(tmp_path / "sheet [1].png"))
 
 
 @pytest.mark.parametrize("way", ["parent", "absolute", "link"])

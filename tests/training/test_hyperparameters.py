@@ -25,11 +25,11 @@ def parameters(**changes) -> Hyperparameters:
     return Hyperparameters(**changes)
 
 
-@given(st.integers(20, 10_000_000), st.integers(1, 512))  # with fewer pictures, the rounding to whole epochs counts for more
+@given(st.integers(1, 10_000_000), st.integers(1, 512))
 def test_more_pictures_get_fewer_passes_and_no_fewer_steps(count, batch_size):
     few, more = (parameters(batch_size=batch_size).fit_length(number) for number in (count, 2 * count))
     passes = [found.epochs * found.passes for found in (few, more)]
-    assert passes[1] <= 1.3 * passes[0], "but for the rounding to whole epochs"
+    assert passes[1] <= (1.3 if count >= 20 else 1.51) * passes[0], "but for the rounding to whole epochs"
     assert 2 <= passes[0] <= 600
     assert few.epochs >= 1
     steps = [found.steps for found in (few, more)]

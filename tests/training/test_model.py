@@ -140,8 +140,7 @@ def test_loss_and_metrics_match_numpy() -> None:
     for metric in captcha_metrics(SMALL):
         metric.update_state(labels.astype(np.float32), logits)  # Keras hands labels over as float32
         values[metric.name] = float(metric.result())
-    assert values["sequence_accuracy"] == pytest.approx(right.all(-1).mean())
-    assert values["position_accuracy"] == pytest.approx(right.mean())
+    assert values == {"sequence_accuracy": pytest.approx(right.all(-1).mean()), "position_accuracy": pytest.approx(right.mean())}
 
 
 def test_metrics_read_like_the_served_model_and_ignore_padding() -> None:
@@ -160,8 +159,7 @@ def test_metrics_read_like_the_served_model_and_ignore_padding() -> None:
         metric.update_state(labels.astype(np.float32), np.log(probabilities).astype(np.float32))
         values[metric.name] = float(metric.result())
     # The readings are "a", "abb" and "ba".
-    assert values["sequence_accuracy"] == pytest.approx(1 / 3)
-    assert values["position_accuracy"] == pytest.approx(5 / 6)
+    assert values == {"sequence_accuracy": pytest.approx(1 / 3), "position_accuracy": pytest.approx(5 / 6)}
 
 
 @given(heads())
