@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -21,19 +22,30 @@ console = Console()
 def stoppable(what_next: str) -> Iterator[None]:
     """Makes Ctrl-C and SIGTERM end a command with exit code STOPPED and one line.
 
-    SIGTERM needs a handler: without one, the kernel drops a SIGTERM to the first process of a container.
+    SIGTERM needs a handler: without one, the kernel drops a SIGTERM to the first process of a container. The handler remembers the signal,
+    because TensorFlow raises a TypeError if a callback is interrupted while it runs.
 
     Args:
       what_next: a sentence about the state that the stop leaves, printed after "Stopped."
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stopped = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt):
+        if not stopped:
+            raise
         console.print(f"Stopped. {what_next}", highlight=False, soft_wrap=True)
         raise typer.Exit(STOPPED) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def warn_of_unservable_models(settings: "Config") -> None:

@@ -279,6 +279,18 @@ def test_sigterm_stops_like_ctrl_c(command: str, monkeypatch: pytest.MonkeyPatch
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_stop_that_a_library_turns_into_an_error_is_still_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            raise TypeError("as TensorFlow raises") from None
+
+    monkeypatch.setattr("pipeline.config.loading.load_config", interrupted)
+    assert "Stopped." in call("run", exit_code=STOPPED)
+
+
 def test_no_span_is_an_error(config: Config) -> None:
     with pytest.raises(CaptchaPipelineError, match="There are no spans"):
         reason_to_retrain(changed(config, data={"root": "/nowhere"}))
