@@ -1,9 +1,7 @@
 """Tests an exported model as a server would use it: `python -m components.serving.server_trial MODEL RECORDS`.
 
-TensorFlow Serving, TensorFlow for Java and other servers restore the variables by an operation in the graph. Python's own loader
-restores them object by object, which hides errors that servers run into. AtomicPusher runs this module before it publishes a version, in
-a separate process, so that a model that crashes or hangs affects nothing else. The module imports neither Keras nor TFX, so that it takes
-seconds.
+AtomicPusher runs this module before it publishes a version, in a separate process, so that a model that crashes or hangs affects nothing
+else. The module imports neither Keras nor TFX, so that it takes seconds.
 """
 
 import json
@@ -40,18 +38,13 @@ def answers(directory: Path, requests: Mapping[str, Sequence[bytes]]) -> dict[st
       ValueError: the model does not have one of the signatures.
       tf.errors.OpError: the model cannot be loaded, or does not answer.
     """
-    import tensorflow as tf
+    from components.serving.loaded import LoadedModel  # imports TensorFlow, after `main` has kept it from importing Keras
 
-    found = {}
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        signatures = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(directory)).signature_def
-        for name, values in requests.items():
-            if name not in signatures:
-                raise ValueError(f"The model has no signature {name}.")
-            (given,) = signatures[name].inputs.values()
-            wanted = {key: output.name for key, output in signatures[name].outputs.items()}
-            found[name] = session.run(wanted, {given.name: list(values)})
-    return found
+    model = LoadedModel(directory)
+    try:
+        return {signature: model.call(signature, values) for signature, values in requests.items()}
+    finally:
+        model.close()
 
 
 def find_fault(directory: Path, records: Path) -> str:
