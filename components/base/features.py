@@ -52,3 +52,4 @@ SPEC_FILE: Final = "captcha.json"  # in a SavedModel's assets.extra: the model's
 SERVABLE: Final = "servable"  # in SPEC_FILE: true; missing in models of earlier releases, which only a Python server can use
 WRONG_SIZE: Final = "wrong_size"  # in SPEC_FILE: "resize" or "refuse"; missing in models of earlier releases, which resize
 WEIGHTS_FILE: Final = "model.weights.h5"  # in a SavedModel's assets.extra: the weights for a warm start
+CANARIES_FILE: Final = "canaries.json"  # in a SavedModel's assets.extra: pictures and their readings: see components/serving/canaries.py

@@ -14,6 +14,7 @@ from components.data.spans import Window, window
 from components.evaluation.gate import Gate
 from components.training.hyperparameters import Hyperparameters
 from pipeline.config.engines import BeamConfig
+from pipeline.config.server import ServerConfig
 
 
 class Splits(Section):
@@ -163,6 +164,7 @@ class Config(Section):
     trainer: Hyperparameters = Field(Hyperparameters(), description="how the model is trained")
     evaluator: Gate = Field(Gate(), description="conditions that a model must meet to be pushed")
     pusher: PusherConfig = Field(PusherConfig(), description="where blessed models are pushed")
+    server: ServerConfig = Field(ServerConfig(), description="how `serve` answers requests")
     retraining: RetrainingConfig = Field(RetrainingConfig(), description="reasons for `retrain` to start a run")
     gc: GcConfig = Field(GcConfig(), description="removal of output of old runs")
     beam: BeamConfig = Field(BeamConfig(), description="engine of the Beam steps")

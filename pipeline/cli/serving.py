@@ -1,0 +1,32 @@
+"""`captcha-pipeline serve`."""
+
+from typing import Final
+
+from components.base.errors import CaptchaPipelineError
+from pipeline.cli.options import ConfigOption, SetOption
+from pipeline.cli.terminal import console, stoppable
+from pipeline.config import DEFAULT_CONFIG
+
+
+@stoppable("All requests that had arrived were answered.")
+def serve(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
+    """Serve the newest pushed model over HTTP, and follow new versions and rollbacks.
+
+    Speaks the REST interface of TensorFlow Serving and the Open Inference Protocol. The section `server` of the configuration has the
+    settings, such as --set server.port=8080. Listens on this machine only, unless server.host says otherwise.
+    """
+    from pipeline.config.loading import load_config
+
+    settings = load_config(config, overrides)
+    try:
+        from pipeline.server.run import listen, run
+    except ModuleNotFoundError as error:
+        raise CaptchaPipelineError(f"`serve` needs the package {error.name}: pip install 'captcha-pipeline[serve]'.") from None
+    listener = listen(settings.server)
+    host, port = listener.getsockname()[:2]
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    console.print(f"Serving {settings.name} on http://{address}/v1/models/{settings.name}", highlight=False, soft_wrap=True)
+    run(settings, listener)
+
+
+COMMANDS: Final = (serve,)

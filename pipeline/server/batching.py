@@ -1,0 +1,137 @@
+"""Joins the pictures of requests that arrive at the same time into batches, because a model reads them faster together."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.server.versions import Version
+
+Answer = dict[str, np.ndarray]
+
+
+class QueueFull(Exception):
+    """More pictures wait than the server accepts. `retry_after` says in how many seconds there will probably be room."""
+
+    def __init__(self, retry_after: float):
+        super().__init__("The server is busy: its queue is full.")
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """Values that wait for a signature of a version, at most a batch, and the answer to them."""
+
+    version: Version
+    signature: str
+    values: Sequence[bytes]
+    answer: "asyncio.Future[Answer]"
+
+    def fits(self, other: "_Entry") -> bool:
+        return (self.version, self.signature) == (other.version, other.signature)
+
+
+class Batcher:
+    """A queue of values, and one task that calls the model with them.
+
+    A batch is whatever waits when the model is free, up to `size` values for the same signature of the same version. A request that
+    arrives at an idle server is read at once. With `wait`, a batch that is not full first waits that long for further requests.
+    """
+
+    def __init__(self, size: int, wait: float, capacity: int, executor: Executor, observe: Callable[[int, float], None]):
+        """Makes an empty queue. Start `run` as a task.
+
+        Args:
+          size: the largest batch.
+          wait: seconds that a batch waits to become full.
+          capacity: the largest number of waiting values.
+          executor: runs the model. One thread is enough, since TensorFlow has its own.
+          observe: called with the size of each batch and the seconds that the model took.
+        """
+        self._size, self._wait, self._capacity = size, wait, capacity
+        self._executor, self._observe = executor, observe
+        self._entries: deque[_Entry] = deque()
+        self._arrival = asyncio.Event()
+        self._waiting = 0
+        self._seconds_a_value = 0.0  # of late, to tell clients when to come again
+
+    @property
+    def waiting(self) -> int:
+        """The number of values in the queue."""
+        return self._waiting
+
+    async def read(self, version: Version, signature: str, values: Sequence[bytes]) -> Answer:
+        """Returns the answer of a version's signature to the values: its outputs, each [len(values), …].
+
+        A request of more values than a batch takes several batches. If the caller is cancelled, values that still wait are not read.
+
+        Raises:
+          QueueFull: the values have no room in the queue.
+          ValueError, tf.errors.OpError: as `LoadedModel.call`.
+        """
+        if self._waiting and self._waiting + len(values) > self._capacity:
+            raise QueueFull(self._waiting * self._seconds_a_value)
+        loop = asyncio.get_running_loop()
+        parts = [values[start : start + self._size] for start in range(0, len(values), self._size)] or [values]
+        entries = [_Entry(version, signature, part, loop.create_future()) for part in parts]
+        with version.used():
+            self._entries.extend(entries)
+            self._waiting += len(values)
+            self._arrival.set()
+            answers = await asyncio.gather(*(entry.answer for entry in entries))
+        if len(answers) == 1:
+            return answers[0]
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+    async def run(self) -> None:
+        """Calls the model until the task is cancelled."""
+        while True:
+            await self._arrive()
+            if self._wait and self._waiting < self._size:
+                await asyncio.sleep(self._wait)
+            if batch := self._next_batch():
+                await self._call(batch)
+
+    async def _arrive(self) -> None:
+        while not self._entries:
+            self._arrival.clear()
+            await self._arrival.wait()
+
+    def _next_batch(self) -> list[_Entry]:
+        batch: list[_Entry] = []
+        count = 0
+        while self._entries:
+            entry = self._entries[0]
+            if batch and not (entry.fits(batch[0]) and count + len(entry.values) <= self._size):
+                break
+            self._entries.popleft()
+            self._waiting -= len(entry.values)
+            if not entry.answer.done():  # cancelled, if its client is gone
+                batch.append(entry)
+                count += len(entry.values)
+        return batch
+
+    async def _call(self, batch: list[_Entry]) -> None:
+        values = [value for entry in batch for value in entry.values]
+        model, signature = batch[0].version.model, batch[0].signature
+        start = time.perf_counter()
+        try:
+            answer = await asyncio.get_running_loop().run_in_executor(self._executor, model.call, signature, values)
+        except Exception as error:  # whatever TensorFlow raises is the answer to these requests; the others go on
+            for entry in batch:
+                if not entry.answer.done():
+                    entry.answer.set_exception(error)
+            return
+        seconds = time.perf_counter() - start
+        self._observe(len(values), seconds)
+        self._seconds_a_value = seconds / max(len(values), 1)
+        position = 0
+        for entry in batch:
+            end = position + len(entry.values)
+            if not entry.answer.done():
+                entry.answer.set_result({name: output[position:end] for name, output in answer.items()})
+            position = end

@@ -1,0 +1,71 @@
+"""Requests and responses as JSON, and the errors of requests."""
+
+import base64
+import binascii
+import math
+from typing import Any, Final
+
+import orjson
+from starlette.responses import Response
+
+_JSON: Final = "application/json"
+
+
+class RequestError(Exception):
+    """The request cannot be answered.
+
+    Attributes:
+      status: the HTTP status code.
+      message: for the client.
+      retry_after: seconds after which the client can try again; None if that would not help.
+    """
+
+    def __init__(self, status: int, message: str, retry_after: float | None = None):
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after
+
+    def response(self) -> Response:
+        """Returns the answer, with the body of TensorFlow Serving and of the Open Inference Protocol: {"error": message}."""
+        headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+        return json_response({"error": self.message}, self.status, headers)
+
+
+def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Returns content as JSON. numpy arrays become lists; float32 numbers are written as short as they can be read back."""
+    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), status, headers, _JSON)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Returns the JSON object in a body.
+
+    Raises:
+      RequestError: it is not a JSON object (400). The messages are those of TensorFlow Serving.
+    """
+    if not body:
+        raise RequestError(400, "JSON Parse error: The document is empty")
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(400, f"JSON Parse error: {error.msg} at offset: {error.pos}") from None
+    if not isinstance(content, dict):
+        raise RequestError(400, f"JSON Value: {shown(content)} Is not object")
+    return content
+
+
+def shown(content: Any) -> str:
+    """Returns the beginning of a JSON value, for a message."""
+    return orjson.dumps(content)[:256].decode("utf-8", "replace")
+
+
+def decode_base64(text: str) -> bytes:
+    """Returns the bytes that base64 text stands for. The padding at its end may be missing.
+
+    Raises:
+      RequestError: it is not base64 (400).
+    """
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise RequestError(400, "Unable to base64 decode") from None

@@ -1,0 +1,92 @@
+"""Runs the application with uvicorn, in one process or in several that share a port."""
+
+import os
+import socket
+import tempfile
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.supervisors import Multiprocess
+
+from components.base.errors import CaptchaPipelineError
+from pipeline.config.config import Config
+from pipeline.config.server import ServerConfig
+from pipeline.logs import load_tensorflow, silence
+
+_CONFIG_VARIABLE: Final = "CAPTCHA_PIPELINE_SERVED_CONFIG"  # hands the configuration to the workers
+_BACKLOG: Final = 2048
+
+
+def run(config: Config, listener: socket.socket) -> None:
+    """Answers requests until SIGINT or SIGTERM, and then answers the open ones.
+
+    Args:
+      config: its section `server` has the settings.
+      listener: from `listen`.
+    """
+    os.environ[_CONFIG_VARIABLE] = config.model_dump_json()
+    settings = config.server
+    if settings.workers == 1:
+        uvicorn.Server(_uvicorn_config(settings)).run([listener])
+        return
+    from pipeline.server.metrics import FOLDER_VARIABLE
+
+    with tempfile.TemporaryDirectory() as shared:
+        os.environ[FOLDER_VARIABLE] = shared
+        uvicorn_config = _uvicorn_config(settings)
+        Multiprocess(uvicorn_config, sockets=[listener]).run()
+
+
+def listen(settings: ServerConfig) -> socket.socket:
+    """Returns a socket that is bound to the configured address.
+
+    Raises:
+      CaptchaPipelineError: the address does not exist or is in use.
+    """
+    try:
+        ((family, kind, protocol, _, address), *_) = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise CaptchaPipelineError(
+            f"Cannot listen on {settings.host}, port {settings.port}: {error.strerror}. Choose server.host and server.port, or stop the "
+            "program that uses the port."
+        ) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def create() -> Starlette:
+    """Returns the application for the configuration that `run` was given. Called in each worker."""
+    silence()
+    load_tensorflow(with_keras=False)
+    from pipeline.server.access import log_as_json
+    from pipeline.server.app import create_app
+
+    log_as_json()
+    return create_app(Config.model_validate_json(os.environ[_CONFIG_VARIABLE]))
+
+
+def _uvicorn_config(settings: ServerConfig) -> uvicorn.Config:
+    from pipeline.server.limits import limited_to
+
+    return uvicorn.Config(
+        "pipeline.server.run:create",
+        factory=True,
+        http=limited_to(settings.body_seconds),
+        ws="none",
+        lifespan="on",
+        loop="uvloop",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        workers=settings.workers,
+        limit_concurrency=settings.connections,
+        timeout_graceful_shutdown=settings.drain_seconds,
+        backlog=_BACKLOG,
+    )
