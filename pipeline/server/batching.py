@@ -91,8 +91,8 @@ class Batcher:
         """Calls the model until the task is cancelled."""
         while True:
             await self._arrive()
-            if self._wait and self._waiting < self._size:
-                await asyncio.sleep(self._wait)
+            if self._wait:
+                await self._fill()
             if batch := self._next_batch():
                 await self._call(batch)
 
@@ -100,6 +100,15 @@ class Batcher:
         while not self._entries:
             self._arrival.clear()
             await self._arrival.wait()
+
+    async def _fill(self) -> None:
+        end = asyncio.get_running_loop().time() + self._wait
+        while self._waiting < self._size:
+            self._arrival.clear()
+            try:
+                await asyncio.wait_for(self._arrival.wait(), end - asyncio.get_running_loop().time())
+            except asyncio.TimeoutError:
+                return
 
     def _next_batch(self) -> list[_Entry]:
         batch: list[_Entry] = []
