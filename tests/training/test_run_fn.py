@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,16 +16,18 @@ import pytest
 import tensorflow as tf
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import HISTORY_FILE, PROBABILITIES, SPEC_FILE, TEXT, WEIGHTS_FILE
+from components.base.features import CONFIDENCE, HISTORY_FILE, PROBABILITIES, SPEC_FILE, TEXT, WEIGHTS_FILE
 from components.base.recipe import fingerprint
 from components.data.captcha_spec import CaptchaSpec
+from components.data.pictures import PictureRules
 from components.serving.server_trial import answers
+from components.serving.training_profile import TrainingProfile
 from components.training.checkpoint import JUDGED_BY, Checkpoint
 from components.training.hyperparameters import Hyperparameters
 from components.training.run_fn import check_batch_size, run_fn
 from tests.support.encoded import encode
 from tests.support.exported_model import answers_in_python
-from tests.support.transform_run import draw, emitted, trainer_arguments, transform
+from tests.support.transform_run import PROFILE, draw, emitted, trainer_arguments, transform
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +118,22 @@ def test_a_fit_learns_and_another_seed_gives_another_model(plain: Path, fit: Fit
     capsys.readouterr()
     assert not np.array_equal(_weights(plain), _weights(fit("other", seed=2)))
     assert f"epoch {EPOCHS}/{EPOCHS}: loss" in capsys.readouterr().out
+
+
+def test_the_model_carries_the_profile_of_its_pictures_and_of_its_readings(plain: Path) -> None:
+    profile = TrainingProfile.load(plain / "model")
+    assert profile.counts["brightness"] == PROFILE.counts["brightness"]
+    assert (profile.counts["width"], profile.counts["height"]) == ({"16": 180}, {"32": 180})
+    assert profile.rules == PictureRules(1000, (255, 255, 255), "resize")
+
+    signature = tf.saved_model.load(str(plain / "model")).signatures["serving_default"]
+    answer = signature(image=tf.constant([encode(draw(SPEC, label, seed)) for seed in range(20, 24) for label in LABELS]))
+    texts = [text.decode() for text in answer[TEXT].numpy()]
+    assert profile.counts["length"] == {"2": len(texts)}
+    assert profile.counts["characters"] == Counter("".join(texts))
+    assert profile.counts["containing"] == Counter(character for text in texts for character in set(text))
+    expanded = sorted(Counter(map(int, profile.counts["confidence"].elements())).elements())
+    np.testing.assert_allclose(expanded, sorted(1000 * answer[CONFIDENCE].numpy()), atol=1.1)
 
 
 @pytest.mark.long
