@@ -23,10 +23,12 @@ from components.data.captcha_spec import CaptchaSpec
 from components.data.drift import Profile
 from components.data.pictures import PictureRules
 from components.evaluation.metrics import read
+from components.serving.canaries import write_canaries
 from components.serving.signatures import export_model
 from components.serving.training_profile import TrainingProfile
 from components.training.batches import count_records, evaluation_batches, record_files, training_batches
 from components.training.calibration import CalibratedCrossEntropy, calibrate
+from components.training.canaries import choose_canaries
 from components.training.checkpoint import Checkpoint, remove_old
 from components.training.devices import choose_strategy, fit, is_chief, synchronise_batch_norm, training_dtype
 from components.training.hyperparameters import FitLength, Hyperparameters
@@ -121,8 +123,10 @@ def run_fn(fn_args: FnArgs) -> None:
         config["wrong_size"],
     )
     rules = PictureRules(config["max_pixels"], tuple(config["background"]), config["wrong_size"])
-    profile = TrainingProfile.of(map(Profile, config["profiles"].values()), *_readings(logits, spec), rules)
-    profile.export(Path(fn_args.serving_model_dir) / "assets.extra")
+    extra = Path(fn_args.serving_model_dir) / "assets.extra"
+    readings = _readings(logits, spec)
+    TrainingProfile.of(map(Profile, config["profiles"].values()), *readings, rules).export(extra)
+    write_canaries(extra, choose_canaries(examples.eval, spec, *readings))
     (Path(fn_args.model_run_dir) / HISTORY_FILE).write_text(json.dumps(checkpoint.history, indent=1) + "\n", encoding="utf-8")
 
 

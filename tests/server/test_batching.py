@@ -149,9 +149,7 @@ def test_an_error_concerns_its_batch_only(executor: ThreadPoolExecutor) -> None:
     version, batcher = Version(), batcher_of(executor, size=1)
 
     async def work() -> None:
-        results = await asyncio.gather(
-            *(batcher.read(version, "s", [value]) for value in (b"1", b"bad", b"2")), return_exceptions=True
-        )
+        results = await asyncio.gather(*(batcher.read(version, "s", [value]) for value in (b"1", b"bad", b"2")), return_exceptions=True)
         assert [type(result) for result in results] == [dict, ValueError, dict]
 
     asyncio.run(running(batcher, work()))

@@ -20,6 +20,8 @@ from components.base.features import CONFIDENCE, HISTORY_FILE, PROBABILITIES, SP
 from components.base.recipe import fingerprint
 from components.data.captcha_spec import CaptchaSpec
 from components.data.pictures import PictureRules
+from components.serving.canaries import COUNT, check_canaries, read_canaries
+from components.serving.loaded import LoadedModel
 from components.serving.server_trial import answers
 from components.serving.training_profile import TrainingProfile
 from components.training.checkpoint import JUDGED_BY, Checkpoint
@@ -137,6 +139,17 @@ def test_the_model_carries_the_profile_of_its_pictures_and_of_its_readings(plain
 
 
 @pytest.mark.long
+def test_the_model_carries_canaries_that_a_server_reads_alike(plain: Path) -> None:
+    canaries = read_canaries(plain / "model")
+    pictures = [canary.picture for canary in canaries]
+    assert len(set(pictures)) == COUNT
+    answer = answers(plain / "model", {"serving_default": pictures})["serving_default"]
+    assert [text.decode() for text in answer[TEXT]] == [canary.text for canary in canaries]
+    model = LoadedModel(plain / "model")
+    check_canaries(model, plain / "model")
+    model.close()
+
+
 def test_a_fit_killed_in_an_epoch_ends_like_an_uninterrupted_fit(plain: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "on_epoch_begin", lambda self, epoch, logs=None: _kill() if epoch == 3 else None)
