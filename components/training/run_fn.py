@@ -120,7 +120,7 @@ def run_fn(fn_args: FnArgs) -> None:
         fn_args.serving_model_dir,
         config["wrong_size"],
     )
-    rules = PictureRules(config["max_pixels"], tuple(config["background"]), config["wrong_size"])
+    rules = PictureRules(config["max_pixels"], tuple(config["background"]), "resize")
     profile = TrainingProfile.of(map(Profile, config["profiles"].values()), *_readings(logits, spec), rules)
     profile.export(Path(fn_args.serving_model_dir) / "assets.extra")
     (Path(fn_args.model_run_dir) / HISTORY_FILE).write_text(json.dumps(checkpoint.history, indent=1) + "\n", encoding="utf-8")
