@@ -132,7 +132,8 @@ def _reader(name: str) -> Callable[[list[bytes], list[str]], list[tuple[str, flo
 
     task, overrides = TASKS[name]
     config = task.config(*overrides)
-    command("run", *task.options(*overrides))
+    if not serving_dir.versions(config.serving_dir):
+        command("run", *task.options(*overrides))
     model = ServedModel(serving_dir.versions(config.serving_dir)[0].path)
     return lambda pictures, _: [(reading.text, reading.confidence) for reading in model.read(pictures)]
 
