@@ -122,7 +122,7 @@ def run_fn(fn_args: FnArgs) -> None:
         fn_args.serving_model_dir,
         config["wrong_size"],
     )
-    rules = PictureRules(config["max_pixels"], tuple(config["background"]), config["wrong_size"])
+    rules = PictureRules(config["max_pixels"], tuple(config["background"]), "resize")
     extra = Path(fn_args.serving_model_dir) / "assets.extra"
     readings = _readings(logits, spec)
     TrainingProfile.of(map(Profile, config["profiles"].values()), *readings, rules).export(extra)

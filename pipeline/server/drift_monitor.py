@@ -37,9 +37,9 @@ _LOG: Final = logging.getLogger(__name__)
 NUMBERS: Final = (BRIGHTNESS, CONTRAST, WIDTH, HEIGHT, CONFIDENCE, LENGTH)
 FEATURES: Final = (*NUMBERS, CHARACTERS)
 PICTURES_PER_FALSE_ALARM: Final = 250_000
-# How much the share of an event may differ from training. A size that 10 % of the pictures have and none had in training is the default
-# limit of drift.size. In brightness and contrast it is a Jensen-Shannon divergence of 0.05, the default limit of DriftGate. 5 % is the limit
-# of drift.characters, here of the texts that contain a character.
+# By how much the share of an event may exceed that in training. For sizes, 10 % is the default limit of drift.size. If 10 % of the pictures
+# are brighter than all in training, the Jensen-Shannon divergence is 0.05, the default limit of drift.brightness. 5 % is the default limit
+# of drift.characters, there of all characters, here of the texts with a character.
 TOLERANCE: Final = dict.fromkeys(NUMBERS, 0.1) | {CHARACTERS: 0.05}
 RECENT: Final = 100  # pictures that an alarm describes
 _CUTS: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)  # the quantiles of the training profile that bound events

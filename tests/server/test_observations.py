@@ -2,8 +2,10 @@
 
 import json
 import os
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,10 @@ import numpy as np
 import pytest
 
 from components.base.features import CONFIDENCE, TEXT, VALID
+from components.data.drift import Profile
 from components.data.example_proto import Example
+from components.data.pictures import PictureRules, inspect_picture
+from components.serving.training_profile import TrainingProfile
 from pipeline.config.server import PredictionLogConfig
 from pipeline.server.drift_watch import DriftWatch
 from pipeline.server.observations import Observation, Observations
@@ -75,7 +80,8 @@ def test_an_error_of_a_watcher_is_logged_and_the_others_go_on(caplog: pytest.Log
 
 
 def test_requests_do_not_wait_for_slow_watchers() -> None:
-    slow, lost = Seen(), []
+    slow = Seen()
+    lost: list[int] = []
     slow.go.clear()
     observations = Observations([slow], lost.append)
     for _ in range(1200):
@@ -155,3 +161,44 @@ def test_a_version_without_a_profile_is_not_watched(tmp_path: Path, caplog: pyte
         watch.watch(Observation(version, picture, "аб", 1, 0))
     watch.close()
     assert caplog.text.count("The drift monitor is off") == 1
+
+
+def test_an_alarm_is_counted_and_posted(tmp_path: Path) -> None:
+    posted: list[dict[str, Any]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(500 if len(posted) == 1 else 200)  # a failed post is repeated
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    rules = PictureRules(100_000, (255, 255, 255), "resize")
+    trained = [inspect_picture(picture, SPEC, rules) for picture in pictures(40)]
+    profile = Profile({"brightness": Counter(), "contrast": Counter(), "size": Counter()})
+    for found in trained:
+        profile.counts["brightness"][str(int(found.brightness))] += 10
+        profile.counts["contrast"][str(int(found.contrast))] += 10
+        profile.counts["size"][f"{found.width}x{found.height}"] += 10
+    (tmp_path / "assets.extra").mkdir()
+    TrainingProfile.of([profile], ["аб"] * 400, [0.99] * 400, rules).export(tmp_path / "assets.extra")
+    version: Any = SimpleNamespace(number=5, pushed=SimpleNamespace(path=tmp_path, spec=SPEC))
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    Thread(target=server.serve_forever, daemon=True).start()
+    alarms: list[str] = []
+    watch = DriftWatch("shop", f"http://127.0.0.1:{server.server_port}/hook", alarms.append)
+    wider = SPEC.model_copy(update={"width": 30})
+    for seed in range(500):
+        watch.watch(Observation(version, encode(draw(wider, "аб", seed)), "аб", 0.99, 0))
+    watch.close()
+    server.shutdown()
+    server.server_close()
+    assert "width" in alarms
+    assert posted[0] == posted[1]
+    assert {item["feature"] for item in posted} == set(alarms)
+    assert posted[0]["model"] == "shop"
+    assert posted[0]["version"] == 5
+    assert {item["feature"] for item in posted if item["feature"] in item["message"]} == set(alarms)
