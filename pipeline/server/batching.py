@@ -5,13 +5,31 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from pipeline.server.versions import Version
-
 Answer = dict[str, np.ndarray]
+
+
+class Model(Protocol):
+    """`components.serving.loaded.LoadedModel`, as far as batches need it."""
+
+    def call(self, signature: str, values: Sequence[bytes]) -> Answer:
+        """Returns the outputs of a signature."""
+
+
+class Version(Protocol):
+    """`pipeline.server.versions.Version`, as far as batches need it."""
+
+    @property
+    def model(self) -> Model:
+        """Its signatures."""
+
+    def used(self) -> AbstractContextManager[None]:
+        """Keeps the version loaded."""
 
 
 class QueueFull(Exception):

@@ -1,8 +1,9 @@
 """Batches of a server's requests, with a stand-in for the model."""
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -37,14 +38,13 @@ class Version:
         self.model = Model()
         self.users = 0
 
-    def used(self) -> "Version":
-        return self
-
-    def __enter__(self) -> None:
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
         self.users += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.users -= 1
+        try:
+            yield
+        finally:
+            self.users -= 1
 
 
 async def running(batcher: Batcher, work: Coroutine[Any, Any, Any]) -> Any:
