@@ -254,3 +254,8 @@ class Config(Section):
     def serving_dir(self) -> str:
         """TensorFlow Serving's base path: one numbered folder per version."""
         return self.pusher.serving_dir or str(Path(self.root) / self.name / "serving" / self.name)
+
+    @property
+    def served_name(self) -> str:
+        """The name of the model in requests to `serve`."""
+        return self.server.name or self.name

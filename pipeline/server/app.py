@@ -57,7 +57,7 @@ def create_app(config: Config) -> Starlette:
     batcher = Batcher(settings.batch_size, settings.batch_wait_ms / 1000, settings.queue, threads[0], measured.batch)
     versions = Versions(Path(config.serving_dir), settings.labels, threads[1], measured.versions)
     observations = Observations(_watchers(config, measured), measured.unobserved)
-    server = Server(config.name, versions, batcher, [measured, observations])
+    server = Server(config.served_name, versions, batcher, [measured, observations])
 
     @contextlib.asynccontextmanager
     async def running(app: Starlette) -> AsyncIterator[None]:
@@ -96,7 +96,7 @@ def create_app(config: Config) -> Starlette:
 
 def _watchers(config: Config, measured: Metrics) -> Iterator[Watcher]:
     if config.server.drift.watch:
-        yield DriftWatch(config.name, config.server.drift.webhook, measured.alarm)
+        yield DriftWatch(config.served_name, config.server.drift.webhook, measured.alarm)
     if config.server.log.folder:
         yield PredictionLog(config.server.log, Path(config.server.log.folder))
 
