@@ -56,6 +56,10 @@ class Server:
         self._process = process
         self.address = ("127.0.0.1", port)
 
+    def check(self) -> None:
+        """Raises AssertionError if the server has ended."""
+        assert self._process.poll() is None, "the server has ended"
+
     @property
     def cpu_seconds(self) -> float:
         """The CPU time so far."""
@@ -88,8 +92,13 @@ def running(serving_dir: Path, *overrides: str) -> Iterator[Server]:
 
 async def _ready(server: Server) -> None:
     request = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
-    load = await closed_loop(server.address, [request], 1, _for(0.01))
-    assert not load.failures, "the server has no version"
+    while True:
+        with contextlib.suppress(ConnectionRefusedError):  # until the model is loaded
+            load = await closed_loop(server.address, [request], 1, _for(0.01))
+            assert not load.failures, "the server has no version"
+            return
+        server.check()
+        await asyncio.sleep(0.2)
 
 
 def predict_requests(pictures: Sequence[bytes]) -> list[bytes]:
