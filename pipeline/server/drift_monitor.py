@@ -79,8 +79,7 @@ class Measurements(NamedTuple):
             return len(self.text)
         if feature == CONFIDENCE:
             return confidence_level(self.confidence)
-        # Profiles are made from float32, which may round up to a whole number.
-        return int(np.float32(getattr(self, feature)))
+        return int(getattr(self, feature))
 
 
 def measure(picture: bytes, text: str, confidence: float, spec: CaptchaSpec, rules: PictureRules) -> Measurements:
