@@ -26,7 +26,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from benchmarks.results import ROOT, record
 from benchmarks.tasks import Task, command
-from components.data.drift import Profile
+from components.data.drift import NUMBERS, SIZE, Profile
 from components.data.pictures import PictureRules
 from components.data.records import encode_png
 from components.data.sources.painting import SynthPlan, find_fonts, painter
@@ -140,12 +140,11 @@ def _reader(name: str) -> Callable[[list[bytes], list[str]], list[tuple[str, flo
 
 def profile_of(pool: Sequence[Measurements]) -> TrainingProfile:
     """Returns the training profile of pictures. A real one counts the readings of the eval split only, here those of all pictures."""
-    counts = {
-        "brightness": collections.Counter(str(found.value("brightness")) for found in pool),
-        "contrast": collections.Counter(str(found.value("contrast")) for found in pool),
-        "size": collections.Counter(f"{found.width}x{found.height}" for found in pool),
-    }
-    return TrainingProfile.of([Profile(counts)], [found.text for found in pool], [found.confidence for found in pool], RULES)
+    counts = {name: collections.Counter(str(found.value(name)) for found in pool) for name in NUMBERS}
+    sizes = collections.Counter(f"{found.width}x{found.height}" for found in pool)
+    return TrainingProfile.of(
+        [Profile(counts | {SIZE: sizes})], [found.text for found in pool], [found.confidence for found in pool], RULES
+    )
 
 
 def sampled(trained: Pool, count: int, seed: int) -> TrainingProfile:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from scipy.stats import beta
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import BRIGHTNESS, CHARACTERS, CONFIDENCE, CONTRAST, HEIGHT, WIDTH
+from components.base.features import BRIGHTNESS, CHARACTERS, CONFIDENCE, CONTRAST, HEIGHT, SHARPNESS, WIDTH
 from components.data import drift
 from components.data.captcha_spec import CaptchaSpec
 from components.data.pictures import PictureRules, inspect_picture
@@ -34,7 +34,7 @@ from components.serving.training_profile import CONTAINING, LENGTH, TrainingProf
 
 _LOG: Final = logging.getLogger(__name__)
 
-NUMBERS: Final = (BRIGHTNESS, CONTRAST, WIDTH, HEIGHT, CONFIDENCE, LENGTH)
+NUMBERS: Final = (BRIGHTNESS, CONTRAST, SHARPNESS, WIDTH, HEIGHT, CONFIDENCE, LENGTH)
 FEATURES: Final = (*NUMBERS, CHARACTERS)
 PICTURES_PER_FALSE_ALARM: Final = 250_000
 # By how much the share of an event may exceed that in training. For sizes, 10 % is the default limit of drift.size. If 10 % of the pictures
@@ -61,7 +61,7 @@ class Measurements(NamedTuple):
 
     Attributes:
       width, height: pixels.
-      brightness, contrast: mean and standard deviation of the pixel values, 0 to 255, as in components/data/pictures.py.
+      brightness, contrast, sharpness: as in `components.data.pictures.Picture`.
       text: that the model read.
       confidence: of the model in the text, 0 to 1.
     """
@@ -70,6 +70,7 @@ class Measurements(NamedTuple):
     height: int
     brightness: float
     contrast: float
+    sharpness: float
     text: str
     confidence: float
 
@@ -96,7 +97,7 @@ def measure(picture: bytes, text: str, confidence: float, spec: CaptchaSpec, rul
       PictureError: as for `components.data.pictures.inspect_picture`; not if the model found the picture valid.
     """
     found = inspect_picture(picture, spec, rules)
-    return Measurements(found.width, found.height, found.brightness, found.contrast, text, confidence)
+    return Measurements(found.width, found.height, found.brightness, found.contrast, found.sharpness, text, confidence)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +109,8 @@ class Alarm:
       event: what has become more frequent, such as "brightness above 231".
       measured: the share of the last RECENT pictures that show it, 0 to 1. If the drift is younger than that, the share is still rising.
       trained: its share in the training profile.
-      distance: of the last RECENT pictures from the training profile: for brightness, contrast and confidence the Jensen-Shannon divergence
-        in bits, for the other features the largest difference in the share of a value, as `components.data.drift.distances` computes them.
+      distance: of the last RECENT pictures from the training profile: for brightness, contrast, sharpness and confidence the Jensen-Shannon
+        divergence in bits, for the others the largest difference in the share of a value, as in `components.data.drift.distances`.
       pictures: observed since the start or the last reset, with this one.
     """
 
@@ -228,8 +229,8 @@ class DriftMonitor:
 
     The memory is bounded, and the cost of a picture does not depend on how many were observed. Threads may share a monitor.
 
-    A picture with the size, brightness and contrast of one among the last thousand different pictures is a repetition. One in sixteen
-    repetitions counts. Otherwise a client that sends the same pictures over and over would look like drift.
+    A picture with the size, brightness, contrast and sharpness of one among the last thousand different pictures is a repetition. One in
+    sixteen repetitions counts. Otherwise a client that sends the same pictures over and over would look like drift.
     """
 
     def __init__(self, profile: TrainingProfile):
@@ -299,7 +300,7 @@ class DriftMonitor:
             return self._alarm(feature)
 
     def _is_repeated(self, found: Measurements) -> bool:
-        key = found[:4]
+        key = found[:5]
         if key in self._remembered:
             self._remembered.move_to_end(key)
             return True
@@ -321,7 +322,7 @@ class DriftMonitor:
         if feature == CHARACTERS:
             return drift.largest_difference(collections.Counter("".join(found.text for found in self._recent)), trained)
         recent = collections.Counter(str(found.value(feature)) for found in self._recent)
-        if feature in (BRIGHTNESS, CONTRAST):
+        if feature in drift.NUMBERS:
             return drift.divergence(recent, trained)
         if feature == CONFIDENCE:
             return drift.divergence(_in_percent(recent), _in_percent(trained))
