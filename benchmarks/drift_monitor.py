@@ -101,8 +101,12 @@ def _pools(name: str) -> Iterator[tuple[str, Pool]]:
     config = load_config(ROOT / "configs" / f"{name}.yaml")
     read = _reader(name)
     fonts = find_fonts(config.synth.fonts, config.captcha.characters)
-    jobs = {"trained": (1001, TRAINED[name][-1], fonts, None), "traffic": (1002, TRAFFIC, fonts, None)}
-    jobs |= {change: (1003, DRIFTED, fonts, change) for change in CHANGES} | {OTHER_FONT: (1003, DRIFTED, (_FONT,), None)}
+    jobs: dict[str, tuple[int, int, tuple[str, ...], str | None]] = {
+        "trained": (1001, TRAINED[name][-1], fonts, None),
+        "traffic": (1002, TRAFFIC, fonts, None),
+    }
+    jobs |= {change: (1003, DRIFTED, fonts, change) for change in CHANGES}
+    jobs[OTHER_FONT] = (1003, DRIFTED, (_FONT,), None)
     with ProcessPoolExecutor(2) as workers:
         for key, (seed, count, of, change) in jobs.items():
             plan = SynthPlan(config.captcha, config.synth.model_copy(update={"seed": seed, "count": count, "fonts": of}), {"train": 1})
@@ -180,7 +184,7 @@ def thinned(pool: Pool, count: int, rng: np.random.Generator) -> Iterator[Measur
     return itertools.islice(in_bursts(pool, count * BURST, rng), 0, None, BURST)
 
 
-KINDS: Final = {
+KINDS: Final[Mapping[Traffic, str]] = {
     independent: "independent requests",
     repeated: "a tenth of the pictures sent 20 times in a row",
     in_bursts: f"only bursts of {BURST} pictures of the same brightness",
