@@ -84,6 +84,7 @@ def create_app(config: Config) -> Starlette:
         exception_handlers={RequestError: _refused, HTTPException: _not_found, ClientDisconnect: _gone, Exception: _failed},
         lifespan=running,
     )
+    app.router.redirect_slashes = False
     app.state.server = server
     app.state.metrics = measured
     return app

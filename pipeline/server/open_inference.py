@@ -71,6 +71,9 @@ async def infer(request: Request) -> Response:
     signature = version.model.signatures[SIGNATURE]
     values = _input(content, signature.inputs[0].name, memoryview(body)[length:])
     wanted = _wanted(content, signature.outputs)
+    about = {"id": content["id"]} if "id" in content else {}
+    if not all(isinstance(text, str) for text in about.values()):
+        raise RequestError(400, "'id' must be a string")
     answer = await server.read(version, SIGNATURE, values)
     outputs: list[dict[str, Any]] = []
     binary: list[bytes] = []
@@ -83,7 +86,6 @@ async def infer(request: Request) -> Response:
         else:
             output["data"] = [text.decode("utf-8", "replace") for text in data] if tensor.dtype == "DT_STRING" else data.ravel()
         outputs.append(output)
-    about = {"id": content["id"]} if "id" in content else {}
     reply = about | {"model_name": server.name, "model_version": str(version.number), "outputs": outputs}
     if not binary:
         return json_response(reply)
