@@ -81,7 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
     - At most PIPELINED requests wait on a connection while an earlier one is answered.
     - A wish to upgrade the connection is ignored, as RFC 9110, 7.8, allows. The parser would drop the body of such a request.
 
-    Whatever a request violates, requests that came before it on the same connection are answered.
+    A head that breaks a rule does not cost earlier requests on the connection their answers.
     """
 
     seconds: float
@@ -116,6 +116,11 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             if self._surplus > HEAD_BYTES:
                 self._refuse(400, f"The head of the request, or its trailer, is longer than {HEAD_BYTES:,} bytes.")
+
+    def on_message_begin(self) -> None:
+        """Starts the time, also if the request begins in the middle of the data."""
+        super().on_message_begin()
+        self._start_timer()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Takes a header, and drops a trailer."""

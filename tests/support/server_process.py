@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -59,34 +58,10 @@ class ServerProcess:
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
 
-    def raw(self, *parts: bytes, seconds: float = 0, until_closed: bool = False) -> bytes:
-        """Sends parts of a request, `seconds` apart, and returns what comes back until the server closes or an answer is complete."""
-        with socket.create_connection((self.host, self.port), timeout=60) as connection:
-            for part in parts:
-                connection.sendall(part)
-                time.sleep(seconds)
-            return read_all(connection) if until_closed else read_answer(connection)
-
     def stop(self) -> int:
         """Ends the server; returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
-
-
-def read_all(connection: socket.socket) -> bytes:
-    """Returns everything that arrives until the server closes the connection."""
-    parts = []
-    with contextlib.suppress(ConnectionResetError):
-        while part := connection.recv(65536):
-            parts.append(part)
-    return b"".join(parts)
-
-
-def read_answer(connection: socket.socket) -> bytes:
-    """Returns one answer, with its head."""
-    response = http.client.HTTPResponse(connection)
-    response.begin()
-    return f"{response.status} ".encode() + response.read()
 
 
 @contextlib.contextmanager
@@ -117,5 +92,6 @@ def _started(process: subprocess.Popen[bytes], log: Path) -> ServerProcess:
             with contextlib.suppress(OSError):
                 if server.request("GET", "/readyz").status == 200:
                     return server
-        assert process.poll() is None and time.monotonic() < end, log.read_text()
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
         time.sleep(0.1)
