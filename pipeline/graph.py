@@ -83,6 +83,7 @@ def create_pipeline(config: Config, inputs: RunInputs, parameters: RunParameters
     )
     trainer = Trainer(
         run_fn="components.training.run_fn.run_fn",
+        profiles=data.example_gen.outputs["profiles"],
         **made_from,
         # Only an input for a warm start: otherwise a change in production would train the same model again.
         base_model=production.outputs["model"] if config.trainer.warm_start else None,
@@ -92,6 +93,7 @@ def create_pipeline(config: Config, inputs: RunInputs, parameters: RunParameters
             "trainer": config.trainer.model_dump(),
             "max_pixels": config.data.max_pixels,
             "wrong_size": config.data.wrong_size,
+            "background": config.data.background,
             "checkpoint_dir": config.checkpoint_dir,
             "log_dir": config.log_dir,
             "source_digest": inputs.digests["Trainer"],

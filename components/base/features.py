@@ -51,5 +51,6 @@ GOLDEN_FILE: Final = "golden.json"  # next to a blessing: the model's golden-set
 SPEC_FILE: Final = "captcha.json"  # in a SavedModel's assets.extra: the model's CaptchaSpec, and the inputs of its training
 SERVABLE: Final = "servable"  # in SPEC_FILE: true; missing in models of earlier releases, which only a Python server can use
 WRONG_SIZE: Final = "wrong_size"  # in SPEC_FILE: "resize" or "refuse"; missing in models of earlier releases, which resize
+PROFILE_FILE: Final = "profile.json"  # in a SavedModel's assets.extra: see components/serving/training_profile.py
 WEIGHTS_FILE: Final = "model.weights.h5"  # in a SavedModel's assets.extra: the weights for a warm start
 CANARIES_FILE: Final = "canaries.json"  # in a SavedModel's assets.extra: pictures and their readings: see components/serving/canaries.py

@@ -90,17 +90,15 @@ def distances(newest: Profile, others: Profile, thresholds: Mapping[str, float |
       others: the merged profile of the other spans; not empty.
       thresholds: by measure; None for no threshold.
     """
-    from scipy.spatial.distance import jensenshannon  # here, because its import takes longer than everything that most commands do
-
     found = {}
     for measure in MEASURES:
         left, right = newest.counts[measure], others.counts[measure]
         if measure in NUMBERS:
-            value = float(jensenshannon(histogram(left), histogram(right), base=2) ** 2)  # SciPy returns the root of it; TFDV does not
+            value = divergence(left, right)
         elif measure == POSITIONS:
-            value = max(_largest_difference(*pair) for pair in _by_position(left, right))
+            value = max(largest_difference(*pair) for pair in _by_position(left, right))
         else:
-            value = _largest_difference(left, right)
+            value = largest_difference(left, right)
         found[measure] = Distance(value, thresholds[measure])
     return found
 
@@ -155,7 +153,15 @@ def histogram(counts: Mapping[str, int]) -> np.ndarray:
     return bins / max(bins.sum(), 1)
 
 
-def _largest_difference(left: Mapping[str, int], right: Mapping[str, int]) -> float:
+def divergence(left: Mapping[str, int], right: Mapping[str, int]) -> float:
+    """Returns the Jensen-Shannon divergence in bits, 0 to 1, of two counts by grey level. Neither is empty."""
+    from scipy.spatial.distance import jensenshannon  # here, because its import takes longer than everything that most commands do
+
+    return float(jensenshannon(histogram(left), histogram(right), base=2) ** 2)  # SciPy returns the root of it; TFDV does not
+
+
+def largest_difference(left: Mapping[str, int], right: Mapping[str, int]) -> float:
+    """Returns the largest difference, 0 to 1, between the shares of a value in two counts."""
     totals = max(sum(left.values()), 1), max(sum(right.values()), 1)
     return max((abs(left.get(value, 0) / totals[0] - right.get(value, 0) / totals[1]) for value in {*left, *right}), default=0.0)
 

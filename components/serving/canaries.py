@@ -5,11 +5,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from components.base.errors import CaptchaPipelineError
 from components.base.features import CANARIES_FILE, TEXT, VALID
-from components.serving.loaded import LoadedModel
+
+if TYPE_CHECKING:
+    from components.serving.loaded import LoadedModel
 
 COUNT: Final = 8
 
@@ -44,7 +46,7 @@ def read_canaries(version: Path) -> list[Canary]:
         raise CaptchaPipelineError(f"{file} is damaged: {error}.") from None
 
 
-def check_canaries(model: LoadedModel, version: Path) -> None:
+def check_canaries(model: "LoadedModel", version: Path) -> None:
     """Checks that a loaded model reads its canaries as it did when it was exported.
 
     Raises:

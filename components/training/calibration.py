@@ -15,8 +15,8 @@ _LOG_TEMPERATURES: Final = (-2.0, 2.0)
 _STEPS: Final = 16  # at this spacing the lowest cross-entropy is less than a hundredth above that of `temperature`
 
 
-def calibrate(model: keras.Model, batches: tf.data.Dataset) -> float:
-    """Divides the logits of a model by the temperature that suits these pictures best. Returns the temperature.
+def calibrate(model: keras.Model, batches: tf.data.Dataset) -> npt.NDArray[np.float32]:
+    """Divides the logits of a model by the temperature that suits these pictures best.
 
     Label smoothing makes a model much less confident than it is accurate. The heads are linear, so their weights can be divided
     instead of the logits. The model's readings and its speed stay the same.
@@ -24,6 +24,9 @@ def calibrate(model: keras.Model, batches: tf.data.Dataset) -> float:
     Args:
       model: from `build_model`. The weights of its heads are changed.
       batches: pictures that the model was not trained on, from `evaluation_batches`.
+
+    Returns:
+      The model's logits of these pictures after calibration, float32 [N, max_length, num_classes].
     """
     parts = [(model.predict_on_batch(images), labels.numpy()) for images, labels in batches]
     logits, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -31,7 +34,7 @@ def calibrate(model: keras.Model, batches: tf.data.Dataset) -> float:
     for layer in model.layers:
         if layer.name.startswith("head"):
             layer.set_weights([weight / divisor for weight in layer.get_weights()])
-    return divisor
+    return logits / np.float32(divisor)
 
 
 def temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:

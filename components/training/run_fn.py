@@ -9,17 +9,26 @@ from pathlib import Path
 from typing import Final
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_transform as tft
+from scipy.special import softmax
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components.base.errors import CaptchaPipelineError
 from components.base.features import BASE_PROBLEM, FINGERPRINT, HISTORY_FILE, RECIPE, WARM_START
 from components.base.recipe import fingerprint
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drift import Profile
+from components.data.pictures import PictureRules
+from components.evaluation.metrics import read
+from components.serving.canaries import write_canaries
 from components.serving.signatures import export_model
+from components.serving.training_profile import TrainingProfile
 from components.training.batches import count_records, evaluation_batches, record_files, training_batches
 from components.training.calibration import CalibratedCrossEntropy, calibrate
+from components.training.canaries import choose_canaries
 from components.training.checkpoint import Checkpoint, remove_old
 from components.training.devices import choose_strategy, fit, is_chief, synchronise_batch_norm, training_dtype
 from components.training.hyperparameters import FitLength, Hyperparameters
@@ -48,7 +57,8 @@ def run_fn(fn_args: FnArgs) -> None:
     `fn_args.custom_config` has: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `recipe`, which identifies
     this combination of configuration, data and code (components/base/recipe.py); `checkpoint_dir`, the folder of the checkpoints from which
     a killed fit resumes; `log_dir`, where TensorBoard finds a folder for each fingerprint during its fit; and `max_pixels` and
-    `wrong_size`, which decide what pictures the served model refuses: see `export_model`. `fn_args.base_model` is the folder of a
+    `wrong_size`, which decide what pictures the served model refuses: see `export_model`; `background`, the colour of transparent pixels;
+    and `profiles`, the counts of a `drift.Profile` for each span. `fn_args.base_model` is the folder of a
     SavedModel to start from. The folder may be empty.
 
     Raises:
@@ -95,7 +105,7 @@ def run_fn(fn_args: FnArgs) -> None:
     # In float32 whatever the training precision, so that the model runs, and runs fast, on machines without bfloat16.
     exported = build_model(spec, PRESETS[parameters.preset])
     exported.set_weights(model.get_weights())
-    calibrate(exported, evaluation_batches(examples.eval, spec, EVALUATION_BATCH))
+    logits = calibrate(exported, evaluation_batches(examples.eval, spec, EVALUATION_BATCH))
     about = {
         RECIPE: config["recipe"],
         FINGERPRINT: name,
@@ -112,7 +122,18 @@ def run_fn(fn_args: FnArgs) -> None:
         fn_args.serving_model_dir,
         config["wrong_size"],
     )
+    rules = PictureRules(config["max_pixels"], tuple(config["background"]), "resize")
+    extra = Path(fn_args.serving_model_dir) / "assets.extra"
+    readings = _readings(logits, spec)
+    TrainingProfile.of(map(Profile, config["profiles"].values()), *readings, rules).export(extra)
+    write_canaries(extra, choose_canaries(examples.eval, spec, *readings))
     (Path(fn_args.model_run_dir) / HISTORY_FILE).write_text(json.dumps(checkpoint.history, indent=1) + "\n", encoding="utf-8")
+
+
+def _readings(logits: npt.NDArray[np.float32], spec: CaptchaSpec) -> tuple[list[str], list[float]]:
+    """Returns the texts and the confidences, as the served model reads, of logits [N, max_length, num_classes]."""
+    ids, chosen = read(softmax(logits, axis=-1), spec.min_length)
+    return [spec.decode(row) for row in ids.tolist()], chosen.prod(axis=-1).tolist()
 
 
 def _plan(length: FitLength, batch_size: int, count: int) -> str:

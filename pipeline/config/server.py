@@ -13,6 +13,16 @@ class PredictionLogConfig(Section):
     max_mib: int = Field(1000, ge=1, description="size limit in MiB; the oldest pictures are removed")
 
 
+class LiveDriftConfig(Section):
+    """Compares the pictures that a server reads with those that its model was trained on.
+
+    See docs/explanation/live-drift.md.
+    """
+
+    watch: bool = Field(True, description="watch for drift; it takes a part of the time that the model takes")
+    webhook: str | None = Field(None, pattern=r"^https?://", description="URL to which alarms are posted as JSON; null for the log only")
+
+
 class ServerConfig(Section):
     """How `captcha-pipeline serve` answers requests. See docs/how-to/serving.md."""
 
@@ -30,6 +40,7 @@ class ServerConfig(Section):
     poll_seconds: float = Field(2, gt=0, description="how often to look for new versions in the serving folder, in seconds")
     labels: dict[str, int] = Field({}, description="versions that stay loaded, by label, such as {stable: 1795906067}")
     access_log: bool = Field(True, description="print a line of JSON for each request")
+    drift: LiveDriftConfig = Field(LiveDriftConfig(), description="drift of the pictures that are read")
     log: PredictionLogConfig = Field(PredictionLogConfig(), description="log of pictures and their readings")
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -19,9 +19,12 @@ from pipeline.config.config import Config
 from pipeline.server import open_inference, tensorflow_api
 from pipeline.server.access import Access
 from pipeline.server.batching import Batcher
+from pipeline.server.drift_watch import DriftWatch
 from pipeline.server.limits import BodyLimits
 from pipeline.server.messages import RequestError, json_response
 from pipeline.server.metrics import Metrics, metrics
+from pipeline.server.observations import Observations, Watcher
+from pipeline.server.prediction_log import PredictionLog
 from pipeline.server.reading import Server, server_of
 from pipeline.server.versions import Versions
 
@@ -53,7 +56,8 @@ def create_app(config: Config) -> Starlette:
     threads = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(1, "loader")
     batcher = Batcher(settings.batch_size, settings.batch_wait_ms / 1000, settings.queue, threads[0], measured.batch)
     versions = Versions(Path(config.serving_dir), settings.labels, threads[1], measured.versions)
-    server = Server(config.name, versions, batcher, [measured])
+    observations = Observations(_watchers(config, measured), measured.unobserved)
+    server = Server(config.name, versions, batcher, [measured, observations])
 
     @contextlib.asynccontextmanager
     async def running(app: Starlette) -> AsyncIterator[None]:
@@ -69,6 +73,7 @@ def create_app(config: Config) -> Starlette:
             await asyncio.gather(*tasks, return_exceptions=True)
             for thread in threads:
                 thread.shutdown()
+            observations.close()
             versions.close()
             measured.close()
 
@@ -88,6 +93,13 @@ def create_app(config: Config) -> Starlette:
     app.state.server = server
     app.state.metrics = measured
     return app
+
+
+def _watchers(config: Config, measured: Metrics) -> Iterator[Watcher]:
+    if config.server.drift.watch:
+        yield DriftWatch(config.name, config.server.drift.webhook, measured.alarm)
+    if config.server.log.folder:
+        yield PredictionLog(config.server.log, Path(config.server.log.folder))
 
 
 async def _refused(request: Request, error: Any) -> Response:

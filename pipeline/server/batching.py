@@ -5,13 +5,31 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from pipeline.server.versions import Version
-
 Answer = dict[str, np.ndarray]
+
+
+class Model(Protocol):
+    """`components.serving.loaded.LoadedModel`, as far as batches need it."""
+
+    def call(self, signature: str, values: Sequence[bytes]) -> Answer:
+        """Returns the outputs of a signature."""
+
+
+class Version(Protocol):
+    """`pipeline.server.versions.Version`, as far as batches need it."""
+
+    @property
+    def model(self) -> Model:
+        """Its signatures."""
+
+    def used(self) -> AbstractContextManager[None]:
+        """Keeps the version loaded."""
 
 
 class QueueFull(Exception):
@@ -96,8 +114,8 @@ class Batcher:
         """Calls the model until the task is cancelled."""
         while True:
             await self._arrive()
-            if self._wait and self._waiting < self._size:
-                await asyncio.sleep(self._wait)
+            if self._wait:
+                await self._fill()
             if batch := self._next_batch():
                 await self._call(batch)
 
@@ -105,6 +123,15 @@ class Batcher:
         while not self._entries:
             self._arrival.clear()
             await self._arrival.wait()
+
+    async def _fill(self) -> None:
+        end = asyncio.get_running_loop().time() + self._wait
+        while self._waiting < self._size:
+            self._arrival.clear()
+            try:
+                await asyncio.wait_for(self._arrival.wait(), end - asyncio.get_running_loop().time())
+            except asyncio.TimeoutError:
+                return
 
     def _next_batch(self) -> list[_Entry]:
         batch: list[_Entry] = []

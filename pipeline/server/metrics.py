@@ -38,6 +38,7 @@ class Metrics:
         self._queue = Gauge("captcha_queue_pictures", "Waiting pictures.", multiprocess_mode="livesum", registry=own)
         self._version = Gauge("captcha_model_version", "The version that answers requests.", multiprocess_mode="livemin", registry=own)
         self._refused = Gauge("captcha_refused_versions", "Versions that could not be loaded.", multiprocess_mode="livemax", registry=own)
+        self._unobserved = Counter("captcha_unobserved_pictures_total", "Pictures that the log and the monitor missed.", registry=own)
         self._drift = Counter("captcha_drift_alarms_total", "Alarms of the drift monitor.", ["feature"], registry=own)
 
     def request(self, endpoint: str, status: int, seconds: float) -> None:
@@ -66,6 +67,10 @@ class Metrics:
         """Notes the current version and the number of refused versions."""
         self._version.set(versions.current.number if versions.current else 0)
         self._refused.set(sum(bool(status.problem) for status in versions.statuses.values()))
+
+    def unobserved(self, count: int) -> None:
+        """Counts pictures that were not observed."""
+        self._unobserved.inc(count)
 
     def alarm(self, feature: str) -> None:
         """Counts an alarm of the drift monitor."""

@@ -15,12 +15,16 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components.base.features import CHARACTERS
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drift import Profile
 from components.data.example_proto import Example
 from components.data.pictures import PictureRules
 from components.data.record_check import Shard, check_record
 from components.data.records import canonical_example
 from components.schema_gate import captcha_schema
 from components.training.preprocessing import preprocessing_fn
+
+# What CaptchaExampleGen would have counted.
+PROFILE = Profile({"brightness": {"200": 150, "201": 30}, "contrast": {"60": 180}, "size": {"16x32": 180}})
 
 
 def draw(spec: CaptchaSpec, label: str, seed: int = 0) -> Image.Image:
@@ -71,6 +75,8 @@ def trainer_arguments(
             "log_dir": str(folder / "tensorboard"),
             "max_pixels": 1000,
             "wrong_size": "resize",
+            "background": (255, 255, 255),
+            "profiles": {"span-000001": PROFILE.to_json()},
         },
     )
 

@@ -30,9 +30,11 @@ def test_calibration_only_divides_the_logits(preset: str) -> None:
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(64, 8, 16, 1)).astype(np.float32), rng.integers(0, 3, (64, 3))
     before = model.predict(images, verbose=0)
-    divisor = calibrate(model, tf.data.Dataset.from_tensor_slices((images, labels)).batch(48))
+    after = calibrate(model, tf.data.Dataset.from_tensor_slices((images, labels)).batch(48))
+    divisor = temperature(before, labels)
     assert divisor != pytest.approx(1, abs=0.01)
-    np.testing.assert_allclose(model.predict(images, verbose=0), before / divisor, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after, before / divisor, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.predict(images, verbose=0), after, rtol=1e-4, atol=1e-5)
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

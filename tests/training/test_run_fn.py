@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,16 +16,20 @@ import pytest
 import tensorflow as tf
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import HISTORY_FILE, PROBABILITIES, SPEC_FILE, TEXT, WEIGHTS_FILE
+from components.base.features import CONFIDENCE, HISTORY_FILE, PROBABILITIES, SPEC_FILE, TEXT, WEIGHTS_FILE
 from components.base.recipe import fingerprint
 from components.data.captcha_spec import CaptchaSpec
+from components.data.pictures import PictureRules
+from components.serving.canaries import COUNT, check_canaries, read_canaries
+from components.serving.loaded import LoadedModel
 from components.serving.server_trial import answers
+from components.serving.training_profile import TrainingProfile
 from components.training.checkpoint import JUDGED_BY, Checkpoint
 from components.training.hyperparameters import Hyperparameters
 from components.training.run_fn import check_batch_size, run_fn
 from tests.support.encoded import encode
 from tests.support.exported_model import answers_in_python
-from tests.support.transform_run import draw, emitted, trainer_arguments, transform
+from tests.support.transform_run import PROFILE, draw, emitted, trainer_arguments, transform
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +122,34 @@ def test_a_fit_learns_and_another_seed_gives_another_model(plain: Path, fit: Fit
     assert f"epoch {EPOCHS}/{EPOCHS}: loss" in capsys.readouterr().out
 
 
+def test_the_model_carries_the_profile_of_its_pictures_and_of_its_readings(plain: Path) -> None:
+    profile = TrainingProfile.load(plain / "model")
+    assert profile.counts["brightness"] == PROFILE.counts["brightness"]
+    assert (profile.counts["width"], profile.counts["height"]) == ({"16": 180}, {"32": 180})
+    assert profile.rules == PictureRules(1000, (255, 255, 255), "resize")
+
+    signature = tf.saved_model.load(str(plain / "model")).signatures["serving_default"]
+    answer = signature(image=tf.constant([encode(draw(SPEC, label, seed)) for seed in range(20, 24) for label in LABELS]))
+    texts = [text.decode() for text in answer[TEXT].numpy()]
+    assert profile.counts["length"] == {"2": len(texts)}
+    assert profile.counts["characters"] == Counter("".join(texts))
+    assert profile.counts["containing"] == Counter(character for text in texts for character in set(text))
+    expanded = sorted(Counter(map(int, Counter(profile.counts["confidence"]).elements())).elements())
+    np.testing.assert_allclose(expanded, sorted(1000 * answer[CONFIDENCE].numpy()), atol=1.1)
+
+
 @pytest.mark.long
+def test_the_model_carries_canaries_that_a_server_reads_alike(plain: Path) -> None:
+    canaries = read_canaries(plain / "model")
+    pictures = [canary.picture for canary in canaries]
+    assert len(set(pictures)) == COUNT
+    answer = answers(plain / "model", {"serving_default": pictures})["serving_default"]
+    assert [text.decode() for text in answer[TEXT]] == [canary.text for canary in canaries]
+    model = LoadedModel(plain / "model")
+    check_canaries(model, plain / "model")
+    model.close()
+
+
 def test_a_fit_killed_in_an_epoch_ends_like_an_uninterrupted_fit(plain: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "on_epoch_begin", lambda self, epoch, logs=None: _kill() if epoch == 3 else None)
