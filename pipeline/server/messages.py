@@ -3,12 +3,14 @@
 import base64
 import binascii
 import math
+import re
 from typing import Any, Final
 
 import orjson
 from starlette.responses import Response
 
 _JSON: Final = "application/json"
+_SPACE: Final = re.compile("[ \t-\r]+")
 
 
 class RequestError(Exception):
@@ -68,7 +70,7 @@ def decode_base64(text: str) -> bytes:
     Raises:
       RequestError: it is not base64 (400).
     """
-    text = "".join(text.split())
+    text = _SPACE.sub("", text)
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):

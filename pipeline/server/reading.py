@@ -53,6 +53,8 @@ class Server:
             raise RequestError(429, str(full), full.retry_after) from None
         except tf.errors.InvalidArgumentError as error:
             raise RequestError(400, error.message) from None
+        except UnicodeDecodeError:  # TensorFlow's message quotes the value
+            raise RequestError(400, "The model refuses a value of the request.") from None
         for observer in self._observers:
             observer.observe(version, signature, values, answer)
         return answer
