@@ -197,11 +197,11 @@ def _number(request: Request) -> int | None:
 
 
 def _version(server: Server, request: Request) -> Version:
-    name = str(request.path_params["name"])
+    name, number = str(request.path_params["name"]), _number(request)
     if name != server.name:
         raise RequestError(404, f"Servable not found for request: Latest({name})")
     try:
-        return server.versions.find(_number(request), request.path_params.get("label"))
+        return server.versions.find(number, request.path_params.get("label"))
     except NoSuchVersion as error:
         raise RequestError(400 if isinstance(error, NoSuchLabel) else 404, str(error)) from None
 
