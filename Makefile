@@ -28,7 +28,7 @@ JOB_SERVER ?=
 ENGINE ?= docker
 BENCHMARKS := synthesis reading fit_overhead latency start_up whole_run
 
-.PHONY: help run test test-fast test-long coverage docs test-java test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check prose bench install
+.PHONY: help run test test-fast test-long coverage docs test-java test-clients test-kfp test-manifests test-image test-flink job-server flink-up flink-down flink-bench check prose bench install
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,14 @@ docs: install  ## build the documentation as a site, in site/
 # Tests an exported model with TensorFlow for Java. Needs a JDK (11 or newer) and Maven; downloads 170 MB the first time.
 test-java: install .tools/java/classpath  ## read an exported model with TensorFlow for Java
 	JAVA_READER=$(CURDIR)/.tools/java $(RUN) pytest tests/serving/test_java.py
+
+# Reads with the server through KServe's and Triton's clients, and one that is generated from its description.
+test-clients: install .tools/clients  ## read with clients that others wrote
+	CLIENTS=$(CURDIR)/.tools/clients $(RUN) pytest tests/server/test_clients.py
+
+.tools/clients: tests/clients/pyproject.toml tests/clients/uv.lock
+	UV_PROJECT_ENVIRONMENT=$(CURDIR)/$@ $(UV) sync --locked --quiet --project tests/clients
+	@touch $@
 
 # Validates and runs the compiled pipeline with Kubeflow Pipelines' own code. Needs Go and git; takes some minutes the first time.
 test-kfp: install .tools/acceptance  ## run the pipeline with the code of Kubeflow Pipelines

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _LOG: Final = logging.getLogger(__name__)
 _NO_ENDPOINT: Final = "unknown"
 _CLOSED: Final = 499  # nginx's status for a client that went away before the answer
+_LONGEST_PATH: Final = 200  # in the log, which strangers must not fill
 
 
 class Access:
@@ -38,6 +39,9 @@ class Access:
 
         try:
             await self._app(scope, receive, watched)
+        except Exception:
+            status = 500  # which the outermost middleware answers
+            raise
         finally:
             seconds = time.perf_counter() - start
             endpoint = getattr(scope.get("endpoint"), "__name__", _NO_ENDPOINT)
@@ -50,7 +54,7 @@ class Access:
                         "details": {
                             "client": client[0] if client else "",
                             "method": scope["method"],
-                            "path": scope["path"],
+                            "path": scope["path"][:_LONGEST_PATH],
                             "status": status,
                             "ms": round(1000 * seconds, 2),
                             "bytes": sent,

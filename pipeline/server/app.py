@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pipeline.config.config import Config
-from pipeline.server import open_inference, tensorflow_api
+from pipeline.server import open_inference, openapi, tensorflow_api
 from pipeline.server.access import Access
 from pipeline.server.batching import Batcher
 from pipeline.server.drift_watch import DriftWatch
@@ -82,6 +82,7 @@ def create_app(config: Config) -> Starlette:
             Route("/healthz", health),
             Route("/readyz", readiness),
             Route("/metrics", metrics),
+            Route("/openapi.json", openapi.description),
             *tensorflow_api.ROUTES,
             *open_inference.ROUTES,
         ],
@@ -89,8 +90,10 @@ def create_app(config: Config) -> Starlette:
         exception_handlers={RequestError: _refused, HTTPException: _not_found, ClientDisconnect: _gone, Exception: _failed},
         lifespan=running,
     )
+    app.router.redirect_slashes = False
     app.state.server = server
     app.state.metrics = measured
+    app.state.description = openapi.describe(config.name, settings.labels)
     return app
 
 

@@ -78,6 +78,11 @@ class Batcher:
         self._seconds_a_value = 0.0  # of late, to tell clients when to come again
 
     @property
+    def capacity(self) -> int:
+        """The largest number of waiting values."""
+        return self._capacity
+
+    @property
     def waiting(self) -> int:
         """The number of values in the queue."""
         return self._waiting
@@ -148,10 +153,12 @@ class Batcher:
         start = time.perf_counter()
         try:
             answer = await asyncio.get_running_loop().run_in_executor(self._executor, model.call, signature, values)
-        except Exception as error:  # whatever TensorFlow raises is the answer to these requests; the others go on
-            for entry in batch:
-                if not entry.answer.done():
-                    entry.answer.set_exception(error)
+        except Exception as error:  # whatever TensorFlow raises is the answer to this request; the others go on
+            if len(batch) > 1:
+                for entry in batch:
+                    await self._call([entry])
+            elif not batch[0].answer.done():
+                batch[0].answer.set_exception(error)
             return
         seconds = time.perf_counter() - start
         self._observe(len(values), seconds)

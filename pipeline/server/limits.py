@@ -3,15 +3,18 @@
 import asyncio
 from typing import Final
 
+import httptools
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pipeline.config.server import ServerConfig
 from pipeline.server.messages import RequestError
 
 _MIB: Final = 2**20
 _BUSY_SECONDS: Final = 1.0
+_CROWDED: Final = "crowded"  # in the state of a request's scope: more connections are open than the server accepts
 HEAD_BYTES: Final = 64 * 1024  # the limit of uvicorn's other parser
+PIPELINED: Final = 16
 
 
 class BodyLimits:
@@ -32,6 +35,11 @@ class BodyLimits:
         """Calls the application with a `receive` that has limits."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if scope.get("state", {}).get(_CROWDED):
+            busy = RequestError(503, "The server is busy: too many connections are open.", _BUSY_SECONDS).response()
+            busy.headers["Connection"] = "close"
+            await busy(scope, receive, send)
             return
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"")
@@ -64,43 +72,138 @@ class BodyLimits:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with limits for the head of a request, which uvicorn does not have with this parser.
+    """uvicorn's HTTP protocol, with limits that uvicorn does not have with this parser. Use `limited_to` to get a class with settings.
 
-    A connection is closed if a request's line and headers have more than HEAD_BYTES or do not arrive within `head_seconds`, also if the
-    client sends nothing. Use `limited_to` to get a class with a time.
+    - The line and the headers of a request have at most HEAD_BYTES, and so has what a body has beside its bytes: the sizes of chunks,
+      and trailers, which are dropped. A body of small chunks may have as many bytes of sizes as bytes of data.
+    - They arrive within `seconds`, or the connection is closed; also if the client sends nothing, or goes on with the body of a request
+      that is already answered. Such a body is read and dropped until then, because a client that cannot send sees no answer.
+    - At most PIPELINED requests wait on a connection while an earlier one is answered.
+    - A wish to upgrade the connection is ignored, as RFC 9110, 7.8, allows. The parser would drop the body of such a request.
+
+    A head that breaks a rule does not cost earlier requests on the connection their answers.
     """
 
-    head_seconds: float
+    seconds: float
+    most: int
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the time for the first request."""
         super().connection_made(transport)
-        self._in_head, self._head_bytes = True, 0
-        self._timer = self.loop.call_later(self.head_seconds, transport.close)
+        self._in_head, self._surplus, self._refused = True, 0, False
+        self._timer: asyncio.TimerHandle | None = None
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the time."""
-        self._timer.cancel()
+        self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parses the data, and closes the connection if they do not complete a head of HEAD_BYTES."""
-        if not self._in_head and (self.cycle is None or self.cycle.response_complete):  # between two requests
-            self._in_head, self._head_bytes = True, 0
-            self._timer = self.loop.call_later(self.head_seconds, self.transport.close)
+        """Parses the data, and refuses them if they break a rule."""
+        if self._refused:
+            return
+        self._unset_keepalive_if_required()
+        if self._in_head or self.cycle.response_complete:
+            self._start_timer()
+        self._surplus += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._refuse(400, str(error.__context__) if isinstance(error.__context__, _Refusal) else f"Invalid HTTP request: {error}")
+        else:
+            if self._surplus > HEAD_BYTES:
+                self._refuse(400, f"The head of the request, or its trailer, is longer than {HEAD_BYTES:,} bytes.")
+
+    def on_message_begin(self) -> None:
+        """Starts the time, also if the request begins in the middle of the data."""
+        super().on_message_begin()
+        self._start_timer()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Takes a header, and drops a trailer."""
         if self._in_head:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if self._in_head and self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
-            self.send_400_response("The head of the request is too long.")
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Stops the time: the body has its own, see BodyLimits."""
+        if self.parser.should_upgrade():
+            return
+        if len(self.pipeline) >= PIPELINED:
+            raise _Refusal(f"More than {PIPELINED} requests wait for the answer to an earlier one.")
         self._in_head = False
-        self._timer.cancel()
+        self._stop_timer()
+        self.scope["state"][_CROWDED] = len(self.connections) > self.most or len(self.tasks) >= self.most
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Takes a part of the body."""
+        self._surplus -= len(body) if self.cycle.response_complete else 2 * len(body)
+        super().on_body(body)
 
-def limited_to(head_seconds: float) -> type[BoundedProtocol]:
-    """Returns the protocol with a time for the head of a request, in seconds."""
-    return type("LimitedProtocol", (BoundedProtocol,), {"head_seconds": head_seconds})
+    def on_message_complete(self) -> None:
+        """Waits for the next request."""
+        if self.parser.should_upgrade():
+            return
+        super().on_message_complete()
+        self._in_head, self._surplus = True, 0
+        self._stop_timer()
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parses the head of a request again, without its wish to upgrade, and then the rest of the data."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            self._refuse(400, "This server is no proxy.")
+            return
+        kept = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        head = b"".join([method, b" ", self.url, b" HTTP/", version, b"\r\n", *kept, b"\r\n"])
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._surplus = 0
+        self.data_received(head + rest)
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.seconds, self._too_slow)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        if self._in_head and self._surplus:
+            self._refuse(408, f"The head of the request did not arrive within {self.seconds:g} seconds.")
+        else:
+            self._close()
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Closes the connection, after an answer if one is due: to this request, or else to those that came before it."""
+        if self._in_head and self.cycle is not None and not self.cycle.response_complete:
+            self._close()
+            return
+        if (self._in_head or not self.cycle.response_started) and not self.transport.is_closing():
+            response = RequestError(status, message).response()
+            headers = [b"%s: %s\r\n" % header for header in (*response.raw_headers, (b"connection", b"close"))]
+            self.transport.write(b"".join([STATUS_LINE[status], *headers, b"\r\n", bytes(response.body)]))
+        self._refused = True
+        self.transport.close()
+
+    def _close(self) -> None:
+        """Closes the connection once all complete requests are answered."""
+        self._refused = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
+
+
+class _Refusal(Exception):
+    """A request breaks a rule. Raised in a callback of the parser."""
+
+
+def limited_to(seconds: float, connections: int) -> type[BoundedProtocol]:
+    """Returns the protocol with a time to send the head of a request, in seconds, and the largest number of open connections."""
+    return type("LimitedProtocol", (BoundedProtocol,), {"seconds": seconds, "most": connections})

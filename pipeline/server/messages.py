@@ -3,12 +3,14 @@
 import base64
 import binascii
 import math
+import re
 from typing import Any, Final
 
 import orjson
 from starlette.responses import Response
 
 _JSON: Final = "application/json"
+_SPACE: Final = re.compile("[ \t-\r]+")
 
 
 class RequestError(Exception):
@@ -56,15 +58,19 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 def shown(content: Any) -> str:
     """Returns the beginning of a JSON value, for a message."""
-    return orjson.dumps(content)[:256].decode("utf-8", "replace")
+    try:
+        return orjson.dumps(content)[:256].decode("utf-8", "replace")
+    except orjson.JSONEncodeError:  # it writes fewer levels than it reads
+        return "(deeply nested)"
 
 
 def decode_base64(text: str) -> bytes:
-    """Returns the bytes that base64 text stands for. The padding at its end may be missing.
+    """Returns the bytes that base64 text stands for. It may have white space, and the padding at its end may be missing.
 
     Raises:
       RequestError: it is not base64 (400).
     """
+    text = _SPACE.sub("", text)
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):

@@ -71,6 +71,9 @@ async def infer(request: Request) -> Response:
     signature = version.model.signatures[SIGNATURE]
     values = _input(content, signature.inputs[0].name, memoryview(body)[length:])
     wanted = _wanted(content, signature.outputs)
+    about = {"id": content["id"]} if "id" in content else {}
+    if not all(isinstance(text, str) for text in about.values()):
+        raise RequestError(400, "'id' must be a string")
     answer = await server.read(version, SIGNATURE, values)
     outputs: list[dict[str, Any]] = []
     binary: list[bytes] = []
@@ -83,7 +86,6 @@ async def infer(request: Request) -> Response:
         else:
             output["data"] = [text.decode("utf-8", "replace") for text in data] if tensor.dtype == "DT_STRING" else data.ravel()
         outputs.append(output)
-    about = {"id": content["id"]} if "id" in content else {}
     reply = about | {"model_name": server.name, "model_version": str(version.number), "outputs": outputs}
     if not binary:
         return json_response(reply)
@@ -154,22 +156,25 @@ def _to_binary(data: np.ndarray) -> bytes:
 
 def _wanted(content: dict[str, Any], outputs: Sequence[Tensor]) -> list[tuple[Tensor, bool]]:
     """Returns the outputs that a request wants, all if it names none, and whether it wants them as binary data."""
-    parameters = content.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise RequestError(400, "'parameters' must be an object")
-    default = parameters.get("binary_data_output") is True
-    named = content.get("outputs")
-    if not named:
+    default = _flag(content, "binary_data_output", False)
+    named = content.get("outputs", [])
+    if named == []:
         return [(output, default) for output in outputs]
     by_name = {output.name: output for output in outputs}
     wanted = []
-    for output in named if isinstance(named, list) else [named]:
+    for output in named if isinstance(named, list) else [None]:
         if not isinstance(output, dict) or not isinstance(output.get("name"), str) or output["name"] not in by_name:
             raise RequestError(400, f"'outputs' must be a list of objects with a name of {', '.join(by_name)}")
-        own = output.get("parameters")
-        is_binary = own.get("binary_data", default) if isinstance(own, dict) else default
-        wanted.append((by_name[output["name"]], is_binary is True))
+        wanted.append((by_name[output["name"]], _flag(output, "binary_data", default)))
     return wanted
+
+
+def _flag(content: dict[str, Any], name: str, default: bool) -> bool:
+    parameters = content.get("parameters", {})
+    flag = parameters.get(name, default) if isinstance(parameters, dict) else None
+    if not isinstance(flag, bool):
+        raise RequestError(400, f"'parameters' must be an object, and its '{name}' true or false")
+    return flag
 
 
 def _version(server: Server, request: Request) -> Version:

@@ -43,14 +43,18 @@ class Server:
         """Returns the outputs of a signature for the values, each [len(values), …].
 
         Raises:
-          RequestError: the server is busy (429), or the model refuses the values (400).
+          RequestError: the server is busy (429), the model refuses the values (400), or they are more than the queue has room for (413).
         """
+        if len(values) > self._batcher.capacity:
+            raise RequestError(413, f"A request may have at most {self._batcher.capacity:,} pictures; this one has {len(values):,}.")
         try:
             answer = await self._batcher.read(version, signature, values)
         except QueueFull as full:
             raise RequestError(429, str(full), full.retry_after) from None
         except tf.errors.InvalidArgumentError as error:
             raise RequestError(400, error.message) from None
+        except UnicodeDecodeError:  # TensorFlow's message quotes the value
+            raise RequestError(400, "The model refuses a value of the request.") from None
         for observer in self._observers:
             observer.observe(version, signature, values, answer)
         return answer

@@ -1,6 +1,7 @@
 """Runs the application with uvicorn, in one process or in several that share a port."""
 
 import os
+import resource
 import socket
 import tempfile
 from typing import Final
@@ -27,6 +28,8 @@ def run(config: Config, listener: socket.socket) -> None:
     """
     os.environ[_CONFIG_VARIABLE] = config.model_dump_json()
     settings = config.server
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection needs a file descriptor, and the default is often 1,024
     if settings.workers == 1:
         uvicorn.Server(_uvicorn_config(settings)).run([listener])
         return
@@ -35,7 +38,7 @@ def run(config: Config, listener: socket.socket) -> None:
     with tempfile.TemporaryDirectory() as shared:
         os.environ[FOLDER_VARIABLE] = shared
         uvicorn_config = _uvicorn_config(settings)
-        Multiprocess(uvicorn_config, sockets=[listener]).run()
+        _Workers(uvicorn_config, sockets=[listener]).run()
 
 
 def listen(settings: ServerConfig) -> socket.socket:
@@ -50,6 +53,8 @@ def listen(settings: ServerConfig) -> socket.socket:
         )
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it. It ends those whose client does not read its answers.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * settings.body_seconds))
         listener.bind(address)
     except OSError as error:
         raise CaptchaPipelineError(
@@ -71,13 +76,20 @@ def create() -> Starlette:
     return create_app(Config.model_validate_json(os.environ[_CONFIG_VARIABLE]))
 
 
+class _Workers(Multiprocess):
+    def terminate_all(self) -> None:
+        for listener in self.sockets:  # otherwise, connections would be accepted while the workers answer their last requests
+            listener.close()
+        super().terminate_all()
+
+
 def _uvicorn_config(settings: ServerConfig) -> uvicorn.Config:
     from pipeline.server.limits import limited_to
 
     return uvicorn.Config(
         "pipeline.server.run:create",
         factory=True,
-        http=limited_to(settings.body_seconds),
+        http=limited_to(settings.body_seconds, settings.connections),
         ws="none",
         lifespan="on",
         loop="uvloop",
@@ -86,7 +98,6 @@ def _uvicorn_config(settings: ServerConfig) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         workers=settings.workers,
-        limit_concurrency=settings.connections,
         timeout_graceful_shutdown=settings.drain_seconds,
         backlog=_BACKLOG,
     )

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from components.serving.loaded import Signature, Tensor
 from pipeline.server.messages import RequestError, decode_base64, json_response, parse_object, shown
 from pipeline.server.reading import Server, server_of
-from pipeline.server.versions import NoSuchVersion, State, Version
+from pipeline.server.versions import NoSuchLabel, NoSuchVersion, State, Version
 
 _DEFAULT: Final = "serving_default"
 _BYTES_SUFFIX: Final = "_bytes"  # of outputs that are not text
@@ -94,6 +94,8 @@ async def metadata(request: Request) -> Response:
 
 def malformed(request: Request) -> RequestError:
     """Returns TensorFlow Serving's answer to a path or a method that is not part of the interface."""
+    if request.method == "GET" and request.url.path == "/v1/models":
+        return RequestError(400, "Missing model name in request.")
     return RequestError(400, f"Malformed request: {request.method} {request.url.path}")
 
 
@@ -195,13 +197,13 @@ def _number(request: Request) -> int | None:
 
 
 def _version(server: Server, request: Request) -> Version:
-    name = str(request.path_params["name"])
+    name, number = str(request.path_params["name"]), _number(request)
     if name != server.name:
         raise RequestError(404, f"Servable not found for request: Latest({name})")
     try:
-        return server.versions.find(_number(request), request.path_params.get("label"))
+        return server.versions.find(number, request.path_params.get("label"))
     except NoSuchVersion as error:
-        raise RequestError(404, str(error)) from None
+        raise RequestError(400 if isinstance(error, NoSuchLabel) else 404, str(error)) from None
 
 
 def _status(server: Server, number: int) -> dict[str, Any]:

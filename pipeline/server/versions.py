@@ -72,6 +72,10 @@ class NoSuchVersion(CaptchaPipelineError):
     """The version or label is not loaded, or no version has been pushed yet."""
 
 
+class NoSuchLabel(NoSuchVersion):
+    """The configuration has no such label."""
+
+
 class Versions:
     """Loads the newest version of a serving folder, and those that have a label.
 
@@ -117,7 +121,7 @@ class Versions:
         """
         if label is not None:
             if label not in self._labels:
-                raise NoSuchVersion(f"Unrecognized servable version label: {label}")
+                raise NoSuchLabel(f"Unrecognized servable version label: {label}")
             number = self._labels[label]
         version = self._current if number is None else self._loaded.get(number)
         if version is None:
@@ -130,7 +134,7 @@ class Versions:
         run = asyncio.get_running_loop().run_in_executor
         try:
             there = {pushed.version: pushed for pushed in await run(self._executor, versions, self._serving_dir)}
-        except CaptchaPipelineError as error:  # a damaged version; the server goes on with what it has
+        except (CaptchaPipelineError, OSError) as error:  # a damaged version, or one that is just removed; the server goes on
             if str(error) != self.folder_problem:
                 self.folder_problem = str(error)
                 _LOG.error("%s", error)
