@@ -24,6 +24,7 @@ from pipeline.server.messages import RequestError, json_response
 from pipeline.server.metrics import Metrics, metrics
 from pipeline.server.reading import Server, server_of
 from pipeline.server.versions import Versions
+from pipeline.server.web_page import WebPage
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ def create_app(config: Config) -> Starlette:
             Route("/metrics", metrics),
             *tensorflow_api.ROUTES,
             *open_inference.ROUTES,
+            *WebPage(config).routes,
         ],
         middleware=[Middleware(Access, count=measured.request, log=settings.access_log), Middleware(BodyLimits, settings=settings)],
         exception_handlers={RequestError: _refused, HTTPException: _not_found, ClientDisconnect: _gone, Exception: _failed},
