@@ -89,7 +89,7 @@ class CaptchaServer(tf.Module):
         # TensorFlow's convolution on the CPU fails on an empty batch.
         filler = tf.fill([tf.maximum(1 - count, 0)], self._blank)
         readable = tf.concat([tf.where(valid, images, self._blank), filler], axis=0)
-        logits, *parts = self._logits_and_parts(model_inputs(self._transform.call({IMAGE: readable}), self._spec))
+        logits, *parts = tf.nest.flatten(self._logits_and_parts(model_inputs(self._transform.call({IMAGE: readable}), self._spec)))
         probabilities = tf.nn.softmax(logits[:count])
         ids, chosen = read(probabilities, self._spec.min_length, keras.ops)
         text = tf.strings.reduce_join(tf.gather(self._characters, ids), axis=-1)
