@@ -145,8 +145,10 @@ def _problem(picture: bytes, spec: CaptchaSpec, rules: PictureRules) -> str:
     try:
         inspect_picture(picture, spec, rules)
     except PictureError as error:
-        if error.reason != "image_undecodable":
-            message = str(error)
-            return f"{message[0].upper()}{message[1:]}."
-        return "The file is broken, or it is neither a PNG nor a JPEG."
+        if error.reason == "image_undecodable":
+            return "The file is broken, or it is neither a PNG nor a JPEG."
+        if error.reason == "image_too_large":
+            return f"The picture has more than {rules.max_pixels:,} pixels, which is the limit."
+        message = str(error)
+        return f"{message[0].upper()}{message[1:]}."
     return "The model reads only PNG and JPEG."

@@ -1,14 +1,15 @@
 // Sends pictures to POST read, a few at a time, and shows the readings. Text of the server and of files is only set as textContent.
 
-const SVG = "http://www.w3.org/2000/svg";
 const AT_ONCE = 4; // requests; the server joins pictures that arrive together
 const SURE = 0.95;
 const UNSURE = 0.7;
+const VEIL = 0.88;
 
 const element = (id) => document.getElementById(id);
 const limits = { bytes: Infinity, version: null };
 const waiting = [];
 let running = 0;
+let veils = 0;
 let finished = []; // since all was quiet: what to announce
 
 async function ask(path, options) {
@@ -61,6 +62,7 @@ function newCard(file) {
   const card = { file, node, address: URL.createObjectURL(file), part: (selector) => node.querySelector(selector) };
   const image = card.part("img");
   image.alt = file.name;
+  image.onload = () => node.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
   image.onerror = () => card.part(".picture").classList.add("blank");
   image.src = card.address;
   card.part("figcaption").textContent = `${file.name} · ${size(file.size)}`;
@@ -118,7 +120,7 @@ function showReading(card, reading) {
   group.replaceChildren(...buttons);
   group.hidden = false;
   walkWithArrows(buttons);
-  if (reading.edges.length) drawAttention(card.part("svg"), buttons, reading);
+  if (reading.edges.length) drawAttention(card, buttons, reading);
 }
 
 function newCharacter(glyph, confidence) {
@@ -146,33 +148,50 @@ function walkWithArrows(buttons) {
   });
 }
 
-// A curve over the picture for each character. The curves of the others disappear while one is pointed at or has the focus.
-function drawAttention(svg, buttons, { edges, characters }) {
+// Under the picture, a curve for each character: where the model looked. While a character is pointed at or has the focus, a veil over the
+// picture hides what the model did not look at.
+function drawAttention(card, buttons, { edges, characters }) {
   const middles = edges.slice(1).map((edge, i) => (edge + edges[i]) / 2);
-  const curves = characters.map(({ attention }, i) => {
-    const shares = attention.map((weight, j) => weight / (edges[j + 1] - edges[j])); // of a narrower, cut column too
-    const highest = Math.max(...shares, 1e-9);
-    const points = middles.map((x, j) => [x, 1 - shares[j] / highest]);
-    const curve = document.createElementNS(SVG, "path");
-    curve.setAttribute("d", smooth([[0, points[0][1]], ...points, [1, points.at(-1)[1]]]));
-    curve.setAttribute("class", i % 2 ? "odd" : "even");
-    return curve;
-  });
-  svg.replaceChildren(...curves);
-  curves.forEach((curve, i) => {
-    const only = (chosen) => () => {
-      svg.classList.toggle("one", chosen);
-      curve.classList.toggle("chosen", chosen);
+  const [veil, curves] = [card.part(".veil"), card.part(".curves")];
+  const paths = characters.map(({ attention }, i) => {
+    const densities = attention.map((weight, j) => weight / (edges[j + 1] - edges[j])); // columns at the sides may be narrower
+    const highest = Math.max(...densities, 1e-9);
+    const points = middles.map((x, j) => [x, densities[j] / highest]);
+    const path = svg("path", { d: smooth([[0, points[0][1]], ...points, [1, points.at(-1)[1]]]), class: i % 2 ? "odd" : "even" });
+    const show = () => {
+      veil.replaceChildren(...newVeil(points));
+      curves.classList.add("one");
+      path.classList.add("chosen");
     };
-    for (const [event, chosen] of [["pointerenter", true], ["pointerleave", false], ["focus", true], ["blur", false]]) {
-      buttons[i].addEventListener(event, only(chosen));
-    }
+    const hide = () => {
+      veil.replaceChildren();
+      curves.classList.remove("one");
+      path.classList.remove("chosen");
+    };
+    for (const event of ["pointerenter", "focus"]) buttons[i].addEventListener(event, show);
+    for (const event of ["pointerleave", "blur"]) buttons[i].addEventListener(event, hide);
+    return path;
   });
+  curves.replaceChildren(...paths);
+  curves.classList.add("drawn");
 }
 
-// A path through the middles between the points, which bends towards the points, and down to the lower side.
+function newVeil(points) {
+  veils += 1;
+  const gradient = svg("linearGradient", { id: `veil-${veils}` });
+  gradient.append(...points.map(([x, share]) => svg("stop", { offset: x, "stop-opacity": VEIL * (1 - share) })));
+  return [gradient, svg("rect", { width: "100%", height: "100%", fill: `url(#veil-${veils})` })];
+}
+
+function svg(name, attributes) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  return node;
+}
+
+// A path through the middles between the points [x, height], which bends towards the points, and down to the lower side.
 function smooth(points) {
-  const [first, ...rest] = points;
+  const [first, ...rest] = points.map(([x, height]) => [x, 1 - height]);
   const bends = rest.map(([x, y], i) => {
     const [nextX, nextY] = rest[i + 1] || [x, y];
     return `Q${x},${y} ${(x + nextX) / 2},${(y + nextY) / 2}`;
@@ -197,8 +216,9 @@ function announce(card) {
   finished = [];
 }
 
+// Rounded down, so that only certainty is 100 %.
 function percent(share) {
-  return share >= 0.9995 ? "> 99.9 %" : `${(100 * share).toFixed(1)} %`;
+  return `${(Math.floor(1000 * share) / 10).toFixed(1)} %`;
 }
 
 function level(share) {
