@@ -37,6 +37,7 @@ LABEL_IDS: Final = "label_ids"  # int64[max_length]: class ids, padded with the 
 TEXT: Final = "text"  # string [N]; "" for an invalid picture
 PROBABILITIES: Final = "probabilities"  # float32 [N, max_length, num_classes]
 CONFIDENCE: Final = "confidence"  # float32 [N]: the probability of TEXT, see components/evaluation/metrics.py; 0 for an invalid picture
+ATTENTION: Final = "attention"  # float32 [N, max_length, columns]: of Glimpses in components/training/counting.py; 0 likewise
 VALID: Final = "valid"  # bool [N]: false for a picture that cannot be decoded or is refused
 
 # Files.

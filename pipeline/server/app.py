@@ -27,6 +27,7 @@ from pipeline.server.observations import Observations, Watcher
 from pipeline.server.prediction_log import PredictionLog
 from pipeline.server.reading import Server, server_of
 from pipeline.server.versions import Versions
+from pipeline.server.web_page import WebPage
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ def create_app(config: Config) -> Starlette:
             Route("/openapi.json", openapi.description),
             *tensorflow_api.ROUTES,
             *open_inference.ROUTES,
+            *WebPage(config).routes,
         ],
         middleware=[Middleware(Access, count=measured.request, log=settings.access_log), Middleware(BodyLimits, settings=settings)],
         exception_handlers={RequestError: _refused, HTTPException: _not_found, ClientDisconnect: _gone, Exception: _failed},
