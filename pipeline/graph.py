@@ -92,6 +92,7 @@ def create_pipeline(config: Config, inputs: RunInputs, parameters: RunParameters
             "trainer": config.trainer.model_dump(),
             "max_pixels": config.data.max_pixels,
             "wrong_size": config.data.wrong_size,
+            "background": config.data.background,
             "checkpoint_dir": config.checkpoint_dir,
             "log_dir": config.log_dir,
             "source_digest": inputs.digests["Trainer"],

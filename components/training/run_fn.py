@@ -47,8 +47,8 @@ def run_fn(fn_args: FnArgs) -> None:
 
     `fn_args.custom_config` has: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `recipe`, which identifies
     this combination of configuration, data and code (components/base/recipe.py); `checkpoint_dir`, the folder of the checkpoints from which
-    a killed fit resumes; `log_dir`, where TensorBoard finds a folder for each fingerprint during its fit; and `max_pixels` and
-    `wrong_size`, which decide what pictures the served model refuses: see `export_model`. `fn_args.base_model` is the folder of a
+    a killed fit resumes; `log_dir`, where TensorBoard finds a folder for each fingerprint during its fit; and `max_pixels`,
+    `wrong_size` and `background`, which decide what pictures the served model refuses and how it decodes them: see `export_model`. `fn_args.base_model` is the folder of a
     SavedModel to start from. The folder may be empty.
 
     Raises:
@@ -111,6 +111,7 @@ def run_fn(fn_args: FnArgs) -> None:
         about,
         fn_args.serving_model_dir,
         config["wrong_size"],
+        config["background"],
     )
     (Path(fn_args.model_run_dir) / HISTORY_FILE).write_text(json.dumps(checkpoint.history, indent=1) + "\n", encoding="utf-8")
 
