@@ -117,7 +117,7 @@ def main() -> None:
         rows,
         [
             f"{latency.SINGLE_CALLS:,} calls with one picture on one core, {latency.BATCH_CALLS} with {latency.BATCH} on two.",
-            f"Command: a new process reads one picture, median of {start_up.RUNS} runs: `captcha-pipeline predict`, and captcha-read for ONNX.",
+            f"Command: a process that reads one picture, median of {start_up.RUNS} runs: captcha-pipeline predict; for ONNX captcha-read.",
             "Installed packages: the library that runs the model, and all packages that it needs.",
         ],
     )
