@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,9 +10,24 @@ import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.base.features import ATTENTION, CONFIDENCE, IMAGE, LABEL_IDS, PROBABILITIES, SERVABLE, SPEC_FILE, TEXT, VALID, WRONG_SIZE
+from components.base.features import (
+    ATTENTION,
+    BACKGROUND,
+    CONFIDENCE,
+    IMAGE,
+    LABEL_IDS,
+    MAX_PIXELS,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    PROBABILITIES,
+    SERVABLE,
+    SPEC_FILE,
+    TEXT,
+    VALID,
+    WRONG_SIZE,
+)
 from components.data.captcha_spec import CaptchaSpec
-from components.data.decoding import is_png, visible_pixels
+from components.data.decoding import WHITE, is_png, visible_pixels
 from components.data.model_inputs import model_inputs
 from components.evaluation.metrics import read
 from components.serving.exports import EXPORTS
@@ -76,6 +91,11 @@ class CaptchaServer(tf.Module):
         """Returns LABEL_IDS int64 [N, max_length] of serialized tf.Examples, string [N]. Decodes no pictures."""
         raw = {name: feature for name, feature in self._raw_features.items() if name != IMAGE}
         return {LABEL_IDS: self._transform.call(tf.io.parse_example(examples, raw))[LABEL_IDS]}
+
+    def normalisation(self) -> dict[str, float]:
+        """Returns PIXEL_MEAN and PIXEL_STD, which are constants of Transform's graph."""
+        found = self._transform.call({IMAGE: tf.constant([self._blank])})
+        return {name: float(found[name][0]) for name in (PIXEL_MEAN, PIXEL_STD)}
 
     def _reading(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {name: output for name, output in self._read(images).items() if name != ATTENTION}
@@ -148,6 +168,7 @@ def export_model(
     about: Mapping[str, Any],
     directory: str,
     wrong_size: Literal["resize", "refuse"] = "resize",
+    background: Sequence[int] = WHITE,
 ) -> None:
     """Writes a SavedModel with the signatures of CaptchaServer. Its assets.extra contains what it reads and its weights.
 
@@ -159,6 +180,8 @@ def export_model(
       about: JSON values, which are written to SPEC_FILE beside the spec.
       directory: of the SavedModel; created.
       wrong_size: whether pictures whose size differs from the spec's are resized or refused.
+      background: the colour of transparent pixels in Transform's graph, RGB, 0 to 255. Like the numbers of the normalisation, it is
+        written to SPEC_FILE, from which `captcha-pipeline export` takes it.
     """
     server = CaptchaServer(model, tft_output, spec, max_pixels, wrong_size)
     signatures = {name: getattr(server, name) for name in ("serving_default", "serving_examples", "transform_features")}
@@ -167,9 +190,15 @@ def export_model(
     tf.saved_model.save(server, directory, signatures=signatures)
     extra = Path(directory) / "assets.extra"
     extra.mkdir(exist_ok=True)
-    content = json.dumps(
-        {"spec": spec.model_dump(mode="json"), SERVABLE: True, WRONG_SIZE: wrong_size, **about}, ensure_ascii=False, indent=2
-    )
-    (extra / SPEC_FILE).write_text(content + "\n", encoding="utf-8")
+    content = {
+        "spec": spec.model_dump(mode="json"),
+        SERVABLE: True,
+        WRONG_SIZE: wrong_size,
+        MAX_PIXELS: max_pixels,
+        BACKGROUND: list(background),
+        **server.normalisation(),
+        **about,
+    }
+    (extra / SPEC_FILE).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     for export in EXPORTS:
         export(model, extra)

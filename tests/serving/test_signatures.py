@@ -78,6 +78,15 @@ def test_answers_match_the_model(exported: Exported, signatures: Any, pictures: 
     assert answer[VALID].all()
 
 
+def test_the_description_has_what_an_export_needs(exported: Exported) -> None:
+    folder, _, output = exported
+    about = json.loads((folder / "assets.extra" / SPEC_FILE).read_text(encoding="utf-8"))
+    served = output.transform_features_layer()({"image": tf.constant([b""])})
+    assert (about["max_pixels"], about["background"], about["wrong_size"]) == (MAX_PIXELS, [255, 255, 255], "resize")
+    assert (about["pixel_mean"], about["pixel_std"]) == (served["pixel_mean"].numpy()[0], served["pixel_std"].numpy()[0])
+    assert about["pixel_std"] > 1
+
+
 def test_served_texts_match_the_spec_and_the_metrics(signatures: Any, pictures: list[bytes]) -> None:
     answer = _read(signatures, pictures)
     texts = [text.decode() for text in answer[TEXT]]
