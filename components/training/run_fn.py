@@ -48,8 +48,8 @@ def run_fn(fn_args: FnArgs) -> None:
     `fn_args.custom_config` has: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `recipe`, which identifies
     this combination of configuration, data and code (components/base/recipe.py); `checkpoint_dir`, the folder of the checkpoints from which
     a killed fit resumes; `log_dir`, where TensorBoard finds a folder for each fingerprint during its fit; and `max_pixels`,
-    `wrong_size` and `background`, which decide what pictures the served model refuses and how it decodes them: see `export_model`. `fn_args.base_model` is the folder of a
-    SavedModel to start from. The folder may be empty.
+    `wrong_size` and `background`, which decide what pictures the served model refuses and how it decodes them: see `export_model`.
+    `fn_args.base_model` is the folder of a SavedModel to start from. The folder may be empty.
 
     Raises:
       CaptchaPipelineError: a split is empty, the strategy is unavailable, its replicas cannot share a batch evenly, or

@@ -234,6 +234,11 @@ class Config(Section):
         return str(Path(self.root) / self.name / "searches")
 
     @property
+    def exports_dir(self) -> str:
+        """The folder of exports: one folder per version, with one folder per format."""
+        return str(Path(self.root) / self.name / "exports")
+
+    @property
     def engine_log(self) -> str:
         """The file with the output of a Beam engine that failed its trial job before a run."""
         return str(Path(self.root) / self.name / "engine.log")

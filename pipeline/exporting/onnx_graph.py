@@ -17,6 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from components.base.features import PIXELS, PROBABILITIES
 
 OPSET: Final = 17
+# Nodes that need exact numbers: the last layer, and what counts and chooses the characters. They take little time.
+EXACT: Final = ("column_head", "count", "keys", "queries", "glimpses", "head", "heads")
 _IR_VERSION: Final = 8  # the format of opset 17's own time, for older readers
 _BATCH: Final = "N"
 

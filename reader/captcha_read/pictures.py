@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import JpegImagePlugin, PngImagePlugin
 
 from captcha_read.headers import JPEG_SIGNATURE, PNG_SIGNATURE, jpeg_is_whole, orientation, png_chunk, png_is_whole
 from captcha_read.manifest import Manifest

@@ -50,7 +50,7 @@ def _gathered(values: Floats, size: int) -> Floats:
 
 
 def _spans(before: int, after: int) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Returns the first value that each result needs, int64 [after], and the weights of that value and the following, float32 [after, n]."""
+    """Returns the first value that each result needs, int64 [after], and the weights of it and of the next values, float32 [after, n]."""
     step = _ONE / (np.float32(after) / np.float32(before))
     reach = np.maximum(step, _ONE)
     centres = (np.arange(after, dtype=np.float32) + _HALF) * step
