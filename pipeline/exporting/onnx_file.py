@@ -1,5 +1,7 @@
 """The format "onnx": a file for ONNX Runtime, with weights in float32 or in 8 bits."""
 
+import contextlib
+import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,20 +41,22 @@ def write_int8(subject: Subject, path: Path) -> None:
 
     first = next(layer.name for layer in subject.model.layers if layer.weights)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        prepared = Path(folder) / path.name
-        quant_pre_process(_graph(subject), prepared, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            path,
-            _Pictures(subject.sample(CALIBRATION_PICTURES)),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "MatMul", "Relu", "MaxPool"],
-            nodes_to_exclude=[first, *EXACT],
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.Percentile,
-        )
+        given, prepared = Path(folder) / "float32.onnx", Path(folder) / "prepared.onnx"
+        write(subject, given)
+        quant_pre_process(given, prepared, skip_symbolic_shape=True)
+        with contextlib.redirect_stdout(io.StringIO()):  # the calibration prints its progress
+            quantize_static(
+                prepared,
+                path,
+                _Pictures(subject.sample(CALIBRATION_PICTURES)),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=["Conv", "MatMul", "Relu", "MaxPool"],
+                nodes_to_exclude=[first, *EXACT],
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.Percentile,
+            )
 
 
 def _graph(subject: Subject) -> "onnx.ModelProto":
