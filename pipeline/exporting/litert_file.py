@@ -54,7 +54,8 @@ def _converter(subject: Subject) -> Any:
     import tensorflow as tf
 
     module = tf.Module()
-    module.model = subject.model
+    # The converter finds only what the module holds, and it does not look into a Keras model.
+    module.weights = [variable.value for variable in subject.model.variables]
     size = [None, subject.spec.height, subject.spec.width, subject.spec.channels]
 
     @tf.function(input_signature=[tf.TensorSpec(size, tf.uint8, name=PIXELS)], autograph=False)
