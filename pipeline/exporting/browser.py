@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 from components.base.errors import CaptchaPipelineError
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Request
 
-_COMMANDS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+COMMANDS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _SECONDS: Final = 120  # for a batch of pictures, on a busy machine
 
 
@@ -22,11 +22,11 @@ def executable() -> str:
     Raises:
       CaptchaPipelineError: neither is installed.
     """
-    found = next(filter(None, map(shutil.which, _COMMANDS)), None)
+    found = next(filter(None, map(shutil.which, COMMANDS)), None)
     if found is None:
         raise CaptchaPipelineError(
             "The page is written only if its readings are proved in a browser, and there is no Chromium on the PATH. Install it, on Debian "
-            f"with `apt-get install chromium`. These commands are tried: {', '.join(_COMMANDS)}."
+            f"with `apt-get install chromium`. These commands are tried: {', '.join(COMMANDS)}."
         )
     return found
 
@@ -43,13 +43,17 @@ def opened(path: Path) -> Iterator["Page"]:
     faults: list[str] = []
     address = path.resolve().as_uri()
 
+    def note(request: "Request") -> None:
+        if request.url != address and not request.url.startswith("blob:"):  # a blob is a picture that the page already has
+            faults.append(f"it wants {request.url}")
+
     with sync_playwright() as playwright:
         try:
             # Chromium's sandbox does not work for root.
             browser = playwright.chromium.launch(executable_path=executable(), chromium_sandbox=os.geteuid() != 0)
             page = browser.new_page(offline=True)
             page.set_default_timeout(1000 * _SECONDS)
-            page.on("request", lambda request: faults.append(f"it wants {request.url}") if request.url != address else None)
+            page.on("request", note)
             page.on("pageerror", lambda error: faults.append(str(error)))
             page.goto(address)
             yield page

@@ -65,7 +65,9 @@ def export(config: Config, model: Path, name: str, int8: bool = False, out: Path
             write(subject_of(config, version, keras_model, load_manifest(draft)), file)
             content = manifest_of(version, name, int8, form.file, _sha256(file))
             # Such as OpenVINO's weights.
-            content |= {"further_files": {path.name: _sha256(path) for path in sorted(draft.iterdir()) if path.name not in (form.file, MANIFEST)}}
+            content |= {
+                "further_files": {path.name: _sha256(path) for path in sorted(draft.iterdir()) if path.name not in (form.file, MANIFEST)}
+            }
             _write_manifest(draft, content)
             with form.reader(file) as read:
                 proof = prove(saved, read, good_records(config, SPLITS[-1], config.data.read_window().spans, saved.spec))

@@ -4,15 +4,17 @@ The page is made from the files in `page/`. It is written only if a browser is i
 """
 
 import base64
+import functools
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import jinja2
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 
 from captcha_read.manifest import load_manifest
@@ -21,6 +23,9 @@ from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CHARSETS, CaptchaSpec
 from pipeline.exporting.program import Program, program
 from pipeline.exporting.subject import PictureReader, Subject
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 MAX_BYTES: Final = 3_000_000
 _SCRIPTS: Final = ("picture.js", "png.js", "network.js", "winograd.js", "reading.js", "page.js")
@@ -103,7 +108,9 @@ def _hashed(content: str) -> Markup:
 
 def _kind(spec: CaptchaSpec) -> str:
     names = {"digits": "digits", "upper": "capitals", "lower": "small letters", "alnum": "digits and capitals"}
-    what = next((names[name] for name, characters in CHARSETS.items() if characters == spec.characters), f"characters of “{spec.characters}”")
+    what = next(
+        (names[name] for name, characters in CHARSETS.items() if characters == spec.characters), f"characters of “{spec.characters}”"
+    )
     length = str(spec.max_length) if spec.min_length == spec.max_length else f"{spec.min_length} to {spec.max_length}"
     return f"texts of {length} {what}"
 
@@ -118,15 +125,16 @@ def reader(path: Path) -> Iterator[PictureReader]:
     from pipeline.exporting.browser import opened
 
     with opened(path) as page:
+        yield functools.partial(read_with, page)
 
-        def read(pictures: Sequence[bytes]) -> list[tuple[Reading, Any]]:
-            answers = page.evaluate(_READ, [base64.b64encode(picture).decode() for picture in pictures])
-            return [
-                (
-                    Reading(answer["text"], answer["confidence"], tuple(answer["position_confidence"]), answer["error"]),
-                    np.array(answer["probabilities"], np.float32),
-                )
-                for answer in answers
-            ]
 
-        yield read
+def read_with(page: "Page", pictures: Sequence[bytes]) -> list[tuple[Reading, npt.NDArray[np.float32]]]:
+    """Reads encoded pictures with an open page: see PictureReader."""
+    answers = page.evaluate(_READ, [base64.b64encode(picture).decode() for picture in pictures])
+    return [
+        (
+            Reading(answer["text"], answer["confidence"], tuple(answer["position_confidence"]), answer["error"]),
+            np.array(answer["probabilities"], np.float32),
+        )
+        for answer in answers
+    ]

@@ -55,6 +55,7 @@ function winograd(step, [x, weights, bias], out) {
   const [apart, between] = [tiles * channels + LINE, kinds * tiles + LINE];
   const seen = new Float64Array(kernels.length * apart);
   const product = new Float64Array(kernels.length * between);
+  const least = step.relu ? 0 : -Infinity;
   const half = new Float64Array(SPAN * SPAN);
   const tile = new Float64Array(TILE * TILE);
   return () => {
@@ -86,7 +87,7 @@ function winograd(step, [x, weights, bias], out) {
         const [lastRow, lastColumn] = [Math.min(TILE, rows - row), Math.min(TILE, columns - column)];
         for (let y = 0; y < lastRow; y++) {
           const to = (output * rows + row + y) * columns + column;
-          for (let i = 0; i < lastColumn; i++) out[to + i] = tile[y * TILE + i] + bias[output];
+          for (let i = 0; i < lastColumn; i++) out[to + i] = Math.max(tile[y * TILE + i] + bias[output], least);
         }
       }
     }
