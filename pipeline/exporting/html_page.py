@@ -7,7 +7,7 @@ import base64
 import functools
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -70,7 +70,7 @@ def write(subject: Subject, path: Path) -> None:
     path.write_bytes(page)
 
 
-def render(steps: Program, manifest: dict[str, Any], subject: Subject) -> bytes:
+def render(steps: Program, manifest: Mapping[str, Any], subject: Subject) -> bytes:
     """Returns the page of a program, as UTF-8."""
     folder = jinja2.PackageLoader("pipeline.exporting", "page")
     environment = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
