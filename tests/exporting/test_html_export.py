@@ -10,7 +10,7 @@ import pytest
 
 from components.base.errors import CaptchaPipelineError
 from pipeline.config.config import Config
-from pipeline.exporting import browser, html_page
+from pipeline.exporting import browser, html_page, program
 from pipeline.exporting.export import export
 from tests.support.exported_version import make_version
 
@@ -45,7 +45,7 @@ def test_a_model_that_is_too_large_for_a_page_is_refused(
 
 def test_a_page_that_reads_otherwise_is_not_written(version: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, folder = version
-    whole = html_page.program
+    whole = program.program
 
     def wrong(graph: Any) -> Any:
         made = whole(graph)

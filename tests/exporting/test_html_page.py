@@ -90,7 +90,7 @@ def pictures() -> dict[str, bytes]:
         "palette": encode(rgba.convert("RGB").quantize(7)),
         "palette of 200": encode(rgba.convert("RGB").quantize(200)),
         "palette, transparent": encode(rgba.convert("RGB").quantize(16), transparency=bytes(range(0, 256, 16))),
-        "transparent colour": encode(rgba.convert("RGB"), transparency=rgba.getpixel((3, 3))[:3]),
+        "transparent colour": encode(rgba.convert("RGB"), transparency=rgba.convert("RGB").getpixel((3, 3))),
         "transparent grey": encode(grey, transparency=grey.getpixel((3, 3))),
         "one pixel": encode(grey.crop((0, 0, 1, 1))),
         "one row": encode(rgba.crop((0, 0, 31, 1))),
@@ -182,8 +182,7 @@ def test_the_page_computes_any_network(page: Page, name: str) -> None:
 
 def test_an_operation_that_the_page_does_not_know_is_an_error() -> None:
     node = helper.make_node("Erf", ["x"], ["y"], "curve")
-    shape = ["N", 2]
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2]) for name in "xy"]
     model = helper.make_model(helper.make_graph([node], "g", values[:1], values[1:]), opset_imports=[helper.make_opsetid("", 17)])
     onnx.checker.check_model(model)
     with pytest.raises(CaptchaPipelineError, match=r"cannot run the operation Erf \(curve\)"):
@@ -243,7 +242,7 @@ def test_the_keyboard_is_enough(page: Page) -> None:
 
 
 def test_names_of_files_are_shown_as_text(page: Page) -> None:
-    page.set_input_files("#files", [{"name": "<img src=x onerror=alert(1)>.png", "mimeType": "image/png", "buffer": b"?"}])
+    page.set_input_files("#files", {"name": "<img src=x onerror=alert(1)>.png", "mimeType": "image/png", "buffer": b"?"})
     expect(page.locator(".about")).to_have_text("<img src=x onerror=alert(1)>.png")
 
 
@@ -260,6 +259,7 @@ def test_the_page_cannot_use_the_network(shared: Page, file: Path) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     try:
+        assert shared.context.browser is not None
         with shared.context.browser.new_context() as context:
             page = context.new_page()
             page.goto(file.as_uri())
