@@ -99,6 +99,8 @@ def _flat(image: Any, data: bytes, background: tuple[int, int, int]) -> Pixels:
     if image.mode.startswith("I"):  # 16-bit grey; other 16-bit PNGs already have the high byte only
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[..., np.newaxis], 3, axis=-1)
+    if image.mode == "P" and len(png_chunk(data, b"tRNS") or b"") > len(png_chunk(data, b"PLTE") or b"") // 3:
+        del image.info["transparency"]  # not valid for so few colours; the SavedModel ignores it too
     if not image.has_transparency_data:
         return np.asarray(image.convert("RGB"))
     if "transparency" in image.info and data[25] == 0:

@@ -56,6 +56,10 @@ def standardise(model: keras.Model, logits: np.ndarray) -> None:
             layer.set_weights([kernel / spread, (bias - centre) / spread])
 
 
+def test_every_preset_is_tested() -> None:
+    assert PRESETS.keys() <= DESIGNS.keys()
+
+
 @pytest.mark.parametrize("gammas", [(0.5, 2.0), (-2.0, 2.0), (-2.0, -0.5)], ids=["positive", "both signs", "negative"])
 @pytest.mark.parametrize("size", SPECS)
 @pytest.mark.parametrize("name", DESIGNS)
