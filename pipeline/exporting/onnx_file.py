@@ -1,7 +1,5 @@
 """The format "onnx": a file for ONNX Runtime, with weights in float32 or in 8 bits."""
 
-import contextlib
-import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,19 +42,19 @@ def write_int8(subject: Subject, path: Path) -> None:
         given, prepared = Path(folder) / "float32.onnx", Path(folder) / "prepared.onnx"
         write(subject, given)
         quant_pre_process(given, prepared, skip_symbolic_shape=True)
-        with contextlib.redirect_stdout(io.StringIO()):  # the calibration prints its progress
-            quantize_static(
-                prepared,
-                path,
-                _Pictures(subject.sample(CALIBRATION_PICTURES)),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=["Conv", "MatMul", "Relu", "MaxPool"],
-                nodes_to_exclude=[first, *EXACT],
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                calibrate_method=CalibrationMethod.Percentile,
-            )
+        quantize_static(
+            prepared,
+            path,
+            _Pictures(subject.sample(CALIBRATION_PICTURES)),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "MatMul", "Relu", "MaxPool"],
+            nodes_to_exclude=[first, *EXACT],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            # Of 3,000 pictures of four digits, this read all as the float32 model. With the 99.999th percentile one text was different.
+            calibrate_method=CalibrationMethod.MinMax,
+        )
 
 
 def _graph(subject: Subject) -> "onnx.ModelProto":

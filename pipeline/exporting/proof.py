@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from captcha_read.manifest import Manifest
 from captcha_read.model import Reading, readings
-from captcha_read.pictures import PictureError, pixels_of
+from captcha_read.pictures import PictureError, Pixels, pixels_of
 from components.base.errors import CaptchaPipelineError
 from pipeline.exporting.subject import PictureReader, Probabilities
 from pipeline.inference.served_model import BATCH_SIZE, ServedModel
@@ -92,14 +92,18 @@ def pixel_reader(export: Probabilities, manifest: Manifest) -> PictureReader:
     """Returns a reader of encoded pictures with an export that gets pixels, which captcha-read's rules make from the pictures."""
 
     def read(pictures: Sequence[bytes]) -> list[tuple[Reading, npt.NDArray[np.float32]]]:
-        found = []
-        for data in pictures:
-            try:
-                probabilities = export(pixels_of(data, manifest)[np.newaxis])
-            except PictureError as error:
-                found.append((Reading("", 0.0, (), str(error)), np.empty(0, np.float32)))
-            else:
-                found.append((readings(probabilities, manifest)[0], probabilities[0]))
-        return found
+        decoded = [_decoded(data, manifest) for data in pictures]
+        good = [pixels for pixels in decoded if not isinstance(pixels, str)]
+        probabilities = export(np.stack(good)) if good else np.empty(0, np.float32)
+        found = zip(readings(probabilities, manifest), probabilities, strict=True) if good else iter(())
+        return [(Reading("", 0.0, (), it), np.empty(0, np.float32)) if isinstance(it, str) else next(found) for it in decoded]
 
     return read
+
+
+def _decoded(data: bytes, manifest: Manifest) -> Pixels | str:
+    """Returns the pixels of a picture, or why it is refused."""
+    try:
+        return pixels_of(data, manifest)
+    except PictureError as error:
+        return str(error)

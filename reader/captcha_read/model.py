@@ -48,7 +48,7 @@ class Model:
 
         Args:
           path: of the file, such as model.onnx, with the manifest in the same folder.
-          threads: of one call; 0 for one per core.
+          threads: of one call; 0 for one per core that this process may use.
 
         Raises:
           ExportError: the model or its manifest is missing, damaged or changed.
@@ -62,7 +62,7 @@ class Model:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or _cores()
         options.log_severity_level = 3  # errors
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -96,6 +96,11 @@ class Model:
             return pixels_of(data, self.manifest)
         except PictureError as error:
             return str(error)
+
+
+def _cores() -> int:
+    """Returns how many cores this process may use. ONNX Runtime itself would start a thread for each core of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _checked(path: Path, sha256: str) -> bytes:

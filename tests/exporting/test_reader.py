@@ -133,7 +133,7 @@ def test_any_picture_is_decoded_as_a_viewer_shows_it(case: tuple[bytes, np.ndarr
 def test_pixels_are_exactly_those_of_the_saved_model(
     own: tuple[int, int], size: tuple[int, int], fit: str, channels: int, mode: str, background: tuple[int, int, int], seed: int
 ) -> None:
-    spec = CaptchaSpec(height=size[0], width=size[1], fit=fit, channels=channels)  # type: ignore[arg-type]
+    spec = CaptchaSpec(height=size[0], width=size[1], fit=fit, channels=channels)
     bands = {"L": (), "LA": (2,), "RGB": (3,), "RGBA": (4,)}[mode]
     pixels = np.random.default_rng(seed).integers(0, 256, (*own, *bands), np.uint8)
     data = encode(Image.fromarray(pixels, mode))
