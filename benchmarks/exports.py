@@ -6,6 +6,7 @@ Expected: the ONNX file reads one picture on one core in at most 0.6 of the Save
 0.5 s from its start. Three minutes on 2 cores, and one more if the small pipeline run that makes the model is still missing.
 """
 
+import base64
 import importlib.metadata
 import multiprocessing
 import os
@@ -25,16 +26,28 @@ import numpy.typing as npt
 from benchmarks import latency, served, start_up
 from benchmarks.results import record
 from benchmarks.tasks import command
-from captcha_read.manifest import load_manifest
-from captcha_read.model import readings
-from captcha_read.pictures import pixels_of
+from captcha_read.manifest import MANIFEST
+from pipeline.exporting.browser import opened
 from pipeline.exporting.formats import FORMATS
 
 _WARM_UP: Final = 50  # calls
 # By format: how Python starts the command that reads one picture, and the packages that it needs. Formats without a command are missing.
 _READERS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
-    "onnx": (("-m", "captcha_read.cli"), ("numpy", "onnxruntime", "pillow"))
+    "onnx": (("-m", "captcha_read.cli"), ("numpy", "onnxruntime", "pillow")),
+    "litert": ((), ("ai-edge-litert", "pillow")),
+    "openvino": ((), ("openvino", "pillow")),
 }
+# Reads pictures with the page of the HTML export, and returns the time of each call in milliseconds, without that of its encoding here.
+_IN_PAGE: Final = """async ([encoded, size, calls]) => {
+  const pictures = encoded.map((data) => Uint8Array.from(atob(data), (character) => character.charCodeAt(0)));
+  const walls = [];
+  for (let call = 0; call < calls; call++) {
+    const started = performance.now();
+    for (let number = 0; number < size; number++) await read(pictures[(call * size + number) % pictures.length]);
+    walls.push(performance.now() - started);
+  }
+  return walls;
+}"""
 
 
 def measure(name: str, folder: Path, pictures: list[bytes], size: int, calls: int, cores: int) -> npt.NDArray:
@@ -44,15 +57,19 @@ def measure(name: str, folder: Path, pictures: list[bytes], size: int, calls: in
       float64 [calls], wall-clock time in seconds.
     """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-    form, manifest = FORMATS[name], load_manifest(folder)
-    export = form.opened(folder / form.file)
+    file = folder / FORMATS[name].file
+    if name == "html":
+        with opened(file) as page:
+            encoded = [base64.b64encode(data).decode() for data in pictures]
+            return np.array(page.evaluate(_IN_PAGE, [encoded, size, _WARM_UP + calls])[_WARM_UP:]) / 1000
     walls = []
-    for call in range(_WARM_UP + calls):
-        batch = [pictures[(call * size + number) % len(pictures)] for number in range(size)]
-        started = time.perf_counter()
-        found = readings(export(np.stack([pixels_of(data, manifest) for data in batch])), manifest)
-        walls.append(time.perf_counter() - started)
-        assert len(found) == size
+    with FORMATS[name].reader(file) as read:
+        for call in range(_WARM_UP + calls):
+            batch = [pictures[(call * size + number) % len(pictures)] for number in range(size)]
+            started = time.perf_counter()
+            found = read(batch)
+            walls.append(time.perf_counter() - started)
+            assert not any(reading.error for reading, _ in found)
     return np.array(walls[_WARM_UP:])
 
 
@@ -106,10 +123,11 @@ def main() -> None:
                 command("export", *served.options(), "--model", str(model), "--format", name, "--out", str(out), *(["--int8"] * int8))
                 single, batches = (_in_new_process(name, out, pictures, *each) for each in calls)
                 words, installed = _READERS.get(name, ((), ()))
-                file, start = out / form.file, "–"
+                start = "–"
                 if words:
-                    start, *_ = start_up.measure(sys.executable, *words, str(file), str(picture))
-                rows.append([f"{name}, 8 bits" if int8 else name, *_cells(single, batches, file.stat().st_size, installed, start)])
+                    start, *_ = start_up.measure(sys.executable, *words, str(out / form.file), str(picture))
+                size = sum(path.stat().st_size for path in out.iterdir() if path.name != MANIFEST)
+                rows.append([f"{name}, 8 bits" if int8 else name, *_cells(single, batches, size, installed, start)])
     record(
         "exports",
         "A model's exports and its SavedModel, reading 100x30 PNGs from bytes to text",
@@ -118,7 +136,8 @@ def main() -> None:
         [
             f"{latency.SINGLE_CALLS:,} calls with one picture on one core, {latency.BATCH_CALLS} with {latency.BATCH} on two.",
             f"Command: a process that reads one picture, median of {start_up.RUNS} runs: captcha-pipeline predict; for ONNX captcha-read.",
-            "Installed packages: the library that runs the model, and all packages that it needs.",
+            "Installed packages: the library that runs the model, and all packages that it needs; the page needs a browser.",
+            "html: the page in headless Chromium, which reads the pictures of a batch one by one, in all its processes on these cores.",
         ],
     )
 

@@ -56,24 +56,27 @@ def export(config: Config, model: Path, name: str, int8: bool = False, out: Path
         raise CaptchaPipelineError(f"{out} exists and is not an empty folder. Give --out a new folder.")
     version, keras_model = load_version(model)
     target = out or export_folder(config, version, f"{name}-int8" if int8 else name)
+    saved = ServedModel(model)
     with _draft(target) as draft:
         file = draft / form.file
         # The rules for pictures are needed before the file exists, to calibrate it.
         _write_manifest(draft, manifest_of(version, name, int8, form.file, ""))
         try:
             write(subject_of(config, version, keras_model, load_manifest(draft)), file)
-            content = manifest_of(version, name, int8, form.file, hashlib.sha256(file.read_bytes()).hexdigest())
+            content = manifest_of(version, name, int8, form.file, _sha256(file))
+            # Such as OpenVINO's weights.
+            content |= {
+                "further_files": {path.name: _sha256(path) for path in sorted(draft.iterdir()) if path.name not in (form.file, MANIFEST)}
+            }
             _write_manifest(draft, content)
-            opened = form.opened(file)
+            with form.reader(file) as read:
+                proof = prove(saved, read, good_records(config, SPLITS[-1], config.data.read_window().spans, saved.spec))
         except ModuleNotFoundError as error:
             raise CaptchaPipelineError(
                 f"The format {name} needs {error.name}, which is not installed: pip install 'captcha-pipeline[{form.extra}]'."
             ) from None
         except ExportError as error:
             raise CaptchaPipelineError(f"The export cannot be opened: {error}") from None
-        saved = ServedModel(model)
-        records = good_records(config, SPLITS[-1], config.data.read_window().spans, saved.spec)
-        proof = prove(saved, opened, load_manifest(draft), records)
         if fault := proof.fault(int8):
             raise CaptchaPipelineError(f"The export of version {version.version} to {name} is not written: {fault}.")
         _write_manifest(draft, content | {"proof": dataclasses.asdict(proof)})
@@ -92,6 +95,10 @@ def _draft(target: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write_manifest(folder: Path, content: dict[str, object]) -> None:

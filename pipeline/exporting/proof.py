@@ -2,16 +2,17 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from captcha_read.manifest import Manifest
 from captcha_read.model import Reading, readings
-from captcha_read.pictures import PictureError, pixels_of
+from captcha_read.pictures import PictureError, Pixels, pixels_of
 from components.base.errors import CaptchaPipelineError
-from pipeline.exporting.subject import Probabilities
+from pipeline.exporting.subject import PictureReader, Probabilities
 from pipeline.inference.served_model import BATCH_SIZE, ServedModel
 
 MOST_DIFFERENCE: Final = 1e-4
@@ -57,13 +58,12 @@ class Proof:
         return ""
 
 
-def prove(saved: ServedModel, export: Probabilities, manifest: Manifest, records: Iterable[tuple[bytes, str]]) -> Proof:
+def prove(saved: ServedModel, read: PictureReader, records: Iterable[tuple[bytes, str]]) -> Proof:
     """Reads pictures with a SavedModel and an export of it.
 
     Args:
       saved: the SavedModel.
-      export: the opened export.
-      manifest: of the export.
+      read: reads with the opened export.
       records: encoded pictures and their labels.
 
     Raises:
@@ -73,7 +73,7 @@ def prove(saved: ServedModel, export: Probabilities, manifest: Manifest, records
     largest = 0.0
     remaining = iter(records)
     while batch := list(itertools.islice(remaining, BATCH_SIZE)):
-        found = _read(export, manifest, [data for data, _ in batch])
+        found = read([data for data, _ in batch])
         for (_, label), theirs, (ours, probabilities) in zip(batch, saved.read(data for data, _ in batch), found, strict=True):
             label = saved.spec.canonical(label)
             pictures += 1
@@ -88,14 +88,22 @@ def prove(saved: ServedModel, export: Probabilities, manifest: Manifest, records
     return Proof(pictures, same, largest, right / pictures, saved_right / pictures)
 
 
-def _read(export: Probabilities, manifest: Manifest, pictures: list[bytes]) -> list[tuple[Reading, np.ndarray]]:
-    """Returns the reading and the probabilities of each picture; those of a refused picture are empty."""
-    found = []
-    for data in pictures:
-        try:
-            probabilities = export(pixels_of(data, manifest)[np.newaxis])
-        except PictureError as error:
-            found.append((Reading("", 0.0, (), str(error)), np.empty(0)))
-        else:
-            found.append((readings(probabilities, manifest)[0], probabilities[0]))
-    return found
+def pixel_reader(export: Probabilities, manifest: Manifest) -> PictureReader:
+    """Returns a reader of encoded pictures with an export that gets pixels, which captcha-read's rules make from the pictures."""
+
+    def read(pictures: Sequence[bytes]) -> list[tuple[Reading, npt.NDArray[np.float32]]]:
+        decoded = [_decoded(data, manifest) for data in pictures]
+        good = [pixels for pixels in decoded if not isinstance(pixels, str)]
+        probabilities = export(np.stack(good)) if good else np.empty(0, np.float32)
+        found = zip(readings(probabilities, manifest), probabilities, strict=True) if good else iter(())
+        return [(Reading("", 0.0, (), it), np.empty(0, np.float32)) if isinstance(it, str) else next(found) for it in decoded]
+
+    return read
+
+
+def _decoded(data: bytes, manifest: Manifest) -> Pixels | str:
+    """Returns the pixels of a picture, or why it is refused."""
+    try:
+        return pixels_of(data, manifest)
+    except PictureError as error:
+        return str(error)

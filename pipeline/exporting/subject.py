@@ -1,7 +1,7 @@
 """What an export is made from: a pushed version, and pictures of the training split."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from captcha_read.manifest import Manifest
+from captcha_read.model import Reading
 from captcha_read.pictures import PictureError, Pixels, pixels_of
 from components.base.errors import CaptchaPipelineError
 from components.base.features import BACKGROUND, MAX_PIXELS, PIXEL_MEAN, PIXEL_STD, SPLITS
@@ -22,6 +23,9 @@ from pipeline.inference.evaluation import good_records
 
 # From pixels, uint8 [N, height, width, channels], to probabilities, float32 [N, max_length, num_classes].
 Probabilities = Callable[[Pixels], npt.NDArray[np.float32]]
+# From encoded pictures to their readings, and the probabilities of each, float32 [max_length, num_classes]; those of a refused picture are
+# empty.
+PictureReader = Callable[[Sequence[bytes]], list[tuple[Reading, npt.NDArray[np.float32]]]]
 _RECORDED: Final = (PIXEL_MEAN, PIXEL_STD, MAX_PIXELS, BACKGROUND)
 
 
