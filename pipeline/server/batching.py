@@ -105,9 +105,9 @@ class Batcher:
             self._entries.extend(entries)
             self._waiting += len(values)
             self._arrival.set()
+            if len(entries) == 1:
+                return await entries[0].answer
             answers = await asyncio.gather(*(entry.answer for entry in entries))
-        if len(answers) == 1:
-            return answers[0]
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
     async def run(self) -> None:

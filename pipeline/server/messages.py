@@ -1,16 +1,13 @@
 """Requests and responses as JSON, and the errors of requests."""
 
-import base64
 import binascii
 import math
-import re
 from typing import Any, Final
 
 import orjson
 from starlette.responses import Response
 
 _JSON: Final = "application/json"
-_SPACE: Final = re.compile("[ \t-\r]+")
 
 
 class RequestError(Exception):
@@ -70,8 +67,13 @@ def decode_base64(text: str) -> bytes:
     Raises:
       RequestError: it is not base64 (400).
     """
-    text = _SPACE.sub("", text)
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise RequestError(400, "Unable to base64 decode") from None
+    for written in (text, "".join(text.split())):
+        digits = written.rstrip("=")
+        try:
+            data = binascii.a2b_base64(digits + "=" * (-len(digits) % 4))
+        except ValueError:
+            break
+        # This decoder skips what is not base64, so too few bytes show it. Python's strict one is slow: it is a tenth of a request.
+        if len(data) == len(digits) * 3 // 4:
+            return data
+    raise RequestError(400, "Unable to base64 decode")
