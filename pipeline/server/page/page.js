@@ -4,6 +4,7 @@ const AT_ONCE = 4; // requests; the server joins pictures that arrive together
 const SURE = 0.95;
 const UNSURE = 0.7;
 const VEIL = 0.88;
+const WIDE = 5; // pictures that are wider for their height get the whole width of a card
 
 const element = (id) => document.getElementById(id);
 const limits = { bytes: Infinity, version: null };
@@ -62,7 +63,11 @@ function newCard(file) {
   const card = { file, node, address: URL.createObjectURL(file), part: (selector) => node.querySelector(selector) };
   const image = card.part("img");
   image.alt = file.name;
-  image.onload = () => node.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+  image.onload = () => {
+    const ratio = image.naturalWidth / image.naturalHeight;
+    node.style.setProperty("--ratio", ratio);
+    node.classList.toggle("wide", ratio > WIDE);
+  };
   image.onerror = () => card.part(".picture").classList.add("blank");
   image.src = card.address;
   card.part("figcaption").textContent = `${file.name} · ${size(file.size)}`;
@@ -75,8 +80,10 @@ function newCard(file) {
 }
 
 function start(card) {
-  card.node.className = "card busy";
+  card.node.classList.remove("failed");
+  card.node.classList.add("busy");
   card.part(".text").textContent = "Reading…";
+  card.part(".facts").textContent = "";
   card.part(".again").hidden = true;
   waiting.push(card);
   next();
