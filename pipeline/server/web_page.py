@@ -83,7 +83,7 @@ class WebPage:
         follows, null if the length is fixed. `attention` of a character has a number for each column of the picture, and `edges` the sides
         of these columns, from 0 to 1: see `on_picture` in components/data/placement.py. Both are empty for a model without attention.
         """
-        # Only the type of a form or of plain text would let pages of other sites send pictures without asking.
+        # Browsers let pages of other sites send only the types of forms and plain text without asking.
         if not request.headers.get("content-type", "").startswith("image/"):
             raise RequestError(415, "The body must be a picture, with a content type such as image/png.")
         version, spec = _newest(request)

@@ -57,7 +57,7 @@ def test_attention_on_the_margins_is_left_out_and_columns_are_cut_at_the_sides()
     attention = np.array([[0.1, 0.2, 0.4, 0.2, 0.1], [1.0, 0.0, 0.0, 0.0, 0.0]])
     edges, shown = on_picture(attention, Box(10, 0, 20, 20), spec)  # from column 1, without its first quarter, to column 3, with 3/4 of it
     np.testing.assert_allclose(edges, [0, 0.3, 0.7, 1])
-    np.testing.assert_allclose(shown, [[0.15, 0.4, 0.15], [0, 0, 0]])
+    np.testing.assert_allclose(shown, [[0.15, 0.4, 0.15], [0.0, 0.0, 0.0]])
 
 
 def test_a_picture_as_wide_as_the_canvas_shows_all_attention_but_that_beyond_the_end() -> None:

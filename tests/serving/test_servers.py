@@ -40,8 +40,9 @@ def model(tmp_path_factory: pytest.TempPathFactory, graph: tft.TFTransformOutput
     return exported_model.export(tmp_path_factory.mktemp("exported") / "model", exported_model.random_model(), graph)
 
 
-def assert_read_alike(directory: Path) -> None:
-    ours, theirs = answers(directory, REQUESTS), exported_model.answers_in_python(directory, REQUESTS)
+def assert_read_alike(directory: Path, design: Preset) -> None:
+    requests = {name: values for name, values in REQUESTS.items() if name != "explain" or design.heads == "counted"}
+    ours, theirs = answers(directory, requests), exported_model.answers_in_python(directory, requests)
     for signature, by_name in theirs.items():
         assert ours[signature].keys() == by_name.keys()
         for name, answer in by_name.items():
@@ -54,7 +55,7 @@ def assert_read_alike(directory: Path) -> None:
 def test_every_preset_reads_the_same_in_a_session_as_in_python(tmp_path: Path, graph: tft.TFTransformOutput, design: Preset) -> None:
     model = exported_model.random_model(design)
     directory = exported_model.export(tmp_path / "model", model, graph)
-    assert_read_alike(directory)
+    assert_read_alike(directory, design)
     saved = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
     handles = [node for node in saved.meta_graphs[0].graph_def.node if node.op == "VarHandleOp"]
     assert len(handles) == len(model.variables)

@@ -4,6 +4,7 @@ const AT_ONCE = 4; // requests; the server joins pictures that arrive together
 const SURE = 0.95;
 const UNSURE = 0.7;
 const VEIL = 0.88;
+const WIDE = 5; // pictures that are wider for their height get the whole width of a card
 
 const element = (id) => document.getElementById(id);
 const limits = { bytes: Infinity, version: null };
@@ -59,24 +60,34 @@ function add(files) {
 
 function newCard(file) {
   const node = element("card").content.cloneNode(true).firstElementChild;
-  const card = { file, node, address: URL.createObjectURL(file), part: (selector) => node.querySelector(selector) };
+  const card = { file, node, part: (selector) => node.querySelector(selector) };
   const image = card.part("img");
   image.alt = file.name;
-  image.onload = () => node.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
-  image.onerror = () => card.part(".picture").classList.add("blank");
-  image.src = card.address;
+  const address = URL.createObjectURL(file);
+  image.onload = () => {
+    URL.revokeObjectURL(address);
+    const ratio = image.naturalWidth / image.naturalHeight;
+    node.style.setProperty("--ratio", ratio);
+    node.classList.toggle("wide", ratio > WIDE);
+  };
+  image.onerror = () => {
+    URL.revokeObjectURL(address);
+    card.part(".picture").classList.add("blank");
+  };
+  image.src = address;
   card.part("figcaption").textContent = `${file.name} · ${size(file.size)}`;
   card.part(".again").onclick = () => {
     element("choose").focus();
     start(card);
   };
-  node.addEventListener("removed", () => URL.revokeObjectURL(card.address));
   return card;
 }
 
 function start(card) {
-  card.node.className = "card busy";
+  card.node.classList.remove("failed");
+  card.node.classList.add("busy");
   card.part(".text").textContent = "Reading…";
+  card.part(".facts").textContent = "";
   card.part(".again").hidden = true;
   waiting.push(card);
   next();
@@ -207,12 +218,12 @@ function showProblem(card, message, again) {
 }
 
 function announce(card) {
-  finished.push(card);
-  if (running || waiting.length) return;
+  if (card.node.isConnected) finished.push(card); // not removed meanwhile
+  if (running || waiting.length || !finished.length) return;
   const failed = finished.filter(({ node }) => node.classList.contains("failed"));
   const say = ({ file, part }) => `${file.name}: ${part(".text").textContent}. ${part(".facts").textContent}`;
   const count = `${finished.length} pictures, ${finished.length - failed.length} read, ${failed.length} not read.`;
-  element("status").textContent = finished.length === 1 ? say(card) : count;
+  element("status").textContent = finished.length === 1 ? say(finished[0]) : count;
   finished = [];
 }
 
@@ -238,7 +249,6 @@ element("files").onchange = ({ target }) => {
 };
 element("clear").onclick = () => {
   waiting.length = 0;
-  for (const node of element("list").children) node.dispatchEvent(new Event("removed"));
   element("list").replaceChildren();
   element("results").hidden = true;
   element("status").textContent = "Readings removed.";
