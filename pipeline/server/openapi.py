@@ -160,15 +160,20 @@ def _schemas() -> Json:
     # Either form names the input, or leaves its name out.
     rows = {"anyOf": [{"type": "array", "minItems": 1, "items": item} for item in (picture, _ref("NamedPicture"))]}
     signature = {
+        "type": "string",
         "enum": ["serving_default", "serving_examples", "transform_features"],
         "default": "serving_default",
         "description": "serving_examples and transform_features take serialized tf.Examples. Each is one string.",
     }
+
+    def with_signature(**properties: Json) -> Json:
+        return _object(**properties) | {"properties": {"signature_name": signature, **properties}}
+
     tensor = _object(
         name=_STRING, datatype={"enum": list(_DATATYPES)}, shape={"type": "array", "items": {"type": "integer", "minimum": -1}}
     )
     tensors = {"type": "array", "items": _ref("Tensor")}
-    output = tensor | {"properties": {**tensor["properties"], "data": {"type": "array"}, "parameters": {"type": "object"}}}
+    output = tensor | {"properties": {**tensor["properties"], "data": {"type": "array", "items": {}}, "parameters": {"type": "object"}}}
     parameters = {"type": "object", "properties": {"binary_data_output": _BOOLEAN | {"description": "Binary outputs."}}}
     wanted = _object(name={"enum": sorted(_OUTPUTS)}) | {"description": "An output that is wanted."}
     wanted["properties"]["parameters"] = {"type": "object", "properties": {"binary_data": _BOOLEAN}}
@@ -185,12 +190,9 @@ def _schemas() -> Json:
         "Readiness": _object(status=_STRING, problems=_STRINGS | {"description": "Versions that could not be loaded."}),
         "Base64": _object(b64={"type": "string", "pattern": _BASE64, "contentEncoding": "base64"}) | {"additionalProperties": False},
         "NamedPicture": _object(image=picture) | {"additionalProperties": False},
-        "PredictRequest": {
-            "type": "object",
-            "description": 'Pictures as {"b64": …}, by rows ("instances") or as a column ("inputs").',
-            "properties": {"signature_name": signature, "instances": rows, "inputs": {"anyOf": [values, _object(image=values)]}},
-            "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
-        },
+        "RowRequest": with_signature(instances=rows) | {"description": "Pictures by rows."},
+        "ColumnRequest": with_signature(inputs={"anyOf": [values, _object(image=values)]}) | {"description": "Pictures as a column."},
+        "PredictRequest": {"oneOf": [_ref("RowRequest"), _ref("ColumnRequest")]},
         "Prediction": _object(**_OUTPUTS),
         "PredictResponse": {
             "type": "object",
