@@ -109,7 +109,7 @@ check: install  ## run linters and type checkers
 	$(RUN) ruff format --check .
 	$(RUN) lint-imports
 	$(RUN) deptry .
-	$(RUN) mypy components deploy pipeline benchmarks experiments
+	$(RUN) mypy components deploy pipeline benchmarks experiments reader/captcha_read
 	$(RUN) mypy --allow-untyped-defs tests
 
 # Needs Go; takes some minutes the first time.

@@ -218,7 +218,7 @@ def _ours(name: str, spec: CaptchaSpec, part: Part) -> Row:
 def _readings(config: Config, files: Sequence[Path]) -> list[str]:
     load_tensorflow(with_keras=False)
     from pipeline.inference.prediction import predict
-    from pipeline.inference.served_model import newest_model
+    from pipeline.inference.versions import newest_model
 
     return [answer.text or "" for answer in predict(config, newest_model(config), files)]
 

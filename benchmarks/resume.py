@@ -62,6 +62,7 @@ def start(config: Config, data: "Prepared", folder: Path) -> subprocess.Popen[st
             "trainer": config.trainer.model_dump(),
             "max_pixels": config.data.max_pixels,
             "wrong_size": config.data.wrong_size,
+            "background": config.data.background,
             "checkpoint_dir": str(folder / "checkpoints"),
             "log_dir": str(folder / "tensorboard"),
             "recipe": "resume",

@@ -1,5 +1,6 @@
 """A served model and pictures to read with it, for benchmarks whose figures do not depend on the weights."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -7,6 +8,7 @@ from benchmarks.tasks import Task, command
 from components.serving import serving_dir
 
 _TASK: Final = Task("digits-served", "digits", 3_000, "{train: 4, eval: 1, test: 1}", seed=3)
+_OTHER: Final = replace(_TASK, name="digits-served-2", changes=("data.root=data/benchmarks/digits-served", "trainer.seed=2"))
 _OVERRIDES: Final = ("trainer.epochs=1", "evaluator.min_sequence_accuracy=0", "evaluator.max_regression=1")
 
 
@@ -17,8 +19,17 @@ def options() -> list[str]:
 
 def pushed_model() -> Path:
     """Returns the folder of a model that the whole pipeline made with the current code, in one epoch."""
-    config = _TASK.config(*_OVERRIDES)
-    command("run", *options())
+    return _pushed_by(_TASK)
+
+
+def other_model() -> Path:
+    """Returns the folder of a model of the same pictures with another seed."""
+    return _pushed_by(_OTHER)
+
+
+def _pushed_by(task: Task) -> Path:
+    config = task.config(*_OVERRIDES)
+    command("run", *task.options(*_OVERRIDES))
     return serving_dir.versions(config.serving_dir)[0].path
 
 

@@ -29,14 +29,15 @@ BASE_PROBLEM: Final = "base_problem"  # of a trained model: why a warm start was
 
 # Features that Transform emits.
 PIXELS: Final = "pixels"  # bytes[1]: height x width x channels uint8, row-major
-PIXEL_MEAN: Final = "pixel_mean"  # float32[1]: mean of the training split, equal in all examples
-PIXEL_STD: Final = "pixel_std"  # float32[1]: standard deviation of the training split, equal in all examples
+PIXEL_MEAN: Final = "pixel_mean"  # float32[1]: mean of the training split, equal in all examples; also in SPEC_FILE
+PIXEL_STD: Final = "pixel_std"  # float32[1]: standard deviation of the training split, equal in all examples; also in SPEC_FILE
 LABEL_IDS: Final = "label_ids"  # int64[max_length]: class ids, padded with the blank class
 
 # Outputs of the served model.
 TEXT: Final = "text"  # string [N]; "" for an invalid picture
 PROBABILITIES: Final = "probabilities"  # float32 [N, max_length, num_classes]
 CONFIDENCE: Final = "confidence"  # float32 [N]: the probability of TEXT, see components/evaluation/metrics.py; 0 for an invalid picture
+ATTENTION: Final = "attention"  # float32 [N, max_length, columns]: of Glimpses in components/training/counting.py; 0 likewise
 VALID: Final = "valid"  # bool [N]: false for a picture that cannot be decoded or is refused
 
 # Files.
@@ -52,5 +53,7 @@ SPEC_FILE: Final = "captcha.json"  # in a SavedModel's assets.extra: the model's
 SERVABLE: Final = "servable"  # in SPEC_FILE: true; missing in models of earlier releases, which only a Python server can use
 WRONG_SIZE: Final = "wrong_size"  # in SPEC_FILE: "resize" or "refuse"; missing in models of earlier releases, which resize
 PROFILE_FILE: Final = "profile.json"  # in a SavedModel's assets.extra: see components/serving/training_profile.py
+MAX_PIXELS: Final = "max_pixels"  # in SPEC_FILE: larger pictures are refused; missing in models of earlier releases
+BACKGROUND: Final = "background"  # in SPEC_FILE: the RGB colour of transparent pixels; missing in models of earlier releases
 WEIGHTS_FILE: Final = "model.weights.h5"  # in a SavedModel's assets.extra: the weights for a warm start
 CANARIES_FILE: Final = "canaries.json"  # in a SavedModel's assets.extra: pictures and their readings: see components/serving/canaries.py

@@ -13,6 +13,7 @@ MAX_PARTS: Final = 64  # the limit of JPEG segments or PNG chunks that are searc
 ORIENTATION_TAG: Final = 274
 UPRIGHT: Final = 1
 ORIENTATIONS: Final = range(1, 9)
+SIDEWAYS: Final = range(5, 9)  # turned by a quarter
 
 
 def orientation(data: bytes) -> int:

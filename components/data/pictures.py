@@ -7,6 +7,7 @@ import io
 import math
 import re
 import struct
+import sys
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from components.data.captcha_spec import CaptchaSpec
-from components.data.exif import EXIF_APP1, JPEG_SIGNATURE, UPRIGHT, exif_orientation, orientation, png_chunk, png_chunks
+from components.data.exif import EXIF_APP1, JPEG_SIGNATURE, SIDEWAYS, UPRIGHT, exif_orientation, orientation, png_chunk, png_chunks
 
 ALLOWED_FORMATS: Final = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 
@@ -145,6 +146,17 @@ def visible_picture(data: bytes, rules: PictureRules) -> Image.Image:
     if turn is not None:
         return _convert(image, data, rules.background).transpose(turn)
     return image if _is_plain(image, data) else _convert(image, data, rules.background)
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Returns the width and height of a PNG or JPEG as a viewer shows it, in pixels. Decodes no pixels, so the size has no limit.
+
+    Raises:
+      PictureError: the header cannot be read.
+    """
+    image = _open(data, sys.maxsize)
+    width, height = image.size
+    return (height, width) if _orientation(image, data) in SIDEWAYS else (width, height)
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:

@@ -98,6 +98,13 @@ def versions(serving_dir: str | Path) -> list[Pushed]:
     return [Pushed(version, path, _about(path)) for version, path in found]
 
 
+def version_at(folder: str | Path) -> Pushed | None:
+    """Returns the version in a folder whose name is its number; None if the folder has no such name, or contains no SavedModel."""
+    path = Path(folder).resolve()
+    numbers = {path: number for number, path in _numbered(path.parent)}
+    return Pushed(numbers[path], Path(folder), _about(path)) if path in numbers and (path / SAVED_MODEL).is_file() else None
+
+
 def latest_pushed(serving_dir: str | Path, recipe: str, spec: CaptchaSpec) -> Pushed | None:
     """Returns the newest version of a different recipe: one with the same spec or, if none exists, one with another spec.
 

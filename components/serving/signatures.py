@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,9 +10,24 @@ import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.base.features import CONFIDENCE, IMAGE, LABEL_IDS, PROBABILITIES, SERVABLE, SPEC_FILE, TEXT, VALID, WRONG_SIZE
+from components.base.features import (
+    ATTENTION,
+    BACKGROUND,
+    CONFIDENCE,
+    IMAGE,
+    LABEL_IDS,
+    MAX_PIXELS,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    PROBABILITIES,
+    SERVABLE,
+    SPEC_FILE,
+    TEXT,
+    VALID,
+    WRONG_SIZE,
+)
 from components.data.captcha_spec import CaptchaSpec
-from components.data.decoding import is_png, visible_pixels
+from components.data.decoding import WHITE, is_png, visible_pixels
 from components.data.model_inputs import model_inputs
 from components.evaluation.metrics import read
 from components.serving.exports import EXPORTS
@@ -22,8 +37,9 @@ class CaptchaServer(tf.Module):
     """Transform's graph and the model: turns encoded pictures into text.
 
     Each answer contains, in the order of the pictures: TEXT string [N], PROBABILITIES float32 [N, max_length, num_classes],
-    CONFIDENCE float32 [N] and VALID bool [N]. A picture that is not a complete PNG or JPEG of at most `max_pixels`, or that is refused for
-    its size, does not affect the others: its VALID is false, its TEXT is empty and its numbers are 0.
+    CONFIDENCE float32 [N] and VALID bool [N]; that of `explain` also ATTENTION float32 [N, max_length, columns]. A picture that is not a
+    complete PNG or JPEG of at most `max_pixels`, or that is refused for its size, does not affect the others: its VALID is false, its TEXT
+    is empty and its numbers are 0.
     """
 
     def __init__(
@@ -37,8 +53,11 @@ class CaptchaServer(tf.Module):
         super().__init__()
         # A function, because functions are not saved. A Keras model would be saved with a second copy of each variable, and servers, which
         # restore by name, would fill the copies that the graph does not read. It reads the TensorFlow variables that Keras wraps. Only
-        # these are saved.
-        self._logits = functools.partial(model, training=False)
+        # these are saved. A layer with a method `attention` is a Glimpses (components/training/counting.py).
+        glimpses = next((layer for layer in model.layers if hasattr(layer, "attention")), None)
+        parts = keras.Model(model.inputs, [model.output, *(glimpses.input if glimpses else [])])
+        self._logits_and_parts = functools.partial(parts, training=False)
+        self._attention = glimpses.attention if glimpses else None
         self._variables = [variable.value for variable in model.variables]
         self._spec = spec
         self._max_pixels = max_pixels
@@ -54,13 +73,18 @@ class CaptchaServer(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE)], autograph=False)
     def serving_default(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         """Reads encoded pictures, string [N]."""
-        return self._read(image)
+        return self._reading(image)
+
+    @property
+    def explain(self) -> Any:
+        """A tf.function like `serving_default` that also returns ATTENTION; None for a model with direct heads, which have no attention."""
+        return self._read if self._attention else None
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
     def serving_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Reads the pictures of serialized tf.Examples, string [N]. An example without IMAGE counts as a picture that is not valid."""
         parsed = tf.io.parse_example(examples, {IMAGE: tf.io.FixedLenFeature([], tf.string, default_value="")})
-        return self._read(parsed[IMAGE])
+        return self._reading(parsed[IMAGE])
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
     def transform_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -68,22 +92,37 @@ class CaptchaServer(tf.Module):
         raw = {name: feature for name, feature in self._raw_features.items() if name != IMAGE}
         return {LABEL_IDS: self._transform.call(tf.io.parse_example(examples, raw))[LABEL_IDS]}
 
+    def normalisation(self) -> dict[str, float]:
+        """Returns PIXEL_MEAN and PIXEL_STD, which are constants of Transform's graph."""
+        found = self._transform.call({IMAGE: tf.constant([self._blank])})
+        return {name: float(found[name][0]) for name in (PIXEL_MEAN, PIXEL_STD)}
+
+    def _reading(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {name: output for name, output in self._read(images).items() if name != ATTENTION}
+
+    # A function that all signatures call, so that the SavedModel has its graph once. TensorFlow drops the outputs that a signature does not
+    # return when it makes the signature ready.
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE)], autograph=False)
     def _read(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         count = tf.size(images)
         valid = self._decodable(images)
         # TensorFlow's convolution on the CPU fails on an empty batch.
         filler = tf.fill([tf.maximum(1 - count, 0)], self._blank)
         readable = tf.concat([tf.where(valid, images, self._blank), filler], axis=0)
-        logits = self._logits(model_inputs(self._transform.call({IMAGE: readable}), self._spec))[:count]
-        probabilities = tf.nn.softmax(logits)
+        logits, *parts = tf.nest.flatten(self._logits_and_parts(model_inputs(self._transform.call({IMAGE: readable}), self._spec)))
+        probabilities = tf.nn.softmax(logits[:count])
         ids, chosen = read(probabilities, self._spec.min_length, keras.ops)
         text = tf.strings.reduce_join(tf.gather(self._characters, ids), axis=-1)
-        return {
+        answer = {
             TEXT: tf.where(valid, text, ""),
             PROBABILITIES: tf.where(valid[:, tf.newaxis, tf.newaxis], probabilities, 0.0),
             CONFIDENCE: tf.where(valid, tf.cast(tf.reduce_prod(chosen, axis=-1), tf.float32), 0.0),
             VALID: valid,
         }
+        if self._attention:
+            weights = tf.transpose(self._attention(parts)[:count], [0, 2, 1])
+            answer[ATTENTION] = tf.where(valid[:, tf.newaxis, tf.newaxis], weights, 0.0)
+        return answer
 
     def _decodable(self, images: tf.Tensor) -> tf.Tensor:
         """Returns bool [N]: which pictures are small enough, can be decoded and have a size that is not refused.
@@ -129,6 +168,7 @@ def export_model(
     about: Mapping[str, Any],
     directory: str,
     wrong_size: Literal["resize", "refuse"] = "resize",
+    background: Sequence[int] = WHITE,
 ) -> None:
     """Writes a SavedModel with the signatures of CaptchaServer. Its assets.extra contains what it reads and its weights.
 
@@ -140,15 +180,25 @@ def export_model(
       about: JSON values, which are written to SPEC_FILE beside the spec.
       directory: of the SavedModel; created.
       wrong_size: whether pictures whose size differs from the spec's are resized or refused.
+      background: the colour of transparent pixels in Transform's graph, RGB, 0 to 255. Like the numbers of the normalisation, it is
+        written to SPEC_FILE, from which `captcha-pipeline export` takes it.
     """
     server = CaptchaServer(model, tft_output, spec, max_pixels, wrong_size)
     signatures = {name: getattr(server, name) for name in ("serving_default", "serving_examples", "transform_features")}
+    if server.explain:
+        signatures["explain"] = server.explain
     tf.saved_model.save(server, directory, signatures=signatures)
     extra = Path(directory) / "assets.extra"
     extra.mkdir(exist_ok=True)
-    content = json.dumps(
-        {"spec": spec.model_dump(mode="json"), SERVABLE: True, WRONG_SIZE: wrong_size, **about}, ensure_ascii=False, indent=2
-    )
-    (extra / SPEC_FILE).write_text(content + "\n", encoding="utf-8")
+    content = {
+        "spec": spec.model_dump(mode="json"),
+        SERVABLE: True,
+        WRONG_SIZE: wrong_size,
+        MAX_PIXELS: max_pixels,
+        BACKGROUND: list(background),
+        **server.normalisation(),
+        **about,
+    }
+    (extra / SPEC_FILE).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     for export in EXPORTS:
         export(model, extra)

@@ -2,11 +2,11 @@
 
 A server compares its traffic with it (pipeline/server/drift_monitor.py). PROFILE_FILE in assets.extra is JSON, less than 100 kB:
 
-    {"counts": {"brightness": {"231": 17, …}, "contrast": {…}, "width": {"100": 24000}, "height": {…},
+    {"counts": {"brightness": {"231": 17, …}, "contrast": {…}, "sharpness": {…}, "width": {"100": 24000}, "height": {…},
                 "confidence": {"998": 412, …}, "length": {"4": 2000}, "characters": {"A": 231, …}, "containing": {"A": 208, …}},
      "max_pixels": 4000000, "background": [255, 255, 255]}
 
-The first four count the pictures of all spans that the model was trained on, by grey level or pixels. The others count the model's readings
+The first five count the pictures of all spans that the model was trained on, by grey level or pixels. The others count the model's readings
 of the eval split: by thousandths of confidence, rounded down, by characters of the text, the occurrences of each character, and the texts
 that contain it. `max_pixels` and `background` are those of PictureRules. This module does not import TensorFlow.
 """
@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import BRIGHTNESS, CHARACTERS, CONFIDENCE, CONTRAST, HEIGHT, PROFILE_FILE, WIDTH
+from components.base.features import BRIGHTNESS, CHARACTERS, CONFIDENCE, CONTRAST, HEIGHT, PROFILE_FILE, SHARPNESS, WIDTH
 from components.data.drift import SIZE, Profile
 from components.data.pictures import PictureRules
 
 LENGTH: Final = "length"
 CONTAINING: Final = "containing"
-OF_PICTURES: Final = (BRIGHTNESS, CONTRAST, WIDTH, HEIGHT)
+OF_PICTURES: Final = (BRIGHTNESS, CONTRAST, SHARPNESS, WIDTH, HEIGHT)
 OF_READINGS: Final = (CONFIDENCE, LENGTH, CHARACTERS, CONTAINING)
 _ALL: Final = (*OF_PICTURES, *OF_READINGS)
 
@@ -63,7 +63,7 @@ class TrainingProfile:
         """
         counts = {name: Counts() for name in _ALL}
         for profile in pictures:
-            for name in (BRIGHTNESS, CONTRAST):
+            for name in (BRIGHTNESS, CONTRAST, SHARPNESS):
                 counts[name].update(profile.counts[name])
             for size, count in profile.counts[SIZE].items():
                 for name, pixels in zip((WIDTH, HEIGHT), size.split("x"), strict=True):

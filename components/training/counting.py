@@ -50,10 +50,14 @@ class Glimpses(keras.layers.Layer):
         self._sharpness = self.add_weight((), keras.initializers.Constant(_SHARPNESS), name="sharpness")
 
     def call(self, inputs: list[keras.KerasTensor]) -> keras.KerasTensor:
+        columns, _ = inputs
+        return ops.einsum("nwp,nwc->npc", ops.cast(self.attention(inputs), columns.dtype), columns)
+
+    def attention(self, inputs: list[keras.KerasTensor]) -> keras.KerasTensor:
+        """Returns the weights of the columns, float32 [N, w, positions]. Their sum over the columns is 1."""
         columns, counts = inputs
         seen = ops.add(ops.matmul(ops.tanh(ops.matmul(columns, self._keys)), self._queries), self._place)
         halfway = ops.arange(self._positions, dtype="float32") + 0.5  # the count in the middle of a character
         off = ops.cast(counts, "float32")[..., None] - halfway
         scores = ops.cast(seen, "float32") - ops.cast(self._sharpness, "float32") * off * off
-        weights = ops.softmax(scores, axis=1)
-        return ops.einsum("nwp,nwc->npc", ops.cast(weights, columns.dtype), columns)
+        return ops.softmax(scores, axis=1)

@@ -56,10 +56,9 @@ def run_fn(fn_args: FnArgs) -> None:
 
     `fn_args.custom_config` has: `spec`, a CaptchaSpec in JSON; `trainer`, the fields of Hyperparameters; `recipe`, which identifies
     this combination of configuration, data and code (components/base/recipe.py); `checkpoint_dir`, the folder of the checkpoints from which
-    a killed fit resumes; `log_dir`, where TensorBoard finds a folder for each fingerprint during its fit; and `max_pixels` and
-    `wrong_size`, which decide what pictures the served model refuses: see `export_model`; `background`, the colour of transparent pixels;
-    and `profiles`, the counts of a `drift.Profile` for each span. `fn_args.base_model` is the folder of a
-    SavedModel to start from. The folder may be empty.
+    a killed fit resumes; `log_dir`, where TensorBoard finds a folder for each fingerprint during its fit; `max_pixels`, `wrong_size` and
+    `background`, which decide what pictures the served model refuses and how it decodes them: see `export_model`; and `profiles`, the
+    counts of a `drift.Profile` for each span. `fn_args.base_model` is the folder of a SavedModel to start from. The folder may be empty.
 
     Raises:
       CaptchaPipelineError: a split is empty, the strategy is unavailable, its replicas cannot share a batch evenly, or
@@ -121,6 +120,7 @@ def run_fn(fn_args: FnArgs) -> None:
         about,
         fn_args.serving_model_dir,
         config["wrong_size"],
+        config["background"],
     )
     rules = PictureRules(config["max_pixels"], tuple(config["background"]), "resize")
     extra = Path(fn_args.serving_model_dir) / "assets.extra"

@@ -25,7 +25,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) ->
     listener = listen(settings.server)
     host, port = listener.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    console.print(f"Serving {settings.name} on http://{address}/v1/models/{settings.name}", highlight=False, soft_wrap=True)
+    console.print(f"Serving {settings.name} on http://{address}/v1/models/{settings.served_name}", highlight=False, soft_wrap=True)
     run(settings, listener)
 
 

@@ -236,6 +236,11 @@ class Config(Section):
         return str(Path(self.root) / self.name / "searches")
 
     @property
+    def exports_dir(self) -> str:
+        """The folder of exports: one folder per version, with one folder per format."""
+        return str(Path(self.root) / self.name / "exports")
+
+    @property
     def engine_log(self) -> str:
         """The file with the output of a Beam engine that failed its trial job before a run."""
         return str(Path(self.root) / self.name / "engine.log")
@@ -254,3 +259,8 @@ class Config(Section):
     def serving_dir(self) -> str:
         """TensorFlow Serving's base path: one numbered folder per version."""
         return self.pusher.serving_dir or str(Path(self.root) / self.name / "serving" / self.name)
+
+    @property
+    def served_name(self) -> str:
+        """The name of the model in requests to `serve`."""
+        return self.server.name or self.name

@@ -26,6 +26,7 @@ class LiveDriftConfig(Section):
 class ServerConfig(Section):
     """How `captcha-pipeline serve` answers requests. See docs/how-to/serving.md."""
 
+    name: str | None = Field(None, pattern=r"^[^/:]+$", description="name of the model in requests; null for the pipeline's name")
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for all networks of this machine")
     port: int = Field(8501, ge=0, le=65535, description="TCP port; 0 for any free port")
     workers: int = Field(1, ge=1, le=64, description="processes that share the port; each loads the model")

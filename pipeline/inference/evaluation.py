@@ -39,7 +39,7 @@ def evaluate_spans(config: Config, model: Path, split: str, spans: Sequence[Span
     """Measures a model on the given spans, as `evaluate`."""
     reader = ServedModel(model)
     counts = ReadingCounts(reader.spec.max_length, reader.spec.num_classes, reader.spec.min_length)
-    records = _good_records(config, split, spans, reader.spec)
+    records = good_records(config, split, spans, reader.spec)
     while batch := list(itertools.islice(records, BATCH_SIZE)):
         readings = list(reader.read(image for image, _ in batch))
         counts.add(np.array([reader.spec.encode(label) for _, label in batch]), np.stack([reading.probabilities for reading in readings]))
@@ -48,8 +48,12 @@ def evaluate_spans(config: Config, model: Path, split: str, spans: Sequence[Span
     return counts.results(config.evaluator.confidence)
 
 
-def _good_records(config: Config, split: str, spans: Sequence[Span], spec: CaptchaSpec) -> Iterator[tuple[bytes, str]]:
-    """Yields the encoded picture and the label of each record that CaptchaExampleGen would accept."""
+def good_records(config: Config, split: str, spans: Sequence[Span], spec: CaptchaSpec) -> Iterator[tuple[bytes, str]]:
+    """Yields the encoded picture and the label of each record that CaptchaExampleGen would accept.
+
+    Raises:
+      CaptchaPipelineError: a shard is missing or has changed.
+    """
     for shard in (shard for span in spans for shard in shards_of(span) if shard.split == split):
         for item in read_records(shard.path, shard.sha256):
             with contextlib.suppress(RecordError, LabelError, PictureError):

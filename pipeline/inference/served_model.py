@@ -2,19 +2,14 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
 from components.base import features
-from components.base.errors import CaptchaPipelineError
-from components.data.captcha_spec import CaptchaSpec
-from components.serving import serving_dir
-from pipeline.config.config import Config
+from pipeline.inference.versions import describe, not_a_model
 
 BATCH_SIZE = 64
 
@@ -36,20 +31,6 @@ class Reading:
     valid: bool
 
 
-def newest_model(config: Config) -> Path:
-    """Returns the folder of the newest pushed version.
-
-    Raises:
-      CaptchaPipelineError: no version has been pushed.
-    """
-    versions = serving_dir.versions(config.serving_dir)
-    if not versions:
-        raise CaptchaPipelineError(
-            f"No model has been pushed to {config.serving_dir} yet. Train one with `captcha-pipeline run`, or give a model with --model."
-        )
-    return versions[0].path
-
-
 class ServedModel:
     """A SavedModel that this pipeline exported.
 
@@ -64,16 +45,12 @@ class ServedModel:
         Raises:
           CaptchaPipelineError: the model does not exist, or this pipeline did not export it.
         """
-        description = Path(directory) / "assets.extra" / features.SPEC_FILE
+        about = describe(directory)
+        self.spec, self.wrong_size = about.spec, about.wrong_size
         try:
-            about = json.loads(description.read_text(encoding="utf-8"))
-            self.spec = CaptchaSpec.model_validate(about["spec"])
-            self.wrong_size: Literal["resize", "refuse"] = about.get(features.WRONG_SIZE, "resize")
             self._loaded = tf.saved_model.load(str(directory))
         except (OSError, ValueError, KeyError) as error:
-            raise CaptchaPipelineError(
-                f"{directory} is not a model that this pipeline exported ({error}). Give --model a version folder of the serving folder."
-            ) from None
+            raise not_a_model(directory, error) from None
         self._signature = self._loaded.signatures["serving_default"]
 
     def read(self, images: Iterable[bytes]) -> Iterator[Reading]:

@@ -58,7 +58,7 @@ def _look(config: Config, last: RunRecord, span: Span, has_model: bool) -> str:
 
     load_tensorflow(with_keras=False)
     from pipeline.inference.evaluation import evaluate_spans
-    from pipeline.inference.served_model import newest_model
+    from pipeline.inference.versions import newest_model
 
     accuracy = evaluate_spans(config, newest_model(config), SPLITS[-1], [span]).sequence_accuracy
     return read_badly(span.path.name, accuracy, floor)

@@ -27,6 +27,7 @@ from pipeline.server.observations import Observations, Watcher
 from pipeline.server.prediction_log import PredictionLog
 from pipeline.server.reading import Server, server_of
 from pipeline.server.versions import Versions
+from pipeline.server.web_page import WebPage
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def create_app(config: Config) -> Starlette:
     batcher = Batcher(settings.batch_size, settings.batch_wait_ms / 1000, settings.queue, threads[0], measured.batch)
     versions = Versions(Path(config.serving_dir), settings.labels, threads[1], measured.versions)
     observations = Observations(_watchers(config, measured), measured.unobserved)
-    server = Server(config.name, versions, batcher, [measured, observations])
+    server = Server(config.served_name, versions, batcher, [measured, observations])
 
     @contextlib.asynccontextmanager
     async def running(app: Starlette) -> AsyncIterator[None]:
@@ -85,6 +86,7 @@ def create_app(config: Config) -> Starlette:
             Route("/openapi.json", openapi.description),
             *tensorflow_api.ROUTES,
             *open_inference.ROUTES,
+            *WebPage(config).routes,
         ],
         middleware=[Middleware(Access, count=measured.request, log=settings.access_log), Middleware(BodyLimits, settings=settings)],
         exception_handlers={RequestError: _refused, HTTPException: _not_found, ClientDisconnect: _gone, Exception: _failed},
@@ -99,7 +101,7 @@ def create_app(config: Config) -> Starlette:
 
 def _watchers(config: Config, measured: Metrics) -> Iterator[Watcher]:
     if config.server.drift.watch:
-        yield DriftWatch(config.name, config.server.drift.webhook, measured.alarm)
+        yield DriftWatch(config.served_name, config.server.drift.webhook, measured.alarm)
     if config.server.log.folder:
         yield PredictionLog(config.server.log, Path(config.server.log.folder))
 

@@ -6,8 +6,8 @@ is larger. The null hypothesis is: whatever came before, the next picture shows 
 then bets on each event: a stake grows by the factor 1 + b (1 - u) if the picture shows it, and else shrinks by 1 - b u. Under the null
 hypothesis the expected factor is at most 1 (Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", 2024). A new
 stake of 1 enters with each picture, so that a change is found whenever it begins: this is the Shiryaev-Roberts e-detector of Shin, Ramdas &
-Rinaldo, "E-detectors: a nonparametric framework for sequential change detection", 2023. The mean of the stakes over all events,
-bets and properties, less the number of pictures, is a supermartingale, so the mean number of pictures before a false alarm is at least
+Rinaldo, "E-detectors: a nonparametric framework for sequential change detection", 2023. The mean of the stakes over all events
+and properties, less the number of pictures, is a supermartingale, so the mean number of pictures before a false alarm is at least
 PICTURES_PER_FALSE_ALARM, whatever the distribution, and the chance of one in the first n pictures is at most n divided by it.
 """
 
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from scipy.stats import beta
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import BRIGHTNESS, CHARACTERS, CONFIDENCE, CONTRAST, HEIGHT, WIDTH
+from components.base.features import BRIGHTNESS, CHARACTERS, CONFIDENCE, CONTRAST, HEIGHT, SHARPNESS, WIDTH
 from components.data import drift
 from components.data.captcha_spec import CaptchaSpec
 from components.data.pictures import PictureRules, inspect_picture
@@ -34,7 +34,7 @@ from components.serving.training_profile import CONTAINING, LENGTH, TrainingProf
 
 _LOG: Final = logging.getLogger(__name__)
 
-NUMBERS: Final = (BRIGHTNESS, CONTRAST, WIDTH, HEIGHT, CONFIDENCE, LENGTH)
+NUMBERS: Final = (BRIGHTNESS, CONTRAST, SHARPNESS, WIDTH, HEIGHT, CONFIDENCE, LENGTH)
 FEATURES: Final = (*NUMBERS, CHARACTERS)
 PICTURES_PER_FALSE_ALARM: Final = 250_000
 # By how much the share of an event may exceed that in training. For sizes, 10 % is the default limit of drift.size. If 10 % of the pictures
@@ -44,10 +44,10 @@ TOLERANCE: Final = dict.fromkeys(NUMBERS, 0.1) | {CHARACTERS: 0.05}
 RECENT: Final = 100  # pictures that an alarm describes
 _CUTS: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)  # the quantiles of the training profile that bound events
 _CHANCE_OF_ERROR: Final = 1e-4  # that the true share in training exceeds its upper bound
-# A picture multiplies a stake by at most this. So the first alarm needs some fifty pictures that show an event, and no short burst of
-# similar pictures is drift, although its pictures are not independent.
-_MAX_FACTOR: Final = 2**0.5
-_BETS: Final = (1.0, 0.5)  # parts of the largest bet; smaller bets find smaller changes
+# A picture multiplies a stake by at most this. So an alarm needs some hundred pictures that show an event, and a short burst of similar
+# pictures, which are not independent, is no drift. A larger factor finds large changes sooner, but raises more false alarms in traffic that
+# comes in bursts: see benchmarks/drift_monitor.py.
+_MAX_FACTOR: Final = 2 ** (1 / 6)
 _MAX_STAKE: Final = 1e15  # far above every bound; keeps the stakes finite
 _MAX_CHARACTERS: Final = 64  # that have their own events, the most frequent first
 _REMEMBERED: Final = 1000  # pictures among which a repetition is noticed
@@ -61,7 +61,7 @@ class Measurements(NamedTuple):
 
     Attributes:
       width, height: pixels.
-      brightness, contrast: mean and standard deviation of the pixel values, 0 to 255, as in components/data/pictures.py.
+      brightness, contrast, sharpness: as in `components.data.pictures.Picture`.
       text: that the model read.
       confidence: of the model in the text, 0 to 1.
     """
@@ -70,6 +70,7 @@ class Measurements(NamedTuple):
     height: int
     brightness: float
     contrast: float
+    sharpness: float
     text: str
     confidence: float
 
@@ -79,8 +80,7 @@ class Measurements(NamedTuple):
             return len(self.text)
         if feature == CONFIDENCE:
             return confidence_level(self.confidence)
-        # Profiles are made from float32, which may round up to a whole number.
-        return int(np.float32(getattr(self, feature)))
+        return int(getattr(self, feature))
 
 
 def measure(picture: bytes, text: str, confidence: float, spec: CaptchaSpec, rules: PictureRules) -> Measurements:
@@ -97,7 +97,7 @@ def measure(picture: bytes, text: str, confidence: float, spec: CaptchaSpec, rul
       PictureError: as for `components.data.pictures.inspect_picture`; not if the model found the picture valid.
     """
     found = inspect_picture(picture, spec, rules)
-    return Measurements(found.width, found.height, found.brightness, found.contrast, text, confidence)
+    return Measurements(found.width, found.height, found.brightness, found.contrast, found.sharpness, text, confidence)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +109,8 @@ class Alarm:
       event: what has become more frequent, such as "brightness above 231".
       measured: the share of the last RECENT pictures that show it, 0 to 1. If the drift is younger than that, the share is still rising.
       trained: its share in the training profile.
-      distance: of the last RECENT pictures from the training profile: for brightness, contrast and confidence the Jensen-Shannon divergence
-        in bits, for the other features the largest difference in the share of a value, as `components.data.drift.distances` computes them.
+      distance: of the last RECENT pictures from the training profile: for brightness, contrast, sharpness and confidence the Jensen-Shannon
+        divergence in bits, for the others the largest difference in the share of a value, as in `components.data.drift.distances`.
       pictures: observed since the start or the last reset, with this one.
     """
 
@@ -143,12 +143,12 @@ class _Event(NamedTuple):
 
     @property
     def factors(self) -> Floats:
-        """The factors of its stakes, float64 [2, bets]: of a picture that does not show the event, and of one that does."""
+        """The factors of its stake, float64 [2]: of a picture that does not show the event, and of one that does."""
         if self.tolerated >= 1:
-            return np.zeros((2, len(_BETS)))  # can never be drift
+            return np.zeros(2)  # can never be drift
         # A stake stays above 0, or one picture without the event would end it for good.
-        bets = np.array(_BETS) * min((_MAX_FACTOR - 1) / (1 - self.tolerated), 0.99 / self.tolerated)
-        return np.stack([1 - bets * self.tolerated, 1 + bets * (1 - self.tolerated)])
+        bet = min((_MAX_FACTOR - 1) / (1 - self.tolerated), 0.99 / self.tolerated)
+        return np.array([1 - bet * self.tolerated, 1 + bet * (1 - self.tolerated)])
 
 
 def _event(name: str, feature: str, count: int, total: int) -> _Event:
@@ -174,7 +174,7 @@ class _Number:
         # The number of places: below the first cut, at it, between it and the second, and so on.
         self._shown = np.array([self._shown_at(place) for place in range(2 * len(at) + 1)])
         factors = np.stack([event.factors for event in self.events])
-        self._factors = np.stack([np.where(shown[:, np.newaxis], factors[:, 1], factors[:, 0]).ravel() for shown in self._shown])
+        self._factors = np.where(self._shown, factors[:, 1], factors[:, 0])
 
     def _shown_at(self, place: int) -> npt.NDArray[np.bool_]:
         cuts = 2 * np.arange(len(self._cuts)) + 1
@@ -185,7 +185,7 @@ class _Number:
         return bisect.bisect_left(self._cuts, value) + bisect.bisect_right(self._cuts, value)
 
     def factors(self, found: Measurements) -> Floats:
-        """Returns what a picture multiplies the stakes by, float64 [events * bets]."""
+        """Returns what a picture multiplies the stakes by, float64 [events]."""
         return self._factors[self._place(found)]
 
     def shows(self, event: int, found: Measurements) -> bool:
@@ -207,12 +207,12 @@ class _Characters:
             with_it = containing[letter]
             self.events.append(_event(f"a text with {letter!r}", CHARACTERS, with_it, total))
             self.events.append(_event(f"a text without {letter!r}", CHARACTERS, total - with_it, total))
-        factors = np.stack([event.factors for event in self.events]).reshape(len(self._letters), 2, 2, len(_BETS))
-        self._absent = np.stack([factors[:, 0, 0], factors[:, 1, 1]], axis=1)  # [letters, events of a letter, bets]
+        factors = np.stack([event.factors for event in self.events]).reshape(len(self._letters), 2, 2)
+        self._absent = np.stack([factors[:, 0, 0], factors[:, 1, 1]], axis=1)  # [letters, events of a letter]
         self._present = np.stack([factors[:, 0, 1], factors[:, 1, 0]], axis=1)
 
     def factors(self, found: Measurements) -> Floats:
-        """Returns what a picture multiplies the stakes by, float64 [events * bets]."""
+        """Returns what a picture multiplies the stakes by, float64 [events]."""
         factors = self._absent.copy()
         present = [self._numbers[letter] for letter in set(found.text) if letter in self._numbers]
         factors[present] = self._present[present]
@@ -229,8 +229,8 @@ class DriftMonitor:
 
     The memory is bounded, and the cost of a picture does not depend on how many were observed. Threads may share a monitor.
 
-    A picture with the size, brightness and contrast of one among the last thousand different pictures is a repetition. One in sixteen
-    repetitions counts. Otherwise a client that sends the same pictures over and over would look like drift.
+    A picture with the size, brightness, contrast and sharpness of one among the last thousand different pictures is a repetition. One in
+    sixteen repetitions counts. Otherwise a client that sends the same pictures over and over would look like drift.
     """
 
     def __init__(self, profile: TrainingProfile):
@@ -243,7 +243,7 @@ class DriftMonitor:
         counts = profile.counts
         self._watched: dict[str, _Number | _Characters] = {feature: _Number(feature, counts[feature]) for feature in NUMBERS}
         self._watched[CHARACTERS] = _Characters(counts[CONTAINING], sum(counts[LENGTH].values()))
-        sizes = [len(_BETS) * len(watched.events) for watched in self._watched.values()]
+        sizes = [len(watched.events) for watched in self._watched.values()]
         self._starts = np.cumsum([0, *sizes[:-1]])
         self._weights = 1 / (len(sizes) * np.array(sizes))
         self._stakes = np.zeros(sum(sizes))
@@ -300,7 +300,7 @@ class DriftMonitor:
             return self._alarm(feature)
 
     def _is_repeated(self, found: Measurements) -> bool:
-        key = found[:4]
+        key = found[:5]
         if key in self._remembered:
             self._remembered.move_to_end(key)
             return True
@@ -312,7 +312,7 @@ class DriftMonitor:
     def _alarm(self, feature: str) -> Alarm:
         watched = self._watched[feature]
         start = self._starts[list(self._watched).index(feature)]
-        number = int(self._stakes[start : start + len(_BETS) * len(watched.events)].argmax()) // len(_BETS)
+        number = int(self._stakes[start : start + len(watched.events)].argmax())
         event = watched.events[number]
         measured = sum(watched.shows(number, found) for found in self._recent) / len(self._recent)
         return Alarm(feature, event.name, measured, event.trained, self._distance(feature), self._pictures)
@@ -322,7 +322,7 @@ class DriftMonitor:
         if feature == CHARACTERS:
             return drift.largest_difference(collections.Counter("".join(found.text for found in self._recent)), trained)
         recent = collections.Counter(str(found.value(feature)) for found in self._recent)
-        if feature in (BRIGHTNESS, CONTRAST):
+        if feature in drift.NUMBERS:
             return drift.divergence(recent, trained)
         if feature == CONFIDENCE:
             return drift.divergence(_in_percent(recent), _in_percent(trained))

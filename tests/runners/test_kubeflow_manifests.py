@@ -54,9 +54,11 @@ def test_manifests_are_valid_and_every_planted_error_is_caught(path: Path) -> No
                 check(put(document, place, error))
 
 
-def test_every_referenced_name_exists() -> None:
-    """In base and serving: accounts, claims, settings, the ports of services and policies, pod selectors, and scaling targets."""
-    resources = [document for path in RESOURCES if path.parent.name in {"base", "serving"} for document in documents(path)]
+@pytest.mark.parametrize("server", ["serving", "captcha-server"])
+def test_every_referenced_name_exists(server: str) -> None:
+    """With each server: accounts, claims, settings, the ports of services and policies, pod selectors, and scaling targets."""
+    folders = {"base", "server-policies", server}
+    resources = [document for path in RESOURCES if path.parent.name in folders for document in documents(path)]
     names = {(resource["kind"], resource["metadata"]["name"]) for resource in resources}
     pods = [resource["spec"]["template"] for resource in resources if resource["kind"] == "Deployment"]
     labels = [pod["metadata"]["labels"] for pod in pods]
@@ -65,8 +67,8 @@ def test_every_referenced_name_exists() -> None:
             assert "emptyDir" in volume or ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in names
         for container in pod["spec"]["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["spec"]["volumes"]}
-            assert {("ConfigMap", source["configMapRef"]["name"]) for source in container["envFrom"]} <= names
-            probed = [probe for kind in ("readinessProbe", "livenessProbe") if (probe := container.get(kind))]
+            assert {("ConfigMap", source["configMapRef"]["name"]) for source in container.get("envFrom", [])} <= names
+            probed = [probe for kind in ("startupProbe", "readinessProbe", "livenessProbe") if (probe := container.get(kind))]
             asked = {(probe.get("httpGet") or probe["tcpSocket"])["port"] for probe in probed}
             assert asked <= {port["name"] for port in container["ports"]}
     ports = {port["name"] for pod in pods for container in pod["spec"]["containers"] for port in container["ports"]}
@@ -79,7 +81,7 @@ def test_every_referenced_name_exists() -> None:
             assert spec["selector"]["matchLabels"] in labels
         if resource["kind"] == "NetworkPolicy":
             assert spec["podSelector"]["matchLabels"] in labels
-            assert {port["port"] for rule in spec.get("ingress", []) for port in rule["ports"]} <= ports
+            assert {port["port"] for rule in spec.get("ingress", []) for port in rule["ports"]} <= {*ports, "grpc"}
         if resource["kind"] == "HorizontalPodAutoscaler":
             assert (spec["scaleTargetRef"]["kind"], spec["scaleTargetRef"]["name"]) in names
         if resource["kind"] == "RoleBinding":
@@ -104,6 +106,19 @@ def test_servers_read_the_paths_that_the_pipeline_writes() -> None:
         assert (mount["mountPath"], mount["readOnly"]) == ("/mnt/captcha", True)
     uri = inference["spec"]["predictor"]["model"]["storageUri"].replace("PIPELINE", name)
     assert uri == config.serving_dir.replace("/mnt/captcha", "pvc://captcha")
+
+
+def test_this_projects_server_is_configured_as_its_pod_needs() -> None:
+    (pod,) = pod_specs(documents(MANIFESTS / "captcha-server" / "serving.yaml"))
+    (container,) = pod["containers"]
+    program, command, config, *overrides = container["command"]
+    assert [program, command, config] == ["captcha-pipeline", "serve", "--config=/mnt/captcha/kubeflow.yaml"]
+    settings = load_config(ROOT / "configs" / "kubeflow.yaml", [override.removeprefix("--set=") for override in overrides])
+    assert settings.served_name == "captcha", "as TensorFlow Serving's manifest names the model"
+    assert settings.server.host == "0.0.0.0"
+    assert [port["containerPort"] for port in container["ports"]] == [settings.server.port]
+    paused = int(container["lifecycle"]["preStop"]["exec"]["command"][-1])
+    assert pod["terminationGracePeriodSeconds"] > paused + settings.server.drain_seconds
 
 
 def test_pods_meet_the_restricted_standard_and_no_file_has_a_secret() -> None:
@@ -148,6 +163,8 @@ def test_overlays_built_by_kustomize(overlay: Path) -> None:
     if overlay.name == "kserve":
         assert images == {"registry.example/captcha-pipeline:1"}
         assert served[0]["spec"]["predictor"]["model"]["storageUri"] == "pvc://captcha/output/digits/serving/digits"
+    elif overlay.name == "captcha-server":
+        assert images == {"registry.example/captcha-pipeline:1"}
     else:
         assert images == {"registry.example/captcha-pipeline:1", "tensorflow/serving:2.21.0"}
     assert claim["spec"].get("storageClassName") == ("captcha-bucket" if overlay.name == "bucket" else None)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import struct
 import zlib
@@ -11,7 +12,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from PIL import Image
 
-from components.base.features import CONFIDENCE, LABEL_IDS, PROBABILITIES, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE
+from components.base.features import ATTENTION, CONFIDENCE, LABEL_IDS, PROBABILITIES, SPEC_FILE, TEXT, VALID, WEIGHTS_FILE
 from components.data.captcha_spec import CaptchaSpec, LengthRange
 from components.data.model_inputs import model_inputs
 from components.evaluation.metrics import ReadingCounts, read
@@ -77,6 +78,15 @@ def test_answers_match_the_model(exported: Exported, signatures: Any, pictures: 
     assert answer[VALID].all()
 
 
+def test_the_description_has_what_an_export_needs(exported: Exported) -> None:
+    folder, _, output = exported
+    about = json.loads((folder / "assets.extra" / SPEC_FILE).read_text(encoding="utf-8"))
+    served = output.transform_features_layer()({"image": tf.constant([b""])})
+    assert (about["max_pixels"], about["background"], about["wrong_size"]) == (MAX_PIXELS, [255, 255, 255], "resize")
+    assert (about["pixel_mean"], about["pixel_std"]) == (served["pixel_mean"].numpy()[0], served["pixel_std"].numpy()[0])
+    assert about["pixel_std"] > 1
+
+
 def test_served_texts_match_the_spec_and_the_metrics(signatures: Any, pictures: list[bytes]) -> None:
     answer = _read(signatures, pictures)
     texts = [text.decode() for text in answer[TEXT]]
@@ -133,6 +143,33 @@ def test_serving_examples_reads_tf_examples(signatures: Any, pictures: list[byte
     answer = signatures["serving_examples"](examples=tf.constant([*(emitted(picture, "аб", SPEC) for picture in pictures), b""]))
     np.testing.assert_allclose(answer[PROBABILITIES][:-1], _read(signatures, pictures)[PROBABILITIES], atol=1e-6)
     assert answer[VALID].numpy().tolist() == [True] * len(pictures) + [False]
+
+
+def test_explain_reads_the_same_and_says_where_it_looked(exported: Exported, signatures: Any, pictures: list[bytes]) -> None:
+    _, model, output = exported
+    images = [pictures[0], b"no picture", *pictures[1:]]
+    answer = {name: value.numpy() for name, value in signatures["explain"](image=tf.constant(images)).items()}
+    attention = answer.pop(ATTENTION)
+    plain = _read(signatures, images)
+    assert answer.keys() == plain.keys()
+    for name, values in plain.items():
+        np.testing.assert_array_equal(answer[name], values)
+    good = answer[VALID]
+    assert not attention[~good].any()
+    np.testing.assert_allclose(attention[good].sum(axis=-1), 1, atol=1e-5)
+
+    # What the heads see is the mean of the columns, weighted by the attention.
+    columns = keras.Model(model.inputs, [model.get_layer(name).output for name in ("columns", "glimpses")])
+    seen, glimpses = columns(model_inputs(output.transform_features_layer()({"image": tf.constant(pictures)}), SPEC))
+    np.testing.assert_allclose(attention[good] @ seen.numpy(), glimpses, atol=1e-5)
+
+
+def test_a_model_with_direct_heads_has_no_explanation(exported: Exported, tmp_path: Path, pictures: list[bytes]) -> None:
+    direct = dataclasses.replace(PRESETS["vgg-book"], groups=((4,),), dense=())
+    export_model(build_model(SPEC, direct), exported[2], SPEC, MAX_PIXELS, {}, str(tmp_path / "model"))
+    signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
+    assert set(signatures) == {"serving_default", "serving_examples", "transform_features"}
+    assert ATTENTION not in _read(signatures, pictures)
 
 
 def test_transform_features_gives_the_labels_for_tfma(signatures: Any, pictures: list[bytes]) -> None:

@@ -23,6 +23,7 @@ EXAMPLES = [emitted(picture, label, SPEC) for picture, label in zip(PICTURES, LA
 # Good values for each signature, and bad values for signatures that read pictures.
 REQUESTS = {
     "serving_default": [PICTURES[0], b"no picture", PICTURES[1], b"", PICTURES[2][:60], *PICTURES[3:]],
+    "explain": [PICTURES[0], b"no picture", *PICTURES[1:]],
     "serving_examples": [EXAMPLES[0], b"", *EXAMPLES[1:]],
     "transform_features": EXAMPLES,
 }

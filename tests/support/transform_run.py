@@ -24,7 +24,7 @@ from components.schema_gate import captcha_schema
 from components.training.preprocessing import preprocessing_fn
 
 # What CaptchaExampleGen would have counted.
-PROFILE = Profile({"brightness": {"200": 150, "201": 30}, "contrast": {"60": 180}, "size": {"16x32": 180}})
+PROFILE = Profile({"brightness": {"200": 150, "201": 30}, "contrast": {"60": 180}, "sharpness": {"12": 180}, "size": {"16x32": 180}})
 
 
 def draw(spec: CaptchaSpec, label: str, seed: int = 0) -> Image.Image:

@@ -1,0 +1,1 @@
+"""Converts a pushed version to files that other programs read pictures with."""
