@@ -25,7 +25,7 @@ EXAMPLES = 30  # for each operation
 
 def test_every_route_is_described(tmp_path: Path) -> None:
     config = load_config(TINY, [f"pusher.serving_dir={tmp_path}"])
-    described = {(path, method.upper()) for path, item in describe(config.name)["paths"].items() for method in item}
+    described = {(path, method.upper()) for path, item in describe(config.served_name)["paths"].items() for method in item}
     routes = {
         (re.sub(r":segment", "", route.path), method)
         for route in create_app(config).routes
@@ -67,7 +67,7 @@ def test_schemathesis_finds_nothing(running: ServerProcess, tmp_path: Path) -> N
     environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.support.schemathesis_hooks", "PYTHONPATH": str(ROOT)}
     found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
-    assert "Tested: 27" in found.stdout
+    assert "Tested: 31" in found.stdout
 
 
 @pytest.mark.slow

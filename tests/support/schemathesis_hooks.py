@@ -12,7 +12,7 @@ _LENGTH = "Inference-Header-Content-Length"
 def filter_case(context: HookContext, case: Case) -> bool:
     """Drops binary tensors, whose sizes would have to fit the bytes, and signatures whose strings must be tf.Examples."""
     body: Any = case.body
-    is_example = isinstance(body, dict) and body.get("signature_name") in ("serving_examples", "transform_features")
+    is_example = isinstance(body, dict) and body.get("signature_name") in ("serving_examples", "transform_features", "explain")
     return not (is_example or case.media_type == "application/octet-stream" or _LENGTH in (case.headers or {}))
 
 
