@@ -135,7 +135,10 @@ class Requests:
     def _example(self) -> Sent:
         *_, (_, data, _) = hostile_inputs.records(1, self._rng)
         signature = self._rng.choice(("serving_examples", "transform_features"))
-        body = {"signature_name": signature, "instances": [{"b64": base64.b64encode(hostile_inputs.flipped(data, self._rng)).decode()}]}
+        body = {
+            "signature_name": signature,
+            "instances": [{"b64": base64.b64encode(hostile_inputs.flipped(data or b"x", self._rng)).decode()}],
+        }
         return Sent("", [post(self._predict, json.dumps(body).encode())])
 
     def _wrong_length(self) -> Sent:
