@@ -52,7 +52,7 @@ def write_int8(subject: Subject, path: Path) -> None:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            # Of 3,000 pictures of four digits, this read all as the float32 model. With the 99.999th percentile one text was different.
+            # Of 3,000 pictures of four digits, this read all as the float32 model; with the 99.999th percentile one text was different.
             calibrate_method=CalibrationMethod.MinMax,
         )
 
