@@ -66,6 +66,8 @@ test-java: install .tools/java/classpath  ## read an exported model with TensorF
 test-clients: install .tools/clients  ## read with clients that others wrote
 	CLIENTS=$(CURDIR)/.tools/clients $(RUN) pytest tests/server/test_clients.py
 
+.tools/clients: export PYENV_VERSION := 3.11
+.tools/clients: export UV_PYTHON := 3.11
 .tools/clients: tests/clients/pyproject.toml tests/clients/uv.lock
 	UV_PROJECT_ENVIRONMENT=$(CURDIR)/$@ $(UV) sync --locked --quiet --project tests/clients
 	@touch $@

@@ -8,7 +8,7 @@ from pipeline.cli.terminal import console, stoppable
 from pipeline.config import DEFAULT_CONFIG
 
 
-@stoppable("All requests that had arrived were answered.")
+@stoppable("Requests that had arrived were answered, or server.drain_seconds had passed.")
 def serve(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
     """Serve the newest pushed model over HTTP, and follow new versions and rollbacks.
 

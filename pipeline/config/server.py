@@ -32,7 +32,7 @@ class ServerConfig(Section):
     workers: int = Field(1, ge=1, le=64, description="processes that share the port; each loads the model")
     batch_size: int = Field(64, ge=1, description="largest number of pictures that the model reads together")
     batch_wait_ms: float = Field(0, ge=0, le=1000, description="milliseconds that a batch waits to become full")
-    queue: int = Field(512, ge=1, description="largest number of waiting pictures; further requests get status 429")
+    queue: int = Field(512, ge=1, description="largest number of waiting pictures, then status 429; and of pictures in one request")
     connections: int = Field(1000, ge=1, description="largest number of open connections; further requests get status 503")
     max_body_mib: float = Field(16, gt=0, description="largest body of a request, in MiB")
     max_bodies_mib: float = Field(256, gt=0, description="largest sum of the bodies of all open requests, in MiB; then status 503")

@@ -95,7 +95,7 @@ def create_app(config: Config) -> Starlette:
     app.router.redirect_slashes = False
     app.state.server = server
     app.state.metrics = measured
-    app.state.description = openapi.describe(config.name, settings.labels)
+    app.state.description = openapi.describe(config.served_name, settings.labels)
     return app
 
 

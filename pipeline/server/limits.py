@@ -1,7 +1,9 @@
 """Limits of requests: the size of a body, of all bodies together, and the time to send them."""
 
 import asyncio
-from typing import Final
+import functools
+from collections.abc import Callable
+from typing import Any, Final
 
 import httptools
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -72,20 +74,22 @@ class BodyLimits:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with limits that uvicorn does not have with this parser. Use `limited_to` to get a class with settings.
+    """uvicorn's HTTP protocol, with limits that uvicorn does not have with this parser. See `limited_to`.
 
     - The line and the headers of a request have at most HEAD_BYTES, and so has what a body has beside its bytes: the sizes of chunks,
       and trailers, which are dropped. A body of small chunks may have as many bytes of sizes as bytes of data.
-    - They arrive within `seconds`, or the connection is closed; also if the client sends nothing, or goes on with the body of a request
-      that is already answered. Such a body is read and dropped until then, because a client that cannot send sees no answer.
+    - They arrive within the configured time, or the connection is closed; also if the client sends nothing, or goes on with the body of a
+      request that is already answered. Such a body is read and dropped until then, because a client that cannot send sees no answer.
     - At most PIPELINED requests wait on a connection while an earlier one is answered.
     - A wish to upgrade the connection is ignored, as RFC 9110, 7.8, allows. The parser would drop the body of such a request.
 
     A head that breaks a rule does not cost earlier requests on the connection their answers.
     """
 
-    seconds: float
-    most: int
+    def __init__(self, *arguments: Any, seconds: float, most: int, **others: Any):
+        """Makes uvicorn's protocol with a time to send a head, and the largest number of open connections."""
+        super().__init__(*arguments, **others)
+        self._seconds, self._most = seconds, most
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the time for the first request."""
@@ -135,7 +139,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise _Refusal(f"More than {PIPELINED} requests wait for the answer to an earlier one.")
         self._in_head = False
         self._stop_timer()
-        self.scope["state"][_CROWDED] = len(self.connections) > self.most or len(self.tasks) >= self.most
+        self.scope["state"][_CROWDED] = len(self.connections) > self._most or len(self.tasks) >= self._most
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -166,7 +170,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_timer(self) -> None:
         if self._timer is None:
-            self._timer = self.loop.call_later(self.seconds, self._too_slow)
+            self._timer = self.loop.call_later(self._seconds, self._too_slow)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -175,7 +179,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         if self._in_head and self._surplus:
-            self._refuse(408, f"The head of the request did not arrive within {self.seconds:g} seconds.")
+            self._refuse(408, f"The head of the request did not arrive within {self._seconds:g} seconds.")
         else:
             self._close()
 
@@ -204,6 +208,6 @@ class _Refusal(Exception):
     """A request breaks a rule. Raised in a callback of the parser."""
 
 
-def limited_to(seconds: float, connections: int) -> type[BoundedProtocol]:
-    """Returns the protocol with a time to send the head of a request, in seconds, and the largest number of open connections."""
-    return type("LimitedProtocol", (BoundedProtocol,), {"seconds": seconds, "most": connections})
+def limited_to(seconds: float, connections: int) -> Callable[..., BoundedProtocol]:
+    """Returns the protocol with its limits, in a form that can be handed to other processes."""
+    return functools.partial(BoundedProtocol, seconds=seconds, most=connections)

@@ -50,8 +50,9 @@ def describe(name: str, labels: Iterable[str] = ()) -> Json:
             {"name": "server", "description": "The server itself."},
             {"name": "tensorflow", "description": "TensorFlow Serving. Other methods and paths get status 400, as they do there."},
             {"name": "inference", "description": "Open Inference Protocol, version 2."},
+            {"name": "page", "description": "The page that reads pictures in a browser."},
         ],
-        "paths": {**_server_paths(), **_tensorflow_paths(name, list(labels)), **_inference_paths(name)},
+        "paths": {**_server_paths(), **_page_paths(), **_tensorflow_paths(name, list(labels)), **_inference_paths(name)},
         "components": {"schemas": _schemas(), "responses": _responses()},
     }
 
@@ -70,6 +71,22 @@ def _server_paths() -> Json:
         "/readyz": _get("readiness", "server", "Whether the server can read.", ready, {"503": not_ready}),
         "/metrics": _get("metrics", "server", "Metrics for Prometheus.", page),
         "/openapi.json": _get("description", "server", "This description.", _answer("OpenAPI 3.1.", {"type": "object"})),
+    }
+
+
+def _page_paths() -> Json:
+    missing = {"404": _reference("NoSuchFile")}
+    file = _parameter("file", {"type": "string", "pattern": "^[a-z]+[.](css|js|html)$"}, "A file of the page.")
+    kinds = {"text/html": {"schema": _STRING}, "text/css": {"schema": _STRING}, "text/javascript": {"schema": _STRING}}
+    pictures: Json = {kind: {"schema": {}} for kind in ("image/png", "image/jpeg")}
+    counts = {name: {"type": "integer"} for name in ("version", "min_length", "max_length", "width", "height", "max_bytes")}
+    about = _answer("What it reads.", _object(name=_STRING, charset=_STRING, **counts))
+    html = {"description": "The page.", "content": {"text/html": {"schema": _STRING}}}
+    return {
+        "/": _get("page", "page", "The page.", html),
+        "/page/{file}": _get("page_file", "page", "A file of the page.", {"description": "It.", "content": kinds}, missing, [file]),
+        "/about": _get("about", "page", "What the model reads, and the largest body of POST /read.", about),
+        "/read": _post("read", "page", "Reads one picture.", pictures, {"200": _answer("The reading.", _ref("Reading"))}, []),
     }
 
 
@@ -160,15 +177,20 @@ def _schemas() -> Json:
     # Either form names the input, or leaves its name out.
     rows = {"anyOf": [{"type": "array", "minItems": 1, "items": item} for item in (picture, _ref("NamedPicture"))]}
     signature = {
-        "enum": ["serving_default", "serving_examples", "transform_features"],
+        "type": "string",
+        "enum": ["serving_default", "serving_examples", "transform_features", "explain"],
         "default": "serving_default",
-        "description": "serving_examples and transform_features take serialized tf.Examples. Each is one string.",
+        "description": "serving_examples and transform_features take serialized tf.Examples; a model may lack explain.",
     }
+
+    def with_signature(**properties: Json) -> Json:
+        return _object(**properties) | {"properties": {"signature_name": signature, **properties}}
+
     tensor = _object(
         name=_STRING, datatype={"enum": list(_DATATYPES)}, shape={"type": "array", "items": {"type": "integer", "minimum": -1}}
     )
     tensors = {"type": "array", "items": _ref("Tensor")}
-    output = tensor | {"properties": {**tensor["properties"], "data": {"type": "array"}, "parameters": {"type": "object"}}}
+    output = tensor | {"properties": {**tensor["properties"], "data": {"type": "array", "items": {}}, "parameters": {"type": "object"}}}
     parameters = {"type": "object", "properties": {"binary_data_output": _BOOLEAN | {"description": "Binary outputs."}}}
     wanted = _object(name={"enum": sorted(_OUTPUTS)}) | {"description": "An output that is wanted."}
     wanted["properties"]["parameters"] = {"type": "object", "properties": {"binary_data": _BOOLEAN}}
@@ -177,6 +199,14 @@ def _schemas() -> Json:
     given["properties"]["parameters"] = {"type": "object"}
     infer = _object(inputs={"type": "array", "minItems": 1, "maxItems": 1, "items": _ref("InferInput")})
     infer["properties"] |= {"id": _STRING, "outputs": {"type": "array", "items": _ref("WantedOutput")}, "parameters": parameters}
+    numbers = {"type": "array", "items": {"type": "number"}}
+    reading = _object(text=_STRING, confidence=_NUMBER, valid=_BOOLEAN, milliseconds={"type": "number"}, version={"type": "integer"})
+    reading["properties"] |= {
+        "problem": _STRING | {"description": "Why a picture that is not valid cannot be read."},
+        "characters": {"type": "array", "items": _object(character=_STRING, confidence=_NUMBER, attention=numbers)},
+        "end": {"type": ["number", "null"], "description": "The probability that no further character follows."},
+        "edges": numbers | {"description": "Of the columns that attention is for, from 0 to 1."},
+    }
     state = {"enum": ["LOADING", "AVAILABLE", "UNLOADING", "END"]}
     version_status = _object(version=_STRING, state=state, status=_object(error_code=_STRING, error_message=_STRING))
     spec = _object(name=_STRING, signature_name=_STRING, version=_STRING)
@@ -185,12 +215,9 @@ def _schemas() -> Json:
         "Readiness": _object(status=_STRING, problems=_STRINGS | {"description": "Versions that could not be loaded."}),
         "Base64": _object(b64={"type": "string", "pattern": _BASE64, "contentEncoding": "base64"}) | {"additionalProperties": False},
         "NamedPicture": _object(image=picture) | {"additionalProperties": False},
-        "PredictRequest": {
-            "type": "object",
-            "description": 'Pictures as {"b64": …}, by rows ("instances") or as a column ("inputs").',
-            "properties": {"signature_name": signature, "instances": rows, "inputs": {"anyOf": [values, _object(image=values)]}},
-            "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
-        },
+        "RowRequest": with_signature(instances=rows) | {"description": "Pictures by rows."},
+        "ColumnRequest": with_signature(inputs={"anyOf": [values, _object(image=values)]}) | {"description": "Pictures as a column."},
+        "PredictRequest": {"oneOf": [_ref("RowRequest"), _ref("ColumnRequest")]},
         "Prediction": _object(**_OUTPUTS),
         "PredictResponse": {
             "type": "object",
@@ -200,6 +227,7 @@ def _schemas() -> Json:
                 "outputs": _object(**{name: {"type": "array", "items": schema} for name, schema in _OUTPUTS.items()}),
             },
         },
+        "Reading": reading,
         "Status": _object(model_version_status={"type": "array", "items": version_status}),
         "Metadata": _object(model_spec=spec, metadata=_object(signature_def=_object(signature_def={"type": "object"}))),
         "ServerMetadata": _object(name=_STRING, version=_STRING, extensions=_STRINGS),
@@ -218,9 +246,10 @@ def _responses() -> Json:
     return {
         "BadRequest": _answer("The request is wrong.", error),
         "NoSuchModel": _answer("The model or its version is not loaded.", error),
+        "NoSuchFile": _answer("The page has no such file.", error),
         "TooSlow": _answer("The head or the body did not arrive in time.", error),
         "TooLarge": _answer("The body is too long, or it has too many pictures.", error),
-        "Compressed": _answer("The body is compressed.", error),
+        "Compressed": _answer("The body is compressed, or it is not a picture.", error),
         "QueueFull": _answer("Too many pictures wait.", error) | {"headers": _RETRY},
         "Busy": _answer("The server has no version yet, too many connections, or too many bytes of open requests.", error),
         "Failed": _answer("A defect of the server.", error),

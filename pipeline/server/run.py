@@ -89,7 +89,7 @@ def _uvicorn_config(settings: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
         "pipeline.server.run:create",
         factory=True,
-        http=limited_to(settings.body_seconds, settings.connections),
+        http=limited_to(settings.body_seconds, settings.connections),  # type: ignore[arg-type]  # it calls whatever makes a protocol
         ws="none",
         lifespan="on",
         loop="uvloop",

@@ -145,7 +145,7 @@ def serving(connections: int = 1000, **limits: Any) -> Iterator[Served]:
     app = Starlette(routes=routes, middleware=[Middleware(BodyLimits, settings=settings)], exception_handlers={RequestError: refused})
     app.state.go = False
     listener = listen(settings)
-    protocol = limited_to(settings.body_seconds, connections)
+    protocol: Any = limited_to(settings.body_seconds, connections)
     server = uvicorn.Server(uvicorn.Config(app, http=protocol, ws="none", loop="uvloop", log_config=None, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
