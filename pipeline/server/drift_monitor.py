@@ -46,8 +46,8 @@ _CUTS: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)  # the quantiles of the t
 _CHANCE_OF_ERROR: Final = 1e-4  # that the true share in training exceeds its upper bound
 # A picture multiplies a stake by at most this. So an alarm needs some hundred pictures that show an event, and a short burst of similar
 # pictures, which are not independent, is no drift. A larger factor finds large changes sooner, but raises more false alarms in traffic that
-# comes in bursts: see benchmarks/drift_monitor.py.
-_MAX_FACTOR: Final = 2 ** (1 / 6)
+# comes in bursts: see benchmarks/drift_monitor.py. Pictures of one client resemble each other less in their texts.
+_MAX_FACTOR: Final = dict.fromkeys(NUMBERS, 2 ** (1 / 6)) | {CHARACTERS: 2**0.5}
 _MAX_STAKE: Final = 1e15  # far above every bound; keeps the stakes finite
 _MAX_CHARACTERS: Final = 64  # that have their own events, the most frequent first
 _REMEMBERED: Final = 1000  # pictures among which a repetition is noticed
@@ -133,11 +133,13 @@ class _Event(NamedTuple):
 
     Attributes:
       name: such as "brightness above 231".
+      feature: one of FEATURES.
       trained: its share in the training profile.
       tolerated: the highest share that is no drift.
     """
 
     name: str
+    feature: str
     trained: float
     tolerated: float
 
@@ -147,7 +149,7 @@ class _Event(NamedTuple):
         if self.tolerated >= 1:
             return np.zeros(2)  # can never be drift
         # A stake stays above 0, or one picture without the event would end it for good.
-        bet = min((_MAX_FACTOR - 1) / (1 - self.tolerated), 0.99 / self.tolerated)
+        bet = min((_MAX_FACTOR[self.feature] - 1) / (1 - self.tolerated), 0.99 / self.tolerated)
         return np.array([1 - bet * self.tolerated, 1 + bet * (1 - self.tolerated)])
 
 
@@ -155,7 +157,7 @@ def _event(name: str, feature: str, count: int, total: int) -> _Event:
     """Returns an event that `count` of `total` pictures of the training profile show."""
     # The upper bound of Clopper & Pearson, 1934.
     highest = float(beta.ppf(1 - _CHANCE_OF_ERROR, count + 1, total - count)) if count < total else 1.0
-    return _Event(name, count / total, max(highest, count / total + TOLERANCE[feature]))
+    return _Event(name, feature, count / total, max(highest, count / total + TOLERANCE[feature]))
 
 
 class _Number:
