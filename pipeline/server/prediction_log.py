@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 from typing import Final
 
+from components.base.errors import CaptchaPipelineError
 from components.data.exif import PNG_SIGNATURE
 from pipeline.config.server import PredictionLogConfig
 from pipeline.server.observations import Observation
@@ -31,14 +32,19 @@ class PredictionLog:
         """Creates the folder.
 
         Raises:
-          OSError: the folder cannot be made.
+          CaptchaPipelineError: the folder cannot be written.
         """
         self._folder = folder
         self._share = settings.share
         self._limit = settings.max_mib * _MIB
         self._random = random.Random()  # noqa: S311, it only draws a sample
-        folder.mkdir(parents=True, exist_ok=True)
-        self._remove_oldest()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._remove_oldest()
+        except OSError as error:
+            raise CaptchaPipelineError(
+                f"Cannot write the log of readings: {error}. Give server.log.folder a folder that you own."
+            ) from None
 
     def watch(self, observation: Observation) -> None:
         """Stores a picture if it is drawn. See `pipeline.server.observations.Observations`.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.base.errors import CaptchaPipelineError
 from components.base.features import CONFIDENCE, TEXT, VALID
 from components.data.drift import Profile
 from components.data.example_proto import Example
@@ -152,6 +153,12 @@ def test_a_full_disk_leaves_no_half_picture(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="No space"):
         log.watch(Observation(VERSION, b"picture", "a", 1, 0))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_cannot_be_written_is_an_error_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CaptchaPipelineError, match="server.log.folder"):
+        log_of(tmp_path / "file" / "log")
 
 
 def test_a_version_without_a_profile_is_not_watched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
