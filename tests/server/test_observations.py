@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_no_half_picture(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_log_that_cannot_be_written_is_an_error_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CaptchaPipelineError, match="server.log.folder"):
+    with pytest.raises(CaptchaPipelineError, match=r"server\.log\.folder"):
         log_of(tmp_path / "file" / "log")
 
 
@@ -185,10 +185,11 @@ def test_an_alarm_is_counted_and_posted(tmp_path: Path) -> None:
 
     rules = PictureRules(100_000, (255, 255, 255), "resize")
     trained = [inspect_picture(picture, SPEC, rules) for picture in pictures(40)]
-    profile = Profile({"brightness": Counter(), "contrast": Counter(), "size": Counter()})
+    profile = Profile({"brightness": Counter(), "contrast": Counter(), "sharpness": Counter(), "size": Counter()})
     for found in trained:
         profile.counts["brightness"][str(int(found.brightness))] += 10
         profile.counts["contrast"][str(int(found.contrast))] += 10
+        profile.counts["sharpness"][str(int(found.sharpness))] += 10
         profile.counts["size"][f"{found.width}x{found.height}"] += 10
     (tmp_path / "assets.extra").mkdir()
     TrainingProfile.of([profile], ["аб"] * 400, [0.99] * 400, rules).export(tmp_path / "assets.extra")
