@@ -98,7 +98,21 @@ class Requests:
         return hostile_inputs.DAMAGES[self._rng.choice(("cut", "bits flipped"))](self._body, self._rng)
 
     def _wrong(self) -> Any:
-        values = [None, True, -1, 1.5, "x", [], {}, [[]], [{}], {"b64": 5}, {"image": None}, {"b64": "eA==", "image": "x"}, [None, "x"]]
+        values: list[Any] = [
+            None,
+            True,
+            -1,
+            1.5,
+            "x",
+            [],
+            {},
+            [[]],
+            [{}],
+            {"b64": 5},
+            {"image": None},
+            {"b64": "eA==", "image": "x"},
+            [None, "x"],
+        ]
         choose = self._rng.choice
         tensor = {"name": choose(["image", 5]), "datatype": choose(["BYTES", "FP32", []]), "shape": choose(values), "data": choose(values)}
         keys = {"instances": choose(values), "inputs": choose([*values, [tensor], [tensor, tensor]]), "outputs": choose(values)}
