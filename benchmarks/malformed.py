@@ -3,7 +3,7 @@
     uv run python -m benchmarks.malformed [--seed 1]
 
 Expected, and asserted: the server answers each good request right, never answers with a 5xx status other than 503, and does not end. Its
-memory is bounded. Five minutes on 2 cores with other load, and two more if the small pipeline run that makes the model is still missing.
+memory is bounded. Three minutes on 2 cores with other load, and some more if the small pipeline run that makes the model is still missing.
 """
 
 import asyncio
@@ -69,8 +69,6 @@ class Server:
             return [_CLOSED]
         finally:
             writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[str, bytes]:

@@ -140,20 +140,3 @@ def test_a_bad_request_does_not_cost_others_in_its_batch_their_answers(serving_d
         path = f"/v1/models/{server.name}:predict"
         answers = list(clients.map(lambda number: server.request("POST", path, bad if number % 4 == 3 else good), range(8)))
     assert [answer.status for answer in answers] == [200, 200, 200, 400] * 2
-
-
-def test_a_failed_look_at_the_folder_does_not_end_the_following(serving_dir: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "serving"
-    folder.mkdir()
-    (folder / "1").symlink_to(serving_dir / "1")
-    with served(folder, tmp_path / "log", "server.poll_seconds=0.1") as server:
-        (folder / "2").symlink_to("2")  # cannot be followed: OSError
-        end = time.monotonic() + 30
-        while not server.request("GET", "/readyz").json["problems"]:
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        (folder / "2").unlink()
-        (folder / "3").symlink_to(serving_dir / "1")
-        while server.request("GET", "/readyz").json["version"] != 3:
-            assert time.monotonic() < end + 60
-            time.sleep(0.1)
