@@ -7,8 +7,8 @@ reading and a confidence of 1. Of each configuration, 20,000 pictures are for tr
 requests are drawn with replacement. Measured pictures are kept in output/benchmarks; delete them after a change to the measures.
 
 Expected: fewer than one false alarm in 50,000 requests without drift, also if all traffic comes in short bursts. In `digits` and `tiny`,
-every drift is found within 500 requests, except a contrast of -5 % and a character that is 1.5 times as frequent. It takes longer in `free`,
-whose pictures differ much from each other. Twenty minutes on 2 cores, and the training of two small models.
+every drift is found within 500 requests, except a contrast of -5 % and a character that is 1.5 times as frequent. It takes longer in
+`free`, whose pictures differ much from each other. Twenty minutes on 2 cores, and the training of two small models.
 """
 
 import collections
