@@ -30,7 +30,7 @@ def traffic(count: int, seed: int = 0, characters: str = CHARSET) -> list[Measur
     texts = rng.choice(list(characters), (count, 4))
     levels = rng.normal([215, 45, 13], [8, 6, 2], (count, 3)).tolist()
     readings = zip(map("".join, texts), rng.beta(20, 1, count), strict=True)
-    return [Measurements(100, 30, *level, text, confidence) for level, (text, confidence) in zip(levels, readings, strict=True)]
+    return [Measurements(100, 30, b, c, s, text, confidence) for (b, c, s), (text, confidence) in zip(levels, readings, strict=True)]
 
 
 def profile_of(pictures: list[Measurements]) -> TrainingProfile:
@@ -254,7 +254,7 @@ def test_a_picture_is_measured_as_in_training() -> None:
     found = measure(encode(image), "ab", 0.5, spec, RULES)
     pixels = np.asarray(image)
     steps = np.abs(np.diff(pixels.astype(int), axis=1)).mean()
-    assert found == Measurements(16, 8, *map(pytest.approx, (pixels.mean(), pixels.std(), steps)), "ab", 0.5)
+    assert found == (16, 8, *map(pytest.approx, (pixels.mean(), pixels.std(), steps)), "ab", 0.5)
 
 
 def test_a_profile_survives_its_file(tmp_path: Path) -> None:
@@ -269,10 +269,9 @@ def test_a_profile_survives_its_file(tmp_path: Path) -> None:
 
 def test_a_large_profile_has_less_than_100_kilobytes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures = [
-        Measurements(*rng.integers(8, 2048, 2).tolist(), *rng.uniform(0, 255, 3).tolist(), "".join(map(chr, text)), rng.random())
-        for text in rng.integers(0x4E00, 0x5A00, (5000, 8)).tolist()
-    ]
+    texts = ["".join(map(chr, text)) for text in rng.integers(0x4E00, 0x5A00, (5000, 8)).tolist()]
+    sizes, levels = rng.integers(8, 2048, (5000, 2)).tolist(), rng.uniform(0, 255, (5000, 3)).tolist()
+    pictures = [Measurements(w, h, b, c, s, t, rng.random()) for (w, h), (b, c, s), t in zip(sizes, levels, texts, strict=True)]
     profile_of(pictures).export(tmp_path)
     assert (tmp_path / "profile.json").stat().st_size < 100_000
 
