@@ -8,9 +8,9 @@ from pipeline.cli.terminal import console, stoppable
 from pipeline.config import DEFAULT_CONFIG
 
 
-@stoppable("Requests that had arrived were answered, or server.drain_seconds had passed.")
+@stoppable("All open requests were answered, or server.drain_seconds ran out.")
 def serve(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
-    """Serve the newest pushed model over HTTP, and follow new versions and rollbacks.
+    """Serve the newest pushed model over HTTP, with a page that reads pictures, and follow new versions and rollbacks.
 
     Speaks the REST interface of TensorFlow Serving and the Open Inference Protocol. The section `server` of the configuration has the
     settings, such as --set server.port=8080. Listens on this machine only, unless server.host says otherwise.
@@ -25,7 +25,8 @@ def serve(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) ->
     listener = listen(settings.server)
     host, port = listener.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    console.print(f"Serving {settings.name} on http://{address}/v1/models/{settings.served_name}", highlight=False, soft_wrap=True)
+    name, url = settings.served_name, f"http://{address}/"
+    console.print(f"Serving {name}: page at {url}, requests to {url}v1/models/{name}", highlight=False, soft_wrap=True)
     run(settings, listener)
 
 

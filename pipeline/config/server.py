@@ -19,8 +19,12 @@ class LiveDriftConfig(Section):
     See docs/explanation/live-drift.md.
     """
 
-    watch: bool = Field(True, description="watch for drift; it takes a part of the time that the model takes")
-    webhook: str | None = Field(None, pattern=r"^https?://", description="URL to which alarms are posted as JSON; null for the log only")
+    watch: bool = Field(True, description="watch for drift; this costs some CPU time for each picture")
+    webhook: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="URL to which alarms are posted as JSON; null for none",
+    )
 
 
 class ServerConfig(Section):
@@ -32,7 +36,11 @@ class ServerConfig(Section):
     workers: int = Field(1, ge=1, le=64, description="processes that share the port; each loads the model")
     batch_size: int = Field(64, ge=1, description="largest number of pictures that the model reads together")
     batch_wait_ms: float = Field(0, ge=0, le=1000, description="milliseconds that a batch waits to become full")
-    queue: int = Field(512, ge=1, description="largest number of waiting pictures, then status 429; and of pictures in one request")
+    queue: int = Field(
+        512,
+        ge=1,
+        description="most pictures that may wait; further requests get status 429, longer ones 413",
+    )
     connections: int = Field(1000, ge=1, description="largest number of open connections; further requests get status 503")
     max_body_mib: float = Field(16, gt=0, description="largest body of a request, in MiB")
     max_bodies_mib: float = Field(256, gt=0, description="largest sum of the bodies of all open requests, in MiB; then status 503")

@@ -123,8 +123,8 @@ class Alarm:
 
     def __str__(self) -> str:
         return (
-            f"Drift of {self.feature} after {self.pictures:,} pictures: {self.event} in {self.measured:.1%} of the last {RECENT}, "
-            f"in {self.trained:.1%} of the training pictures (distance {self.distance:.2f})"
+            f"Drift of {self.feature} after {self.pictures:,} pictures: {self.event} in {self.measured:.1%} of the latest, "
+            f"in {self.trained:.1%} in training (distance {self.distance:.2f})"
         )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -12,14 +13,16 @@ import urllib3
 from components.data.pictures import PictureError
 from pipeline.server.drift_monitor import Alarm, DriftMonitor, measure
 from pipeline.server.observations import Observation
+from pipeline.server.versions import Version
 
 _LOG: Final = logging.getLogger(__name__)
 _RETRIES: Final = urllib3.Retry(3, backoff_factor=1, allowed_methods=["POST"], status_forcelist=range(500, 600))
 _SECONDS: Final = 5.0
+_VERSIONS: Final = 8  # that are watched at the same time: the current one, and those with a label
 
 
 class DriftWatch:
-    """A monitor for the version that answers requests; a new version starts a new one."""
+    """A monitor for each version that reads pictures, among the last few."""
 
     def __init__(self, name: str, webhook: str | None, count: Callable[[str], None]):
         """Observes nothing yet.
@@ -33,33 +36,37 @@ class DriftWatch:
         self._name = name
         self._webhook = webhook
         self._count = count
-        self._number = 0
-        self._monitor: DriftMonitor | None = None
+        self._monitors: OrderedDict[int, DriftMonitor | None] = OrderedDict()
         self._http = urllib3.PoolManager(timeout=_SECONDS, retries=_RETRIES)
         self._sender = ThreadPoolExecutor(1, "webhook")
 
     def watch(self, observation: Observation) -> None:
         """Adds a reading. See `pipeline.server.observations.Observations`."""
         version = observation.version
-        if version.number != self._number:
-            self._number = version.number
-            self._monitor = DriftMonitor.of_version(version.pushed.path)
-        spec = version.pushed.spec
-        if self._monitor is None or spec is None:
+        monitor, spec = self._monitor(version), version.pushed.spec
+        if monitor is None or spec is None:
             return
         try:
-            found = measure(observation.picture, observation.text, observation.confidence, spec, self._monitor.rules)
+            found = measure(observation.picture, observation.text, observation.confidence, spec, monitor.rules)
         except PictureError:  # TensorFlow decodes some broken pictures that Pillow refuses
             return
-        if alarm := self._monitor.observe(found):
-            self._report(alarm)
+        if alarm := monitor.observe(found):
+            self._report(version.number, alarm)
 
     def close(self) -> None:
         """Waits until all alarms are sent."""
         self._sender.shutdown()
 
-    def _report(self, alarm: Alarm) -> None:
-        details = {"model": self._name, "version": self._number, **dataclasses.asdict(alarm)}
+    def _monitor(self, version: Version) -> DriftMonitor | None:
+        """Returns the monitor of a version; None if the version has no profile."""
+        if version.number not in self._monitors:
+            self._monitors[version.number] = DriftMonitor.of_version(version.pushed.path)
+            if len(self._monitors) > _VERSIONS:
+                self._monitors.popitem(last=False)
+        return self._monitors[version.number]
+
+    def _report(self, number: int, alarm: Alarm) -> None:
+        details = {"model": self._name, "version": number, **dataclasses.asdict(alarm)}
         _LOG.warning("%s", alarm, extra={"details": details})
         self._count(alarm.feature)
         if self._webhook:

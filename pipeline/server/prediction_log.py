@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,8 @@ _MIB: Final = 2**20
 _SCAN_AFTER: Final = 1000  # pictures, because other workers write to the folder too
 _KEPT: Final = 0.9  # of the size limit, so that not every picture makes the log look for old ones
 _NAME_BYTES: Final = 255  # the limit of Linux
+# The names that this module gives. Files with other names are not the log's to remove.
+_NAME: Final = re.compile(r".+_[01]\.\d{3}_\d+_[0-9a-f]{16}\.(png|jpg)", re.DOTALL)
 # A text with one of these cannot be the beginning of a file name that PATTERN finds again.
 _UNFIT: Final = frozenset("/_\0")
 
@@ -77,7 +80,7 @@ class PredictionLog:
 
     def _remove_oldest(self) -> None:
         files = []
-        for path in self._folder.iterdir():
+        for path in [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]:
             try:
                 found = path.stat()
             except FileNotFoundError:  # another worker has removed it

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import socket
 import tempfile
 from typing import Final
@@ -39,6 +40,7 @@ def run(config: Config, listener: socket.socket) -> None:
         os.environ[FOLDER_VARIABLE] = shared
         uvicorn_config = _uvicorn_config(settings)
         _Workers(uvicorn_config, sockets=[listener]).run()
+    signal.raise_signal(signal.SIGTERM)  # as uvicorn does with one worker, so that the command ends alike
 
 
 def listen(settings: ServerConfig) -> socket.socket:

@@ -203,5 +203,5 @@ def test_a_missing_package_is_named(config: Config, monkeypatch: pytest.MonkeyPa
 
 def test_the_command_prints_the_proof(config: Config, folder: Path) -> None:
     output = call("export", "--config", str(folder / "small.yaml"), "--set", f"root={config.root}")
-    assert re.search(r"(\d+) of \1 test pictures are read like the model reads them; probabilities differ by at most \d", output)
+    assert re.search(r"the same text for (\d+) of \1 test pictures. Largest difference of a probability: \d", output)
     assert "/onnx" in output

@@ -92,8 +92,7 @@ def test_an_alarm_says_what_has_become_more_frequent() -> None:
     alarm = first_alarm(wider, monitor)
     assert alarm == Alarm("width", "width above 100", 1.0, 0.0, 1.0, alarm.pictures)
     assert str(alarm) == (
-        f"Drift of width after {alarm.pictures} pictures: width above 100 in 100.0% of the last 100, "
-        "in 0.0% of the training pictures (distance 1.00)"
+        f"Drift of width after {alarm.pictures} pictures: width above 100 in 100.0% of the latest, in 0.0% in training (distance 1.00)"
     )
 
 

@@ -117,6 +117,15 @@ def test_the_log_can_be_ingested(tmp_path: Path) -> None:
     assert "3 pictures" in said
 
 
+def test_only_pictures_of_the_log_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "RAZ_176.png").write_bytes(bytes(900_000))  # a picture that a person has put there
+    log = log_of(tmp_path, max_mib=1)
+    for number in range(30):
+        log.watch(Observation(VERSION, bytes([number]) * 100_000, str(number), 1, 0))
+    assert (tmp_path / "RAZ_176.png").exists()
+    assert len(list(tmp_path.iterdir())) < 15
+
+
 @pytest.mark.parametrize("text", ["", ".", "a/b", "a_b", "\0", "x" * 300])
 def test_a_text_that_cannot_be_a_file_name_is_not_stored(tmp_path: Path, text: str) -> None:
     log_of(tmp_path).watch(Observation(VERSION, b"picture", text, 1, 0))

@@ -86,7 +86,7 @@ def served(serving_dir: Path, log: Path, *settings: str) -> Iterator[ServerProce
 def _started(process: subprocess.Popen[bytes], log: Path) -> ServerProcess:
     end = time.monotonic() + _READY_SECONDS
     while True:
-        if address := re.search(r"http://(.+):(\d+)/v1/models/(.+)\n", log.read_text()):
+        if address := re.search(r"http://(\S+):(\d+)/v1/models/(\S+)\n", log.read_text()):
             host, port, name = address.groups()
             server = ServerProcess(process, host, int(port), name)
             with contextlib.suppress(OSError):
