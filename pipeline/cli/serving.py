@@ -21,7 +21,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) ->
     try:
         from pipeline.server.run import listen, run
     except ModuleNotFoundError as error:
-        raise CaptchaPipelineError(f"`serve` needs the package {error.name}: pip install 'captcha-pipeline[serve]'.") from None
+        raise CaptchaPipelineError(f"`serve` needs {error.name}, which is not installed. In the clone: pip install '.[serve]'.") from None
     listener = listen(settings.server)
     host, port = listener.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -73,7 +73,7 @@ def export(config: Config, model: Path, name: str, int8: bool = False, out: Path
                 proof = prove(saved, read, good_records(config, SPLITS[-1], config.data.read_window().spans, saved.spec))
         except ModuleNotFoundError as error:
             raise CaptchaPipelineError(
-                f"The format {name} needs {error.name}, which is not installed: pip install 'captcha-pipeline[{form.extra}]'."
+                f"The format {name} needs {error.name}, which is not installed. In the clone: pip install '.[{form.extra}]'."
             ) from None
         except ExportError as error:
             raise CaptchaPipelineError(f"The export cannot be opened: {error}") from None

@@ -197,7 +197,7 @@ def test_what_cannot_be_exported_is_explained(config: Config, tmp_path: Path) ->
 def test_a_missing_package_is_named(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.delitem(sys.modules, "pipeline.exporting.onnx_graph", raising=False)
-    with pytest.raises(CaptchaPipelineError, match=r"needs onnx, which is not installed: pip install 'captcha-pipeline\[export\]'"):
+    with pytest.raises(CaptchaPipelineError, match=r"needs onnx, which is not installed. In the clone: pip install '\.\[export\]'"):
         export(config, newest(config).path, "onnx")
 
 
