@@ -139,7 +139,7 @@ def visible_picture(data: bytes, rules: PictureRules) -> Image.Image:
     if not data:
         raise PictureError("image_empty", "the picture has no bytes")
     image = _open(data, rules.max_pixels)
-    if getattr(image, "is_animated", False) or (image.format == "PNG" and png_chunk(data, b"acTL") is not None):
+    if _is_animated(image) or (image.format == "PNG" and png_chunk(data, b"acTL") is not None):
         raise PictureError("image_animated", f"the {image.format} is animated; a picture must have one frame")
     _decode(image, data)
     turn = _TURNS.get(_orientation(image, data))
@@ -157,6 +157,13 @@ def upright_size(data: bytes) -> tuple[int, int]:
     image = _open(data, sys.maxsize)
     width, height = image.size
     return (height, width) if _orientation(image, data) in SIDEWAYS else (width, height)
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception as error:  # Pillow looks for a second frame, and its parsers raise exceptions of many types
+        raise PictureError("image_undecodable", f"the picture cannot be decoded: {error}") from None
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:

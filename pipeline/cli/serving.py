@@ -1,11 +1,14 @@
 """`captcha-pipeline serve`."""
 
+import importlib
 from typing import Final
 
 from components.base.errors import CaptchaPipelineError
 from pipeline.cli.options import ConfigOption, SetOption
 from pipeline.cli.terminal import console, stoppable
 from pipeline.config import DEFAULT_CONFIG
+
+_PACKAGES: Final = ("httptools", "orjson", "prometheus_client", "starlette", "uvicorn", "uvloop")  # of the extra `serve`
 
 
 @stoppable("All open requests were answered, or server.drain_seconds ran out.")
@@ -19,6 +22,8 @@ def serve(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) ->
 
     settings = load_config(config, overrides)
     try:
+        for package in _PACKAGES:
+            importlib.import_module(package)
         from pipeline.server.run import listen, run
     except ModuleNotFoundError as error:
         raise CaptchaPipelineError(f"`serve` needs {error.name}, which is not installed. In the clone: pip install '.[serve]'.") from None

@@ -38,8 +38,8 @@ def stoppable(what_next: str) -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except (Exception, KeyboardInterrupt):
-        if not stopped:
+    except (Exception, KeyboardInterrupt) as error:
+        if not (stopped or isinstance(error, KeyboardInterrupt)):
             raise
         console.print(f"Stopped. {what_next}", highlight=False, soft_wrap=True)
         raise typer.Exit(STOPPED) from None

@@ -20,11 +20,12 @@ from captcha_read.manifest import load_manifest
 from captcha_read.model import Reading
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CHARSETS, CaptchaSpec
-from pipeline.exporting.program import Program, program
 from pipeline.exporting.subject import PictureReader, Subject
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+    from pipeline.exporting.program import Program
 
 MAX_BYTES: Final = 3_000_000
 _SCRIPTS: Final = ("picture.js", "png.js", "network.js", "winograd.js", "reading.js", "page.js")
@@ -58,6 +59,7 @@ def write(subject: Subject, path: Path) -> None:
     """
     from pipeline.exporting.browser import executable
     from pipeline.exporting.onnx_graph import onnx_graph
+    from pipeline.exporting.program import program
 
     executable()
     page = render(program(onnx_graph(subject.model, subject.mean, subject.std)), load_manifest(path.parent).content, subject)
@@ -69,7 +71,7 @@ def write(subject: Subject, path: Path) -> None:
     path.write_bytes(page)
 
 
-def render(steps: Program, manifest: Mapping[str, Any], subject: Subject) -> bytes:
+def render(steps: "Program", manifest: Mapping[str, Any], subject: Subject) -> bytes:
     """Returns the page of a program, as UTF-8."""
     folder = jinja2.PackageLoader("pipeline.exporting", "page")
     environment = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -43,7 +43,7 @@ class Proof:
         A float32 model must read all texts as the SavedModel does, with probabilities that differ by at most MOST_DIFFERENCE. A model with
         weights of 8 bits may read at most the share MOST_LOSS fewer texts right.
         """
-        if int8 and self.saved_model_accuracy - self.accuracy > MOST_LOSS:
+        if int8 and round((self.saved_model_accuracy - self.accuracy) * self.pictures) > MOST_LOSS * self.pictures:
             return (
                 f"it reads {self.accuracy:.2%} of {self.pictures:,} test pictures right, and the SavedModel "
                 f"{self.saved_model_accuracy:.2%}: a loss of more than {100 * MOST_LOSS:g} percentage points"

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _LOG: Final = logging.getLogger(__name__)
 _NO_ENDPOINT: Final = "unknown"
-_CLOSED: Final = 499  # nginx's status for a client that went away before the answer
+CLOSED: Final = 499  # nginx's status for a client that went away before the answer
 _LONGEST_PATH: Final = 200  # in the log, which strangers must not fill
 
 
@@ -28,7 +28,7 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, status, sent = time.perf_counter(), _CLOSED, 0
+        start, status, sent = time.perf_counter(), CLOSED, 0
 
         async def watched(message: Message) -> None:
             nonlocal status, sent

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from pipeline.config.config import Config
 from pipeline.server import open_inference, openapi, tensorflow_api
-from pipeline.server.access import Access
+from pipeline.server.access import CLOSED, Access
 from pipeline.server.batching import Batcher
 from pipeline.server.drift_watch import DriftWatch
 from pipeline.server.limits import BodyLimits
@@ -117,7 +117,7 @@ async def _not_found(request: Request, error: Any) -> Response:
 
 
 async def _gone(request: Request, error: Any) -> Response:
-    return Response(status_code=400)  # nobody reads it
+    return Response(status_code=CLOSED)  # nobody reads it
 
 
 async def _failed(request: Request, error: Any) -> Response:

@@ -142,7 +142,7 @@ class Batcher:
                 break
             self._entries.popleft()
             self._waiting -= len(entry.values)
-            if not entry.answer.done():  # cancelled, if its client is gone
+            if not entry.answer.done():  # cancelled, if the server ends
                 batch.append(entry)
                 count += len(entry.values)
         return batch

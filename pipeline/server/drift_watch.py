@@ -16,8 +16,8 @@ from pipeline.server.observations import Observation
 from pipeline.server.versions import Version
 
 _LOG: Final = logging.getLogger(__name__)
-_RETRIES: Final = urllib3.Retry(3, backoff_factor=1, allowed_methods=["POST"], status_forcelist=range(500, 600))
-_SECONDS: Final = 5.0
+_RETRIES: Final = urllib3.Retry(2, backoff_factor=1, allowed_methods=["POST"], status_forcelist=range(500, 600))
+_SECONDS: Final = 3.0
 _VERSIONS: Final = 8  # that are watched at the same time: the current one, and those with a label
 
 
@@ -54,8 +54,8 @@ class DriftWatch:
             self._report(version.number, alarm)
 
     def close(self) -> None:
-        """Waits until all alarms are sent."""
-        self._sender.shutdown()
+        """Waits until the alarm that is being sent is sent. Those that wait for it are in the log only."""
+        self._sender.shutdown(cancel_futures=True)
 
     def _monitor(self, version: Version) -> DriftMonitor | None:
         """Returns the monitor of a version; None if the version has no profile."""
@@ -63,6 +63,7 @@ class DriftWatch:
             self._monitors[version.number] = DriftMonitor.of_version(version.pushed.path)
             if len(self._monitors) > _VERSIONS:
                 self._monitors.popitem(last=False)
+        self._monitors.move_to_end(version.number)
         return self._monitors[version.number]
 
     def _report(self, number: int, alarm: Alarm) -> None:

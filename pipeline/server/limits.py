@@ -15,6 +15,7 @@ from pipeline.server.messages import RequestError
 _MIB: Final = 2**20
 _BUSY_SECONDS: Final = 1.0
 _CROWDED: Final = "crowded"  # in the state of a request's scope: more connections are open than the server accepts
+_ALWAYS: Final = ("/healthz", "/metrics")
 HEAD_BYTES: Final = 64 * 1024  # the limit of uvicorn's other parser
 PIPELINED: Final = 16
 
@@ -38,7 +39,8 @@ class BodyLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope.get("state", {}).get(_CROWDED):
+        # Kubernetes would restart a server that does not say that it is alive.
+        if scope.get("state", {}).get(_CROWDED) and scope["path"] not in _ALWAYS:
             busy = RequestError(503, "The server is busy: too many connections are open.", _BUSY_SECONDS).response()
             busy.headers["Connection"] = "close"
             await busy(scope, receive, send)

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from components.base.features import CONFIDENCE, IMAGE, TEXT, VALID
 from components.data.example_proto import Example
 from pipeline.server.versions import Version
 
 _LOG: Final = logging.getLogger(__name__)
-_REQUESTS: Final = 1000  # that wait for the watchers
+_BYTES: Final = 64 * 2**20  # of the values of requests that wait for the watchers
+_SECONDS_TO_END: Final = 5.0
 
 
 class Observation(NamedTuple):
@@ -54,7 +56,7 @@ class _Request(NamedTuple):
 
 
 class Observations:
-    """A queue and a thread. Requests never wait for it: if the queue is full, their pictures are not observed."""
+    """A queue and a thread. Requests never wait for it: if its memory is full, their pictures are not observed."""
 
     def __init__(self, watchers: Iterable[Watcher], lost: Callable[[int], None]):
         """Starts the thread.
@@ -65,7 +67,9 @@ class Observations:
         """
         self._watchers = tuple(watchers)
         self._lost = lost
-        self._queue: queue.Queue[_Request | None] = queue.Queue(_REQUESTS)
+        self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._bytes = 0  # of the values in the queue
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="observations", daemon=True)
         self._thread.start()
 
@@ -73,21 +77,31 @@ class Observations:
         """Adds a request. See `pipeline.server.reading.Observer`."""
         if VALID not in answer or not self._watchers:
             return
-        try:
-            self._queue.put_nowait(_Request(version, signature, values, answer, time.time()))
-        except queue.Full:
+        size = sum(map(len, values))
+        with self._lock:
+            is_full = self._bytes + size > _BYTES
+            self._bytes += 0 if is_full else size
+        if is_full:
             self._lost(len(values))
+        else:
+            self._queue.put(_Request(version, signature, values, answer, time.time()))
 
     def close(self) -> None:
-        """Waits until everything in the queue is observed, and ends the thread."""
+        """Ends the thread. It may still observe what waits, but for some seconds only."""
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(_SECONDS_TO_END)
         for watcher in self._watchers:
             watcher.close()
 
     def _work(self) -> None:
         while request := self._queue.get():
-            for observation in _pictures(request):
+            with self._lock:
+                self._bytes -= sum(map(len, request.values))
+            try:
+                observations = list(_pictures(request))
+            except DecodeError:  # TensorFlow reads some tf.Examples that are not valid
+                continue
+            for observation in observations:
                 for watcher in self._watchers:
                     try:
                         watcher.watch(observation)

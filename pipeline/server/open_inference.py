@@ -24,6 +24,7 @@ from pipeline.server.versions import NoSuchVersion, Version
 SIGNATURE: Final = "serving_default"
 _JSON_LENGTH: Final = "Inference-Header-Content-Length"
 _BINARY_SIZE: Final = "binary_data_size"
+_MOST_DIMENSIONS: Final = 8
 _WHERE: Final = ("", "/versions/{version:segment}")
 _DATATYPES: Final = {"DT_STRING": "BYTES", "DT_FLOAT": "FP32", "DT_BOOL": "BOOL", "DT_INT64": "INT64"}
 
@@ -64,8 +65,8 @@ async def model_metadata(request: Request) -> Response:
 async def infer(request: Request) -> Response:
     """POST /v2/models/NAME[/versions/V]/infer."""
     server = server_of(request)
-    version = _version(server, request)
     body = await request.body()
+    version = _version(server, request)  # after the body, which may take long: the version could be unloaded meanwhile
     length = _json_length(request, len(body))
     content = parse_object(body[:length])
     signature = version.model.signatures[SIGNATURE]
@@ -111,8 +112,8 @@ def _input(content: dict[str, Any], name: str, binary: memoryview) -> list[bytes
     if given.get("datatype") != "BYTES":
         raise RequestError(400, f"The datatype of '{name}' must be BYTES")
     shape = given.get("shape")
-    if not (isinstance(shape, list) and shape and all(type(size) is int and size >= 0 for size in shape)):
-        raise RequestError(400, f"The shape of '{name}' must be a list of numbers, such as [1]")
+    if not (isinstance(shape, list) and 1 <= len(shape) <= _MOST_DIMENSIONS and all(type(size) is int and size >= 0 for size in shape)):
+        raise RequestError(400, f"The shape of '{name}' must be a list of at most {_MOST_DIMENSIONS} numbers, such as [1]")
     parameters = given.get("parameters", {})
     if not isinstance(parameters, dict):
         raise RequestError(400, f"'parameters' of '{name}' must be an object")
@@ -161,12 +162,12 @@ def _wanted(content: dict[str, Any], outputs: Sequence[Tensor]) -> list[tuple[Te
     if named == []:
         return [(output, default) for output in outputs]
     by_name = {output.name: output for output in outputs}
-    wanted = []
+    wanted: dict[str, tuple[Tensor, bool]] = {}  # each once, or a small request could have an answer of gigabytes
     for output in named if isinstance(named, list) else [None]:
         if not isinstance(output, dict) or not isinstance(output.get("name"), str) or output["name"] not in by_name:
             raise RequestError(400, f"'outputs' must be a list of objects with a name of {', '.join(by_name)}")
-        wanted.append((by_name[output["name"]], _flag(output, "binary_data", default)))
-    return wanted
+        wanted[output["name"]] = (by_name[output["name"]], _flag(output, "binary_data", default))
+    return list(wanted.values())
 
 
 def _flag(content: dict[str, Any], name: str, default: bool) -> bool:

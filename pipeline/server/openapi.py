@@ -285,7 +285,7 @@ def _object(**properties: Json) -> Json:
 
 
 def _counts() -> Json:
-    return {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+    return {"type": "array", "minItems": 1, "maxItems": 8, "items": {"type": "integer", "minimum": 0}}
 
 
 def _name(name: str) -> Json:

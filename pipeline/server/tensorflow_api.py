@@ -27,12 +27,9 @@ _FAILED: Final = "UNKNOWN"
 async def predict(request: Request) -> Response:
     """POST /v1/models/NAME[/versions/V|/labels/L]:predict."""
     server = server_of(request)
-    version = _version(server, request)
     content = parse_object(await request.body())
-    name = content.get("signature_name", _DEFAULT)
-    if not isinstance(name, str):
-        raise RequestError(400, f"JSON Value: {shown(content)} not formatted correctly. 'signature_name' key must be a string value.")
-    name = name or _DEFAULT
+    version = _version(server, request)  # after the body, which may take long: the version could be unloaded meanwhile
+    name = _signature_name(content)
     signature = version.model.signatures.get(name)
     if signature is None:
         raise RequestError(400, f'Serving signature name: "{name}" not found in signature def')
@@ -54,10 +51,10 @@ async def predict(request: Request) -> Response:
 async def unsupported(request: Request) -> Response:
     """POST …:classify and …:regress, which need signatures that these models do not have."""
     server = server_of(request)
-    version = _version(server, request)
     content = parse_object(await request.body())
+    version = _version(server, request)
     method = "tensorflow/serving/" + request.url.path.rsplit(":", 1)[1]
-    found = version.model.signatures.get(content.get("signature_name") or _DEFAULT)
+    found = version.model.signatures.get(_signature_name(content))
     expected = found.method if found else "a signature of that name"
     raise RequestError(400, f"Expected {method} signature method_name, but the model has {expected}; use :predict")
 
@@ -148,6 +145,13 @@ def _rows(instances: list[Any], name: str) -> list[bytes]:
             key = f" key: {name}" if are_objects else ""
             raise RequestError(400, f"Failed to process element: {number}{key} of 'instances' list. Error: {error.message}") from None
     return values
+
+
+def _signature_name(content: dict[str, Any]) -> str:
+    name = content.get("signature_name", _DEFAULT)
+    if not isinstance(name, str):
+        raise RequestError(400, f"JSON Value: {shown(content)} not formatted correctly. 'signature_name' key must be a string value.")
+    return name or _DEFAULT
 
 
 def _is_base64(value: Any) -> bool:

@@ -157,7 +157,10 @@ class Versions:
         """Calls `refresh` again and again, `seconds` after the last call, until the task is cancelled."""
         while True:
             await asyncio.sleep(seconds)
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:  # or the server would never follow a push again
+                _LOG.exception("The serving folder could not be followed")
 
     def close(self) -> None:
         """Unloads everything."""

@@ -1,6 +1,7 @@
 """The page of the server, which reads pictures in a browser: GET / and its files in page/, GET /about and POST /read."""
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -12,8 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
-from components.base.features import ATTENTION, CONFIDENCE, PROBABILITIES, TEXT, VALID, WRONG_SIZE
+from components.base.features import ATTENTION, CONFIDENCE, MAX_PIXELS, PROBABILITIES, TEXT, VALID, WRONG_SIZE
 from components.data.captcha_spec import CaptchaSpec
+from components.data.exif import JPEG_SIGNATURE, PNG_SIGNATURE
 from components.data.pictures import PictureError, PictureRules, inspect_picture, upright_size
 from components.data.placement import on_picture, place
 from components.evaluation.metrics import read as read_classes
@@ -86,8 +88,8 @@ class WebPage:
         # Browsers let pages of other sites send only the types of forms and plain text without asking.
         if not request.headers.get("content-type", "").startswith("image/"):
             raise RequestError(415, "The body must be a picture, with a content type such as image/png.")
-        version, spec = _newest(request)
         picture = await request.body()
+        version, spec = _newest(request)  # after the body, which may take long: the version could be unloaded meanwhile
         start = time.perf_counter()
         answer = await server_of(request).read(version, _signature(version), [picture])
         milliseconds = 1000 * (time.perf_counter() - start)
@@ -101,7 +103,9 @@ class WebPage:
         if reading["valid"]:
             found = _characters(picture, spec, answer)
         else:
-            rules = dataclasses.replace(self._rules, wrong_size=version.pushed.about.get(WRONG_SIZE, "resize"))
+            about = version.pushed.about
+            most = about.get(MAX_PIXELS, self._rules.max_pixels)
+            rules = dataclasses.replace(self._rules, wrong_size=about.get(WRONG_SIZE, "resize"), max_pixels=most)
             found = {"problem": await asyncio.to_thread(_problem, picture, spec, rules)}
         return json_response(reading | found)
 
@@ -124,8 +128,10 @@ def _characters(picture: bytes, spec: CaptchaSpec, answer: dict[str, np.ndarray]
     ids, confidences = read_classes(answer[PROBABILITIES][0], spec.min_length)
     length = len(ids) if spec.blank_id is None else int(np.sum(ids != spec.blank_id))
     edges, attention = np.empty(0), np.empty((length, 0))
-    if ATTENTION in answer:
-        edges, attention = on_picture(answer[ATTENTION][0], place(*upright_size(picture), spec), spec)
+    # Pillow refuses some damaged pictures that TensorFlow reads; they have no attention.
+    with contextlib.suppress(PictureError):
+        if ATTENTION in answer:
+            edges, attention = on_picture(answer[ATTENTION][0], place(*upright_size(picture), spec), spec)
     return {
         "characters": [
             {
@@ -151,4 +157,6 @@ def _problem(picture: bytes, spec: CaptchaSpec, rules: PictureRules) -> str:
             return f"The picture has more than {rules.max_pixels:,} pixels, which is the limit."
         message = str(error)
         return f"{message[0].upper()}{message[1:]}."
+    if picture.startswith((PNG_SIGNATURE, JPEG_SIGNATURE)):
+        return "The file is damaged."
     return "The model reads only PNG and JPEG."

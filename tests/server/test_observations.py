@@ -85,12 +85,24 @@ def test_requests_do_not_wait_for_slow_watchers() -> None:
     lost: list[int] = []
     slow.go.clear()
     observations = Observations([slow], lost.append)
-    for _ in range(1200):
-        observations.observe(VERSION, "serving_default", [b"1"], answer(["a"], [True]))
-    assert 190 <= sum(lost) <= 200
+    large = bytes(2**20)
+    for _ in range(100):
+        observations.observe(VERSION, "serving_default", [large], answer(["a"], [True]))
+    assert 35 <= sum(lost) <= 36, "64 MiB wait, besides the one that is observed"
     slow.go.set()
     observations.close()
-    assert len(slow.observations) - 1 + sum(lost) == 1200
+    assert len(slow.observations) - 1 + sum(lost) == 100
+
+
+def test_a_tf_example_that_only_tensorflow_reads_is_not_observed() -> None:
+    seen = Seen()
+    observations = Observations([seen], lambda count: None)
+    name = b"\x0a\x01\xff\x12\x00"  # a feature whose name is not UTF-8
+    example = b"\x0a" + bytes([len(name) + 2]) + b"\x0a" + bytes([len(name)]) + name
+    observations.observe(VERSION, "serving_examples", [example], answer(["a"], [True]))
+    observations.observe(VERSION, "serving_default", [b"1"], answer(["b"], [True]))
+    observations.close()
+    assert [item.text for item in seen.observations] == ["b", "closed"]
 
 
 def log_of(folder: Path, share: float = 1, max_mib: int = 1) -> PredictionLog:

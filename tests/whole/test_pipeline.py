@@ -117,7 +117,7 @@ def test_cross_validation_uses_all_pictures_except_the_test_split(first_run: his
 
 def test_the_signatures_of_the_pushed_model(first_run: history.RunRecord, config: Config) -> None:
     loaded = tf.saved_model.load(str(serving_dir.versions(config.serving_dir)[0].path))
-    assert set(loaded.signatures) == {"serving_default", "serving_examples", "transform_features"}
+    assert set(loaded.signatures) == {"serving_default", "serving_examples", "transform_features", "explain"}
     test = examples(f"{first_run.artifact_uri('CaptchaExampleGen', 'examples')}/Split-test")[:3]
     images = [value(example, IMAGE) for example in test]
     good = loaded.signatures["serving_default"](image=tf.constant([images[0], b"no picture", images[1]]))
