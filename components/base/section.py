@@ -32,7 +32,7 @@ _Section = TypeVar("_Section", bound="Section")
 class Section(BaseModel):
     """A section of the configuration. It is immutable and rejects unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def from_values(cls: type[_Section], values: Mapping[str, Any]) -> _Section:

@@ -82,7 +82,7 @@ def render(steps: "Program", manifest: Mapping[str, Any], subject: Subject) -> b
     return (
         environment.get_template("page.html.j2")
         .render(
-            name=subject.version.path.parent.name,
+            name=subject.name,
             kind=_kind(subject.spec),
             facts=[
                 ("Version", manifest["version"]),

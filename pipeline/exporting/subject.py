@@ -34,6 +34,7 @@ class Subject:
     """A version to export.
 
     Attributes:
+      name: of the pipeline.
       version: its number, its folder, and what is written about it.
       spec: what it reads.
       model: the Keras model, float32, with the temperature in its heads. Input: normalised pixels. Output: logits.
@@ -41,6 +42,7 @@ class Subject:
       sample: returns at most the given number of pictures of the training split, uint8 [n, height, width, channels].
     """
 
+    name: str
     version: Pushed
     spec: CaptchaSpec
     model: keras.Model
@@ -88,7 +90,7 @@ def subject_of(config: Config, version: Pushed, model: keras.Model, manifest: Ma
         parts = (itertools.islice(good_records(config, SPLITS[0], [span], spec), -(-count // len(spans))) for span in spans)
         return np.stack([pixels for data, _ in itertools.chain.from_iterable(parts) if (pixels := _decoded(data, manifest)) is not None])
 
-    return Subject(version, spec, model, about[PIXEL_MEAN], about[PIXEL_STD], sample)
+    return Subject(config.name, version, spec, model, about[PIXEL_MEAN], about[PIXEL_STD], sample)
 
 
 def _decoded(data: bytes, manifest: Manifest) -> Pixels | None:

@@ -22,12 +22,10 @@ class Description:
     Attributes:
       spec: the texts and pictures.
       wrong_size: what it does with pictures of another size.
-      fingerprint: of the model, see components/base/recipe.py; None if it is not recorded.
     """
 
     spec: CaptchaSpec
     wrong_size: Literal["resize", "refuse"]
-    fingerprint: str | None
 
 
 def describe(directory: str | Path) -> Description:
@@ -39,7 +37,7 @@ def describe(directory: str | Path) -> Description:
     try:
         about = json.loads((Path(directory) / "assets.extra" / features.SPEC_FILE).read_text(encoding="utf-8"))
         spec = CaptchaSpec.model_validate(about["spec"])
-        return Description(spec, about.get(features.WRONG_SIZE, "resize"), about.get(features.FINGERPRINT))
+        return Description(spec, about.get(features.WRONG_SIZE, "resize"))
     except (OSError, ValueError, KeyError) as error:
         raise not_a_model(directory, error) from None
 

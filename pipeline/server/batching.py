@@ -60,7 +60,7 @@ class Batcher:
     arrives at an idle server is read at once. With `wait`, a batch that is not full first waits that long for further requests.
     """
 
-    def __init__(self, size: int, wait: float, capacity: int, executor: Executor, observe: Callable[[int, float], None]):
+    def __init__(self, size: int, wait: float, capacity: int, executor: Executor, observe: Callable[[int, float, int], None]):
         """Makes an empty queue. Start `run` as a task.
 
         Args:
@@ -68,7 +68,7 @@ class Batcher:
           wait: seconds that a batch waits to become full.
           capacity: the largest number of waiting values.
           executor: runs the model. One thread is enough, since TensorFlow has its own.
-          observe: called with the size of each batch and the seconds that the model took.
+          observe: called with the size of each batch, the seconds that the model took, and the number of values that wait now.
         """
         self._size, self._wait, self._capacity = size, wait, capacity
         self._executor, self._observe = executor, observe
@@ -161,7 +161,7 @@ class Batcher:
                 batch[0].answer.set_exception(error)
             return
         seconds = time.perf_counter() - start
-        self._observe(len(values), seconds)
+        self._observe(len(values), seconds, self._waiting)
         self._seconds_a_value = seconds / max(len(values), 1)
         position = 0
         for entry in batch:

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from components.base.features import CONFIDENCE, VALID
+from pipeline.server.run import METRICS_VARIABLE
 from pipeline.server.versions import Version, Versions
 
-FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client: where several workers share their metrics
 _SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _CONFIDENCES: Final = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1)
@@ -46,8 +46,9 @@ class Metrics:
         self._requests.labels(endpoint, str(status)).inc()
         self._latency.labels(endpoint).observe(seconds)
 
-    def batch(self, size: int, seconds: float) -> None:
-        """Counts a batch that the model has read."""
+    def batch(self, size: int, seconds: float, waiting: int) -> None:
+        """Counts a batch that the model has read, and notes the number of waiting pictures."""
+        self._queue.set(waiting)
         self._batches.observe(size)
         self._model.observe(seconds)
 
@@ -76,26 +77,20 @@ class Metrics:
         """Counts an alarm of the drift monitor."""
         self._drift.labels(feature).inc()
 
-    def page(self, waiting: int) -> bytes:
-        """Returns the metrics in Prometheus' text format, of all workers.
-
-        Args:
-          waiting: the number of waiting pictures of this worker.
-        """
-        self._queue.set(waiting)
+    def page(self) -> bytes:
+        """Returns the metrics in Prometheus' text format, of all workers."""
         registry = self._registry
-        if FOLDER_VARIABLE in os.environ:
+        if METRICS_VARIABLE in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
         return generate_latest(registry)
 
     def close(self) -> None:
         """Removes the state of this process from the metrics of all workers."""
-        if FOLDER_VARIABLE in os.environ:
+        if METRICS_VARIABLE in os.environ:
             mark_process_dead(os.getpid())
 
 
 async def metrics(request: Request) -> Response:
     """GET /metrics."""
-    state = request.app.state
-    return Response(state.metrics.page(state.server.waiting), media_type=CONTENT_TYPE_LATEST)
+    return Response(request.app.state.metrics.page(), media_type=CONTENT_TYPE_LATEST)

@@ -34,11 +34,6 @@ class Server:
         self._batcher = batcher
         self._observers = observers
 
-    @property
-    def waiting(self) -> int:
-        """The number of pictures in the queue."""
-        return self._batcher.waiting
-
     async def read(self, version: Version, signature: str, values: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Returns the outputs of a signature for the values, each [len(values), …].
 

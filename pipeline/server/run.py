@@ -4,11 +4,14 @@ import os
 import resource
 import signal
 import socket
+import sys
 import tempfile
 from typing import Final
 
 import uvicorn
+from prometheus_client.multiprocess import mark_process_dead
 from starlette.applications import Starlette
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from components.base.errors import CaptchaPipelineError
@@ -17,6 +20,7 @@ from pipeline.config.server import ServerConfig
 from pipeline.logs import load_tensorflow, silence
 
 _CONFIG_VARIABLE: Final = "CAPTCHA_PIPELINE_SERVED_CONFIG"  # hands the configuration to the workers
+METRICS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client: where several workers share their metrics
 _BACKLOG: Final = 2048
 
 
@@ -34,12 +38,15 @@ def run(config: Config, listener: socket.socket) -> None:
     if settings.workers == 1:
         uvicorn.Server(_uvicorn_config(settings)).run([listener])
         return
-    from pipeline.server.metrics import FOLDER_VARIABLE
-
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with tempfile.TemporaryDirectory() as shared:
-        os.environ[FOLDER_VARIABLE] = shared
-        uvicorn_config = _uvicorn_config(settings)
-        _Workers(uvicorn_config, sockets=[listener]).run()
+        os.environ[METRICS_VARIABLE] = shared
+        workers = _Workers(_uvicorn_config(settings), sockets=[listener])
+        workers.run()
+    if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
+        raise CaptchaPipelineError("The workers could not start; the lines above say why.")
+    for number, handler in handlers.items():  # uvicorn replaces them
+        signal.signal(number, handler)
     signal.raise_signal(signal.SIGTERM)  # as uvicorn does with one worker, so that the command ends alike
 
 
@@ -75,7 +82,13 @@ def create() -> Starlette:
     from pipeline.server.app import create_app
 
     log_as_json()
-    return create_app(Config.model_validate_json(os.environ[_CONFIG_VARIABLE]))
+    try:
+        return create_app(Config.model_validate_json(os.environ[_CONFIG_VARIABLE]))
+    except CaptchaPipelineError as error:
+        if METRICS_VARIABLE not in os.environ:
+            raise
+        print(f"Error: {error}", file=sys.stderr, flush=True)
+        sys.exit(STARTUP_FAILURE)  # with another status, uvicorn would start the worker again and again
 
 
 class _Workers(Multiprocess):
@@ -83,6 +96,12 @@ class _Workers(Multiprocess):
         for listener in self.sockets:  # otherwise, connections would be accepted while the workers answer their last requests
             listener.close()
         super().terminate_all()
+
+    def keep_subprocess_alive(self) -> None:
+        before = {process.pid for process in self.processes}
+        super().keep_subprocess_alive()
+        for pid in before - {process.pid for process in self.processes}:
+            mark_process_dead(pid)  # or its gauges would count for ever
 
 
 def _uvicorn_config(settings: ServerConfig) -> uvicorn.Config:
