@@ -51,7 +51,7 @@ def test_a_page_that_reads_otherwise_is_not_written(version: tuple[Config, Path]
         made = whole(graph)
         return dataclasses.replace(made, weights=made.weights * np.float32(1.01))
 
-    monkeypatch.setattr(html_page, "program", wrong)
+    monkeypatch.setattr("pipeline.exporting.program.program", wrong)
     with pytest.raises(CaptchaPipelineError, match="is not written"):
         export(config, folder, "html", out=tmp_path / "page")
     assert not list(tmp_path.iterdir())
