@@ -75,7 +75,7 @@ def trainer_arguments(
             "log_dir": str(folder / "tensorboard"),
             "max_pixels": 1000,
             "wrong_size": "resize",
-            "background": (255, 255, 255),
+            "background": [255, 255, 255],
             "profiles": {"span-000001": PROFILE.to_json()},
         },
     )
