@@ -89,7 +89,7 @@ def test_hostile_pictures_are_read_or_refused_like_by_the_saved_model(version: P
             read_by_both += 1
     assert read_by_both > 140
     assert sum(bool(reading.error) for reading in ours) > 200
-    assert len({reading.text for reading in ours}) > 5  # the model tells pictures apart
+    assert len({round(reading.confidence, 6) for reading in ours}) > 20  # the model tells pictures apart
 
 
 def manifest(spec: CaptchaSpec, background: tuple[int, int, int] = (255, 255, 255), wrong_size: str = "resize") -> Manifest:

@@ -34,7 +34,8 @@ def assert_full(ended: "subprocess.CompletedProcess[str]", folder: Path) -> None
 def assert_told(ended: "subprocess.CompletedProcess[str]", *texts: str) -> None:
     """Asserts that the command failed with one message, and nothing else on standard error."""
     assert ended.returncode == 1, ended.stdout + ended.stderr
-    (line,) = ended.stderr.strip().splitlines()
+    # TensorFlow 2.16 logs this as an error on some processors, whenever it fits a model.
+    (line,) = [line for line in ended.stderr.strip().splitlines() if "oneDNN supports DT_BOOL only on platforms" not in line]
     assert line.startswith("Error: ")
     for text in texts:
         assert text in line
