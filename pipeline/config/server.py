@@ -1,8 +1,12 @@
 """The section `server` of the configuration."""
 
+from typing import Final
+
 from pydantic import Field, model_validator
 
 from components.base.section import Fraction, LocalPath, Section
+
+_MIB: Final = 2**20
 
 
 class PredictionLogConfig(Section):
@@ -11,6 +15,11 @@ class PredictionLogConfig(Section):
     folder: LocalPath | None = Field(None, description="folder of the log; null for no log")
     share: Fraction = Field(0.01, description="share of the pictures that are stored, 0 to 1")
     max_mib: int = Field(1000, ge=1, description="size limit in MiB; the oldest pictures are removed")
+
+    @property
+    def max_bytes(self) -> int:
+        """`max_mib` in bytes."""
+        return self.max_mib * _MIB
 
 
 class LiveDriftConfig(Section):
@@ -51,6 +60,16 @@ class ServerConfig(Section):
     access_log: bool = Field(True, description="print a line of JSON for each request")
     drift: LiveDriftConfig = Field(LiveDriftConfig(), description="drift of the pictures that are read")
     log: PredictionLogConfig = Field(PredictionLogConfig(), description="log of pictures and their readings")
+
+    @property
+    def max_body_bytes(self) -> int:
+        """`max_body_mib` in bytes."""
+        return int(self.max_body_mib * _MIB)
+
+    @property
+    def max_bodies_bytes(self) -> int:
+        """`max_bodies_mib` in bytes."""
+        return int(self.max_bodies_mib * _MIB)
 
     @model_validator(mode="after")
     def _one_body_fits(self) -> "ServerConfig":

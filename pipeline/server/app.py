@@ -55,7 +55,7 @@ def create_app(config: Config) -> Starlette:
     settings = config.server
     measured = Metrics()
     threads = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(1, "loader")
-    batcher = Batcher(settings.batch_size, settings.batch_wait_ms / 1000, settings.queue, threads[0], measured.batch)
+    batcher = Batcher(settings.batch_size, settings.batch_wait_ms / 1000, settings.queue, threads[0], measured.batch, measured.queued)
     versions = Versions(Path(config.serving_dir), settings.labels, threads[1], measured.versions)
     observations = Observations(_watchers(config, measured), measured.unobserved)
     server = Server(config.served_name, versions, batcher, [measured, observations])

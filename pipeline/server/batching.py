@@ -60,7 +60,9 @@ class Batcher:
     arrives at an idle server is read at once. With `wait`, a batch that is not full first waits that long for further requests.
     """
 
-    def __init__(self, size: int, wait: float, capacity: int, executor: Executor, observe: Callable[[int, float, int], None]):
+    def __init__(
+        self, size: int, wait: float, capacity: int, executor: Executor, read: Callable[[int, float], None], queued: Callable[[int], None]
+    ):
         """Makes an empty queue. Start `run` as a task.
 
         Args:
@@ -68,10 +70,11 @@ class Batcher:
           wait: seconds that a batch waits to become full.
           capacity: the largest number of waiting values.
           executor: runs the model. One thread is enough, since TensorFlow has its own.
-          observe: called with the size of each batch, the seconds that the model took, and the number of values that wait now.
+          read: called with the size of each batch, and the seconds that the model took.
+          queued: called with the number of waiting values whenever it changes.
         """
         self._size, self._wait, self._capacity = size, wait, capacity
-        self._executor, self._observe = executor, observe
+        self._executor, self._read, self._queued = executor, read, queued
         self._entries: deque[_Entry] = deque()
         self._arrival = asyncio.Event()
         self._waiting = 0
@@ -103,7 +106,7 @@ class Batcher:
         entries = [_Entry(version, signature, part, loop.create_future()) for part in parts]
         with version.used():
             self._entries.extend(entries)
-            self._waiting += len(values)
+            self._count(len(values))
             self._arrival.set()
             if len(entries) == 1:
                 return await entries[0].answer
@@ -133,6 +136,10 @@ class Batcher:
             except asyncio.TimeoutError:
                 return
 
+    def _count(self, change: int) -> None:
+        self._waiting += change
+        self._queued(self._waiting)
+
     def _next_batch(self) -> list[_Entry]:
         batch: list[_Entry] = []
         count = 0
@@ -141,7 +148,7 @@ class Batcher:
             if batch and not (entry.fits(batch[0]) and count + len(entry.values) <= self._size):
                 break
             self._entries.popleft()
-            self._waiting -= len(entry.values)
+            self._count(-len(entry.values))
             if not entry.answer.done():  # cancelled, if the server ends
                 batch.append(entry)
                 count += len(entry.values)
@@ -161,7 +168,7 @@ class Batcher:
                 batch[0].answer.set_exception(error)
             return
         seconds = time.perf_counter() - start
-        self._observe(len(values), seconds, self._waiting)
+        self._read(len(values), seconds)
         self._seconds_a_value = seconds / max(len(values), 1)
         position = 0
         for entry in batch:

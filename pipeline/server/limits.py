@@ -12,7 +12,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from pipeline.config.server import ServerConfig
 from pipeline.server.messages import RequestError
 
-_MIB: Final = 2**20
 _BUSY_SECONDS: Final = 1.0
 _CROWDED: Final = "crowded"  # in the state of a request's scope: more connections are open than the server accepts
 _ALWAYS: Final = ("/healthz", "/metrics")
@@ -29,8 +28,8 @@ class BodyLimits:
 
     def __init__(self, app: ASGIApp, settings: ServerConfig):
         self._app = app
-        self._limit = int(settings.max_body_mib * _MIB)
-        self._limit_of_all = int(settings.max_bodies_mib * _MIB)
+        self._limit = settings.max_body_bytes
+        self._limit_of_all = settings.max_bodies_bytes
         self._seconds = settings.body_seconds
         self._open = 0  # bytes of all open requests
 

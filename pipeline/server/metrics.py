@@ -46,9 +46,12 @@ class Metrics:
         self._requests.labels(endpoint, str(status)).inc()
         self._latency.labels(endpoint).observe(seconds)
 
-    def batch(self, size: int, seconds: float, waiting: int) -> None:
-        """Counts a batch that the model has read, and notes the number of waiting pictures."""
+    def queued(self, waiting: int) -> None:
+        """Notes the number of waiting pictures."""
         self._queue.set(waiting)
+
+    def batch(self, size: int, seconds: float) -> None:
+        """Counts a batch that the model has read."""
         self._batches.observe(size)
         self._model.observe(seconds)
 

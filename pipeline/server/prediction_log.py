@@ -13,7 +13,6 @@ from pipeline.server.observations import Observation
 
 PATTERN: Final = "{label}_*"  # of the file names, for `data ingest --pattern`
 
-_MIB: Final = 2**20
 _SCAN_AFTER: Final = 1000  # pictures, because other workers write to the folder too
 _KEPT: Final = 0.9  # of the size limit, so that not every picture makes the log look for old ones
 _NAME_BYTES: Final = 255  # the limit of Linux
@@ -39,7 +38,7 @@ class PredictionLog:
         """
         self._folder = folder
         self._share = settings.share
-        self._limit = settings.max_mib * _MIB
+        self._limit = settings.max_bytes
         self._random = random.Random()  # noqa: S311, it only draws a sample
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,6 @@ from pipeline.server.messages import RequestError, json_response
 from pipeline.server.reading import server_of
 from pipeline.server.versions import NoSuchVersion, Version
 
-_MIB: Final = 2**20
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -40,7 +39,7 @@ class WebPage:
 
     def __init__(self, config: Config):
         self._rules = config.data.picture_rules
-        self._max_bytes = int(config.server.max_body_mib * _MIB)
+        self._max_bytes = config.server.max_body_bytes
         self._files = StaticFiles(directory=Path(__file__).with_name("page"))
 
     @property

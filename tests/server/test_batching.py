@@ -62,7 +62,7 @@ def executor() -> ThreadPoolExecutor:
 
 
 def batcher_of(executor: ThreadPoolExecutor, size: int = 4, wait: float = 0, capacity: int = 100) -> Batcher:
-    return Batcher(size, wait, capacity, executor, lambda count, seconds, waiting: None)
+    return Batcher(size, wait, capacity, executor, lambda count, seconds: None, lambda waiting: None)
 
 
 def test_requests_that_wait_are_read_together(executor: ThreadPoolExecutor) -> None:

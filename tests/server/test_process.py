@@ -3,6 +3,7 @@
 import base64
 import http.client
 import os
+import shutil
 import signal
 import socket
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.terminal import STOPPED
-from tests.support.exported_model import PICTURES, export, random_model, transform_graph
+from tests.support.exported_model import PICTURES
 from tests.support.server_process import Answer, ServerProcess, served
 
 pytestmark = pytest.mark.slow
@@ -21,9 +22,9 @@ MANY = 400
 
 
 @pytest.fixture(scope="module")
-def serving_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def serving_dir(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     folder = tmp_path_factory.mktemp("process")
-    export(folder / "serving" / "1", random_model(), transform_graph(folder))
+    shutil.copytree(model, folder / "serving" / "1")
     return folder / "serving"
 
 
@@ -55,6 +56,7 @@ def test_a_full_queue_gives_status_429_and_says_when_to_come_again(serving_dir: 
         assert too_many.status == 413
         assert "at most 8 pictures" in too_many.error
         assert read(server).status == 200
+        assert in_queue(server) == 0
 
 
 @pytest.fixture(params=[1, 2], ids=["one worker", "two workers"])
