@@ -11,15 +11,11 @@ pipeline runs that make the models are still missing.
 
 import asyncio
 import base64
-import contextlib
 import json
-import os
-import re
 import shutil
 import statistics
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -31,6 +27,7 @@ from benchmarks import served
 from benchmarks.http_load import Load, closed_loop, open_loop
 from benchmarks.latency import in_new_process
 from benchmarks.results import record
+from benchmarks.server_process import Server, running
 from components.base.features import CONFIDENCE
 from components.serving.serving_dir import push
 from pipeline.logs import load_tensorflow, silence
@@ -42,63 +39,13 @@ _BATCH: Final = 64
 _ROUNDS: Final = 3
 _SECONDS: Final = 10.0  # of each load
 _FOLDER: Final = Path("output/benchmarks/http_server")
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-_TICK: Final = os.sysconf("SC_CLK_TCK")
-_MIB: Final = 2**20
 _KEEP: Final = 2  # versions
 _TOLERANCE: Final = 1e-4  # of a confidence: batches of different sizes add up in different orders
 
 
-class Server:
-    """A running server."""
-
-    def __init__(self, process: "subprocess.Popen[str]", port: int):
-        self._process = process
-        self.address = ("127.0.0.1", port)
-
-    def check(self) -> None:
-        """Raises AssertionError if the server has ended."""
-        assert self._process.poll() is None, "the server has ended"
-
-    @property
-    def cpu_seconds(self) -> float:
-        """The CPU time so far."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICK
-
-    @property
-    def resident_mib(self) -> float:
-        """The memory in use."""
-        return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * _PAGE / _MIB
-
-
-@contextlib.contextmanager
-def running(serving_dir: Path, *overrides: str) -> Iterator[Server]:
-    """Starts a server for a serving folder, waits until it is ready, and stops it at the end."""
-    changes = [f"name={NAME}", f"pusher.serving_dir={serving_dir}", "server.port=0", "server.access_log=false", *overrides]
-    options = [word for change in changes for word in ("--set", change)]
-    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "serve", "--config", "configs/digits.yaml", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout
-        port = int(re.search(r":(\d+)/", process.stdout.readline())[1])  # type: ignore[index]
-        server = Server(process, port)
-        asyncio.run(_ready(server))
-        yield server
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-
-
-async def _ready(server: Server) -> None:
-    request = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
-    while True:
-        with contextlib.suppress(ConnectionRefusedError):  # until the model is loaded
-            load = await closed_loop(server.address, [request], 1, _for(0.01))
-            assert not load.failures, "the server has no version"
-            return
-        server.check()
-        await asyncio.sleep(0.2)
+def _served(serving_dir: Path, *overrides: str) -> AbstractContextManager[Server]:
+    changes = (f"name={NAME}", f"pusher.serving_dir={serving_dir}", "server.access_log=false", *overrides)
+    return running("--config", "configs/digits.yaml", *(f"--set={change}" for change in changes))
 
 
 def predict_requests(pictures: Sequence[bytes]) -> list[bytes]:
@@ -157,7 +104,7 @@ def speed(model: Path, pictures: list[bytes]) -> list[list[str]]:
     folder = _FOLDER / "speed"
     shutil.rmtree(folder, ignore_errors=True)
     push(model, folder, _KEEP)
-    with running(folder) as server:
+    with _served(folder) as server:
         load = uvloop.run(closed_loop(server.address, requests, _CLIENTS, _for(5)))  # warms up
         for _ in range(_ROUNDS):
             walls, cpus = in_new_process(model, pictures, _BATCH, 60, 2)
@@ -219,21 +166,21 @@ def version_changes(model: Path, pictures: list[bytes], changes: int) -> list[li
         done = True
         return await load
 
-    with running(folder, "server.poll_seconds=0.2") as server:
-        before = server.resident_mib
+    with _served(folder, "server.poll_seconds=0.2") as server:
+        before = server.memory()
         load = uvloop.run(change(server))
-        after = server.resident_mib
+        after = server.memory()
     failed = f"{load.failures} of {len(load.latencies):,} requests failed or had the answer of another version"
     return [[f"{len(seen) - 1} changes of version under load", failed, "", ""], ["memory after them", f"{after - before:+.0f} MiB", "", ""]]
 
 
 def memory(pictures: list[bytes], minutes: float) -> list[list[str]]:
     """Returns the row of the memory under load, of the version that `speed` has pushed."""
-    with running(_FOLDER / "speed") as server:
+    with _served(_FOLDER / "speed") as server:
         uvloop.run(closed_loop(server.address, predict_requests(pictures), _CLIENTS, _for(30)))
-        before = server.resident_mib
+        before = server.memory()
         load = uvloop.run(closed_loop(server.address, predict_requests(pictures), _CLIENTS, _for(60 * minutes)))
-        after = server.resident_mib
+        after = server.memory()
     grown = f"{after:.0f} MiB, {after - before:+.0f} MiB since half a minute after the start"
     return [[f"memory after {minutes:g} minutes of load, {len(load.latencies):,} requests", grown, "", ""]]
 

@@ -7,19 +7,13 @@ memory is bounded. Three minutes on 2 cores with other load, and some more if th
 """
 
 import asyncio
-import contextlib
 import json
 import random
 import re
-import signal
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import typer
@@ -27,48 +21,36 @@ import typer
 from benchmarks import served
 from benchmarks.malformed_requests import Requests, Sent
 from benchmarks.results import record
+from benchmarks.server_process import Server, running
 from pipeline.logs import silence
 
 COUNT: Final = 10_000
 _AT_A_TIME: Final = 300
 _SECONDS: Final = 60  # to wait for an answer
 _MOST_MIB: Final = 1024  # of memory that the requests may add
-_ADDRESS: Final = re.compile(r"http://([\d.]+):(\d+)/v1/models/(\S+)")
 _CLOSED: Final = "closed"
 
 
-class Server:
-    """The process of a server."""
-
-    def __init__(self, process: subprocess.Popen[bytes], host: str, port: int, model: str):
-        self.process, self.host, self.port, self.model = process, host, port, model
-
-    def memory(self, field: str = "VmRSS") -> float:
-        """Returns the resident memory in MiB: VmRSS now, VmHWM the largest so far."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        (kibibytes,) = re.findall(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
-        return int(kibibytes) / 1024
-
-    async def send(self, sent: Sent) -> list[str]:
-        """Returns the statuses of the answers to a request; the last is "closed" if the server closed the connection."""
-        reader, writer = await asyncio.open_connection(self.host, self.port)
-        try:
-            for part in sent.parts:
-                writer.write(part)
-                await writer.drain()
-                await asyncio.sleep(sent.pause)
-            if sent.closes:
-                return ["not read"]
-            statuses = []
-            for _ in range(sent.answers):
-                statuses.append((await asyncio.wait_for(answer(reader), _SECONDS))[0])
-                if statuses[-1] == _CLOSED:
-                    break
-            return statuses
-        except ConnectionError:
-            return [_CLOSED]
-        finally:
-            writer.close()
+async def send(server: Server, sent: Sent) -> list[str]:
+    """Returns the statuses of the answers to a request; the last is "closed" if the server closed the connection."""
+    reader, writer = await asyncio.open_connection(*server.address)
+    try:
+        for part in sent.parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(sent.pause)
+        if sent.closes:
+            return ["not read"]
+        statuses = []
+        for _ in range(sent.answers):
+            statuses.append((await asyncio.wait_for(answer(reader), _SECONDS))[0])
+            if statuses[-1] == _CLOSED:
+                break
+        return statuses
+    except ConnectionError:
+        return [_CLOSED]
+    finally:
+        writer.close()
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[str, bytes]:
@@ -81,35 +63,12 @@ async def answer(reader: asyncio.StreamReader) -> tuple[str, bytes]:
         return _CLOSED, b""
 
 
-@contextlib.contextmanager
-def running() -> Iterator[Server]:
-    """Runs `captcha-pipeline serve` during the block."""
-    with tempfile.TemporaryFile("w+b") as log:
-        command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "serve", *served.options(), "--set=server.port=0"]
-        with subprocess.Popen(command, stdout=log, stderr=log) as process:
-            try:
-                yield Server(process, *_address(process, log.name))
-            finally:
-                process.send_signal(signal.SIGTERM)
-
-
-def _address(process: subprocess.Popen[bytes], log: int | str) -> tuple[str, int, str]:
-    while process.poll() is None:
-        text = Path(f"/proc/self/fd/{log}").read_text(errors="replace")
-        if (found := _ADDRESS.search(text)) and "answers requests now" in text:
-            host, port, model = found.groups()
-            time.sleep(1)
-            return host, int(port), model
-        time.sleep(0.2)
-    raise SystemExit("The server ended.")
-
-
 async def probe(server: Server, requests: Requests, stop: asyncio.Event) -> list[float]:
     """Sends the good request again and again; returns the seconds that each took."""
     seconds, expected = [], b""
     while not stop.is_set():
         start = time.perf_counter()
-        reader, writer = await asyncio.open_connection(server.host, server.port)
+        reader, writer = await asyncio.open_connection(*server.address)
         writer.write(requests.good)
         status, body = await asyncio.wait_for(answer(reader), _SECONDS)
         writer.close()
@@ -129,7 +88,7 @@ async def attack(server: Server, requests: Requests, made: Sequence[Sent]) -> tu
 
     async def one(sent: Sent) -> None:
         try:
-            statuses = await server.send(sent)
+            statuses = await send(server, sent)
             assert not [status for status in statuses if status.startswith("5") and status != "503"], (sent.kind, statuses, sent.parts)
             outcomes[sent.kind].update(statuses[-1:])
         finally:
@@ -147,16 +106,16 @@ async def attack(server: Server, requests: Requests, made: Sequence[Sent]) -> tu
 def main(seed: Annotated[int, typer.Option(help="Seed of all requests.")] = 1) -> None:
     served.pushed_model()
     good = served.pictures(1)[0]
-    with running() as server:
+    with running(*served.options()) as server:
         requests = Requests(server.model, good, random.Random(seed))
         for _ in range(20):
-            asyncio.run(server.send(Sent("good", [requests.good])))
+            asyncio.run(send(server, Sent("good", [requests.good])))
         made = list(requests.all(COUNT))
         before = server.memory()
         outcomes, seconds = asyncio.run(attack(server, requests, made))
         time.sleep(15)  # connections that were left open are closed
         after, most = server.memory(), server.memory("VmHWM")
-        assert server.process.poll() is None, "The server ended."
+        assert not server.has_ended, "The server ended."
     assert most - before < _MOST_MIB, (before, most)
     rows = []
     for kind, statuses in outcomes.items():
