@@ -25,26 +25,26 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
     return make_version(tmp_path_factory.mktemp("version"))
 
 
+def assert_not_written(version: tuple[Config, Path], folder: Path, message: str) -> None:
+    config, model = version
+    with pytest.raises(CaptchaPipelineError, match=message):
+        export(config, model, "html", out=folder / "page")
+    assert not list(folder.iterdir())
+
+
 def test_the_export_needs_a_browser(version: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, folder = version
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CaptchaPipelineError, match="no Chromium on the PATH"):
-        export(config, folder, "html", out=tmp_path / "page")
-    assert not list(tmp_path.iterdir())
+    assert_not_written(version, tmp_path, "no Chromium on the PATH")
 
 
 def test_a_model_that_is_too_large_for_a_page_is_refused(
     version: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, folder = version
     monkeypatch.setattr(html_page, "MAX_BYTES", 100_000)
-    with pytest.raises(CaptchaPipelineError, match="too large for a page"):
-        export(config, folder, "html", out=tmp_path / "page")
-    assert not list(tmp_path.iterdir())
+    assert_not_written(version, tmp_path, "too large for a page")
 
 
 def test_a_page_that_reads_otherwise_is_not_written(version: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, folder = version
     whole = program.program
 
     def wrong(graph: Any) -> Any:
@@ -52,15 +52,12 @@ def test_a_page_that_reads_otherwise_is_not_written(version: tuple[Config, Path]
         return dataclasses.replace(made, weights=made.weights * np.float32(1.01))
 
     monkeypatch.setattr("pipeline.exporting.program.program", wrong)
-    with pytest.raises(CaptchaPipelineError, match="is not written"):
-        export(config, folder, "html", out=tmp_path / "page")
-    assert not list(tmp_path.iterdir())
+    assert_not_written(version, tmp_path, "is not written")
 
 
 def test_a_page_that_wants_the_network_is_not_written(
     version: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, folder = version
     whole = html_page.render
 
     def wrong(*arguments: Any) -> bytes:
@@ -68,6 +65,4 @@ def test_a_page_that_wants_the_network_is_not_written(
         return page.replace(b"<header>", b'<header><img alt="" src="http://127.0.0.1:9/picture.png">')
 
     monkeypatch.setattr(html_page, "render", wrong)
-    with pytest.raises(CaptchaPipelineError, match=r"it wants http://127\.0\.0\.1:9/picture\.png"):
-        export(config, folder, "html", out=tmp_path / "page")
-    assert not list(tmp_path.iterdir())
+    assert_not_written(version, tmp_path, r"it wants http://127\.0\.0\.1:9/picture\.png")

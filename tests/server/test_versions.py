@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow_transform as tft
 
 from components.serving.serving_dir import push, roll_back
 from pipeline.server.versions import NoSuchVersion, State, Versions
@@ -21,10 +22,9 @@ KEEP = 10
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def models(tmp_path_factory: pytest.TempPathFactory, graph: tft.TFTransformOutput) -> list[Path]:
     """Three models with different weights."""
     folder = tmp_path_factory.mktemp("models")
-    graph = exported_model.transform_graph(folder / "graph")
     return [
         exported_model.export(folder / str(seed), exported_model.random_model(seed=seed), graph, fingerprint=str(seed)) for seed in range(3)
     ]

@@ -30,16 +30,6 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> tft.TFTransformOutput:
-    return exported_model.transform_graph(tmp_path_factory.mktemp("graph"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, graph: tft.TFTransformOutput) -> Path:
-    return exported_model.export(tmp_path_factory.mktemp("exported") / "model", exported_model.random_model(), graph)
-
-
 def assert_read_alike(directory: Path, design: Preset) -> None:
     requests = {name: values for name, values in REQUESTS.items() if name != "explain" or design.heads == "counted"}
     ours, theirs = answers(directory, requests), exported_model.answers_in_python(directory, requests)

@@ -1,53 +1,31 @@
 """A server in its own process, and a browser for its page."""
 
 import contextlib
-import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.support.exported_model import MAX_PIXELS, SPEC
-from tests.support.paths import ROOT
+from components.base.errors import CaptchaPipelineError
+from pipeline.exporting.browser import executable
+from tests.support.server_process import served
 
 
 @contextlib.contextmanager
 def serve(folder: Path, **settings: object) -> Iterator[str]:
     """Serves the versions in `folder`/serving during the block; yields the address of the page, which ends with a slash."""
-    config = {
-        "name": "letters",
-        "root": str(folder),
-        "captcha": SPEC.model_dump(mode="json"),
-        "data": {"root": str(folder), "max_pixels": MAX_PIXELS},
-        "pusher": {"serving_dir": str(folder / "serving")},
-        "server": {"port": 0, "poll_seconds": 0.2, "access_log": False, **settings},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    command = [str(Path(sys.executable).with_name("captcha-pipeline")), "serve", "--config", str(folder / "config.yaml")]
-    with (folder / "log").open("w") as log, subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True) as server:
-        assert server.stdout is not None
-        try:
-            found = re.search(r"http://[\w.:]+/", server.stdout.readline())
-            assert found, (folder / "log").read_text()
-            for line in server.stdout:
-                if "answers requests now" in line or "can be served yet" in line:
-                    break
-            yield found[0]
-        finally:
-            server.terminate()
-            server.communicate(timeout=60)
+    options = [f"server.{key}={value}" for key, value in settings.items()]
+    with served(folder / "serving", folder / "log", "name=letters", "server.poll_seconds=0.2", *options) as server:
+        yield f"{server.url}/"
 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """Starts a browser; skips the test if there is none."""
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
+    try:
+        program = executable()
+    except CaptchaPipelineError:
         pytest.skip("needs Chromium: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])

@@ -69,7 +69,7 @@ def served(serving_dir: Path, log: Path, *settings: str) -> Iterator[ServerProce
     """Runs a server during the block, and ends it.
 
     Args:
-      serving_dir: with at least one version that can be served.
+      serving_dir: its newest version is loaded before the block, if there is one.
       log: a file for what the server prints.
       settings: for --set, such as "server.workers=2".
     """
@@ -90,8 +90,8 @@ def _started(process: subprocess.Popen[bytes], log: Path) -> ServerProcess:
             host, port, name = address.groups()
             server = ServerProcess(process, host, int(port), name)
             with contextlib.suppress(OSError):
-                if server.request("GET", "/readyz").status == 200:
-                    return server
+                server.request("GET", "/readyz")  # refused until the application has started
+                return server
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < end, log.read_text()
         time.sleep(0.1)
