@@ -44,7 +44,9 @@ class ServerConfig(Section):
     port: int = Field(8501, ge=0, le=65535, description="TCP port; 0 for any free port")
     workers: int = Field(1, ge=1, le=64, description="processes that share the port; each loads the model")
     batch_size: int = Field(64, ge=1, description="largest number of pictures that the model reads together")
-    batch_wait_ms: float = Field(0, ge=0, le=1000, description="milliseconds that a batch waits to become full")
+    batch_wait_ms: float = Field(
+        2, ge=0, le=1000, description="longest time that a batch waits for further pictures under load, in milliseconds"
+    )
     queue: int = Field(
         512,
         ge=1,

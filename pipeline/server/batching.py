@@ -1,6 +1,7 @@
 """Joins the pictures of requests that arrive at the same time into batches, because a model reads them faster together."""
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -56,8 +57,9 @@ class _Entry:
 class Batcher:
     """A queue of values, and one task that calls the model with them.
 
-    A batch is whatever waits when the model is free, up to `size` values for the same signature of the same version. A request that
-    arrives at an idle server is read at once. With `wait`, a batch that is not full first waits that long for further requests.
+    A batch is what waits when the model is free, up to `size` values for the same signature of the same version. A request that arrives at
+    an idle server is read at once. Under load, the clients that have just got an answer soon send more, so a batch waits for as many values
+    as were read or waiting when the last batch ended, but not longer than `wait`.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Batcher:
 
         Args:
           size: the largest batch.
-          wait: seconds that a batch waits to become full.
+          wait: the longest time that a batch waits for further values, in seconds.
           capacity: the largest number of waiting values.
           executor: runs the model. One thread is enough, since TensorFlow has its own.
           read: called with the size of each batch, and the seconds that the model took.
@@ -78,6 +80,8 @@ class Batcher:
         self._entries: deque[_Entry] = deque()
         self._arrival = asyncio.Event()
         self._waiting = 0
+        self._expected = 0  # values in the next batch
+        self._wanted = 0  # `_arrival` is set once so many values wait
         self._seconds_a_value = 0.0  # of late, to tell clients when to come again
 
     @property
@@ -107,7 +111,8 @@ class Batcher:
         with version.used():
             self._entries.extend(entries)
             self._count(len(values))
-            self._arrival.set()
+            if self._waiting >= self._wanted:
+                self._arrival.set()
             if len(entries) == 1:
                 return await entries[0].answer
             answers = await asyncio.gather(*(entry.answer for entry in entries))
@@ -116,25 +121,20 @@ class Batcher:
     async def run(self) -> None:
         """Calls the model until the task is cancelled."""
         while True:
-            await self._arrive()
-            if self._wait:
-                await self._fill()
+            while not self._entries:
+                await self._arrive(0)
+            if self._waiting < self._expected and self._wait:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._arrive(self._expected), self._wait)
             if batch := self._next_batch():
                 await self._call(batch)
+                self._expected = min(self._size, self._waiting + sum(len(entry.values) for entry in batch))
 
-    async def _arrive(self) -> None:
-        while not self._entries:
-            self._arrival.clear()
-            await self._arrival.wait()
-
-    async def _fill(self) -> None:
-        end = asyncio.get_running_loop().time() + self._wait
-        while self._waiting < self._size:
-            self._arrival.clear()
-            try:
-                await asyncio.wait_for(self._arrival.wait(), end - asyncio.get_running_loop().time())
-            except asyncio.TimeoutError:
-                return
+    async def _arrive(self, wanted: int) -> None:
+        """Waits for a request after which at least `wanted` values wait."""
+        self._wanted = wanted
+        self._arrival.clear()
+        await self._arrival.wait()
 
     def _count(self, change: int) -> None:
         self._waiting += change

@@ -109,16 +109,42 @@ def test_no_values_are_a_request_too(executor: ThreadPoolExecutor) -> None:
     assert asyncio.run(running(batcher, batcher.read(version, "s", [])))["length"].tolist() == []
 
 
-def test_an_incomplete_batch_waits_for_more(executor: ThreadPoolExecutor) -> None:
-    version, batcher = Version(), batcher_of(executor, size=2, wait=60)
+def test_a_request_at_an_idle_server_does_not_wait(executor: ThreadPoolExecutor) -> None:
+    version, batcher = Version(), batcher_of(executor, wait=60)
 
     async def work() -> None:
-        first = asyncio.create_task(batcher.read(version, "s", [b"1"]))
-        await asyncio.sleep(0.05)
-        await asyncio.wait_for(asyncio.gather(first, batcher.read(version, "s", [b"2"])), 30)  # a full batch does not wait
+        for value in (b"1", b"2", b"3"):
+            await asyncio.wait_for(batcher.read(version, "s", [value]), 30)
 
     asyncio.run(running(batcher, work()))
-    assert version.model.batches == [("s", [b"1", b"2"])]
+    assert version.model.batches == [("s", [b"1"]), ("s", [b"2"]), ("s", [b"3"])]
+
+
+def test_a_batch_waits_for_as_many_values_as_before(executor: ThreadPoolExecutor) -> None:
+    version, batcher = Version(), batcher_of(executor, wait=60)
+
+    async def work() -> None:
+        await batcher.read(version, "s", [b"1", b"2", b"3"])
+        first = asyncio.create_task(batcher.read(version, "s", [b"4"]))
+        second = asyncio.create_task(batcher.read(version, "s", [b"5"]))
+        await asyncio.sleep(0.05)
+        assert not first.done()
+        await asyncio.wait_for(asyncio.gather(first, second, batcher.read(version, "s", [b"6"])), 30)
+
+    asyncio.run(running(batcher, work()))
+    assert version.model.batches == [("s", [b"1", b"2", b"3"]), ("s", [b"4", b"5", b"6"])]
+
+
+def test_a_batch_does_not_wait_longer_than_configured(executor: ThreadPoolExecutor) -> None:
+    version, batcher = Version(), batcher_of(executor, wait=0.01)
+
+    async def work() -> None:
+        await batcher.read(version, "s", [b"1", b"2", b"3"])
+        for value in (b"4", b"5"):
+            await asyncio.wait_for(batcher.read(version, "s", [value]), 30)
+
+    asyncio.run(running(batcher, work()))
+    assert version.model.batches == [("s", [b"1", b"2", b"3"]), ("s", [b"4"]), ("s", [b"5"])]
 
 
 def test_a_full_queue_refuses_requests_and_takes_them_later(executor: ThreadPoolExecutor) -> None:

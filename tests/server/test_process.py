@@ -44,10 +44,10 @@ def in_queue(server: ServerProcess) -> int:
 
 
 def test_a_full_queue_gives_status_429_and_says_when_to_come_again(serving_dir: Path, tmp_path: Path) -> None:
-    # A batch that waits a second for more pictures fills the queue.
     settings = ("server.queue=8", "server.batch_size=64", "server.batch_wait_ms=1000")
     with served(serving_dir, tmp_path / "log", *settings) as server, ThreadPoolExecutor(20) as clients:
-        answers = list(clients.map(lambda _: read(server, 2), range(20)))
+        assert read(server, 8).status == 200  # so the next batch waits a second for 8 pictures
+        answers = list(clients.map(lambda _: read(server, 7), range(20)))
         refused = [answer for answer in answers if answer.status == 429]
         assert {answer.status for answer in answers} == {200, 429}
         assert all(int(answer.headers["Retry-After"]) >= 1 and "queue is full" in answer.error for answer in refused)
@@ -67,10 +67,10 @@ def draining(request: pytest.FixtureRequest, serving_dir: Path, tmp_path: Path) 
 
 
 def test_a_server_that_is_to_end_answers_open_requests(draining: ServerProcess) -> None:
-    read(draining)
-    with ThreadPoolExecutor(5) as clients:
+    with ThreadPoolExecutor(8) as clients:
+        list(clients.map(lambda _: read(draining, 64), range(8)))  # reaches both workers, which then wait a second for 64 pictures
         answers = [clients.submit(read, draining, 3) for _ in range(5)]
-        time.sleep(0.3)  # they wait for a full batch
+        time.sleep(0.3)
         draining.process.send_signal(signal.SIGTERM)
         assert [answer.result().status for answer in answers] == [200] * 5
     assert draining.process.wait(60) == STOPPED
@@ -139,5 +139,6 @@ def test_a_bad_request_does_not_cost_others_in_its_batch_their_answers(serving_d
     bad = {"signature_name": "serving_examples", "instances": [{"b64": base64.b64encode(b"\xff no example").decode()}]}
     with served(serving_dir, tmp_path / "log", "server.batch_wait_ms=500") as server, ThreadPoolExecutor(8) as clients:
         path = f"/v1/models/{server.name}:predict"
+        assert read(server, 8).status == 200  # so the next batch waits for 8
         answers = list(clients.map(lambda number: server.request("POST", path, bad if number % 4 == 3 else good), range(8)))
     assert [answer.status for answer in answers] == [200, 200, 200, 400] * 2
