@@ -20,7 +20,7 @@ from pipeline.server.versions import Version
 _LOG: Final = logging.getLogger(__name__)
 _RETRIES: Final = urllib3.Retry(2, backoff_factor=1, allowed_methods=["POST"], status_forcelist=range(500, 600))
 _SECONDS: Final = 3.0
-# Of one core, for watching pictures. Under a heavy load, watching all of them would take a fifth of the CPU time, and a part shows as much.
+# Of one core. To watch all pictures would take a fifth of the CPU time of a busy server.
 _SHARE: Final = 0.02
 _SAVED: Final = 0.2  # seconds of CPU time; enough for hundreds of small pictures after a quiet time
 _VERSIONS: Final = 8  # that are watched at the same time: the current one, and those with a label

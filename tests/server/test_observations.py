@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -16,9 +16,10 @@ from components.base.errors import CaptchaPipelineError
 from components.base.features import CONFIDENCE, TEXT, VALID
 from components.data.drift import Profile
 from components.data.example_proto import Example
-from components.data.pictures import PictureRules, inspect_picture
+from components.data.pictures import PictureError, PictureRules, inspect_picture
 from components.serving.training_profile import TrainingProfile
 from pipeline.config.server import PredictionLogConfig
+from pipeline.server import drift_watch
 from pipeline.server.drift_watch import DriftWatch
 from pipeline.server.observations import Observation, Observations
 from pipeline.server.prediction_log import PATTERN, PredictionLog
@@ -182,6 +183,21 @@ def test_a_log_that_cannot_be_written_is_an_error_at_the_start(tmp_path: Path) -
         log_of(tmp_path / "file" / "log")
 
 
+def trained_version(folder: Path) -> Any:
+    """Returns a version whose profile has the pictures of `pictures`, each ten times."""
+    rules = PictureRules(100_000, (255, 255, 255), "resize")
+    trained = [inspect_picture(picture, SPEC, rules) for picture in pictures(40)]
+    profile = Profile({"brightness": Counter(), "contrast": Counter(), "sharpness": Counter(), "size": Counter()})
+    for found in trained:
+        profile.counts["brightness"][str(int(found.brightness))] += 10
+        profile.counts["contrast"][str(int(found.contrast))] += 10
+        profile.counts["sharpness"][str(int(found.sharpness))] += 10
+        profile.counts["size"][f"{found.width}x{found.height}"] += 10
+    (folder / "assets.extra").mkdir()
+    TrainingProfile.of([profile], ["аб"] * 400, [0.99] * 400, rules).export(folder / "assets.extra")
+    return SimpleNamespace(number=5, pushed=SimpleNamespace(path=folder, spec=SPEC))
+
+
 def test_a_version_without_a_profile_is_not_watched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     version: Any = SimpleNamespace(number=1, pushed=SimpleNamespace(path=tmp_path, spec=SPEC))
     watch = DriftWatch("shop", None, lambda feature: None)
@@ -189,6 +205,31 @@ def test_a_version_without_a_profile_is_not_watched(tmp_path: Path, caplog: pyte
         watch.watch(Observation(version, picture, "аб", 1, 0))
     watch.close()
     assert caplog.text.count("The drift monitor is off") == 1
+
+
+def test_the_watch_leaves_pictures_out_once_its_time_is_used_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, used, watched = 0.0, 0.0, 0
+
+    def slow(*arguments: object) -> NoReturn:
+        nonlocal used, watched
+        watched += 1
+        used += 0.01
+        raise PictureError("image_undecodable", "the picture cannot be decoded")
+
+    monkeypatch.setattr(drift_watch, "time", SimpleNamespace(monotonic=lambda: now, thread_time=lambda: used))
+    monkeypatch.setattr(drift_watch, "measure", slow)
+    version = trained_version(tmp_path)
+    watch = DriftWatch("shop", None, lambda feature: None)
+    for _ in range(1000):
+        now += 0.01  # as fast as one core can watch
+        watch.watch(Observation(version, b"", "аб", 1, 0))
+    assert 30 < watched < 60  # 2 % of ten seconds, and what was saved before
+    now += 3600
+    watched = 0
+    for _ in range(1000):
+        watch.watch(Observation(version, b"", "аб", 1, 0))
+    watch.close()
+    assert 15 < watched < 30  # what was saved, however long nobody sent pictures
 
 
 def test_an_alarm_is_counted_and_posted(tmp_path: Path) -> None:
@@ -204,17 +245,7 @@ def test_an_alarm_is_counted_and_posted(tmp_path: Path) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    rules = PictureRules(100_000, (255, 255, 255), "resize")
-    trained = [inspect_picture(picture, SPEC, rules) for picture in pictures(40)]
-    profile = Profile({"brightness": Counter(), "contrast": Counter(), "sharpness": Counter(), "size": Counter()})
-    for found in trained:
-        profile.counts["brightness"][str(int(found.brightness))] += 10
-        profile.counts["contrast"][str(int(found.contrast))] += 10
-        profile.counts["sharpness"][str(int(found.sharpness))] += 10
-        profile.counts["size"][f"{found.width}x{found.height}"] += 10
-    (tmp_path / "assets.extra").mkdir()
-    TrainingProfile.of([profile], ["аб"] * 400, [0.99] * 400, rules).export(tmp_path / "assets.extra")
-    version: Any = SimpleNamespace(number=5, pushed=SimpleNamespace(path=tmp_path, spec=SPEC))
+    version = trained_version(tmp_path)
     server = HTTPServer(("127.0.0.1", 0), Hook)
     Thread(target=server.serve_forever, daemon=True).start()
     alarms: list[str] = []
