@@ -88,7 +88,8 @@ def subject_of(config: Config, version: Pushed, model: keras.Model, manifest: Ma
         spans = config.data.read_window().spans
         # As many of each span, because the pictures of spans may differ.
         parts = (itertools.islice(good_records(config, SPLITS[0], [span], spec), -(-count // len(spans))) for span in spans)
-        return np.stack([pixels for data, _ in itertools.chain.from_iterable(parts) if (pixels := _decoded(data, manifest)) is not None])
+        pictures = (_decoded(data, manifest) for data, _ in itertools.chain.from_iterable(parts))
+        return np.stack(list(itertools.islice((pixels for pixels in pictures if pixels is not None), count)))
 
     return Subject(config.name, version, spec, model, about[PIXEL_MEAN], about[PIXEL_STD], sample)
 
