@@ -34,8 +34,9 @@ from components.data.sources.painting import SynthPlan, find_fonts, painter
 from components.serving import serving_dir
 from components.serving.training_profile import TrainingProfile
 from pipeline.config.loading import load_config
-from pipeline.server import drift_monitor
-from pipeline.server.drift_monitor import DriftMonitor, Measurements, measure
+from pipeline.server import drift_events
+from pipeline.server.drift_events import Measurements
+from pipeline.server.drift_monitor import DriftMonitor, measure
 
 # Pictures of a training profile.
 TRAINED: Final = {"digits": (500, 2_000, 20_000), "tiny": (500, 2_000, 20_000), "free": (500, 2_000)}
@@ -274,8 +275,8 @@ def quiet_row(name: str, found: Mapping[str, Pool], count: int, kind: Traffic) -
     """Returns the alarms without drift, with a profile of `count` pictures; also of the same test without tolerances."""
     profiles = [sampled(found["trained"], count, seed) for seed in range(QUIET_SEEDS)]
     alarms = false_alarms(profiles, found["traffic"], kind)
-    nothing = dict.fromkeys(drift_monitor.TOLERANCE, 0.0)
-    with mock.patch.multiple(drift_monitor, TOLERANCE=nothing, _CHANCE_OF_ERROR=0.5):
+    nothing = dict.fromkeys(drift_events.TOLERANCE, 0.0)
+    with mock.patch.multiple(drift_events, TOLERANCE=nothing, CHANCE_OF_ERROR=0.5):
         strict = false_alarms(profiles[:1], found["traffic"], kind)
     return [
         name,

@@ -1,8 +1,8 @@
 import collections
 import json
 import logging
-import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from components.data.captcha_spec import CaptchaSpec
 from components.data.drift import NUMBERS, Profile
 from components.data.pictures import PictureRules
 from components.serving.training_profile import TrainingProfile
-from pipeline.server import drift_monitor
-from pipeline.server.drift_monitor import FEATURES, PICTURES_PER_FALSE_ALARM, RECENT, Alarm, DriftMonitor, Measurements, measure
+from pipeline.server.drift_events import FEATURES, MAX_FACTOR, TOLERANCE, Measurements, events_of
+from pipeline.server.drift_monitor import PICTURES_PER_FALSE_ALARM, RECENT, Alarm, DriftMonitor, measure
 from tests.support.encoded import encode
 from tests.support.model_folder import make_model
 
@@ -83,7 +83,7 @@ def test_drift_after_good_traffic_is_found_within_500_pictures(feature: str) -> 
 
 
 def test_all_features_have_a_test_and_a_tolerance() -> None:
-    assert set(DRIFTS) == set(FEATURES) == set(drift_monitor.TOLERANCE)
+    assert set(DRIFTS) == set(FEATURES) == set(TOLERANCE)
 
 
 def test_an_alarm_says_what_has_become_more_frequent() -> None:
@@ -155,22 +155,21 @@ def test_a_picture_that_is_sent_many_times_is_no_drift_but_one_that_is_sent_fore
 
 def test_the_expected_factor_of_a_stake_is_at_most_1_under_the_null_hypothesis() -> None:
     """This is what the bound on false alarms follows from: for each event, a probability of up to `tolerated`."""
-    monitor = DriftMonitor(PROFILE)
-    events = [event for watched in monitor._watched.values() for event in watched.events]
+    events = [event for watched in events_of(PROFILE).values() for event in watched.events]
     for event in events:
         hidden, shown = event.factors
         for chance in np.linspace(0, event.tolerated, 11):
             assert (chance * shown + (1 - chance) * hidden <= 1 + 1e-12).all()
         assert (hidden >= 0).all()
-        assert (shown <= drift_monitor._MAX_FACTOR[event.feature] + 1e-12).all()
+        assert (shown <= MAX_FACTOR[event.feature] + 1e-12).all()
     assert sum(event.tolerated < 1 for event in events) > 50
 
 
 def test_shares_are_tolerated_up_to_the_sampling_error_of_the_profile() -> None:
-    monitor = DriftMonitor(profile_of(traffic(100)))
-    (event,) = [event for event in monitor._watched["width"].events if event.name == "width above 100"]
+    watched = events_of(profile_of(traffic(100)))
+    (event,) = [event for event in watched["width"].events if event.name == "width above 100"]
     assert (event.trained, event.tolerated) == (0.0, 0.1)
-    letter = monitor._watched["characters"].events[0]
+    letter = watched["characters"].events[0]
     count = round(100 * letter.trained)
     assert letter.tolerated == pytest.approx(beta.ppf(1 - 1e-4, count + 1, 100 - count))
     assert letter.tolerated > letter.trained + 0.05
@@ -178,16 +177,16 @@ def test_shares_are_tolerated_up_to_the_sampling_error_of_the_profile() -> None:
 
 def test_the_stakes_bet_on_what_a_picture_shows() -> None:
     """The factors of a picture are those of its events, found by another way."""
-    monitor = DriftMonitor(PROFILE)
+    events = events_of(PROFILE)
     for found in traffic(200, seed=5):
-        for watched in monitor._watched.values():
+        for watched in events.values():
             by_event = [event.factors[int(watched.shows(number, found))] for number, event in enumerate(watched.events)]
             np.testing.assert_allclose(watched.factors(found), by_event)
 
 
 @pytest.mark.parametrize(("value", "shown"), [(99, {"below 100"}), (100, set()), (101, {"above 100"})])
 def test_below_and_above_do_not_include_the_value(value: int, shown: set[str]) -> None:
-    watched = DriftMonitor(PROFILE)._watched["width"]
+    watched = events_of(PROFILE)["width"]
     picture = traffic(1)[0]._replace(width=value)
     found = {event.name.removeprefix("width ") for number, event in enumerate(watched.events) if watched.shows(number, picture)}
     assert found == shown
@@ -203,28 +202,27 @@ def test_the_false_alarms_are_bounded_at_the_edge_of_the_tolerance() -> None:
         monitor.reset()
         for i, wide in zip(rng.permutation(count), rng.random(count) < 0.1, strict=True):
             assert monitor.observe(pictures[i]._replace(width=110 if wide else 100)) is None
-        stakes = monitor._stakes
-        evidence.append(float((np.add.reduceat(stakes, monitor._starts) * monitor._weights).sum()))
+        evidence.append(float(monitor.evidence.sum()))
     assert 0 < np.mean(evidence) < 1.5 * count < PICTURES_PER_FALSE_ALARM
 
 
 def test_memory_is_bounded() -> None:
     monitor = DriftMonitor(PROFILE)
-
-    def size() -> int:
-        return len(monitor._recent) + len(monitor._remembered) + monitor._stakes.size + sys.getsizeof(monitor.__dict__)
-
-    list(alarms(monitor, traffic(1500)))
-    before = size()
-    list(alarms(monitor, traffic(5000, seed=1)))
-    assert size() == before
+    first, second = traffic(1500), traffic(5000, seed=1)
+    tracemalloc.start()
+    list(alarms(monitor, first))
+    before, _ = tracemalloc.get_traced_memory()
+    list(alarms(monitor, second))
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after < 1.2 * before
 
 
 def test_stakes_stay_finite_after_an_alarm() -> None:
     monitor = DriftMonitor(PROFILE)
     wider = [found._replace(width=110, text="7777") for found in traffic(3000)]
     assert len(list(alarms(monitor, wider))) == 2
-    assert np.isfinite(monitor._stakes).all()
+    assert np.isfinite(monitor.evidence).all()
 
 
 def test_threads_share_a_monitor() -> None:
@@ -237,7 +235,7 @@ def test_threads_share_a_monitor() -> None:
     for thread in threads:
         thread.join()
     assert [alarm.feature for alarm in found] == ["width"]
-    assert monitor._pictures == 2000
+    assert monitor.pictures == 2000
 
 
 def test_unknown_characters_and_empty_texts_are_observed() -> None:
