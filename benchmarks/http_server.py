@@ -5,8 +5,8 @@
 Expected: for 64 clients with one picture per request, the server takes at most 1.4 times the CPU time of direct calls in batches of 64, and
 answers at least half their rate although the load generator has the same two cores; the 99th percentile at half that rate is below 100 ms.
 For one client, the median is at most 1.5 times that of a direct call. While 100 versions are pushed, no request fails, and each answer is
-that of the version that it names. Over the last 75 of them, and over ten minutes of load, memory grows by less than 5 %. Twenty minutes on 2 cores,
-and two more if the small pipeline runs that make the models are still missing.
+that of the version that it names. Over the last 75 of them, and over ten minutes of load, memory grows by less than 5 %. Twenty minutes on
+2 cores, and two more if the small pipeline runs that make the models are still missing.
 """
 
 import asyncio
