@@ -77,6 +77,7 @@ def test_a_client_generated_from_the_description(running: ServerProcess, picture
         "generate",
         "--fail-on-warning",
         "--meta=none",
+        f"--config={ROOT / 'tests' / 'clients' / 'generator.yaml'}",
         f"--url={running.url}/openapi.json",
         f"--output-path={generated / 'captcha_pipeline_client'}",
         PATH=path,
