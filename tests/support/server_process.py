@@ -17,6 +17,7 @@ from typing import Any
 from tests.support.paths import ROOT, TINY
 
 _READY_SECONDS = 120
+_SECONDS_TO_END = 10
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ def served(serving_dir: Path, log: Path, *settings: str) -> Iterator[ServerProce
         try:
             yield _started(process, log)
         finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_SECONDS_TO_END)
             with contextlib.suppress(ProcessLookupError):  # its workers are in its group
                 os.killpg(process.pid, signal.SIGKILL)
 
