@@ -24,11 +24,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import latency, start_up
+from benchmarks import latency, served, start_up
 from benchmarks.results import record
 from benchmarks.tasks import Task, command
 from captcha_read.manifest import MANIFEST
-from components.serving import serving_dir
 from pipeline.exporting.browser import opened
 from pipeline.exporting.formats import FORMATS
 
@@ -109,9 +108,7 @@ def _cells(single: npt.NDArray, batches: npt.NDArray, size: int, installed: Iter
 
 
 def main() -> None:
-    config = _TASK.config()  # draws the pictures
-    command("run", *_TASK.options())
-    model = serving_dir.versions(config.serving_dir)[0].path
+    model = served.pushed_by(_TASK)
     pictures = [picture.encoded for picture in _TASK.pictures("test", 448)]
     calls = ((1, latency.SINGLE_CALLS, 1), (latency.BATCH, latency.BATCH_CALLS, 2))
     with tempfile.TemporaryDirectory() as temporary:

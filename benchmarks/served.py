@@ -1,4 +1,4 @@
-"""A served model and pictures to read with it, for benchmarks whose figures do not depend on the weights."""
+"""Pushed models and pictures to read with them. Those of this module are for benchmarks whose figures do not depend on the weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,17 +19,18 @@ def options() -> list[str]:
 
 def pushed_model() -> Path:
     """Returns the folder of a model that the whole pipeline made with the current code, in one epoch."""
-    return _pushed_by(_TASK)
+    return pushed_by(_TASK, *_OVERRIDES)
 
 
 def other_model() -> Path:
     """Returns the folder of a model of the same pictures with another seed."""
-    return _pushed_by(_OTHER)
+    return pushed_by(_OTHER, *_OVERRIDES)
 
 
-def _pushed_by(task: Task) -> Path:
-    config = task.config(*_OVERRIDES)
-    command("run", *task.options(*_OVERRIDES))
+def pushed_by(task: Task, *overrides: str) -> Path:
+    """Returns the folder of the model that the whole pipeline makes for a task with the current code."""
+    config = task.config(*overrides)  # draws the pictures
+    command("run", *task.options(*overrides))
     return serving_dir.versions(config.serving_dir)[0].path
 
 

@@ -65,10 +65,8 @@ def _started(process: "subprocess.Popen[bytes]", log: Path) -> Server:
     while process.poll() is None:
         if found := _ADDRESS.search(log.read_text(errors="replace")):
             host, port, model = found.groups()
-            with (
-                contextlib.suppress(urllib.error.URLError),
-                urllib.request.urlopen(f"http://{host}:{port}/readyz"),
-            ):  # refused until it has started
+            with contextlib.suppress(urllib.error.URLError):  # refused until a version is loaded
+                urllib.request.urlopen(f"http://{host}:{port}/readyz").close()
                 return Server(process, host, int(port), model)
         time.sleep(0.2)
     raise SystemExit(f"The server ended: {log.read_text(errors='replace')}")

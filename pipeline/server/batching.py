@@ -57,9 +57,9 @@ class _Entry:
 class Batcher:
     """A queue of values, and one task that calls the model with them.
 
-    A batch is what waits when the model is free, up to `size` values for the same signature of the same version. A request that arrives at
-    an idle server is read at once. Under load, the clients that have just got an answer soon send more, so a batch waits for as many values
-    as were read or waiting when the last batch ended, but not longer than `wait`.
+    A batch is what waits when the model is free, up to `size` values for the same signature of the same version. Clients that have just got
+    an answer often send more, so a batch waits for as many values as were read or waiting when the last batch ended, but not longer than
+    `wait`. A single client with one picture per request therefore never waits; the first request after a load may.
     """
 
     def __init__(
