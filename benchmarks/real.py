@@ -49,6 +49,7 @@ _UNTRAINED: Final[dict[str, Callable[[CaptchaSpec], Iterator[tuple[str, Reader]]
 }
 READERS: Final = (OURS, *_TRAINERS, *_UNTRAINED)
 _NAME: Final = "real"
+_TABLE: Final = "train.csv"
 _CHOICE_PICTURES: Final = 200  # of the training pictures, to choose the settings of an untrained reader
 _CONFIDENCE: Final = 0.95
 _SECONDS: Final = 60
@@ -192,30 +193,42 @@ def _rows() -> list[Row]:
 
 def _ours(name: str, spec: CaptchaSpec, part: Part) -> Row:
     """Imports, runs the pipeline and reads with the pushed model. Output of an earlier run is removed first."""
-    data = _DATA / name
-    for folder in (data, _OUTPUT / name):
-        shutil.rmtree(folder, ignore_errors=True)
-    data.mkdir(parents=True)
-    with (data / "train.csv").open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file)
-        lines.writerow(["path", "label"])
-        lines.writerows([picture.path.resolve(), picture.label] for picture in part.train)
-    settings = data / "config.yaml"
-    about = {"name": name, "root": str(_OUTPUT), "captcha": spec.model_dump(mode="json"), "data": {"root": str(data / "spans")}}
-    settings.write_text(yaml.safe_dump(about | {"evaluator": {"min_sequence_accuracy": 0}}, allow_unicode=True), encoding="utf-8")
+    settings = prepared(name, spec, part.train)
     start = time.perf_counter()
-    command("data", "import", str(data / "train.csv"), "--outside", "--config", str(settings), exit_codes=(0, CONTRADICTED))
-    command("run", "--config", str(settings))
+    import_and_run(settings)
     whole = time.perf_counter() - start
     config = load_config(settings)
     return {
-        "read": right(part.test, _readings(config, [picture.path for picture in part.test]), spec),
+        "read": right(part.test, readings(config, [picture.path for picture in part.test]), spec),
         "fit_s": round(sum(epoch["seconds"] for epoch in fit_of(config)), 1),
         "whole_s": round(whole, 1),
     }
 
 
-def _readings(config: Config, files: Sequence[Path]) -> list[str]:
+def prepared(name: str, spec: CaptchaSpec, train: Sequence[Labelled]) -> Path:
+    """Removes the output of an earlier run, writes a table of pictures and a configuration, and returns the path of the latter."""
+    data = _DATA / name
+    for folder in (data, _OUTPUT / name):
+        shutil.rmtree(folder, ignore_errors=True)
+    data.mkdir(parents=True)
+    with (data / _TABLE).open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["path", "label"])
+        lines.writerows([picture.path.resolve(), picture.label] for picture in train)
+    settings = data / "config.yaml"
+    about = {"name": name, "root": str(_OUTPUT), "captcha": spec.model_dump(mode="json"), "data": {"root": str(data / "spans")}}
+    settings.write_text(yaml.safe_dump(about | {"evaluator": {"min_sequence_accuracy": 0}}, allow_unicode=True), encoding="utf-8")
+    return settings
+
+
+def import_and_run(settings: Path, *overrides: str) -> None:
+    """Imports the table of `prepared`, runs the pipeline, and pushes the model."""
+    command("data", "import", str(settings.with_name(_TABLE)), "--outside", "--config", str(settings), exit_codes=(0, CONTRADICTED))
+    command("run", "--config", str(settings), *(word for override in overrides for word in ("--set", override)))
+
+
+def readings(config: Config, files: Sequence[Path]) -> list[str]:
+    """Returns what the newest pushed model reads in picture files; "" where it cannot read."""
     load_tensorflow(with_keras=False)
     from pipeline.inference.prediction import predict
     from pipeline.inference.versions import newest_model

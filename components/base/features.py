@@ -7,8 +7,10 @@ SPLITS: Final = ("train", "eval", "test")
 # Features of the canonical tf.Example, as written by `data synth` and `data import`.
 IMAGE: Final = "image"  # bytes[1]: an encoded picture (PNG, JPEG, …)
 LABEL: Final = "label"  # bytes[1]: the text in the picture, UTF-8
-SOURCE: Final = "source"  # bytes[1]: the origin: "synthetic", or the name of an imported set
+SOURCE: Final = "source"  # bytes[1]: the origin: "synthetic", PSEUDO, or the name of an imported set
 PARAMS: Final = "params"  # bytes[1]: how the picture was made, as a JSON object; "{}" if unknown
+
+PSEUDO: Final = "pseudo"  # the source of pictures that a model has labelled; they are only trained on
 
 # Features that CaptchaExampleGen adds. Pixel values are 0 to 255; their statistics cover all pixels and channels of the picture.
 CHARACTERS: Final = "characters"  # bytes[min_length..max_length]: the label, one character per value

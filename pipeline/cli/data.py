@@ -182,6 +182,51 @@ def ingest(
 
 
 @data_app.command()
+def pseudo(
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures without labels.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    most_wrong: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest share of the labels that may be expected to be wrong, by the model's confidence.")
+    ] = 0.01,
+) -> None:
+    """Let the newest pushed model label pictures, and store those that it is sure of in a new span. Made for many pictures and few labels.
+
+    The span has the source pseudo and only a train split: the pictures are
+    trained on, but never judge a model. A picture that a span has already is
+    left out, and so is one that looks like a test or eval picture. A label of
+    your own replaces that of the model when you import the picture.
+
+    Example: captcha-pipeline data pseudo ~/captures && captcha-pipeline run
+    """
+    from components.base.features import PSEUDO
+    from components.data.sources.imported import import_entries
+    from components.data.sources.listing import Entry, regular_files
+    from components.data.sources.sift import Imported
+    from pipeline.inference.versions import newest_model
+    from pipeline.logs import load_tensorflow
+
+    settings = _load(config, overrides)
+    directory = newest_model(settings)
+    result = Imported()
+    entries = [Entry(path, name, "") for path, name in regular_files(folder, result.leave_out)]
+    load_tensorflow(with_keras=False)
+    from pipeline.inference.pseudo_labels import guesses, surest
+    from pipeline.inference.served_model import ServedModel
+
+    with progress_bar("Reading", len(entries)) as (bar, task):
+        found = list(guesses(ServedModel(directory), entries, settings.data.picture_rules, result, lambda: bar.advance(task)))
+    sure = surest(found, most_wrong)
+    typer.echo(
+        f"{directory} is sure of {len(sure):,} of {len(found):,} pictures: at most {most_wrong:.1%} of these readings should be wrong."
+    )
+    plan = _import_plan(settings, PSEUDO, "canonical")
+    with importing() as progress:
+        imported = import_entries([guess.entry for guess in sure], plan, result, progress)
+    tell(imported, plan)
+
+
+@data_app.command()
 def drop(
     span: Annotated[int, typer.Argument(min=1, help="Number of the span.", show_default=False)],
     config: ConfigOption = DEFAULT_CONFIG,

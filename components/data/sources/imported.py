@@ -128,6 +128,21 @@ def _legacy_items(
             yield Item(record, seen)
 
 
+def import_entries(entries: list[Entry], plan: ImportPlan, result: Imported, progress: Progress | None = None) -> Imported:
+    """Imports listed pictures.
+
+    Args:
+      entries: the pictures and their labels.
+      plan: the target of the import.
+      result: filled in, and returned.
+      progress: called after each picture.
+
+    Raises:
+      CaptchaPipelineError: nothing could be imported.
+    """
+    return save(_picture_items(entries, plan, result, progress), plan, result, None, progress)
+
+
 def picture_item(data: bytes, label: str, name: str, plan: ImportPlan, result: Imported) -> Item | None:
     """Returns the item of a labelled picture, in the layout of the plan.
 
@@ -160,19 +175,20 @@ def _import_pictures(entries: list[Entry], plan: ImportPlan, result: Imported, p
             f"No label matches captcha.charset and captcha.length. The first of {len(entries):,} is {entries[0].name}: {problems[0]}.\n"
             f"{question} Do captcha.charset and captcha.length match the labels?"
         )
-    return save(_picture_items(entries, plan, result, progress), plan, result, None, progress)
+    return import_entries(entries, plan, result, progress)
 
 
 def _picture_items(entries: list[Entry], plan: ImportPlan, result: Imported, progress: Progress | None) -> Iterator[Item]:
     for read, entry in enumerate(entries, start=1):
         if progress:
             progress(_IMPORTING, read, len(entries))
-        data = _read(entry, result)
+        data = read_entry(entry, result)
         if data is not None and (item := picture_item(data, entry.label, entry.name, plan, result)):
             yield item
 
 
-def _read(entry: Entry, result: Imported) -> bytes | None:
+def read_entry(entry: Entry, result: Imported) -> bytes | None:
+    """Returns the bytes of an entry's file; None if it cannot be read or is larger than MAX_FILE_BYTES, which `result` notes."""
     try:
         (entry.name + entry.label).encode()
         if not entry.path.is_file():  # reading a pipe or a device would never end

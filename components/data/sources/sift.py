@@ -15,16 +15,17 @@ from typing import Final
 
 from components.base.disk import writing_in
 from components.base.errors import CaptchaPipelineError
-from components.base.features import DATA_INFO
+from components.base.features import DATA_INFO, PSEUDO, SPLITS
 from components.data.captcha_spec import CaptchaSpec, LabelError
 from components.data.legacy_layout import DataInfo
 from components.data.pictures import PictureRules
-from components.data.sources.index import Progress, SpanIndex
+from components.data.sources.index import Place, Progress, SpanIndex
 from components.data.sources.seen import Seen
 from components.data.span_writer import ShardWriter, new_span, rename_shards, write_manifest
 from components.data.spans import Layout, ShardFile, Span, list_spans, next_number
 from components.data.splits import bytes_key, split_of
 
+_TRAIN: Final = SPLITS[0]
 _EXAMPLES: Final = 5
 _CONTRADICTIONS: Final = 100
 _CONTRADICTED: Final = (
@@ -209,6 +210,8 @@ def _sift(
 def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, number: int) -> str | None:
     """Returns the split of a picture, or None if it is left out."""
     same = index.same(seen.key)
+    if plan.source == PSEUDO:
+        return _split_of_pseudo_label(seen, same, result, index)
     label = _canonical(seen.label, plan.spec)
     with_its_label = [place for place in same if place.label == seen.label or (label and _canonical(place.label, plan.spec) == label)]
     if any(place.number == number for place in with_its_label):
@@ -242,6 +245,18 @@ def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, num
     if label and _canonical(alike.label, plan.spec) not in (None, label):
         result.doubtful.add(f"{seen.name} ({seen.label!r}) like {index.describe(alike)} ({alike.label!r})")
     return alike.split
+
+
+def _split_of_pseudo_label(seen: Seen, same: list[Place], result: Imported, index: SpanIndex) -> str | None:
+    """Returns the train split, because a label that no person has given judges no model; None if the picture is left out."""
+    if same:
+        result.leave_out("a span has the picture already", seen.name)
+        return None
+    alike = index.most_alike(seen.look) if seen.look else None
+    if alike and alike.split != _TRAIN:
+        result.leave_out(f"it looks like a picture of the {alike.split} split", seen.name)
+        return None
+    return _TRAIN
 
 
 def label_problem(label: str, spec: CaptchaSpec) -> str:
