@@ -167,12 +167,13 @@ def _picture_items(entries: list[Entry], plan: ImportPlan, result: Imported, pro
     for read, entry in enumerate(entries, start=1):
         if progress:
             progress(_IMPORTING, read, len(entries))
-        data = _read(entry, result)
+        data = read_entry(entry, result)
         if data is not None and (item := picture_item(data, entry.label, entry.name, plan, result)):
             yield item
 
 
-def _read(entry: Entry, result: Imported) -> bytes | None:
+def read_entry(entry: Entry, result: Imported) -> bytes | None:
+    """Returns the content of a file of at most MAX_FILE_BYTES; None if it cannot be read, which `result` then notes."""
     try:
         (entry.name + entry.label).encode()
         if not entry.path.is_file():  # reading a pipe or a device would never end
