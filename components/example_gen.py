@@ -4,6 +4,8 @@ The test split is read first, including that of the golden span, then eval, then
 train. A picture of the eval split is left out of train, because eval decides which epoch is exported. Otherwise a model could be judged on
 pictures that it was trained on, because spans may be split by other shares or by an earlier rule, or may be imported twice.
 
+A span of corrections supersedes records of older spans, also of the golden span: these records are left out.
+
 Unlike TFX's own ExampleGen it has no driver, because open-source Kubeflow Pipelines would not run the driver. TFX cannot see that the
 content of a folder has changed: the property `as_of` identifies that content.
 """
@@ -51,8 +53,9 @@ class Quarantine(artifact.Artifact):
     `{"total": n, "bad": n, "good": {split: n}, "reasons": {reason: {"count": n, "examples": [{"file", "index", "detail"}]}},
     "overlap": {reason: …}, "spans": {span: {"total", "bad", "good", "reasons", "overlap"}}, "changed": [sentence]}`.
     `reasons` counts bad records. Records lost in a broken file count as bad; their number follows from the manifest.
-    `overlap` counts good records that are left out of train and eval because the test or eval split has the same picture: `also_in_test`
-    and `also_in_eval`. `changed` names the shards that differ from their manifest.
+    `overlap` counts records that are left out because of another record of their picture: `also_in_test` and `also_in_eval`, good records
+    of train and eval whose picture is in the test or eval split; `superseded`, records of pictures that a later span corrects or removes.
+    `changed` names the shards that differ from their manifest.
     """
 
     TYPE_NAME = "captcha.Quarantine"
@@ -87,7 +90,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         check = CheckShard(spec, PictureRules(**rules | {"background": tuple(rules["background"])}))
         shards = list(shards_of_window(chosen, exec_properties["half_life"]))
         examples.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
-        examples.span = spans[-1].number
+        examples.span = chosen.newest.number
         examples.set_string_custom_property(SPANS, json.dumps([span.number for span in spans]))
         examples.set_string_custom_property(CHECKSUMS, json.dumps([span.checksum for span in spans]))
         examples.set_string_custom_property(features.WINDOW, chosen.digest)
@@ -104,7 +107,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 return tuple(output[tag] for output in outputs) | f"All[{tag}]" >> beam.Flatten()
 
             _ = all_of(BAD) | "WriteBad" >> beam.io.WriteToTFRecord(os.path.join(quarantine.uri, _RECORDS_PREFIX), file_name_suffix=".gz")
-            names = [span.path.name for span in spans]
+            # The newest last, which the drift gate compares with the others.
+            names = [span.path.name for span in sorted(spans, key=lambda span: span == chosen.newest)]
             merged = {
                 SUMMARY: (summarise, os.path.join(quarantine.uri, features.SUMMARY_FILE)),
                 PROFILE: (partial(_merge_profiles, spans=names), os.path.join(profiles, features.PROFILES_FILE)),
@@ -121,7 +125,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         with fileio.open(os.path.join(quarantine.uri, features.SUMMARY_FILE)) as file:
             summary = json.loads(file.read())
         golden = chosen.golden.path.name if chosen.golden else None
-        if message := stop_reason(summary, spans[-1].path.name, golden, exec_properties["max_bad_fraction"]):
+        if message := stop_reason(summary, chosen.newest.path.name, golden, exec_properties["max_bad_fraction"]):
             if summary["bad"] and not summary["changed"]:
                 # TFX deletes the outputs of a failed step.
                 _replace_folder(quarantine.uri, exec_properties["quarantine_dir"])
@@ -175,18 +179,23 @@ def shards_of_window(chosen: Window, half_life: float) -> Iterator[Shard]:
     """
     for age, span in zip(reversed(range(len(chosen.spans))), chosen.spans, strict=True):
         share = 0.5 ** (age / half_life) if half_life else 1.0
-        for shard in shards_of(span):
+        for shard in shards_of(span, chosen):
             yield replace(shard, share=share) if shard.split == features.SPLITS[0] else shard
     if chosen.golden and chosen.golden not in chosen.spans:
-        yield from (shard for shard in shards_of(chosen.golden) if shard.split == features.SPLITS[-1])
+        yield from (shard for shard in shards_of(chosen.golden, chosen) if shard.split == features.SPLITS[-1])
 
 
-def shards_of(span: Span) -> Iterator[Shard]:
+def shards_of(span: Span, chosen: Window) -> Iterator[Shard]:
     """Yields the shards of a span in the order of its manifest.
+
+    Args:
+      span: the span.
+      chosen: the window that the span is read in, which says what later spans supersede.
 
     Raises:
       CaptchaPipelineError: a shard is missing, or data_info.csv is invalid.
     """
+    superseded = chosen.superseded(span)
     info = DataInfo.load(span.path / features.DATA_INFO) if span.manifest.layout == "book" else None
     for file in span.manifest.files:
         yield Shard(
@@ -197,6 +206,7 @@ def shards_of(span: Span) -> Iterator[Shard]:
             sha256=file.sha256,
             source=span.manifest.source,
             info=info,
+            superseded=superseded,
         )
 
 

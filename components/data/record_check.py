@@ -43,6 +43,7 @@ class Shard:
       source: the source of records in the legacy layout.
       info: the description of the legacy layout; None for the canonical layout.
       share: the share of its records that is used, above 0.
+      superseded: the keys of the pictures whose records are left out, because a later span corrects or removes them.
     """
 
     split: str
@@ -53,6 +54,7 @@ class Shard:
     source: str
     info: DataInfo | None
     share: float = 1.0
+    superseded: frozenset[bytes] = frozenset()
 
     @property
     def span(self) -> str:
@@ -67,10 +69,15 @@ class Checked(NamedTuple):
     key: bytes
 
 
+class Superseded(Exception):
+    """A record of a picture that a later span corrects or removes."""
+
+
 def check_record(data: bytes, shard: Shard, spec: CaptchaSpec, rules: PictureRules) -> Checked:
     """Checks a record and returns its example.
 
     Raises:
+      Superseded: the shard says that the picture is superseded. So a correction also replaces a label that the spec does not allow.
       RecordError: the record cannot be parsed, or a feature is missing or has a wrong type or shape.
       LabelError: the spec does not allow the label.
       PictureError: the picture is refused.
@@ -83,10 +90,13 @@ def check_record(data: bytes, shard: Shard, spec: CaptchaSpec, rules: PictureRul
         example = to_canonical(example, shard.info, spec, shard.source)
     feature = example.features.feature
     image, label_bytes, source, params = (_only_value(feature, name) for name in _CANONICAL)
+    picture = inspect_picture(image, spec, rules)
+    key = split_key(picture.pixels)
+    if key in shard.superseded:
+        raise Superseded
     label = spec.canonical(_text(label_bytes, "label_charset", features.LABEL))
     _text(source, "feature_type", features.SOURCE)
     _text(params, "feature_type", features.PARAMS)
-    picture = inspect_picture(image, spec, rules)
 
     for name in set(feature).difference(_CANONICAL):
         del feature[name]
@@ -100,7 +110,7 @@ def check_record(data: bytes, shard: Shard, spec: CaptchaSpec, rules: PictureRul
     feature[features.SHARPNESS].float_list.value.append(picture.sharpness)
     feature[features.DIFFICULTY].bytes_list.value.append(picture.difficulty.encode())
     feature[features.SPAN].bytes_list.value.append(shard.span.encode())
-    return Checked(example, split_key(picture.pixels))
+    return Checked(example, key)
 
 
 def _only_value(feature: Any, name: str) -> bytes:
@@ -156,6 +166,9 @@ class CheckShard(beam.DoFn):
                 tally.total += 1
                 try:
                     checked = self._check(item, shard)
+                except Superseded:
+                    tally.add_overlap("superseded", _where(shard, item.index, "a later span corrects or removes the picture"))
+                    continue
                 except (RecordError, LabelError, PictureError) as error:
                     detail = str(error)[:_MAX_DETAIL]
                     broken_by = error.reason if isinstance(item, Damage) else "record_missing"
@@ -163,7 +176,7 @@ class CheckShard(beam.DoFn):
                     yield beam.pvalue.TaggedOutput(BAD, _quarantined(error.reason, detail, shard.name, item))
                     continue
                 if split := next((split for split, there in held_out.items() if holds(there, checked.key)), None):
-                    tally.add_overlap(split, _where(shard, item.index, f"the {split} split has the same picture"))
+                    tally.add_overlap(f"also_in_{split}", _where(shard, item.index, f"the {split} split has the same picture"))
                     continue
                 tally.good[shard.split] += 1
                 profile.add(checked.example)

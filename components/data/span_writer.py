@@ -6,6 +6,7 @@ import io
 import shutil
 import struct
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -176,7 +177,15 @@ def _masked_crc(data: bytes) -> bytes:
 
 
 def write_manifest(
-    path: Path, *, layout: Layout, spec: CaptchaSpec, seed: int | None, source: str, params: dict[str, Any], files: list[ShardFile]
+    path: Path,
+    *,
+    layout: Layout,
+    spec: CaptchaSpec,
+    seed: int | None,
+    source: str,
+    params: dict[str, Any],
+    files: list[ShardFile],
+    supersedes: Sequence[str] = (),
 ) -> Manifest:
     """Writes the manifest of the span in the folder `path` and returns it."""
     files = sorted(files, key=lambda file: (SPLITS.index(file.path.partition("/")[0]), file.path))
@@ -190,6 +199,7 @@ def write_manifest(
         params=params,
         counts=counts,
         files=tuple(files),
+        supersedes=tuple(supersedes),
     )
     (path / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest

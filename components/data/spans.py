@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, StringConstraints, ValidationError, model_serializer
 
 from components.base.errors import CaptchaPipelineError
 from components.base.features import MANIFEST, SPLITS
@@ -22,6 +22,7 @@ from components.data.captcha_spec import CaptchaSpec
 from components.data.tfrecords import Damage, Record, read_records
 
 Layout = Literal["canonical", "book"]
+PictureKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]  # of components/data/splits.py, hexadecimal
 
 DROPPED: Final = ".dropped"  # in the data folder: the spans that were dropped
 _SPAN: Final = re.compile(r"span-(\d{6,})")
@@ -43,6 +44,10 @@ class Manifest(BaseModel):
 
     `counts` has the number of records of each split, `params["splits"]` the shares of the splits, and `split_rule` the number of the rule
     in components/data/splits.py that assigned the pictures to the splits.
+
+    `supersedes` has the keys of the pictures that the span corrects or removes, or that a model had labelled before: a run that reads the
+    span leaves out the records of these pictures in all older spans. The manifest of a span without such pictures does not mention the
+    field, so that its bytes, and with them its checksum, are those of earlier releases.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +60,14 @@ class Manifest(BaseModel):
     params: dict[str, Any]
     counts: dict[str, int]
     files: tuple[ShardFile, ...]
+    supersedes: tuple[PictureKey, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_field(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialise(self)
+        if not self.supersedes:
+            del fields["supersedes"]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,18 @@ def next_number(root: str | Path) -> int:
     return 1 + max(span_numbers(root) | span_numbers(Path(root) / DROPPED), default=0)
 
 
+def replacements(spans: Iterable[Span]) -> dict[bytes, int]:
+    """Returns, by the key of each picture that these spans correct or remove, the number of the newest span that does so.
+
+    A record of the picture counts only in that span and in later spans.
+    """
+    newest: dict[bytes, int] = {}
+    for span in spans:
+        for key in map(bytes.fromhex, span.manifest.supersedes):
+            newest[key] = max(span.number, newest.get(key, 0))
+    return newest
+
+
 @dataclass(frozen=True)
 class Window:
     """The spans that a run reads.
@@ -156,16 +181,32 @@ class Window:
     Attributes:
       spans: the spans used to train and to judge models, oldest first.
       golden: the span whose test split is always used to judge models, whether it is in `spans` or not; None for no such span.
+      corrections: further spans, whose records are not read, but which supersede records of the other spans.
     """
 
     spans: tuple[Span, ...]
     golden: Span | None
+    corrections: tuple[Span, ...] = ()
+
+    @property
+    def newest(self) -> Span:
+        """The newest span with new pictures. Corrections are old pictures. If there are only corrections, it is the newest of these."""
+        return next((span for span in reversed(self.spans) if not span.manifest.supersedes), self.spans[-1])
+
+    def superseded(self, span: Span) -> frozenset[bytes]:
+        """Returns the keys of the pictures whose records in this span are left out, because a later span corrects or removes them."""
+        newest = replacements((*self.corrections, *self.spans))
+        return frozenset(key for key, number in newest.items() if number > span.number)
+
+    def only(self, span: Span) -> "Window":
+        """Returns a window that reads one of the spans, and leaves out the same records of it."""
+        return Window((span,), None, (*self.corrections, *self.spans))
 
     @property
     def digest(self) -> str:
         """A hexadecimal SHA-256 over the numbers and manifests of all spans, golden included, and so over their contents."""
         digest = hashlib.sha256()
-        for span in self._all:
+        for span in (*self._all, *self.corrections):
             digest.update(f"{span.number} {span.manifest.model_dump_json()}\n".encode())
         return digest.hexdigest()
 
@@ -208,7 +249,12 @@ def window(root: str | Path, n: int | None, exclude: Iterable[int] = (), golden:
     if golden is not None and golden not in kept:
         there = ", ".join(map(str, kept))
         raise CaptchaPipelineError(f"data.golden is {golden}, but {root} has the spans {there}. Put the span back, or change data.golden.")
-    return Window(tuple(used if n is None else used[-n:]), kept[golden] if golden is not None else None)
+    chosen = tuple(used if n is None else used[-n:])
+    if golden is None:
+        return Window(chosen, None)
+    # A wrong label in the golden set would judge again when its correction is no longer in the window.
+    older = (span for span in used if golden < span.number < chosen[0].number)
+    return Window(chosen, kept[golden], tuple(span for span in older if span.manifest.supersedes))
 
 
 def window_as_of(as_of: str, root: str | Path, n: int | None, exclude: Iterable[int] = (), golden: int | None = None) -> Window:

@@ -18,8 +18,8 @@ class Tally:
       total: the number of records.
       good: by split, the number of records that CheckShard emits.
       reasons: by reason, the count and the first examples of bad records.
-      overlap: by reason, the count and the first examples of valid records that were left out because the test or eval split has the same
-        picture.
+      overlap: by reason, the count and the first examples of records that were left out because of another record of their picture, in
+        the test or eval split or in a later span.
     """
 
     def __init__(self) -> None:
@@ -32,9 +32,9 @@ class Tally:
         """Counts bad records. `where` has the file, index and detail of the first one."""
         _add(self.reasons, reason, count, [where])
 
-    def add_overlap(self, split: str, where: Mapping[str, Any]) -> None:
-        """Counts a record whose picture is also in the split. `where` has the file, index and detail."""
-        _add(self.overlap, f"also_in_{split}", 1, [where])
+    def add_overlap(self, reason: str, where: Mapping[str, Any]) -> None:
+        """Counts a record that is left out because of another record of its picture. `where` has the file, index and detail."""
+        _add(self.overlap, reason, 1, [where])
 
     def merge(self, other: Mapping[str, Any]) -> None:
         """Adds the counts of another tally, as its `to_json` returns them."""

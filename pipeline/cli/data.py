@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components.base.errors import CaptchaPipelineError
-from pipeline.cli.data_output import complain, describe, importing, progress_bar, statistics_table, tell
+from pipeline.cli.data_output import complain, describe, importing, progress_bar, statistics_table, tell, tell_corrections
 from pipeline.cli.options import DEFAULT_PATTERN, BeamOption, ConfigOption, PatternOption, SetOption
 from pipeline.config import DEFAULT_CONFIG
 
@@ -227,6 +227,37 @@ def pseudo(
 
 
 @data_app.command()
+def correct(
+    table: Annotated[Path, typer.Argument(help="Table (.csv or .jsonl) with the columns key and label, or path and label.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+) -> None:
+    """Correct labels of pictures that are in spans, or remove pictures. The corrections become a new span; no old span changes.
+
+    The page of `captcha-pipeline audit` writes such a table, with the keys of the
+    pictures. In a table of your own, path names a picture file, relative to the
+    table's folder, and label is its right label. An empty label removes the
+    picture. Runs then leave out the old records of these pictures. `data drop`
+    of the new span takes the corrections back.
+
+    Example: captcha-pipeline data correct ~/Downloads/corrections.csv
+    """
+    from components.data.sources.corrections import SOURCE, correct
+    from components.data.sources.sift import NothingNew
+
+    settings = _load(config, overrides)
+    plan = _import_plan(settings, SOURCE, "canonical")
+    try:
+        with importing() as progress:
+            corrected = correct(table, plan, progress)
+    except NothingNew as nothing:
+        typer.echo(f"Nothing to correct: {nothing.result.known:,} pictures already are as {table} wants them.")
+        complain(nothing.result)
+        return
+    tell_corrections(corrected)
+
+
+@data_app.command()
 def drop(
     span: Annotated[int, typer.Argument(min=1, help="Number of the span.", show_default=False)],
     config: ConfigOption = DEFAULT_CONFIG,
@@ -272,17 +303,20 @@ def show(
     from components.data.spans import list_spans
 
     settings = _load(config, overrides)
-    spans = list(settings.data.read_window().spans)
+    shown = settings.data.read_window()
     if span is not None:
-        spans = [found for found in list_spans(settings.data.root) if found.number == span]
-        if not spans:
+        one = [found for found in list_spans(settings.data.root) if found.number == span]
+        if not one:
             numbers = ", ".join(str(found.number) for found in list_spans(settings.data.root))
             raise CaptchaPipelineError(f"Span {span} does not exist in {settings.data.root}. Choose one of: {numbers}.")
-    for found in spans:
+        shown = shown.only(one[0])
+    for found in shown.spans:
         typer.echo(describe(found, "has") + f", source {found.manifest.source}, layout {found.manifest.layout}.")
-    Console().print(statistics_table(span_statistics(spans, settings.captcha)))
+    rules = settings.data.picture_rules
+    statistics = span_statistics(shown, settings.captcha, rules)
+    Console().print(statistics_table(statistics))
     try:
-        contact_sheet(spans, out, per_split, settings.captcha)
+        contact_sheet(shown, statistics, out, per_split, settings.captcha, rules)
     except OSError as error:
         raise CaptchaPipelineError(f"Cannot write {out}: {error.strerror}. Choose another file with --out.") from None
     typer.echo(f"Contact sheet: {out}")

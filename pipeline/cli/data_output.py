@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from rich.table import Table
 
+    from components.data.sources.corrections import Corrected
     from components.data.sources.index import Progress
     from components.data.sources.sheet import SplitStatistics
     from components.data.sources.sift import Imported, ImportPlan
@@ -36,6 +37,18 @@ def tell(imported: "Imported", plan: "ImportPlan") -> None:
         sizes = ", ".join(f"{width}x{height} {count:,}" for (width, height), count in imported.sizes.most_common(5))
         typer.echo(f"Sizes: {sizes}{' …' if len(imported.sizes) > 5 else ''}. The configured size is {plan.spec.width}x{plan.spec.height}.")
     complain(imported)
+
+
+def tell_corrections(corrected: "Corrected") -> None:
+    """Prints the result of corrections. Exits with CONTRADICTED if the table gives a picture two labels."""
+    labels, removed = corrected.counts.total(), corrected.removed
+    typer.echo(
+        f"{corrected.span.path} corrects {labels:,} label{'s' * (labels != 1)} and removes {removed:,} picture{'s' * (removed != 1)}."
+    )
+    if corrected.known:
+        typer.echo(f"{corrected.known:,} pictures need no correction.")
+    typer.echo("The next run leaves out their old records.")
+    complain(corrected)
 
 
 def complain(imported: "Imported") -> None:

@@ -70,7 +70,7 @@ def export(config: Config, model: Path, name: str, int8: bool = False, out: Path
             }
             _write_manifest(draft, content)
             with form.reader(file) as read:
-                proof = prove(saved, read, good_records(config, SPLITS[-1], config.data.read_window().spans, saved.spec))
+                proof = prove(saved, read, good_records(config, SPLITS[-1], config.data.read_window(), saved.spec))
         except ModuleNotFoundError as error:
             raise CaptchaPipelineError(
                 f"The format {name} needs {error.name}, which is not installed. In the clone: pip install '.[{form.extra}]'."

@@ -85,9 +85,10 @@ def subject_of(config: Config, version: Pushed, model: keras.Model, manifest: Ma
     spec = CaptchaSpec.model_validate(about["spec"])
 
     def sample(count: int) -> Pixels:
-        spans = config.data.read_window().spans
+        window = config.data.read_window()
         # As many of each span, because the pictures of spans may differ.
-        parts = (itertools.islice(good_records(config, SPLITS[0], [span], spec), -(-count // len(spans))) for span in spans)
+        each = -(-count // len(window.spans))
+        parts = (itertools.islice(good_records(config, SPLITS[0], window.only(span), spec), each) for span in window.spans)
         pictures = (_decoded(data, manifest) for data, _ in itertools.chain.from_iterable(parts))
         return np.stack(list(itertools.islice((pixels for pixels in pictures if pixels is not None), count)))
 

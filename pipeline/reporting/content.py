@@ -101,7 +101,8 @@ class Quarantine:
       total: number of records read.
       bad: number of invalid records.
       reasons: invalid records by reason.
-      overlap: valid records whose picture is also in the test or eval split. They do not count as bad.
+      overlap: records left out because of another record of their picture, in the test or eval split or in a later span. They do not
+        count as bad.
     """
 
     total: int

@@ -10,7 +10,7 @@ from components.base.features import PROFILES_FILE, SPLITS
 from components.base.files import read_json, write_whole
 from components.data.drift import Profile, complain, describe
 from components.data.record_check import PROFILE, SUMMARY, CheckShard
-from components.data.spans import Span
+from components.data.spans import Span, Window
 from components.example_gen import shards_of
 from components.serving.serving_dir import versions
 from pipeline.config.config import Config
@@ -41,14 +41,16 @@ def what_is_unlike(config: Config, last: RunRecord, new: Sequence[int]) -> str:
     kept = Path(config.root) / config.name / "looked.json"
     if kept.exists() and (answer := read_json(kept, "Remove it: the new spans are then checked again."))["asked"] == asked:
         return str(answer["words"])
-    words = "; ".join(filter(None, (_look(config, last, span, production is not None) for span in window.spans if span.number in new)))
+    # Corrections are old pictures, and too few for a distance to mean something.
+    spans = [span for span in window.spans if span.number in new and not span.manifest.supersedes]
+    words = "; ".join(filter(None, (_look(config, last, window, span, production is not None) for span in spans)))
     write_whole(kept, json.dumps({"asked": asked, "words": words}))
     return words
 
 
-def _look(config: Config, last: RunRecord, span: Span, has_model: bool) -> str:
+def _look(config: Config, last: RunRecord, window: Window, span: Span, has_model: bool) -> str:
     known = json.loads(Path(last.artifact_uri("CaptchaExampleGen", "profiles") or "", PROFILES_FILE).read_text(encoding="utf-8"))
-    profiles = {name: Profile(counts) for name, counts in known.items()} | {span.path.name: profile_of(config, span)}
+    profiles = {name: Profile(counts) for name, counts in known.items()} | {span.path.name: profile_of(config, window, span)}
     if drifted := complain(describe(profiles, config.drift.thresholds)):
         return " ".join(drifted.split())
     floor = config.retraining.min_sequence_accuracy
@@ -57,21 +59,21 @@ def _look(config: Config, last: RunRecord, span: Span, has_model: bool) -> str:
     from pipeline.logs import load_tensorflow
 
     load_tensorflow(with_keras=False)
-    from pipeline.inference.evaluation import evaluate_spans
+    from pipeline.inference.evaluation import evaluate_window
     from pipeline.inference.versions import newest_model
 
-    accuracy = evaluate_spans(config, newest_model(config), SPLITS[-1], [span]).sequence_accuracy
+    accuracy = evaluate_window(config, newest_model(config), SPLITS[-1], window.only(span)).sequence_accuracy
     return read_badly(span.path.name, accuracy, floor)
 
 
-def profile_of(config: Config, span: Span) -> Profile:
-    """Returns the profile of a sample of a span's pictures and labels, as CaptchaExampleGen would count it.
+def profile_of(config: Config, window: Window, span: Span) -> Profile:
+    """Returns the profile of a sample of the pictures and labels of a span in a window, as CaptchaExampleGen would count it.
 
     Raises:
       CaptchaPipelineError: a shard is missing, or differs from its manifest.
     """
     check, profile = CheckShard(config.captcha, config.data.picture_rules), Profile()
-    for shard in shards_of(span):
+    for shard in shards_of(span, window):
         share = min(1.0, _SAMPLE / max(1, span.manifest.counts[shard.split]))
         for output in check.process(dataclasses.replace(shard, share=share)):
             if output.tag == SUMMARY and (changed := json.loads(output.value)["changed"]):

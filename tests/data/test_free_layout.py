@@ -14,16 +14,18 @@ from typer.testing import CliRunner
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
+from components.data.pictures import PictureRules
 from components.data.sources.free_layout import FreeHand, FreeLayout, PixelRange
 from components.data.sources.painting import SynthConfig, SynthPlan, find_fonts, painter
 from components.data.sources.sheet import samples
 from components.data.sources.synthetic import synthesise
-from components.data.spans import Span, list_spans
+from components.data.spans import Span, Window, list_spans
 from pipeline.cli.main import app
 from tests.support.drawing import synth_plan
 
 FOLDER = str(Path(matplotlib.get_data_path(), "fonts", "ttf"))
 SPEC = CaptchaSpec(charset="alnum", case_sensitive=False, length={"min": 2, "max": 4}, width=64, height=16)
+RULES = PictureRules(10_000, (255, 255, 255), "resize")
 LAYOUT = FreeLayout(width=PixelRange(min=48, max=120), height=PixelRange(min=20, max=28))
 
 
@@ -35,7 +37,9 @@ def plan(**changes) -> SynthPlan:
 
 def pictures_of(span: Span) -> list[tuple[str, Image.Image]]:
     """Returns the labels and pictures of all splits."""
-    found = [(sample.label, sample.image) for split in ("train", "eval", "test") for sample in samples(span, split)]
+    found = [
+        (sample.label, sample.image) for split in ("train", "eval", "test") for sample in samples(span, split, Window((span,), None), RULES)
+    ]
     return [(label, image) for label, image in found if image is not None]
 
 

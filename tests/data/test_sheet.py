@@ -5,15 +5,18 @@ from typer.testing import CliRunner
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
+from components.data.pictures import PictureRules
 from components.data.records import canonical_example, encode_png
 from components.data.sources.sheet import contact_sheet, samples, span_statistics
 from components.data.sources.synthetic import synthesise
 from components.data.span_writer import ShardWriter, new_span, write_manifest
+from components.data.spans import Window
 from pipeline.cli.data import data_app
 from tests.support.drawing import synth_plan
 
 WEIGHTS = {"train": 2, "eval": 1, "test": 1}
 SPEC = CaptchaSpec(length={"min": 2, "max": 5}, width=60, height=24)
+RULES = PictureRules(10_000, (255, 255, 255), "resize")
 
 
 def synthetic(root, layout="canonical", seed=1):
@@ -30,12 +33,20 @@ def strangers(root, spec, records):
     return making.span
 
 
+def draw(window, path, per_split, spec=SPEC):
+    """Draws a contact sheet; returns the statistics."""
+    statistics = span_statistics(window, spec, RULES)
+    contact_sheet(window, statistics, path, per_split, spec, RULES)
+    return statistics
+
+
 @pytest.mark.parametrize("layout", ["canonical", "book"])
 def test_statistics_count_every_record(tmp_path, layout):
     span = synthetic(tmp_path, layout)
-    statistics = span_statistics([span], SPEC)
+    window = Window((span,), None)
+    statistics = span_statistics(window, SPEC, RULES)
     assert {counts.split: counts.records for counts in statistics} == span.manifest.counts
-    labels = [sample.label for sample in samples(span, "train")]
+    labels = [sample.label for sample in samples(span, "train", window, RULES)]
     train = statistics[0]
     assert train.broken == 0
     assert sum(length * count for length, count in train.lengths.items()) == train.characters.total() == len("".join(labels))
@@ -49,17 +60,17 @@ def test_statistics_count_every_record(tmp_path, layout):
 
 @pytest.mark.slow
 def test_both_layouts_give_the_same_samples(tmp_path):
-    spans = [synthetic(tmp_path), synthetic(tmp_path, "book")]
-    for one, other in zip(*(samples(span, "train") for span in spans), strict=True):
+    window = Window((synthetic(tmp_path), synthetic(tmp_path, "book")), None)
+    for one, other in zip(*(samples(span, "train", window, RULES) for span in window.spans), strict=True):
         assert one.label == other.label
         assert one.image.tobytes() == other.image.tobytes()
 
 
 @pytest.mark.slow
 def test_a_sheet_shows_pictures_of_every_span_and_split(tmp_path):
-    spans = [synthetic(tmp_path), synthetic(tmp_path, "book", seed=2)]
-    contact_sheet(spans, tmp_path / "few.png", 2, SPEC)
-    contact_sheet(spans, tmp_path / "many.png", 20, SPEC)
+    window = Window((synthetic(tmp_path), synthetic(tmp_path, "book", seed=2)), None)
+    draw(window, tmp_path / "few.png", 2)
+    draw(window, tmp_path / "many.png", 20)
     with Image.open(tmp_path / "few.png") as few, Image.open(tmp_path / "many.png") as many:
         assert few.format == "PNG"
         assert few.width == many.width
@@ -77,16 +88,15 @@ def test_pictures_that_cannot_be_shown_are_counted_as_broken(tmp_path):
         b"\xff no example",
     ]
     span = strangers(tmp_path, SPEC, records)
-    train, *_ = span_statistics([span], SPEC)
+    train, *_ = draw(Window((span,), None), tmp_path / "sheet.png", 10)
     assert (train.records, train.broken) == (5, 3)
-    contact_sheet([span], tmp_path / "sheet.png", 10, SPEC)
 
 
 def test_labels_of_any_alphabet_and_length_are_drawn(tmp_path):
     spec = CaptchaSpec(charset="あいلا", length=2)
     picture = encode_png(Image.new("L", (60, 24)))
     records = [canonical_example(picture, label, "s", {}).SerializeToString() for label in ("あい", "لا", "😀\n\t", "x" * 10_000)]
-    contact_sheet([strangers(tmp_path, spec, records)], tmp_path / "sheet.png", 10, spec)
+    draw(Window((strangers(tmp_path, spec, records),), None), tmp_path / "sheet.png", 10, spec)
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 

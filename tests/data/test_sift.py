@@ -8,13 +8,15 @@ import pytest
 from PIL import Image
 
 from components.base.errors import CaptchaPipelineError
+from components.base.features import PSEUDO
 from components.data.captcha_spec import CaptchaSpec
 from components.data.example_proto import Example
 from components.data.legacy_layout import DataInfo, legacy_example
 from components.data.sources.imported import import_folder, import_legacy, import_table
 from components.data.sources.painting import CaptchaPainter
 from components.data.span_writer import ShardWriter
-from components.data.spans import Span, list_spans
+from components.data.spans import Span, list_spans, window
+from components.data.splits import split_key
 from tests.support.command import call
 from tests.support.drawing import synth_plan
 from tests.support.imports import labelled, picture, plan, records
@@ -262,3 +264,42 @@ def test_a_path_outside_the_folder_of_a_table_needs_an_option(tmp_path: Path, fo
     assert "leads out of the table's folder (--outside" in reason
     settings = ["--config", CONFIG, "--set", "captcha.length=4", "--set", f"data.root={tmp_path / 'other'}"]
     assert "now has 2 pictures" in call("data", "import", str(folder / "labels.csv"), "--outside", *settings)
+
+
+def test_a_label_of_a_person_replaces_that_of_a_model(tmp_path: Path, folder: Path) -> None:
+    root = tmp_path / "data"
+    save(folder, "0001_a.png", 1)
+    save(folder, "0003_c.png", 3)
+    by_model = import_folder(folder, "{label}_*", plan(root, source=PSEUDO)).span
+    assert by_model.manifest.counts == {"train": 2, "eval": 0, "test": 0}
+    (folder / "0001_a.png").rename(folder / "0002_a.png")
+    (folder / "0003_c.png").unlink()
+    result = import_folder(folder, "{label}_*", plan(root, splits={"train": 0, "eval": 0, "test": 1}))
+    assert (result.contradictions, result.left_out) == ([], {})
+    assert result.span.manifest.counts["test"] == 1  # its own split, not that of the other label
+    assert window(root, None).superseded(by_model) == {key_of(picture(1))}
+    again = import_folder(folder, "{label}_*", plan(root, only_new=False))
+    assert not again.span.manifest.supersedes
+
+
+def test_a_model_labels_only_pictures_that_no_person_has_labelled_and_that_judge_no_model(tmp_path: Path, folder: Path) -> None:
+    target = plan(tmp_path / "data", spec=CaptchaSpec(), splits={"train": 0, "eval": 0, "test": 1})
+    by_model = plan(tmp_path / "data", spec=CaptchaSpec(), source=PSEUDO)
+    (labelled_by_hand, label), (unlabelled, _) = captchas(2)
+    labelled_by_hand.save(folder / f"{label}_a.png")
+    import_folder(folder, "{label}_*", target)
+    (folder / f"{label}_a.png").rename(folder / "0009_a.png")
+    labelled_by_hand.save(folder / "0001_copy.jpg", quality=95)
+    unlabelled.save(folder / "0003_c.png")
+    result = import_folder(folder, "{label}_*", by_model)
+    assert labelled(result.span).keys() == {"0003"}
+    assert result.left_out == {"a span has the picture already": 1, "it looks like a picture of the test split": 1}
+    # A second model labels the same pictures again: its labels count.
+    (folder / "0003_c.png").rename(folder / "0004_c.png")
+    second = import_folder(folder, "{label}_*", by_model)
+    assert labelled(second.span).keys() == {"0004"}
+    assert window(tmp_path / "data", None).superseded(result.span) == {split_key(unlabelled)}
+
+
+def key_of(encoded: bytes) -> bytes:
+    return split_key(Image.open(io.BytesIO(encoded)))

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import multiprocessing
 import os
@@ -41,6 +42,36 @@ def test_a_manifest_of_an_earlier_release_has_the_first_split_rule(tmp_path):
     assert manifest.pop("split_rule") == SPLIT_RULE > 1
     path.write_text(json.dumps(manifest))
     assert list_spans(tmp_path)[0].manifest.split_rule == 1
+
+
+def test_only_a_manifest_of_corrections_mentions_them(tmp_path):
+    """Otherwise the checksums of spans of earlier releases, and with them the recipes of their models, would change."""
+    manifest = json.loads((make_span(tmp_path).path / "manifest.json").read_text())
+    assert list(manifest) == ["layout", "spec", "seed", "source", "split_rule", "params", "counts", "files"]
+    told = f"1 {json.dumps(manifest, separators=(',', ':'))}\n"
+    assert window(tmp_path, None).digest == hashlib.sha256(told.encode()).hexdigest()
+    span = make_span(tmp_path, supersedes=["0" * 31 + "1"])
+    assert json.loads((span.path / "manifest.json").read_text())["supersedes"] == ["0" * 31 + "1"]
+    assert list_spans(tmp_path)[-1] == span
+
+
+def test_a_window_says_what_later_spans_supersede(tmp_path):
+    one, two = (f"{number:032x}" for number in (1, 2))
+    for supersedes in ((), (one,), (), (one, two)):
+        make_span(tmp_path, supersedes=supersedes)
+    first, second, third, fourth = list_spans(tmp_path)
+    whole = window(tmp_path, None)
+    assert whole.superseded(first) == whole.superseded(third) == {bytes.fromhex(one), bytes.fromhex(two)}
+    assert whole.superseded(second) == {bytes.fromhex(one), bytes.fromhex(two)}
+    assert whole.superseded(fourth) == frozenset()
+    assert whole.only(second).superseded(second) == whole.superseded(second)
+    assert whole.newest == third
+    assert window(tmp_path, None, exclude=[4]).superseded(first) == {bytes.fromhex(one)}
+    golden = window(tmp_path, 1, exclude=[4], golden=1)
+    assert (golden.spans, golden.corrections) == ((third,), (second,))
+    assert golden.superseded(first) == {bytes.fromhex(one)}
+    assert golden.digest != window(tmp_path, 1, exclude=[2, 4], golden=1).digest, "other records judge the model"
+    assert window_as_of(golden.as_of, tmp_path, 1, golden=1) == golden
 
 
 def test_tensorflow_reads_the_shards(tmp_path):

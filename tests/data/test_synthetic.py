@@ -26,6 +26,7 @@ from components.data.sources.painting import CaptchaPainter, find_fonts
 from components.data.sources.seen import of_encoded
 from components.data.sources.sheet import samples
 from components.data.sources.synthetic import in_processes, make_shard, synthesise
+from components.data.spans import Window
 from components.data.splits import SPLIT_RULE, split_of
 from components.data.tfrecords import read_records
 from pipeline.cli.data import data_app
@@ -170,7 +171,8 @@ def dejavu():
 def test_a_configured_font_draws_its_own_alphabet(tmp_path, dejavu):
     spec = CaptchaSpec(charset="أبجد", length=3)
     span = synthesise(plan(spec=spec, count=4, fonts=(dejavu,), font_sizes=(20,)), tmp_path)
-    assert {len(sample.label) for split in WEIGHTS for sample in samples(span, split)} == {3}
+    rules = PictureRules(10_000, (255, 255, 255), "resize")
+    assert {len(sample.label) for split in WEIGHTS for sample in samples(span, split, Window((span,), None), rules)} == {3}
 
 
 def test_fonts_without_the_glyphs_are_refused_before_anything_is_written(tmp_path, dejavu):

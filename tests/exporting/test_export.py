@@ -68,7 +68,7 @@ def test_an_export_reads_like_its_version(config: Config) -> None:
     done = export(config, version.path, "onnx")
     assert done.folder == Path(config.exports_dir) / str(version.version) / "onnx"
     assert sorted(path.name for path in done.folder.parent.rglob("*")) == ["manifest.json", "model.onnx", "onnx"]
-    pictures = [data for data, _ in good_records(config, "test", config.data.read_window().spans, SPEC)]
+    pictures = [data for data, _ in good_records(config, "test", config.data.read_window(), SPEC)]
     assert len(pictures) == done.proof.pictures == done.proof.same_texts > 10
     assert 0 < done.proof.largest_difference < 1e-4
     model = Model(done.folder / "model.onnx")

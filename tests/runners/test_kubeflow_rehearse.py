@@ -180,10 +180,11 @@ def test_a_pipeline_with_unsupported_features_is_refused(tmp_path: Path, edit: C
 
 def perfect_reading(config: Config) -> golden.GoldenReading:
     """Returns the reading of a model that misreads no picture of the golden set."""
-    span = config.data.read_window().golden
+    window = config.data.read_window()
+    span = window.golden
     assert span
     digests = []
-    for shard in shards_of(span):
+    for shard in shards_of(span, window):
         if shard.split == "test":
             for record in read_records(shard.path):
                 feature = check_record(record.data, shard, config.captcha, config.data.picture_rules).example.features.feature

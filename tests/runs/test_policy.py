@@ -18,7 +18,7 @@ import typer
 
 from components.base.errors import CaptchaPipelineError
 from components.base.files import locked
-from components.data.spans import list_spans
+from components.data.spans import Window, list_spans
 from components.serving.serving_dir import push, versions
 from pipeline.cli.terminal import STOPPED
 from pipeline.config.config import Config
@@ -217,7 +217,8 @@ def test_a_low_accuracy_on_the_newest_span_is_a_reason(config: Config, remember:
 @pytest.mark.slow
 def test_a_new_span_is_no_reason_without_every_span(config: Config, remember: Remember, tmp_path: Path) -> None:
     settings = changed(config, retraining={"every_span": False})
-    profile = new_spans.profile_of(config, config.data.read_window().spans[0])
+    window = config.data.read_window()
+    profile = new_spans.profile_of(config, window, window.spans[0])
     assert sum(profile.counts["size"].values()) == 30
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles" / "profiles.json").write_text(json.dumps({"span-000001": profile.to_json()}))
@@ -252,7 +253,7 @@ def test_a_new_span_with_a_changed_shard_is_refused(config: Config) -> None:
     (span,) = list_spans(config.data.root)
     span.files("train")[0].write_bytes(span.files("eval")[0].read_bytes())
     with pytest.raises(CaptchaPipelineError, match=r"span-000001/train/.* has changed"):
-        new_spans.profile_of(config, span)
+        new_spans.profile_of(config, Window((span,), None), span)
 
 
 def test_retrain_does_nothing_while_a_run_is_at_work(config: Config) -> None:

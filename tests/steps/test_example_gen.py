@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from components.base.errors import CaptchaPipelineError
@@ -17,10 +18,11 @@ from components.data.captcha_spec import CaptchaSpec
 from components.data.legacy_layout import DataInfo, legacy_example
 from components.data.record_check import CheckShard
 from components.data.sources.synthetic import synthesise
+from components.data.span_writer import drop_span
 from components.data.spans import list_spans, window
 from components.example_gen import CaptchaExampleGen
 from tests.support.drawing import synth_plan
-from tests.support.example_gen_run import GOOD, RULES, SPEC, Outcome, encoded_picture, make_span, record, run, value
+from tests.support.example_gen_run import GOOD, RULES, SPEC, Outcome, encoded_picture, key_of, make_span, record, run, value
 
 pytestmark = pytest.mark.slow
 
@@ -91,8 +93,13 @@ def test_excluded_spans_are_not_read(tmp_path: Path) -> None:
     assert {value(example, "span") for example in outcome.split("train")} == {b"span-000001"}
 
 
+def seed(example: tf.train.Example) -> int:
+    number: int = json.loads(value(example, "params"))["seed"]
+    return number
+
+
 def seeds(outcome: Outcome, split: str) -> list[int]:
-    return sorted(json.loads(value(example, "params"))["seed"] for example in outcome.split(split))
+    return sorted(map(seed, outcome.split(split)))
 
 
 def test_pictures_of_test_and_eval_are_not_trained_on(tmp_path: Path) -> None:
@@ -126,6 +133,49 @@ def test_a_golden_set_outside_the_window_is_not_trained_on(tmp_path: Path) -> No
     assert seeds(outcome, "train") == [3, 4, 5], "its eval split is not read"
     assert outcome.summary["overlap"]["also_in_test"]["count"] == 3
     assert seeds(run(Outcome(tmp_path / "again"), tmp_path / "data", window=1), "train") == list(range(6))
+
+
+def test_corrections_supersede_older_records_in_every_split(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    wrong_charset = [record(7, label=b"????")]
+    make_span(root, {split: [*GOOD[split], *(wrong_charset if split == "train" else [])] for split in SPLITS})
+    make_span(root, {"train": [record(1, label=b"FFFF")], "test": [record(61_001, label=b"EEEE")]}, supersedes=[key_of(1), key_of(61_001)])
+    # The newest correction of a picture counts; a key without a record removes the picture.
+    again = {"train": [record(1, label=b"AAAA"), record(7, label=b"BBBB")]}
+    make_span(root, again, supersedes=sorted([key_of(1), key_of(60_001), key_of(7)]))
+    outcome = run(Outcome(tmp_path / "out"), root, max_bad=0.0)
+    labels = {split: {seed(example): value(example, "label") for example in outcome.split(split)} for split in SPLITS}
+    assert labels["train"] == {0: b"ABCD", 1: b"AAAA", 2: b"ABCD", 3: b"ABCD", 4: b"ABCD", 5: b"ABCD", 7: b"BBBB"}
+    assert labels["eval"] == {60_000: b"ABCD"}
+    assert labels["test"] == {61_000: b"ABCD", 61_001: b"EEEE"}
+    assert outcome.summary["overlap"]["superseded"]["count"] == 5
+    assert outcome.summary["spans"]["span-000002"]["overlap"]["superseded"]["examples"] == [
+        {"file": "span-000002/train/shard-00000-of-00001.tfrecord.gz", "index": 0, "detail": "a later span corrects or removes the picture"}
+    ]
+    assert (outcome.summary["bad"], outcome.summary["total"]) == (0, 10 + 1 + 2 + 2)
+    assert sum(outcome.profiles["span-000001"]["size"].values()) == 7
+    assert (outcome.examples.span, list(outcome.profiles)[-1]) == (1, "span-000001"), "corrections are not new pictures"
+
+
+@pytest.mark.long
+def test_without_its_span_a_correction_has_no_effect(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    make_span(root, GOOD)
+    make_span(root, {}, supersedes=[key_of(1), key_of(61_001)])
+    assert seeds(run(Outcome(tmp_path / "with"), root), "train") == [0, 2, 3, 4, 5]
+    drop_span(root, 2)
+    assert seeds(run(Outcome(tmp_path / "without"), root), "train") == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.long
+def test_a_wrong_label_in_the_golden_set_stays_corrected_outside_the_window(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    make_span(root, GOOD)
+    make_span(root, {"test": [record(61_001, label=b"EEEE")]}, supersedes=[key_of(61_001)])
+    make_span(root, {split: [record(number)] for number, split in enumerate(SPLITS, start=99)})
+    outcome = run(Outcome(tmp_path / "out"), root, window=1, golden=1)
+    assert seeds(outcome, "test") == [101, 61_000]
+    assert outcome.summary["overlap"]["superseded"]["count"] == 1
 
 
 def test_the_same_picture_is_found_with_another_encoding_or_label(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Spans with given records, and CaptchaExampleGen run on them with Beam."""
 
 import gzip
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from components.data.pictures import PictureRules
 from components.data.records import canonical_example, encode_png
 from components.data.span_writer import ShardWriter, new_span, write_manifest
 from components.data.spans import Layout, Span, describe
+from components.data.splits import split_key
 from components.example_gen import Executor, Quarantine
 from pipeline.config.engines import Engine
 
@@ -28,6 +30,11 @@ def encoded_picture(seed: int, spec: CaptchaSpec = SPEC) -> bytes:
     image = Image.new("RGB", (spec.width, spec.height), (seed % 256, seed // 256 % 256, 128))
     image.putpixel((0, 0), (255, 255, 255))
     return encode_png(image)
+
+
+def key_of(seed: int, spec: CaptchaSpec = SPEC) -> str:
+    """Returns the hexadecimal key of `encoded_picture`."""
+    return split_key(Image.open(io.BytesIO(encoded_picture(seed, spec)))).hex()
 
 
 def record(seed: int, **changed: bytes | None) -> bytes:
@@ -48,6 +55,7 @@ def make_span(
     spec: CaptchaSpec = SPEC,
     layout: Layout = "canonical",
     prepare: Callable[[Path], None] = lambda draft: None,
+    supersedes: Sequence[str] = (),
 ) -> Span:
     """Makes a span with one shard for each split; `prepare` may write further files into it."""
     making = new_span(root)
@@ -57,7 +65,8 @@ def make_span(
                 for data in records.get(split, []):
                     writer.write(split, data)
         prepare(draft)
-        write_manifest(draft, layout=layout, spec=spec, seed=None, source="test", params={}, files=writer.files)
+        about: dict[str, Any] = {"layout": layout, "spec": spec, "seed": None, "source": "test", "params": {}}
+        write_manifest(draft, **about, files=writer.files, supersedes=supersedes)
     return making.span
 
 

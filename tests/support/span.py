@@ -6,14 +6,14 @@ from components.data.captcha_spec import CaptchaSpec
 from components.data.span_writer import ShardWriter, new_span, rename_shards, write_manifest
 
 
-def make_span(root, records=(b"one", b"two")):
+def make_span(root, records=(b"one", b"two"), supersedes=()):
     making = new_span(root)
     with making as draft:
         with ShardWriter(draft, "shard-00000", "canonical") as writer:
             for record in records:
                 writer.write("train", record)
         files = rename_shards(draft, writer.files, 1)
-        write_manifest(draft, layout="canonical", spec=CaptchaSpec(), seed=None, source="s", params={}, files=files)
+        write_manifest(draft, layout="canonical", spec=CaptchaSpec(), seed=None, source="s", params={}, files=files, supersedes=supersedes)
     return making.span
 
 

@@ -188,7 +188,7 @@ def _picture_items(entries: list[Entry], plan: ImportPlan, result: Imported, pro
 
 
 def read_entry(entry: Entry, result: Imported) -> bytes | None:
-    """Returns the bytes of an entry's file; None if it cannot be read or is larger than MAX_FILE_BYTES, which `result` notes."""
+    """Returns the content of a file of at most MAX_FILE_BYTES; None if it cannot be read, which `result` then notes."""
     try:
         (entry.name + entry.label).encode()
         if not entry.path.is_file():  # reading a pipe or a device would never end

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from components.base.features import DATA_INFO, SPLITS
+from components.base.features import DATA_INFO, PSEUDO, SPLITS
 from components.data.legacy_layout import DataInfo
 from components.data.likeness import MAX_DISTANCE, bands, distance
 from components.data.pictures import PictureRules
 from components.data.sources.seen import Seen, of_record
-from components.data.spans import Span
+from components.data.spans import Span, replacements
 from components.data.splits import SPLIT_RULE
 from components.data.tfrecords import Record, read_records
 
@@ -66,6 +66,7 @@ class SpanIndex:
         self._rules = rules
         self._save = save
         self._spans: dict[int, Span] = {}
+        self._replaced: dict[bytes, int] = {}
 
     def __enter__(self) -> "SpanIndex":
         self._database = self._open() if self._save else self._copy()
@@ -101,6 +102,7 @@ class SpanIndex:
           CaptchaPipelineError: a shard is missing, or differs from the manifest.
         """
         self._spans = {span.number: span for span in spans}
+        self._replaced = replacements(self._spans.values())
         current = {number: self._made_from(span.checksum) for number, span in self._spans.items()}
         known = dict(self._database.execute("SELECT number, made_from FROM span"))
         for number in known:
@@ -129,6 +131,18 @@ class SpanIndex:
                 "SELECT span, split, shard, record, label, name FROM picture WHERE key = ? ORDER BY id", (key,)
             )
         ]
+
+    def is_superseded(self, key: bytes, place: Place) -> bool:
+        """Returns whether a later span corrects or removes the picture with this key at this place."""
+        return self._replaced.get(key, 0) > place.number
+
+    def is_pseudo(self, place: Place) -> bool:
+        """Returns whether a model has given the label at this place. A place in the import that is at work is never such a place."""
+        return place.number in self._spans and self._spans[place.number].manifest.source == PSEUDO
+
+    def span_of(self, place: Place) -> Span:
+        """Returns the span of a place in a span."""
+        return self._spans[place.number]
 
     def most_alike(self, look: bytes) -> Place | None:
         """Returns the place of the picture most similar to `look`, the oldest of several; None if all are farther than MAX_DISTANCE."""

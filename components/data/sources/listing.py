@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -13,6 +13,8 @@ from typing import Any, Final
 from components.base.errors import CaptchaPipelineError
 
 TABLES: Final = (".csv", ".jsonl")
+PATH: Final = "path"  # the column with the paths of the pictures
+_LABEL: Final = "label"
 
 LeaveOut = Callable[[str, str], None]  # the reason, and the name of the file
 
@@ -60,11 +62,24 @@ def table_entries(table: Path, outside: bool) -> Iterator[Entry]:
       CaptchaPipelineError: the table cannot be read, or a row is invalid.
     """
     inside = None if outside else table.parent.resolve()
+    for _, name, label in table_rows(table, (PATH,)):
+        yield Entry(table.parent / name, name, label, inside)
+
+
+def table_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Yields of each row of a .csv or .jsonl file the column that names its picture, the name, and the label.
+
+    Args:
+      table: the file.
+      columns: the columns that can name a picture; a row has one of them.
+
+    Raises:
+      CaptchaPipelineError: the table cannot be read, or a row is invalid.
+    """
     rows = _csv_rows if table.suffix.lower() == ".csv" else _jsonl_rows
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
-            for name, label in rows(table, file):
-                yield Entry(table.parent / name, name, label, inside)
+            yield from rows(table, file, columns)
     except OSError as error:
         raise CaptchaPipelineError(f"Cannot read {table}: {error.strerror}.") from None
     except UnicodeDecodeError:
@@ -105,30 +120,34 @@ def regular_files(folder: Path, leave_out: LeaveOut) -> Iterator[tuple[Path, str
             yield path, name
 
 
-def _csv_rows(table: Path, file: Any) -> Iterator[tuple[str, str]]:
+def _csv_rows(table: Path, file: Any, columns: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     reader = csv.DictReader(file)
-    missing = [column for column in ("path", "label") if column not in (reader.fieldnames or ())]
+    named = [column for column in columns if column in (reader.fieldnames or ())][:1]
+    either = " or ".join(columns)
+    missing = [*([] if named else [either]), *([] if _LABEL in (reader.fieldnames or ()) else [_LABEL])]
     if missing:
-        raise CaptchaPipelineError(f"{table} lacks the column {' and '.join(missing)}; its first row must name path and label.")
+        raise CaptchaPipelineError(f"{table} lacks the column {' and '.join(missing)}; its first row must name {either} and {_LABEL}.")
+    (column,) = named
     try:
         for row in reader:
-            if row["path"] is None or row["label"] is None:
-                raise CaptchaPipelineError(f"{table}, line {reader.line_num}: the row is too short; it needs path and label.")
-            yield row["path"], row["label"]
+            if row[column] is None or row[_LABEL] is None:
+                raise CaptchaPipelineError(f"{table}, line {reader.line_num}: the row is too short; it needs {column} and {_LABEL}.")
+            yield column, row[column], row[_LABEL]
     except csv.Error as error:
         raise CaptchaPipelineError(f"{table}, line {reader.line_num}: {error}.") from None
 
 
-def _jsonl_rows(table: Path, file: Any) -> Iterator[tuple[str, str]]:
+def _jsonl_rows(table: Path, file: Any, columns: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     for number, line in enumerate(file, start=1):
         row: Any = None
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line) if line.strip() else {}
         if row == {}:
             continue
+        named = [column for column in columns if isinstance(row, dict) and isinstance(row.get(column), str)]
         # A label such as 0042 must be a string: as a number it would lose its zeros.
-        if not isinstance(row, dict) or not isinstance(row.get("path"), str) or not isinstance(row.get("label"), str):
+        if not named or not isinstance(row.get(_LABEL), str):
             raise CaptchaPipelineError(
                 f'{table}, line {number}: write an object such as {{"path": "a.png", "label": "0042"}}, with both values as strings.'
             )
-        yield row["path"], row["label"]
+        yield named[0], row[named[0]], row[_LABEL]

@@ -1,11 +1,11 @@
-"""Shows spans: a contact sheet, and statistics of each split."""
+"""Shows the spans of a window: a contact sheet, and statistics of each split. Records that a later span supersedes are left out."""
 
 import contextlib
 import io
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,9 +18,10 @@ from components.base.features import DATA_INFO, IMAGE, LABEL, SPLITS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.example_proto import Example
 from components.data.legacy_layout import DataInfo, legacy_label, legacy_picture
-from components.data.pictures import ALLOWED_FORMATS
+from components.data.pictures import ALLOWED_FORMATS, PictureRules
 from components.data.sources.painting import find_fonts
-from components.data.spans import Span
+from components.data.sources.seen import of_record
+from components.data.spans import Span, Window
 from components.data.tfrecords import Record
 
 _SHEET_WIDTH: Final = 1200  # pixels, like the following lengths
@@ -59,10 +60,15 @@ class SplitStatistics:
         return min(shares), sum(shares) / len(shares), max(shares)
 
 
-def samples(span: Span, split: str) -> Iterator[Sample]:
-    """Yields the records of one split of a span, in either layout. Raises CaptchaPipelineError like `Span.records`."""
+def samples(span: Span, split: str, window: Window, rules: PictureRules) -> Iterator[Sample]:
+    """Yields the records of one split of a span in a window, in either layout. Raises CaptchaPipelineError like `Span.records`."""
     info = DataInfo.load(span.path / DATA_INFO) if span.manifest.layout == "book" else None
+    superseded = window.superseded(span)
     for item in span.records(split):
+        if superseded and isinstance(item, Record):
+            seen = of_record(item.data, info, span.manifest.spec, rules)
+            if seen and seen.key in superseded:
+                continue
         sample = Sample("", None, 0)
         if isinstance(item, Record):
             # An unreadable record is shown as broken. Pillow raises almost any exception.
@@ -84,14 +90,14 @@ def _legacy_sample(data: bytes, info: DataInfo, spec: CaptchaSpec) -> Sample:
     return Sample(legacy_label(example, info, spec), image, len(image.tobytes()))
 
 
-def span_statistics(spans: Iterable[Span], spec: CaptchaSpec) -> list[SplitStatistics]:
-    """Returns the statistics of each split over all spans. A character of the spec that never occurs has the count 0.
+def span_statistics(window: Window, spec: CaptchaSpec, rules: PictureRules) -> list[SplitStatistics]:
+    """Returns the statistics of each split over the spans of a window. A character of the spec that never occurs has the count 0.
 
-    Reads every record, but only the headers of the pictures.
+    Reads every record, but only the headers of the pictures, unless a later span supersedes records: these are found by their pixels.
     """
     statistics = [SplitStatistics(split, characters=Counter(dict.fromkeys(spec.characters, 0))) for split in SPLITS]
-    for span, counts in itertools.product(spans, statistics):
-        for sample in samples(span, counts.split):
+    for span, counts in itertools.product(window.spans, statistics):
+        for sample in samples(span, counts.split, window, rules):
             counts.records += 1
             if sample.image is None:
                 counts.broken += 1
@@ -103,27 +109,30 @@ def span_statistics(spans: Iterable[Span], spec: CaptchaSpec) -> list[SplitStati
     return statistics
 
 
-def contact_sheet(spans: list[Span], path: str | Path, per_split: int, spec: CaptchaSpec) -> None:
+def contact_sheet(
+    window: Window, statistics: Sequence[SplitStatistics], path: str | Path, per_split: int, spec: CaptchaSpec, rules: PictureRules
+) -> None:
     """Writes a PNG with the first pictures of each split, spread over the spans, and their labels.
 
     Args:
-      spans: in either layout.
+      window: its spans are in either layout.
+      statistics: of the same window.
       path: of the PNG.
       per_split: the maximum number of pictures of each split.
       spec: gives the aspect ratio of a cell.
+      rules: how pictures are decoded.
     """
     cell = (_CELL_WIDTH, max(1, round(_CELL_WIDTH * spec.height / spec.width)))
     columns = (_SHEET_WIDTH - _GAP) // (_CELL_WIDTH + _GAP)
     row = cell[1] + _TEXT + 2 * _GAP
-    parts = [(split, _first(spans, split, per_split)) for split in SPLITS]
+    parts = [(counts, _first(window, counts.split, per_split, rules)) for counts in statistics]
     height = sum(_TEXT + 2 * _GAP + row * -(-len(shown) // columns) for _, shown in parts) + _GAP
     sheet = Image.new("RGB", (_SHEET_WIDTH, height), "white")
     draw = ImageDraw.Draw(sheet)
-    font = _font(spans, spec)
+    font = _font(window.spans, spec)
     top = _GAP
-    for split, shown in parts:
-        count = sum(span.manifest.counts[split] for span in spans)
-        draw.text((_GAP, top), f"{split}: {count:,} pictures", "black", _title_font())
+    for counts, shown in parts:
+        draw.text((_GAP, top), f"{counts.split}: {counts.records:,} pictures", "black", _title_font())
         top += _TEXT + 2 * _GAP
         for index, sample in enumerate(shown):
             corner = _GAP + index % columns * (_CELL_WIDTH + _GAP), top + index // columns * row
@@ -135,8 +144,8 @@ def contact_sheet(spans: list[Span], path: str | Path, per_split: int, spec: Cap
     sheet.save(path, "PNG")
 
 
-def _first(spans: list[Span], split: str, count: int) -> list[Sample]:
-    streams = [samples(span, split) for span in spans]
+def _first(window: Window, split: str, count: int, rules: PictureRules) -> list[Sample]:
+    streams = [samples(span, split, window, rules) for span in window.spans]
     turns = itertools.chain.from_iterable(itertools.zip_longest(*streams))
     return list(itertools.islice((sample for sample in turns if sample is not None), count))
 
@@ -160,7 +169,7 @@ def _title_font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(DEFAULT_FONTS[0], _TEXT)
 
 
-def _font(spans: list[Span], spec: CaptchaSpec) -> ImageFont.FreeTypeFont:
+def _font(spans: Sequence[Span], spec: CaptchaSpec) -> ImageFont.FreeTypeFont:
     """Returns the font that the pictures were drawn with; else an installed font with the characters; else that of the titles."""
     drawn = itertools.chain.from_iterable(span.manifest.params.get("fonts", ()) for span in spans)
     if own := next(filter(os.path.isfile, drawn), None):

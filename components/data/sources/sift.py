@@ -2,8 +2,10 @@
 
 Two files have the same picture if their visible pixels are equal, whatever their encoding. A perceptual hash (components/data/likeness.py)
 finds pictures that were encoded again or resized. Each picture is compared with the pictures of all spans and with the earlier pictures of
-its import, through an index (components/data/sources/index.py). Synthetic spans skip this step: measurements show that no two drawn
-pictures are near each other (docs/benchmarks.md), their shards are made in parallel, and the same seed must give the same bytes.
+its import, through an index (components/data/sources/index.py). A correction (components/data/sources/corrections.py) is final: an import
+brings back neither the label that it has replaced nor the picture that it has removed. Synthetic spans skip this step: measurements show
+that no two drawn pictures are near each other (docs/benchmarks.md), their shards are made in parallel, and the same seed must give the same
+bytes.
 """
 
 import itertools
@@ -29,8 +31,7 @@ _TRAIN: Final = SPLITS[0]
 _EXAMPLES: Final = 5
 _CONTRADICTIONS: Final = 100
 _CONTRADICTED: Final = (
-    "Correct the labels and import again. If the label in a span is wrong, drop that span first (`captcha-pipeline data drop`), and import "
-    "its pictures again as well."
+    "Correct the labels and import again. If the label in a span is wrong, correct it there (`captcha-pipeline data correct`)."
 )
 
 
@@ -100,6 +101,7 @@ class Imported:
       known: the number of pictures that are already in a span with the same label.
       alike: the number of pictures that were put into the split of a picture that they look like.
       sizes: by width and height in pixels, the number of pictures.
+      superseded: the keys of pictures that a model has labelled, and that get their label from this import instead.
     """
 
     span: Span = field(init=False, repr=False)
@@ -112,6 +114,7 @@ class Imported:
     known: int = 0
     alike: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    superseded: list[bytes] = field(default_factory=list)
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -160,23 +163,47 @@ def save(items: Iterable[Item], plan: ImportPlan, result: Imported, info: DataIn
     """
     if plan.dry_run:
         with SpanIndex(plan.root, plan.rules, save=False) as index:
-            for _ in _sift(items, plan, result, index, progress):
+            index.refresh(list_spans(plan.root), progress)
+            for _ in counted(_sift(items, plan, result, index), plan, result, index):
                 pass
         _check_any(result)
         return result
     making = new_span(plan.root)
     # The existing spans are read under the lock, so that no other process can make a span meanwhile.
     with writing_in(plan.root), making as draft, SpanIndex(plan.root, plan.rules) as index:
-        files = _write_shards(_sift(items, plan, result, index, progress), plan, draft)
+        index.refresh(list_spans(plan.root), progress)
+        files = write_shards(counted(_sift(items, plan, result, index), plan, result, index), plan, draft)
         _check_any(result)
         if plan.layout == "book":
             (info or DataInfo.for_spec(plan.spec)).save(draft / DATA_INFO)
-        params = {"splits": plan.splits, "shard_size": plan.shard_size, "background": plan.rules.background}
-        manifest = write_manifest(draft, layout=plan.layout, spec=plan.spec, seed=None, source=plan.source, params=params, files=files)
-        number = next_number(plan.root)
-        index.keep(number, Span(number, draft, manifest).checksum)
+        finish(draft, files, plan, index, result.superseded)
     result.span = making.span
     return result
+
+
+def finish(draft: Path, files: list[ShardFile], plan: ImportPlan, index: SpanIndex, superseded: Iterable[bytes]) -> None:
+    """Writes the manifest of a span whose shards are in the folder `draft`, and keeps its pictures in the index.
+
+    Args:
+      draft: the folder of the span.
+      files: the manifest's entries for the shards.
+      plan: the target.
+      index: has all pictures of the span.
+      superseded: the keys of pictures of which only the records in this span and in later spans count.
+    """
+    params = {"splits": plan.splits, "shard_size": plan.shard_size, "background": plan.rules.background}
+    manifest = write_manifest(
+        draft,
+        layout=plan.layout,
+        spec=plan.spec,
+        seed=None,
+        source=plan.source,
+        params=params,
+        files=files,
+        supersedes=[key.hex() for key in sorted(set(superseded))],
+    )
+    number = next_number(plan.root)
+    index.keep(number, Span(number, draft, manifest).checksum)
 
 
 def _check_any(result: Imported) -> None:
@@ -186,17 +213,20 @@ def _check_any(result: Imported) -> None:
         raise CaptchaPipelineError(f"Nothing could be imported.\n{result.describe()}".rstrip())
 
 
-def _sift(
-    items: Iterable[Item], plan: ImportPlan, result: Imported, index: SpanIndex, progress: Progress | None
-) -> Iterator[tuple[str, bytes]]:
-    """Yields the split and the record of each item to import, and counts all items in `result`."""
-    index.refresh(list_spans(plan.root), progress)
+def _sift(items: Iterable[Item], plan: ImportPlan, result: Imported, index: SpanIndex) -> Iterator[tuple[str, Item]]:
+    """Yields the split of each item to import and the item, and notes the others in `result`."""
     number = next_number(plan.root)
-    in_shard: Counter[str] = Counter()
     for item in items:
         split = _split(item.seen, plan, result, index, number) if item.seen else split_of(bytes_key(item.record), plan.splits)
-        if split is None:
-            continue
+        if split is not None:
+            yield split, item
+
+
+def counted(items: Iterable[tuple[str, Item]], plan: ImportPlan, result: Imported, index: SpanIndex) -> Iterator[tuple[str, bytes]]:
+    """Yields the split and the record of each item, after it has counted the item in `result` and added it to the index."""
+    number = next_number(plan.root)
+    in_shard: Counter[str] = Counter()
+    for split, item in items:
         shard, first = divmod(result.counts.total(), plan.shard_size)
         if not first:
             in_shard.clear()
@@ -209,11 +239,25 @@ def _sift(
 
 def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, number: int) -> str | None:
     """Returns the split of a picture, or None if it is left out."""
-    same = index.same(seen.key)
+    label = _canonical(seen.label, plan.spec)
+
+    def has_its_label(place: Place) -> bool:
+        return place.label == seen.label or (label is not None and _canonical(place.label, plan.spec) == label)
+
+    known = index.same(seen.key)
+    current = [place for place in known if not index.is_superseded(seen.key, place)]
+    if known and not current:
+        result.leave_out("a correction has removed the picture", seen.name)
+        return None
+    same = [place for place in current if not index.is_pseudo(place)]
+    if len(same) < len(current):
+        result.superseded.append(seen.key)
     if plan.source == PSEUDO:
         return _split_of_pseudo_label(seen, same, result, index)
-    label = _canonical(seen.label, plan.spec)
-    with_its_label = [place for place in same if place.label == seen.label or (label and _canonical(place.label, plan.spec) == label)]
+    with_its_label = [place for place in same if has_its_label(place)]
+    if not with_its_label and any(has_its_label(place) for place in known if not index.is_pseudo(place)):
+        result.leave_out("a correction has given the picture another label", seen.name)
+        return None
     if any(place.number == number for place in with_its_label):
         result.leave_out("the picture is already in this import with the same label", seen.name)
         return None
@@ -239,7 +283,7 @@ def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, num
     if same:
         return same[0].split
     alike = index.most_alike(seen.look) if seen.look else None
-    if alike is None:
+    if alike is None or index.is_pseudo(alike):
         return split_of(seen.key, plan.splits)
     result.alike += 1
     if label and _canonical(alike.label, plan.spec) not in (None, label):
@@ -275,7 +319,8 @@ def _canonical(label: str, spec: CaptchaSpec) -> str | None:
         return None
 
 
-def _write_shards(records: Iterator[tuple[str, bytes]], plan: ImportPlan, draft: Path) -> list[ShardFile]:
+def write_shards(records: Iterator[tuple[str, bytes]], plan: ImportPlan, draft: Path) -> list[ShardFile]:
+    """Writes records, each with its split, into the shards of a span in the folder `draft`. Returns their manifest entries."""
     files: list[ShardFile] = []
     shards = 0
     # The number of shards, which is part of their names, is known only at the end.
