@@ -43,14 +43,13 @@ def label(
     load_tensorflow(with_keras=False)
     from pipeline.labelling import run as labelling
     from pipeline.labelling.app import Goal
+    from pipeline.labelling.session import opened as labelling_of
 
     socket = labelling.listener(port)
     with contextlib.ExitStack() as opened:
         with progress_bar("Looking at the pictures", None) as (bar, task):
             session = opened.enter_context(
-                labelling.session(
-                    settings, folder, lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
-                )
+                labelling_of(settings, folder, lambda what, done, total: bar.update(task, description=what, completed=done, total=total))
             )
         catalogue = session.catalogue
         _say(f"{len(catalogue):,} pictures in {folder}" + (f", and {catalogue.copies:,} copies of them" if catalogue.copies else ""))

@@ -38,7 +38,9 @@ def check_packages(command: str) -> None:
         for package in _PACKAGES:
             importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise CaptchaPipelineError(f"`{command}` needs {error.name}, which is not installed. In the clone: pip install '.[serve]'.") from None
+        raise CaptchaPipelineError(
+            f"`{command}` needs {error.name}, which is not installed. In the clone: pip install '.[serve]'."
+        ) from None
 
 
 COMMANDS: Final = (serve,)

@@ -106,8 +106,8 @@ class Journal:
             except sqlite3.DatabaseError as error:
                 self._database.close()
                 raise CaptchaPipelineError(
-                    f"{path} is damaged: {error}. It has the labels that are in no span yet. Put a copy of it back, or move it elsewhere to "
-                    "begin anew."
+                    f"{path} is damaged: {error}. It has the labels that are in no span yet. Put a copy of it back, or move it "
+                    "elsewhere to begin anew."
                 ) from None
         if version not in (0, _VERSION):
             self._database.close()

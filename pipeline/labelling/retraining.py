@@ -29,7 +29,7 @@ from components.serving.serving_dir import push, versions
 from components.training.hyperparameters import WarmStart
 from pipeline.config.config import Config, GcConfig, RetrainingConfig
 from pipeline.labelling.labels import labels_in_spans, write_span
-from pipeline.labelling.session import Session
+from pipeline.labelling.session import Session, folder_of
 from pipeline.logs import rotate
 from pipeline.runs.scheduler import retrain_command
 
@@ -78,11 +78,6 @@ def labelling_config(config: Config) -> Config:
             "gc": GcConfig(keep_runs=_KEPT),
         }
     )
-
-
-def folder_of(config: Config) -> Path:
-    """Returns the folder of the journal, the models and the logs of a labelling."""
-    return Path(config.root) / config.name / "labelling"
 
 
 def take_over_production(config: Config) -> None:

@@ -1,24 +1,30 @@
 """What happens on the page: which picture comes next in which window, and what is known of every picture."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from components.base.disk import writing_in
 from components.base.features import SPLITS
-from components.data.sources.index import Place
+from components.base.files import locked
+from components.data.sources.index import Place, Progress
 from pipeline.config.config import Config
-from pipeline.labelling.catalogue import Catalogue
+from pipeline.labelling.catalogue import Catalogue, scan
 from pipeline.labelling.growth import Point
 from pipeline.labelling.journal import Decision, Journal, Kind, Reading, TrainedModel
+from pipeline.labelling.labels import labels_in_spans
 from pipeline.labelling.leases import Leases
 from pipeline.labelling.order import Order, random_is_due, random_order
 
 _TRAIN, _EVAL, _TEST = SPLITS
 _Value = TypeVar("_Value")
+_BUSY: Final = "Another labelling of this pipeline (process {}) is at work. Open a second window of its page, or stop it first."
 
 
 class Outdated(Exception):
@@ -320,3 +326,27 @@ class Session:
             right += reading.text == label
         return right, count
 
+
+def folder_of(config: Config) -> Path:
+    """Returns the folder of the journal, the models and the logs of a labelling."""
+    return Path(config.root) / config.name / "labelling"
+
+
+@contextlib.contextmanager
+def opened(config: Config, folder: Path, progress: Progress | None = None) -> Iterator[Session]:
+    """Opens the labelling of a folder. Only one process at a time works on the labelling of a pipeline.
+
+    Args:
+      config: of the pipeline.
+      folder: of the pictures.
+      progress: called while the pictures and the spans are read.
+
+    Raises:
+      CaptchaPipelineError: the folder has no usable picture, another process labels, or a file is damaged or cannot be written.
+    """
+    home = folder_of(config)
+    with writing_in(home), locked(home / "lock", _BUSY):
+        catalogue = scan(folder, config.captcha, config.data.picture_rules, progress)
+        places = labels_in_spans(config, catalogue, progress)
+        with contextlib.closing(Journal(home / "journal.sqlite")) as journal:
+            yield Session(config, catalogue, journal, places, Leases())
