@@ -37,7 +37,6 @@ LIMITS: Final = ServerConfig(max_body_mib=0.0625, max_bodies_mib=4)
 _HOSTS: Final = (HOST, "localhost")  # no other: a name of another site that leads to this machine is refused (DNS rebinding)
 _LONGEST_TEXT: Final = 256
 _LONGEST_WINDOW: Final = 64
-_POLL_SECONDS: Final = 2.0
 _JSON: Final = "application/json"
 _GONE: Final = "Another window has decided about this picture meanwhile."
 
@@ -93,8 +92,7 @@ class LabelApp:
     @contextlib.asynccontextmanager
     async def _running(self, app: Starlette) -> AsyncIterator[None]:
         await self._models.versions.refresh()
-        work = (self._models.versions.follow(_POLL_SECONDS), self._models.run(), self.retraining.run())
-        tasks = [asyncio.create_task(task) for task in work]
+        tasks = [asyncio.create_task(task) for task in (self._models.run(), self.retraining.run())]
         try:
             yield
         finally:

@@ -13,7 +13,7 @@ from components.evaluation.metrics import Rate, wilson_interval
 
 _SPREAD: Final = 0.15  # of the power: most measured ones are within twice this
 _MOST_LABELS: Final = 50  # times as many: no larger factor was measured
-_LEAST: Final = 10  # a smaller number would pretend to be exact
+_UNIT: Final = 10  # smaller ones would pretend to be exact
 _TINY: Final = 1e-6
 
 
@@ -67,7 +67,7 @@ def more_labels(points: Sequence[Point], goal: float) -> int | None:
     times = math.exp((math.log(1 - goal) - level) / min(power, -_SPREAD))
     if times > _MOST_LABELS:
         return None
-    return max(_rounded(last.labels * (times - 1)), _LEAST)
+    return max(_rounded(last.labels * (times - 1)), _UNIT)
 
 
 def outlook(points: Sequence[Point], goal: float, confidence: float) -> str:
@@ -80,19 +80,18 @@ def outlook(points: Sequence[Point], goal: float, confidence: float) -> str:
     known = [point for point in points if point.count]
     if not known:
         return ""
+    aim = f"{100 * goal:g} %"
     needed = more_labels(known, goal)
     if needed is None:
-        return f"How many labels {goal:.1%} needs cannot be said yet: far more than there are."
+        return f"It cannot be said yet how many labels {aim} needs: many times as many as there are."
     if needed:
-        return f"About {needed:,} more labels to reach {goal:.1%}."
+        return f"About {needed:,} more labels to reach {aim}."
     if known[-1].rate(confidence).lower >= goal:
-        return f"The goal of {goal:.1%} is reached."
-    return f"The goal of {goal:.1%} is probably reached; more labels would make it certain."
+        return f"The goal of {aim} is reached."
+    return f"The goal of {aim} is probably reached; more labels would make it certain."
 
 
 def _rounded(number: float) -> int:
-    """Returns a number with two digits and zeros, rounded up."""
-    if number < _LEAST:
-        return math.ceil(number)
-    unit = 10 ** (math.floor(math.log10(number)) - 1)
+    """Returns a number rounded up to two digits and zeros, and to tens."""
+    unit = max(10 ** (math.floor(math.log10(max(number, 1))) - 1), _UNIT)
     return math.ceil(number / unit) * unit

@@ -7,13 +7,13 @@ its Evaluator lets every model pass. Nothing of it reaches production: `captcha-
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -49,7 +49,7 @@ _AT_WORK: Final = "A run (process {}) is at work in %s. The training begins when
 State = Literal["waiting", "running", "failed"]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Status:
     """What the training does.
 
@@ -96,7 +96,6 @@ class Retraining:
     """Trains a model whenever enough further labels are there.
 
     Attributes:
-      status: what it does now.
       imports: the results of the spans that it has written.
     """
 
@@ -108,7 +107,7 @@ class Retraining:
           every: the number of further labels after which a model is trained.
           refresh: loads a new version if there is one.
         """
-        self.status = Status("waiting", "")
+        self._at_work: Status | None = None
         self.imports: list[Imported] = []
         self._config = config
         self._inner = labelling_config(config)
@@ -118,15 +117,21 @@ class Retraining:
         self._folder = folder_of(config)
         self._log = self._folder / "retrain.log"
         self._failed_at: int | None = None  # the number of labels
+        self._in_spans = _in_spans(config)
+
+    @property
+    def status(self) -> Status:
+        """What the training does now."""
+        status = self._at_work or Status("waiting", "", str(self._log))
+        if status.state != "running" and (missing := self._missing()):
+            status = dataclasses.replace(status, words=f"{status.words} {missing}".lstrip())
+        return status
 
     async def run(self) -> None:
         """Trains models until the task is cancelled. A training that runs then is stopped; the next one resumes it."""
         while True:
             try:
-                if words := self._missing():
-                    if self.status.state != "failed":
-                        self.status = Status("waiting", words)
-                else:
+                if not self._missing():
                     await self._train()
             except CaptchaPipelineError as error:
                 self._fail(str(error))
@@ -156,12 +161,7 @@ class Retraining:
 
     def _there(self) -> Counter[str]:
         """Returns the number of labels that a run would have, by split."""
-        excluded = set(self._config.data.exclude)
-        there = self._session.by_split()
-        for span in list_spans(self._config.data.root):
-            if span.number not in excluded:
-                there.update(span.manifest.counts)
-        return there
+        return self._in_spans + self._session.by_split()
 
     async def _train(self) -> None:
         at_work = _AT_WORK % self._folder.parent
@@ -171,19 +171,18 @@ class Retraining:
                     pass
                 await self._train_now()
         except Busy as busy:
-            self.status = Status("waiting", str(busy))
+            self._at_work = Status("waiting", str(busy))
 
     async def _train_now(self) -> None:
-        self.status = Status("running", "Writing the labels to a span …", str(self._log))
+        self._at_work = Status("running", "Writing the labels to a span …", str(self._log))
         await self._write_labels()
-        labels = self._session.counts()["labelled"]
-        self._session.begin_model(max(span_numbers(self._config.data.root), default=0))
+        labels = self._session.begin_model(max(span_numbers(self._config.data.root), default=0))
         before = self._session.model
         settings = self._folder / "pipeline.yaml"
         write_whole(settings, yaml.safe_dump(self._warm().model_dump(mode="json"), sort_keys=False, allow_unicode=True))
         rotate(self._log)
         started = time.monotonic()
-        self.status = Status("running", f"Training a model with {labels:,} labels …", str(self._log))
+        self._at_work = Status("running", f"Training a model with {labels:,} labels …", str(self._log))
         with self._log.open("ab") as log:
             begin = log.tell()
             process = await asyncio.create_subprocess_exec(
@@ -203,8 +202,7 @@ class Retraining:
         await self._refresh()
         after = self._session.model
         if after is not None and after != before:
-            self._failed_at = None
-            self.status = Status("waiting", "", str(self._log))
+            self._failed_at = self._at_work = None
         else:
             seconds = time.monotonic() - started
             self._fail(f"The training ended after {seconds:.0f} s with exit code {code}, and there is no new model.", self._tail(begin))
@@ -229,6 +227,7 @@ class Retraining:
     def _note(self, imported: Imported, places: Mapping[int, Place]) -> None:
         self.imports.append(imported)
         self._session.written(places)
+        self._in_spans = _in_spans(self._config)
 
     def _warm(self) -> Config:
         """Returns the configuration of the next training: a warm start with a third of the passes of a cold start."""
@@ -241,7 +240,7 @@ class Retraining:
 
     def _fail(self, words: str, tail: str = "") -> None:
         self._failed_at = self._session.counts()["labelled"]
-        self.status = Status("failed", words, str(self._log), tail)
+        self._at_work = Status("failed", words, str(self._log), tail)
 
     def _tail(self, begin: int) -> str:
         """Returns the last lines of the log from the position `begin` on."""
@@ -249,6 +248,15 @@ class Retraining:
             log.seek(max(begin, self._log.stat().st_size - _TAIL_BYTES))
             return "\n".join(log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
         return ""
+
+
+def _in_spans(config: Config) -> Counter[str]:
+    """Returns the number of records of the spans that a run may read, by split."""
+    counts = Counter[str]()
+    for span in list_spans(config.data.root):
+        if span.number not in config.data.exclude:
+            counts.update(span.manifest.counts)
+    return counts
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

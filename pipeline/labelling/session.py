@@ -144,7 +144,6 @@ class Session:
             self._leases.release(window)
             return None
         self._leases.take(window, number)
-        self._order.choose(number)
         return number
 
     def _choose(self, taken: set[int]) -> int | None:
@@ -213,6 +212,8 @@ class Session:
         self._drafts.pop(number, None)
         self._decisions[number] = decision
         self._open[number] = False
+        if before is None and not self.is_random(number):
+            self._order.choose(number)
         if self._leases.of(window) == number:
             self._leases.release(window)
         return decision
@@ -263,9 +264,14 @@ class Session:
 
     # Models
 
-    def begin_model(self, span: int) -> None:
-        """Notes that the training of a model begins, with the newest span of this number."""
-        self._journal.begin_model(span, self.counts()["labelled"])
+    def begin_model(self, span: int) -> int:
+        """Notes that the training of a model begins. Returns the number of pictures of the folder that have a label in a span.
+
+        Args:
+          span: the number of the newest span.
+        """
+        self._journal.begin_model(span, len(self._places))
+        return len(self._places)
 
     def use_model(self, version: int, span: int) -> None:
         """Notes that a model reads from now on.
