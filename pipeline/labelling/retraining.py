@@ -144,12 +144,12 @@ class Retraining:
         """Returns what the next training waits for; "" if it can begin."""
         labels, model = self._session.counts()["labelled"], self._session.model
         if self._failed_at is not None:
-            return _further(self._failed_at + self._every - labels, "The next try")
+            return _further(self._failed_at + self._every - labels, "The next try begins")
         if model is not None:
-            return _further(model.labels + self._every - labels, "The next model")
+            return _further(model.labels + self._every - labels, "The next model is trained")
         there = self._there()
         if (needed := FIRST - there.total()) > 0:
-            return _further(needed, "The first model")
+            return _further(needed, "The first model is trained")
         for split in SPLITS[1:]:
             enough = max(min(_FIRST_OF_SPLIT, self._session.in_split(split)), 1)
             if there[split] < enough:
@@ -270,4 +270,4 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _further(needed: int, what: str) -> str:
-    return f"{what} is trained after {needed:,} further label{'s' * (needed != 1)}." if needed > 0 else ""
+    return f"{what} after {needed:,} further label{'s' * (needed != 1)}." if needed > 0 else ""

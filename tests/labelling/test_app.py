@@ -1,6 +1,5 @@
 """The endpoints of the labelling page: what they answer, and what they refuse."""
 
-import asyncio
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,15 +8,14 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from starlette.applications import Starlette
 
 from pipeline.labelling.app import Goal, LabelApp
 from pipeline.labelling.session import Session, opened
 from tests.support import labelling
+from tests.support.label_client import ADDRESS, Client
 from tests.support.labelling import draw
 
 pytestmark = pytest.mark.slow
-ADDRESS = "http://127.0.0.1:8502"
 COUNT = 20
 
 
@@ -27,29 +25,6 @@ def session(tmp_path: Path) -> Iterator[Session]:
     Image.new("RGBA", (40, 24)).save(tmp_path / "shop" / "transparent.gif")
     with opened(labelling.config(tmp_path), tmp_path / "shop") as session:
         yield session
-
-
-class Client:
-    """Sends requests to the application in the thread that has opened the session, which SQLite asks for."""
-
-    def __init__(self, app: Starlette):
-        self._loop = asyncio.new_event_loop()
-        self._running = app.router.lifespan_context(app)
-        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url=ADDRESS)
-
-    def __enter__(self) -> "Client":
-        self._loop.run_until_complete(self._running.__aenter__())
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._loop.run_until_complete(self._running.__aexit__(None, None, None))
-        self._loop.close()
-
-    def post(self, path: str, **content: Any) -> httpx.Response:
-        return self._loop.run_until_complete(self._client.post(path, **content))
-
-    def get(self, path: str, **content: Any) -> httpx.Response:
-        return self._loop.run_until_complete(self._client.get(path, **content))
 
 
 @pytest.fixture
