@@ -48,8 +48,8 @@ def number_in(page: Page, name: str) -> int:
 
 def label(page: Page, labels: dict[str, str], most: int) -> None:
     """Labels pictures by keyboard until there are `most` labels."""
+    page.locator("#accept:not([disabled])").wait_for()
     while number_in(page, "labelled") < most:
-        page.locator("#accept:not([disabled])").wait_for()
         shown = page.inner_text("#file")
         page.keyboard.press("Control+a")
         page.keyboard.type(labels[shown])
@@ -81,24 +81,26 @@ def take(browser: Browser, address: str) -> None:
 def main(home: Path) -> None:
     """Draws, labels, and takes the screenshots."""
     labels = draw(home / "shop")
-    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "label", str(home / "shop"), f"--config={_CONFIG}"]
-    command += [f"--retrain-every={_EVERY}", "--port=0", "--set=name=shop"]
-    command += [f"--set=root={home / 'output'}", f"--set=data.root={home / 'data'}"]
+    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "label", "shop", f"--config={_CONFIG}"]
+    command += [f"--retrain-every={_EVERY}", "--port=0", "--set=name=shop", "--set=data.root=data"]
     log = home / "label.log"
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=_ROOT) as process, sync_playwright() as tool:
-        while not (found := re.search(r"(http://\S+/) and press", log.read_text())):
-            time.sleep(0.2)
-        browser = tool.chromium.launch(executable_path=executable(), args=["--no-sandbox"])
-        page = browser.new_page()
-        page.goto(found[1])
-        for models, most in enumerate(_LABELS, start=1):
-            label(page, labels, most)
-            if models < len(_LABELS):
-                wait_for_model(page, models)
-        page.close()
-        take(browser, found[1])
-        browser.close()
-        process.send_signal(signal.SIGINT)
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=home) as process:
+        try:
+            while not (found := re.search(r"(http://\S+/) and press", log.read_text())):
+                time.sleep(0.2)
+            with sync_playwright() as tool:
+                browser = tool.chromium.launch(executable_path=executable(), args=["--no-sandbox"])
+                page = browser.new_page()
+                page.goto(found[1])
+                for models, most in enumerate(_LABELS, start=1):
+                    label(page, labels, most)
+                    if models < len(_LABELS):
+                        wait_for_model(page, models)
+                page.close()
+                take(browser, found[1])
+                browser.close()
+        finally:
+            process.send_signal(signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ class Ended:
 
 def listener(port: int) -> socket.socket:
     """Returns a socket on this machine's own address. Raises CaptchaPipelineError if the port is in use."""
-    return listen(LIMITS.model_copy(update={"host": HOST, "port": port}), "another port with --port")
+    bound = listen(LIMITS.model_copy(update={"host": HOST, "port": port}), "another port with --port")
+    bound.set_inheritable(False)  # a training that goes on after a kill must not hold the port
+    return bound
 
 
 def run(config: Config, labelling: Session, goal: Goal, socket_: socket.socket) -> Ended:

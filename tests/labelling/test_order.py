@@ -1,5 +1,7 @@
 """The order in which pictures are labelled."""
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -109,7 +111,7 @@ def keys(count: int) -> list[bytes]:
 
 
 @given(st.integers(1, 400), st.randoms())
-def test_the_random_order_depends_on_the_pictures_only(count: int, shuffle: st.randoms) -> None:
+def test_the_random_order_depends_on_the_pictures_only(count: int, shuffle: Random) -> None:
     known = keys(count)
     groups = [[i for i in range(count) if split_of(known[i], SPLITS) == split] for split in ("eval", "test")]
     order = random_order(known, groups)

@@ -76,7 +76,7 @@ def in_spans(home: Path) -> list[tuple[str, str]]:
     for span in list_spans(home / "data"):
         for split in ("train", "eval", "test"):
             for record in (record for path in span.files(split) for record in read_records(path)):
-                feature = Example.FromString(record.data).features.feature  # type: ignore[union-attr]
+                feature = Example.FromString(record.data).features.feature
                 params, text = (feature[name].bytes_list.value[0].decode() for name in (PARAMS, LABEL))
                 found.append((params.split('"')[3], text))
     return found

@@ -83,7 +83,7 @@ def records(config: Config, number: int) -> Iterator[tuple[str, Example]]:
     for split in ("train", "eval", "test"):
         for path in span.files(split):
             for record in read_records(path):
-                yield split, Example.FromString(record.data)  # type: ignore[union-attr]
+                yield split, Example.FromString(record.data)
 
 
 def value(example: Example, feature: str) -> bytes:
