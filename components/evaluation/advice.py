@@ -10,7 +10,7 @@ from components.evaluation.metrics import Results
 
 # The share of errors changes with the number of labels to about this power. Measured: -0.8 on drawn digits (250 and 3,000 labels), -0.5 on
 # a public set of four digits (249 and 3,392 labels).
-_ERRORS_BY_LABELS: Final = -0.7
+ERRORS_BY_LABELS: Final = -0.7
 _MOST_LABELS: Final = 50  # times as many; no larger factor was measured
 _AT_CHANCE: Final = 2.0  # times the accuracy of guessing
 _CLEARLY: Final = 0.02
@@ -68,7 +68,7 @@ def advise(
 
 
 def _labels(pictures: int, accuracy: float, floor: float) -> str:
-    times = ((1 - floor) / (1 - accuracy)) ** (1 / _ERRORS_BY_LABELS) if floor < 1 else math.inf
+    times = ((1 - floor) / (1 - accuracy)) ** (1 / ERRORS_BY_LABELS) if floor < 1 else math.inf
     if times > _MOST_LABELS:
         return f"To reach {floor:.1%} takes more than {_MOST_LABELS} times the {pictures:,} training pictures."
     digits = 10 ** max(0, math.floor(math.log10(pictures * times)) - 1)

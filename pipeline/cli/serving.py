@@ -21,18 +21,26 @@ def serve(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) ->
     from pipeline.config.loading import load_config
 
     settings = load_config(config, overrides)
-    try:
-        for package in _PACKAGES:
-            importlib.import_module(package)
-        from pipeline.server.run import listen, run
-    except ModuleNotFoundError as error:
-        raise CaptchaPipelineError(f"`serve` needs {error.name}, which is not installed. In the clone: pip install '.[serve]'.") from None
+    check_packages("serve")
+    from pipeline.server.run import listen, run
+
     listener = listen(settings.server)
     host, port = listener.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     name, url = settings.served_name, f"http://{address}/"
     console.print(f"Serving {name}: page at {url}, requests to {url}v1/models/{name}", highlight=False, soft_wrap=True)
     run(settings, listener)
+
+
+def check_packages(command: str) -> None:
+    """Checks that the packages of the extra `serve` are installed. Raises CaptchaPipelineError if one is not."""
+    try:
+        for package in _PACKAGES:
+            importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise CaptchaPipelineError(
+            f"`{command}` needs {error.name}, which is not installed. In the clone: pip install '.[serve]'."
+        ) from None
 
 
 COMMANDS: Final = (serve,)

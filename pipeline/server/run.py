@@ -50,8 +50,12 @@ def run(config: Config, listener: socket.socket) -> None:
     signal.raise_signal(signal.SIGTERM)  # as uvicorn does with one worker, so that the command ends alike
 
 
-def listen(settings: ServerConfig) -> socket.socket:
+def listen(settings: ServerConfig, choose: str = "server.host and server.port") -> socket.socket:
     """Returns a socket that is bound to the configured address.
+
+    Args:
+      settings: `host` and `port` are the address.
+      choose: the settings to change if the address is taken, for the message.
 
     Raises:
       CaptchaPipelineError: the address does not exist or is in use.
@@ -67,8 +71,8 @@ def listen(settings: ServerConfig) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         raise CaptchaPipelineError(
-            f"Cannot listen on {settings.host}, port {settings.port}: {error.strerror}. Choose server.host and server.port, or stop the "
-            "program that uses the port."
+            f"Cannot listen on {settings.host}, port {settings.port}: {error.strerror}. Choose {choose}, or stop the program that uses "
+            "the port."
         ) from None
     listener.set_inheritable(True)
     return listener

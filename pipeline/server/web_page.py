@@ -4,14 +4,12 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.staticfiles import StaticFiles
 
 from components.base.features import ATTENTION, CONFIDENCE, MAX_PIXELS, PROBABILITIES, TEXT, VALID, WRONG_SIZE
 from components.data.captcha_spec import CaptchaSpec
@@ -21,16 +19,10 @@ from components.data.placement import on_picture, place
 from components.evaluation.metrics import read as read_classes
 from pipeline.config.config import Config
 from pipeline.server.messages import RequestError, json_response
+from pipeline.server.page_files import SHARED, PageFiles
 from pipeline.server.reading import server_of
 from pipeline.server.versions import NoSuchVersion, Version
 
-_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # a browser keeps the files, but asks whether they have changed
-}
 _ENOUGH_DIGITS: Final = 4  # of attention, which is only drawn
 
 
@@ -40,23 +32,17 @@ class WebPage:
     def __init__(self, config: Config):
         self._rules = config.data.picture_rules
         self._max_bytes = config.server.max_body_bytes
-        self._files = StaticFiles(directory=Path(__file__).with_name("page"))
+        self._files = PageFiles(SHARED)
 
     @property
     def routes(self) -> list[Route]:
         """The addresses of the page. Those within the page are relative, so that it also works behind a proxy that adds a prefix."""
         return [
-            Route("/", self.page),
-            Route("/page/{file}", self.page),
+            Route("/", self._files.page),
+            Route("/page/{file}", self._files.page),
             Route("/about", self.about),
             Route("/read", self.read, methods=["POST"]),
         ]
-
-    async def page(self, request: Request) -> Response:
-        """GET / and GET /page/FILE."""
-        response = await self._files.get_response(request.path_params.get("file", "index.html"), request.scope)
-        response.headers.update(_HEADERS)
-        return response
 
     async def about(self, request: Request) -> Response:
         """GET /about: what the model reads, and the largest body of POST /read in bytes."""

@@ -17,6 +17,7 @@ from components.data.placement import on_picture, place
 from components.serving.serving_dir import push
 from components.training.model import PRESETS
 from tests.support import exported_model
+from tests.support.contrast import CONTRAST
 from tests.support.encoded import encode
 from tests.support.exported_model import MAX_PIXELS, PICTURES, SPEC
 from tests.support.served_page import chromium, opened, serve
@@ -27,15 +28,6 @@ SIZES = [Image.new("RGB", (40, 10)), Image.new("RGB", (10, 30)), Image.new("RGB"
 BROKEN = PICTURES[0][:60]
 # Text and its background in the light and in the dark page.
 TEXTS = ["h1", "dt", "#charset", ".product", "#choose", "#formats", "#clear", "figcaption", ".text", ".facts", ".glyph", ".number"]
-CONTRAST = """(element) => {
-  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  let behind = element, background;
-  do { background = channels(getComputedStyle(behind).backgroundColor); behind = behind.parentElement } while (background[3] === 0);
-  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const pair = [light(channels(getComputedStyle(element).color)), light(background)].sort((a, b) => b - a);
-  return (pair[0] + 0.05) / (pair[1] + 0.05);
-}"""
 
 
 @pytest.fixture(scope="module")

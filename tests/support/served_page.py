@@ -37,7 +37,15 @@ def chromium() -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def opened(browser: Browser, address: str, **options: object) -> Iterator[Page]:
-    """Opens the page. After the block, checks that it has broken no policy, raised no error and asked no other server."""
+    """Opens the page of the server, as `watched`, and waits for its model."""
+    with watched(browser, address, **options) as page:
+        page.locator("#about:not([hidden]), #trouble:not([hidden])").wait_for(timeout=60_000)
+        yield page
+
+
+@contextlib.contextmanager
+def watched(browser: Browser, address: str, **options: object) -> Iterator[Page]:
+    """Opens a page. After the block, checks that it has broken no policy, raised no error and asked no other server."""
     context = browser.new_context(**options)  # type: ignore[arg-type]
     page = context.new_page()
     messages, foreign = list[str](), list[str]()
@@ -46,7 +54,6 @@ def opened(browser: Browser, address: str, **options: object) -> Iterator[Page]:
     page.on("request", lambda request: foreign.append(request.url) if not request.url.startswith((address, "blob:", "data:")) else None)
     try:
         page.goto(address)
-        page.locator("#about:not([hidden]), #trouble:not([hidden])").wait_for(timeout=60_000)
         yield page
         assert [message for message in messages if "Security Policy" in message or message.startswith("uncaught")] == []
         assert foreign == []

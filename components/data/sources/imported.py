@@ -143,6 +143,38 @@ def import_entries(entries: list[Entry], plan: ImportPlan, result: Imported, pro
     return save(_picture_items(entries, plan, result, progress), plan, result, None, progress)
 
 
+def read_entry(entry: Entry, result: Imported) -> bytes | None:
+    """Returns the bytes of a picture file, of which no more than MAX_FILE_BYTES are read.
+
+    Args:
+      entry: the file.
+      result: notes why a file is left out.
+
+    Returns:
+      None if the file is left out.
+    """
+    try:
+        (entry.name + entry.label).encode()
+        if not entry.path.is_file():  # reading a pipe or a device would never end
+            result.leave_out("it does not exist or is not a file", entry.name)
+            return None
+        if entry.inside and not entry.path.resolve().is_relative_to(entry.inside):
+            result.leave_out("its path leads out of the table's folder (--outside imports it)", entry.name)
+            return None
+        with open(entry.path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except UnicodeEncodeError:
+        result.leave_out("its name or label is not Unicode text", ascii(entry.name))
+        return None
+    except OSError as error:
+        result.leave_out(f"it cannot be read: {error.strerror}", entry.name)
+        return None
+    if len(data) > MAX_FILE_BYTES:
+        result.leave_out(f"it is larger than {MAX_FILE_BYTES // 2**20} MiB", entry.name)
+        return None
+    return data
+
+
 def picture_item(data: bytes, label: str, name: str, plan: ImportPlan, result: Imported) -> Item | None:
     """Returns the item of a labelled picture, in the layout of the plan.
 
@@ -185,30 +217,6 @@ def _picture_items(entries: list[Entry], plan: ImportPlan, result: Imported, pro
         data = read_entry(entry, result)
         if data is not None and (item := picture_item(data, entry.label, entry.name, plan, result)):
             yield item
-
-
-def read_entry(entry: Entry, result: Imported) -> bytes | None:
-    """Returns the content of a file of at most MAX_FILE_BYTES; None if it cannot be read, which `result` then notes."""
-    try:
-        (entry.name + entry.label).encode()
-        if not entry.path.is_file():  # reading a pipe or a device would never end
-            result.leave_out("it does not exist or is not a file", entry.name)
-            return None
-        if entry.inside and not entry.path.resolve().is_relative_to(entry.inside):
-            result.leave_out("its path leads out of the table's folder (--outside imports it)", entry.name)
-            return None
-        with open(entry.path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except UnicodeEncodeError:
-        result.leave_out("its name or label is not Unicode text", ascii(entry.name))
-        return None
-    except OSError as error:
-        result.leave_out(f"it cannot be read: {error.strerror}", entry.name)
-        return None
-    if len(data) > MAX_FILE_BYTES:
-        result.leave_out(f"it is larger than {MAX_FILE_BYTES // 2**20} MiB", entry.name)
-        return None
-    return data
 
 
 def _pixels(data: bytes, plan: ImportPlan) -> np.ndarray:

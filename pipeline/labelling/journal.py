@@ -1,0 +1,191 @@
+"""The record of a labelling on disk: every decision, the texts that are being typed, and what the models read.
+
+It is an SQLite file. SQLite leaves no transaction half done after a kill; with synchronous=FULL none is lost in a power failure either.
+Nothing is overwritten: a correction is a further decision, and the newest one of a picture counts. Pictures are named by the hash of
+their pixels, so one file serves all folders of a pipeline, and files may be renamed.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from components.base.disk import writing_in
+from components.base.errors import CaptchaPipelineError
+
+_VERSION: Final = 1
+_TABLES: Final = f"""
+    BEGIN;
+    CREATE TABLE decision (
+        id INTEGER PRIMARY KEY, key BLOB NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, window TEXT NOT NULL, at TEXT NOT NULL
+    );
+    CREATE TABLE draft (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, text TEXT NOT NULL);
+    CREATE TABLE model (version INTEGER PRIMARY KEY, span INTEGER NOT NULL, labels INTEGER NOT NULL);
+    CREATE TABLE reading (
+        version INTEGER NOT NULL, key BLOB NOT NULL, text TEXT NOT NULL, before INTEGER NOT NULL, PRIMARY KEY (version, key)
+    ) WITHOUT ROWID;
+    PRAGMA user_version = {_VERSION};
+    COMMIT;
+"""
+_UNFINISHED: Final = 0  # the version of a model whose training has begun
+
+
+class Kind(str, Enum):
+    """What a person has decided about a picture. A skipped picture comes again after all others."""
+
+    LABEL = "label"
+    SKIP = "skip"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A decision about a picture.
+
+    Attributes:
+      id: later decisions have higher numbers.
+      kind: what was decided.
+      text: the label, in the form of the charset; "" if there is none.
+      window: the window in which it was decided.
+    """
+
+    id: int
+    kind: Kind
+    text: str
+    window: str
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model, by what it was trained on.
+
+    Attributes:
+      version: its number.
+      span: the number of the newest span when its training began.
+      labels: the number of labelled pictures of the folder then.
+    """
+
+    version: int
+    span: int
+    labels: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model read in a picture. `before` says whether it did so before the picture was labelled."""
+
+    text: str
+    before: bool
+
+
+class Journal:
+    """The record of a labelling. Each method that writes returns when its data are on the disk. Use it in one thread."""
+
+    def __init__(self, path: Path):
+        """Opens the record, or begins it.
+
+        Raises:
+          CaptchaPipelineError: the file is damaged, another release wrote it, or the folder cannot be written.
+        """
+        self._path = path
+        with writing_in(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path)
+            try:
+                self._database.execute("PRAGMA journal_mode = WAL")
+                self._database.execute("PRAGMA synchronous = FULL")
+                ((version,),) = self._database.execute("PRAGMA user_version")
+                if not version:
+                    self._database.executescript(_TABLES)
+            except sqlite3.OperationalError:  # an error of the disk, not of the file
+                self._database.close()
+                raise
+            except sqlite3.DatabaseError as error:
+                self._database.close()
+                raise CaptchaPipelineError(
+                    f"{path} is damaged: {error}. It has the labels that are in no span yet. Put a copy of it back, or move it "
+                    "elsewhere to begin anew."
+                ) from None
+        if version not in (0, _VERSION):
+            self._database.close()
+            raise CaptchaPipelineError(f"Another release of this project wrote {path}. Use that release, or move the file elsewhere.")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._database.close()
+
+    def decisions(self) -> dict[bytes, Decision]:
+        """Returns the newest decision about each picture, by key."""
+        rows = self._database.execute("SELECT key, id, kind, text, window FROM decision ORDER BY id")
+        return {key: Decision(number, Kind(kind), text, window) for key, number, kind, text, window in rows}
+
+    def decide(self, key: bytes, kind: Kind, text: str, window: str, readings: Iterable[tuple[int, str]] = ()) -> Decision:
+        """Adds a decision, and removes the draft of the picture.
+
+        Args:
+          key: of the picture.
+          kind: what was decided.
+          text: the label; "" if there is none.
+          window: the window in which it was decided.
+          readings: the version of a model and its reading, made before the decision, if they are needed to measure the model.
+        """
+        with writing_in(self._path.parent), self._database:
+            number = self._database.execute(
+                "INSERT INTO decision (key, kind, text, window, at) VALUES (?, ?, ?, ?, ?)",
+                (key, kind.value, text, window, datetime.now(timezone.utc).isoformat(timespec="milliseconds")),
+            ).lastrowid
+            self._database.execute("DELETE FROM draft WHERE key = ?", (key,))
+            self._database.executemany(
+                "INSERT OR IGNORE INTO reading VALUES (?, ?, ?, 1)", ((version, key, reading) for version, reading in readings)
+            )
+        assert number is not None, "SQLite numbers rows"
+        return Decision(number, kind, text, window)
+
+    def drafts(self) -> dict[bytes, str]:
+        """Returns the texts that were being typed, by key, the oldest first."""
+        return dict(self._database.execute("SELECT key, text FROM draft ORDER BY id"))
+
+    def draft(self, key: bytes, text: str) -> None:
+        """Stores the text that is being typed for a picture, in place of an earlier one."""
+        with writing_in(self._path.parent), self._database:
+            self._database.execute("REPLACE INTO draft (key, text) VALUES (?, ?)", (key, text))
+
+    def begin_model(self, span: int, labels: int) -> None:
+        """Notes what the next model is trained on: the newest span, and the number of labels."""
+        with writing_in(self._path.parent), self._database:
+            self._database.execute("REPLACE INTO model VALUES (?, ?, ?)", (_UNFINISHED, span, labels))
+
+    def finish_model(self, version: int, span: int, labels: int) -> TrainedModel:
+        """Returns what a model was trained on. If that is not known yet, it is the one that was begun last.
+
+        Args:
+          version: of the model.
+          span, labels: noted if none was begun, because the model comes from elsewhere.
+        """
+        with writing_in(self._path.parent), self._database:
+            if not self._database.execute("SELECT count(*) FROM model WHERE version = ?", (version,)).fetchone()[0]:
+                renamed = self._database.execute("UPDATE model SET version = ? WHERE version = ?", (version, _UNFINISHED)).rowcount
+                if not renamed:
+                    self._database.execute("INSERT INTO model VALUES (?, ?, ?)", (version, span, labels))
+        (row,) = self._database.execute("SELECT version, span, labels FROM model WHERE version = ?", (version,))
+        return TrainedModel(*row)
+
+    def models(self) -> list[TrainedModel]:
+        """Returns the models that were made, oldest first."""
+        rows = self._database.execute("SELECT version, span, labels FROM model WHERE version != ? ORDER BY version", (_UNFINISHED,))
+        return [TrainedModel(*row) for row in rows]
+
+    def read(self, version: int, readings: Iterable[tuple[bytes, str]]) -> None:
+        """Stores what a model read in pictures that were labelled before. Readings that are there already stay."""
+        with writing_in(self._path.parent), self._database:
+            self._database.executemany("INSERT OR IGNORE INTO reading VALUES (?, ?, ?, 0)", ((version, *reading) for reading in readings))
+
+    def readings(self) -> dict[int, dict[bytes, Reading]]:
+        """Returns the stored readings by the version of the model and the key of the picture."""
+        found: dict[int, dict[bytes, Reading]] = {}
+        for version, key, text, before in self._database.execute("SELECT version, key, text, before FROM reading"):
+            found.setdefault(version, {})[key] = Reading(text, bool(before))
+        return found

@@ -1,0 +1,91 @@
+"""The labels of a folder in the spans of a pipeline: which are there already, and how further ones become a span."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from components.base.disk import writing_in
+from components.base.errors import CaptchaPipelineError
+from components.data.sources.imported import picture_item
+from components.data.sources.index import Place, Progress, SpanIndex
+from components.data.sources.sift import Imported, ImportPlan, Item, NothingNew, label_problem, save
+from components.data.span_writer import lock_data
+from components.data.spans import list_spans
+from pipeline.config.config import Config
+from pipeline.labelling.catalogue import Catalogue
+
+
+def labels_in_spans(config: Config, catalogue: Catalogue, progress: Progress | None = None) -> dict[int, Place]:
+    """Returns the newest place of each picture that a span has with a valid label, by its index in the catalogue.
+
+    Labels that a model has given, and labels that a later span corrects, are not labels of these pictures.
+
+    Args:
+      config: of the pipeline.
+      catalogue: the pictures of the folder.
+      progress: called while spans that are not in the index yet are read.
+
+    Raises:
+      CaptchaPipelineError: a span is damaged, or the data folder cannot be written.
+    """
+    root = Path(config.data.root)
+    if not root.is_dir():
+        return {}
+    with writing_in(root), lock_data(root), SpanIndex(root, config.data.picture_rules) as index:
+        index.refresh(list_spans(root), progress)
+
+        def counts(key: bytes, place: Place) -> bool:
+            current = not index.is_pseudo(place) and not index.is_superseded(key, place)
+            return current and not label_problem(place.label, config.captcha)
+
+        valid = ((number, [place for place in index.same(key) if counts(key, place)]) for number, key in enumerate(catalogue.keys))
+        return {number: places[-1] for number, places in valid if places}
+
+
+def write_span(config: Config, catalogue: Catalogue, labels: Mapping[int, str]) -> Imported:
+    """Writes labels as a new span, as `captcha-pipeline data import` does. Its source is the name of the folder.
+
+    Pictures that are in a span already are left out. A picture whose file is gone or has changed is left out, and its label stays in the
+    journal.
+
+    Args:
+      config: of the pipeline.
+      catalogue: the pictures of the folder.
+      labels: by index in the catalogue.
+
+    Returns:
+      The result of the import. Its attribute `span` is not set if there was nothing to import.
+
+    Raises:
+      CaptchaPipelineError: a span is damaged, or the data folder cannot be written.
+    """
+    plan = ImportPlan(
+        root=Path(config.data.root),
+        spec=config.captcha,
+        splits=config.data.splits.model_dump(),
+        source=catalogue.folder.resolve().stem or "folder",
+        rules=config.data.picture_rules,
+        shard_size=config.synth.shard_size,
+        only_new=True,
+    )
+    result = Imported()
+    plan.root.mkdir(parents=True, exist_ok=True)
+    try:
+        return save(_items(catalogue, labels, plan, result), plan, result, None, None)
+    except NothingNew:
+        return result
+    except CaptchaPipelineError:
+        if result.reasons or result.contradictions:  # no picture could be imported; the result says why
+            return result
+        raise
+
+
+def _items(catalogue: Catalogue, labels: Mapping[int, str], plan: ImportPlan, result: Imported) -> Iterator[Item]:
+    for number, label in sorted(labels.items()):
+        data = catalogue.read(number, result)
+        name = catalogue.entries[number].name
+        if data is None or not (item := picture_item(data, label, name, plan, result)):
+            continue
+        if item.seen is None or item.seen.key != catalogue.keys[number]:
+            result.leave_out("the file has changed since it was labelled", name)
+            continue
+        yield item

@@ -1,0 +1,115 @@
+"""Reads the pictures of a folder with the newest model, in the background, and shows each picture's reading when it is needed."""
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from components.base.features import CONFIDENCE, MAX_PIXELS, TEXT, VALID, WRONG_SIZE
+from components.data.pictures import PictureError, PictureRules, inspect_picture
+from components.data.sources.sift import Imported
+from components.data.spans import span_numbers
+from pipeline.config.config import Config
+from pipeline.labelling.session import Session
+from pipeline.server.versions import Version, Versions
+
+_BATCH: Final = 64
+_PAUSE: Final = 0.02  # seconds between batches, so that the page is quick
+
+
+class Models:
+    """Follows the serving folder of a labelling. The model that reads is the newest version.
+
+    Attributes:
+      versions: the loaded versions.
+      done, total: the number of pictures that the newest model has read, and is to read.
+    """
+
+    def __init__(self, config: Config, serving_dir: Path, session: Session):
+        """Loads nothing yet.
+
+        Args:
+          config: of the pipeline.
+          serving_dir: the folder of the versions.
+          session: gets the readings.
+        """
+        self.done = self.total = 0
+        self._rules = config.data.picture_rules
+        self._data_root = config.data.root
+        self._session = session
+        # One thread each: a model that is loaded does not stop the one that reads.
+        self._reader, self._loader = ThreadPoolExecutor(1, "reader"), ThreadPoolExecutor(1, "loader")
+        self._changed = asyncio.Event()
+        self.versions = Versions(serving_dir, {}, self._loader, self._on_change)
+
+    def _on_change(self, versions: Versions) -> None:
+        version = versions.current
+        model = self._session.model
+        if version is not None and (model is None or model.version != version.number):
+            self._session.use_model(version.number, max(span_numbers(self._data_root), default=0))
+            self._changed.set()
+
+    @property
+    def problem(self) -> str:
+        """Why the newest version cannot be used; "" if it can."""
+        refused = [f"version {number}: {status.problem}" for number, status in sorted(self.versions.statuses.items()) if status.problem]
+        return self.versions.folder_problem or "; ".join(refused[-1:])
+
+    async def run(self) -> None:
+        """Lets each new model read all pictures, until the task is cancelled. The order of the pictures then follows it."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if await self._read_all():
+                self._session.follow_model()
+
+    async def _read_all(self) -> bool:
+        """Returns False if a newer model came meanwhile."""
+        pictures = self._session.to_read()
+        self.done, self.total = 0, len(pictures)
+        for start in range(0, len(pictures), _BATCH):
+            await self.read(pictures[start : start + _BATCH])
+            if self._changed.is_set():
+                return False
+            self.done = min(start + _BATCH, len(pictures))
+            await asyncio.sleep(_PAUSE)
+        return True
+
+    async def read(self, numbers: Sequence[int]) -> None:
+        """Reads pictures with the newest model, if there is one, unless it has read them already."""
+        version, readings = self.versions.current, self._session.readings
+        if version is None:
+            return
+        missing = [number for number in numbers if readings.versions[number] != version.number]
+        if missing:
+            with version.used():
+                found = await asyncio.get_running_loop().run_in_executor(self._reader, self._call, version, missing)
+            self._session.note_readings(version.number, found)
+
+    def _call(self, version: Version, numbers: Sequence[int]) -> dict[int, tuple[str, float]]:
+        about, spec = version.pushed.about, version.pushed.spec
+        assert spec is not None, "only such versions are loaded"
+        rules: PictureRules = dataclasses.replace(
+            self._rules, wrong_size=about.get(WRONG_SIZE, "resize"), max_pixels=about.get(MAX_PIXELS, self._rules.max_pixels)
+        )
+        found = dict.fromkeys(numbers, ("", 0.0))  # stays for a picture that the model cannot read
+        encoded: dict[int, bytes] = {}
+        for number in numbers:
+            data = self._session.catalogue.read(number, Imported())
+            try:
+                encoded[number] = inspect_picture(data or b"", spec, rules).encoded
+            except PictureError:
+                continue
+        answer = version.model.call("serving_default", list(encoded.values()))
+        for number, text, confidence, valid in zip(encoded, answer[TEXT], answer[CONFIDENCE], answer[VALID], strict=True):
+            if valid:
+                found[number] = (text.decode(), float(confidence))
+        return found
+
+    def close(self) -> None:
+        """Unloads the models. No task may use them any more."""
+        self._reader.shutdown()
+        self._loader.shutdown()
+        self.versions.close()

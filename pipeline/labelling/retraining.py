@@ -1,0 +1,273 @@
+"""Trains models in the background, each from all labels so far, in a process of its own: `captcha-pipeline retrain`.
+
+The models of a labelling are for the labelling. They may be under the floor of the configuration, and they may be worse than the model in
+production. So their pipeline has a folder of its own, ROOT/NAME/labelling, with its own runs and its own serving folder, and the gate of
+its Evaluator lets every model pass. Nothing of it reaches production: `captcha-pipeline run` trains the model for that.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+import yaml
+
+from components.base.errors import Busy, CaptchaPipelineError
+from components.base.features import SPLITS
+from components.base.files import locked, write_whole
+from components.data.sources.index import Place
+from components.data.sources.sift import Imported
+from components.data.spans import list_spans, span_numbers
+from components.serving.serving_dir import push, versions
+from components.training.hyperparameters import WarmStart
+from pipeline.config.config import Config, GcConfig, RetrainingConfig
+from pipeline.labelling.labels import labels_in_spans, write_span
+from pipeline.labelling.session import Session, folder_of
+from pipeline.logs import rotate
+from pipeline.runs.scheduler import retrain_command
+
+_LOG: Final = logging.getLogger(__name__)
+FIRST: Final = 60  # labels for the first model
+_FIRST_OF_SPLIT: Final = 4  # of the eval and of the test split
+_WARM_SHARE: Final = 1 / 3  # of the passes of a cold start
+_FEWEST_PASSES: Final = 2
+_KEPT: Final = 2  # models and runs
+_NICENESS: Final = 10  # the page comes first
+_TAIL_BYTES: Final = 4096
+_TAIL_LINES: Final = 12
+_LOOK_AGAIN: Final = 1.0  # seconds
+_SECONDS_TO_END: Final = 60.0
+_AT_WORK: Final = "A run (process {}) is at work in %s. The training begins when it ends."
+
+State = Literal["waiting", "running", "failed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """What the training does.
+
+    Attributes:
+      state: waiting for labels or for another run; running; or failed, and waiting for further labels.
+      words: the same in a sentence or two.
+      log: the file with the output of the last training; "" before the first one.
+      tail: the last lines of that output if it failed.
+    """
+
+    state: State
+    words: str
+    log: str = ""
+    tail: str = ""
+
+
+def labelling_config(config: Config) -> Config:
+    """Returns the configuration of the pipeline that trains the models of a labelling. Its output is in ROOT/NAME/labelling/NAME."""
+    gate = {"min_sequence_accuracy": 0.0, "max_regression": 1.0, "max_slice_regression": 1.0}
+    return config.model_copy(
+        update={
+            "root": str(folder_of(config)),
+            "evaluator": config.evaluator.model_copy(update=gate),
+            "pusher": config.pusher.model_copy(update={"serving_dir": None, "keep": _KEPT}),
+            "retraining": RetrainingConfig(),
+            "gc": GcConfig(keep_runs=_KEPT),
+        }
+    )
+
+
+def take_over_production(config: Config) -> None:
+    """Lets a labelling without models begin with the model in production, if there is one.
+
+    Raises:
+      CaptchaPipelineError: a serving folder is damaged or cannot be written.
+    """
+    target = labelling_config(config)
+    newest = next(iter(versions(config.serving_dir)), None)
+    if newest is not None and newest.spec == config.captcha and newest.servable and not versions(target.serving_dir):
+        push(newest.path, target.serving_dir, _KEPT)
+
+
+class Retraining:
+    """Trains a model whenever enough further labels are there.
+
+    Attributes:
+      imports: the results of the spans that it has written.
+    """
+
+    def __init__(self, config: Config, session: Session, every: int, refresh: Callable[[], Awaitable[None]]):
+        """
+        Args:
+          config: of the pipeline.
+          session: has the labels.
+          every: the number of further labels after which a model is trained.
+          refresh: loads a new version if there is one.
+        """
+        self._at_work: Status | None = None
+        self.imports: list[Imported] = []
+        self._config = config
+        self._inner = labelling_config(config)
+        self._session = session
+        self._every = every
+        self._refresh = refresh
+        self._folder = folder_of(config)
+        self._log = self._folder / "retrain.log"
+        self._failed_at: int | None = None  # the number of labels
+        self._in_spans = _in_spans(config)
+
+    @property
+    def status(self) -> Status:
+        """What the training does now."""
+        status = self._at_work or Status("waiting", "", str(self._log))
+        if status.state != "running" and (missing := self._missing()):
+            status = dataclasses.replace(status, words=f"{status.words} {missing}".lstrip())
+        return status
+
+    async def run(self) -> None:
+        """Trains models until the task is cancelled. A training that runs then is stopped; the next one resumes it."""
+        while True:
+            try:
+                if not self._missing():
+                    await self._train()
+            except CaptchaPipelineError as error:
+                self._fail(str(error))
+            except Exception as error:  # labelling goes on, and the next try may succeed
+                _LOG.exception("The training failed")
+                self._fail(f"The training failed: {error!r}.")
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    def _missing(self) -> str:
+        """Returns what the next training waits for; "" if it can begin."""
+        labels, model = self._session.counts()["labelled"], self._session.model
+        if self._failed_at is not None:
+            return _further(self._failed_at + self._every - labels, "The next try begins")
+        if model is not None:
+            return _further(model.labels + self._every - labels, "The next model is trained")
+        there = self._there()
+        if (needed := FIRST - there.total()) > 0:
+            return _further(needed, "The first model is trained")
+        for split in SPLITS[1:]:
+            enough = max(min(_FIRST_OF_SPLIT, self._session.in_split(split)), 1)
+            if there[split] < enough:
+                return (
+                    f"The first model is trained when the {split} split has {enough} labels; it has {there[split]}. "
+                    "Random pictures, one in five, fill it."
+                )
+        return ""
+
+    def _there(self) -> Counter[str]:
+        """Returns the number of labels that a run would have, by split."""
+        return self._in_spans + self._session.by_split()
+
+    async def _train(self) -> None:
+        at_work = _AT_WORK % self._folder.parent
+        try:
+            with locked(Path(self._config.run_lock), at_work):
+                with locked(Path(self._inner.run_lock), at_work):  # held by a training that a killed process has left
+                    pass
+                await self._train_now()
+        except Busy as busy:
+            self._at_work = Status("waiting", str(busy))
+
+    async def _train_now(self) -> None:
+        self._at_work = Status("running", "Writing the labels to a span …", str(self._log))
+        await self._write_labels()
+        labels = self._session.begin_model(max(span_numbers(self._config.data.root), default=0))
+        before = self._session.model
+        settings = self._folder / "pipeline.yaml"
+        write_whole(settings, yaml.safe_dump(self._warm().model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        rotate(self._log)
+        started = time.monotonic()
+        self._at_work = Status("running", f"Training a model with {labels:,} labels …", str(self._log))
+        with self._log.open("ab") as log:
+            begin = log.tell()
+            process = await asyncio.create_subprocess_exec(
+                *retrain_command(settings, []),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches it through this process
+            )
+            try:
+                with contextlib.suppress(ProcessLookupError):
+                    os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
+                code = await process.wait()
+            except asyncio.CancelledError:
+                await _end(process)
+                raise
+        await self._refresh()
+        after = self._session.model
+        if after is not None and after != before:
+            self._failed_at = self._at_work = None
+        else:
+            seconds = time.monotonic() - started
+            self._fail(f"The training ended after {seconds:.0f} s with exit code {code}, and there is no new model.", self._tail(begin))
+
+    def finish(self) -> None:
+        """Writes the labels that are in no span yet as a new span, if there are any. Call it when no task runs any more.
+
+        Raises:
+          CaptchaPipelineError: as `write_span`.
+        """
+        if labels := self._session.unwritten():
+            self._note(*self._write(labels))
+
+    async def _write_labels(self) -> None:
+        if labels := self._session.unwritten():
+            self._note(*await asyncio.to_thread(self._write, labels))
+
+    def _write(self, labels: Mapping[int, str]) -> tuple[Imported, dict[int, Place]]:
+        imported = write_span(self._config, self._session.catalogue, labels)
+        return imported, labels_in_spans(self._config, self._session.catalogue)
+
+    def _note(self, imported: Imported, places: Mapping[int, Place]) -> None:
+        self.imports.append(imported)
+        self._session.written(places)
+        self._in_spans = _in_spans(self._config)
+
+    def _warm(self) -> Config:
+        """Returns the configuration of the next training: a warm start with a third of the passes of a cold start."""
+        trainer = self._inner.trainer
+        if trainer.warm_start is None:
+            length = trainer.fit_length(max(self._there()["train"], 1))
+            passes = max(round(_WARM_SHARE * length.epochs * length.passes), _FEWEST_PASSES)
+            trainer = trainer.model_copy(update={"warm_start": WarmStart(epochs=passes)})
+        return self._inner.model_copy(update={"trainer": trainer})
+
+    def _fail(self, words: str, tail: str = "") -> None:
+        self._failed_at = self._session.counts()["labelled"]
+        self._at_work = Status("failed", words, str(self._log), tail)
+
+    def _tail(self, begin: int) -> str:
+        """Returns the last lines of the log from the position `begin` on."""
+        with contextlib.suppress(OSError), self._log.open("rb") as log:
+            log.seek(max(begin, self._log.stat().st_size - _TAIL_BYTES))
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
+        return ""
+
+
+def _in_spans(config: Config) -> Counter[str]:
+    """Returns the number of records of the spans that a run may read, by split."""
+    counts = Counter[str]()
+    for span in list_spans(config.data.root):
+        if span.number not in config.data.exclude:
+            counts.update(span.manifest.counts)
+    return counts
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+        try:
+            await asyncio.wait_for(process.wait(), _SECONDS_TO_END)
+        except asyncio.TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def _further(needed: int, what: str) -> str:
+    return f"{what} after {needed:,} further label{'s' * (needed != 1)}." if needed > 0 else ""

@@ -1,0 +1,69 @@
+"""Runs the labelling of a folder until it is ended: the page and the training."""
+
+import contextlib
+import socket
+from dataclasses import dataclass
+
+import uvicorn
+
+from components.data.sources.sift import Imported
+from pipeline.config.config import Config
+from pipeline.labelling.app import HOST, LIMITS, Goal, LabelApp
+from pipeline.labelling.retraining import take_over_production
+from pipeline.labelling.session import Correction, Session
+from pipeline.server.limits import limited_to
+from pipeline.server.run import listen
+
+
+@dataclass
+class Ended:
+    """What a labelling has left.
+
+    Attributes:
+      counts: see `Session.counts`.
+      imports: the results of the spans that were written.
+      corrections: labels that were changed after their span was written.
+    """
+
+    counts: dict[str, int]
+    imports: list[Imported]
+    corrections: list[Correction]
+
+
+def listener(port: int) -> socket.socket:
+    """Returns a socket on this machine's own address. Raises CaptchaPipelineError if the port is in use."""
+    bound = listen(LIMITS.model_copy(update={"host": HOST, "port": port}), "another port with --port")
+    bound.set_inheritable(False)  # a training that goes on after a kill must not hold the port
+    return bound
+
+
+def run(config: Config, labelling: Session, goal: Goal, socket_: socket.socket) -> Ended:
+    """Serves the page until SIGINT or SIGTERM. Then stops a training that is in progress, and writes the last labels to a span.
+
+    Args:
+      config: of the pipeline.
+      labelling: from `opened`.
+      goal: of the person.
+      socket_: from `listener`.
+
+    Raises:
+      CaptchaPipelineError: the last span could not be written.
+    """
+    take_over_production(config)
+    app = LabelApp(config, labelling, goal)
+    settings = uvicorn.Config(
+        app.starlette(),
+        http=limited_to(LIMITS.body_seconds, LIMITS.connections),  # type: ignore[arg-type]  # it calls whatever makes a protocol
+        ws="none",
+        lifespan="on",
+        loop="uvloop",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=LIMITS.drain_seconds,
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has ended
+        uvicorn.Server(settings).run([socket_])
+    app.retraining.finish()
+    return Ended(labelling.counts(), app.retraining.imports, labelling.corrections())

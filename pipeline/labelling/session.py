@@ -1,0 +1,358 @@
+"""What happens on the page: which picture comes next in which window, and what is known of every picture."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from components.base.disk import writing_in
+from components.base.features import SPLITS
+from components.base.files import locked
+from components.data.sources.index import Place, Progress
+from pipeline.config.config import Config
+from pipeline.labelling.catalogue import Catalogue, scan
+from pipeline.labelling.growth import Point
+from pipeline.labelling.journal import Decision, Journal, Kind, Reading, TrainedModel
+from pipeline.labelling.labels import labels_in_spans
+from pipeline.labelling.leases import Leases
+from pipeline.labelling.order import Order, random_is_due, random_order
+
+_TRAIN, _EVAL, _TEST = SPLITS
+_Value = TypeVar("_Value")
+_BUSY: Final = "Another labelling of this pipeline (process {}) is at work. Open a second window of its page, or stop it first."
+
+
+class Outdated(Exception):
+    """The picture was decided in another window after this window had shown it."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A label that a span has, and what was decided about its picture later: another label, or None for unreadable."""
+
+    name: str
+    in_span: str
+    corrected: str | None
+
+
+@dataclass
+class Readings:
+    """What models read in the pictures of a folder.
+
+    Attributes:
+      texts: [N] the newest reading; "" if there is none.
+      confidences: float32 [N] of these readings, 0 to 1; NaN if there is none.
+      versions: int64 [N] the models that read; 0 if there is none.
+    """
+
+    texts: list[str]
+    confidences: npt.NDArray[np.float32]
+    versions: npt.NDArray[np.int64]
+
+    @classmethod
+    def none(cls, count: int) -> "Readings":
+        """Returns the state before the first model."""
+        return cls([""] * count, np.full(count, np.nan, np.float32), np.zeros(count, np.int64))
+
+
+class Session:
+    """The labelling of a folder. It is used in one thread. Pictures are named by their index in the catalogue.
+
+    Attributes:
+      catalogue: the pictures.
+      readings: what the models read in them.
+      model: the model that reads now; None before the first one.
+    """
+
+    def __init__(self, config: Config, catalogue: Catalogue, journal: Journal, places: Mapping[int, Place], leases: Leases):
+        """Continues where the journal and the spans are.
+
+        Args:
+          config: of the pipeline.
+          catalogue: the pictures of the folder.
+          journal: is written to.
+          places: from `labels_in_spans`.
+          leases: of the windows.
+        """
+        self.catalogue = catalogue
+        self.readings = Readings.none(len(catalogue))
+        self.model: TrainedModel | None = None
+        self._spec = config.captcha
+        self._journal = journal
+        self._places = dict(places)
+        self._leases = leases
+        self._numbers = {key: number for number, key in enumerate(catalogue.keys)}
+        self._decisions = self._of_folder(journal.decisions())
+        self._drafts = self._of_folder(journal.drafts())
+        self._stored = {version: self._of_folder(found) for version, found in journal.readings().items()}
+        self._splits = np.array(catalogue.splits(config.data.splits.model_dump()))
+        self._random = random_order(catalogue.keys, [np.flatnonzero(self._splits == split).tolist() for split in (_EVAL, _TEST)])
+        self._open = np.array([number not in self._decisions and number not in places for number in range(len(catalogue))])
+        self._order = Order(catalogue.embeddings)
+        self._order.restart(number for number in range(len(catalogue)) if self._is_trained_with(number))
+
+    def _of_folder(self, by_key: Mapping[bytes, _Value]) -> dict[int, _Value]:
+        return {self._numbers[key]: value for key, value in by_key.items() if key in self._numbers}
+
+    def number(self, key: bytes) -> int | None:
+        """Returns the index of a picture; None if the folder does not have it."""
+        return self._numbers.get(key)
+
+    def decision(self, number: int) -> Decision | None:
+        """Returns the newest decision about a picture; None if there is none in the journal."""
+        return self._decisions.get(number)
+
+    def draft(self, number: int) -> str | None:
+        """Returns the text that was being typed for a picture; None if there is none."""
+        return self._drafts.get(number)
+
+    def label(self, number: int) -> str | None:
+        """Returns the label of a picture, from the journal or a span; None if it has none."""
+        decision = self._decisions.get(number)
+        if decision:
+            return decision.text if decision.kind is Kind.LABEL else None
+        return self._canonical(self._places[number].label) if number in self._places else None
+
+    def _canonical(self, label: str) -> str:
+        return self._spec.canonical(label)
+
+    def is_random(self, number: int) -> bool:
+        """Returns whether a picture belongs to the random ones, on which models are judged."""
+        return bool(self._splits[number] != _TRAIN)
+
+    def _is_trained_with(self, number: int) -> bool:
+        return not self.is_random(number) and self.label(number) is not None
+
+    # Windows
+
+    def next(self, window: str) -> int | None:
+        """Returns the picture that a window shows next, and gives it a lease; None if there is none left.
+
+        A window that asks again before it has decided gets the same picture.
+        """
+        self._leases.touch(window)
+        number = self._leases.of(window)
+        if number is not None and self._is_undecided(number):
+            return number
+        number = self._choose(self._leases.held_by_others(window))
+        if number is None:
+            self._leases.release(window)
+            return None
+        self._leases.take(window, number)
+        return number
+
+    def _choose(self, taken: set[int]) -> int | None:
+        free = self._open.copy()
+        free[list(taken)] = False
+        if begun := [number for number in self._drafts if free[number]]:
+            return begun[-1]
+        random = next((number for number in self._random if free[number]), None)
+        shown = {*self._decisions, *taken}
+        if random is not None and random_is_due(sum(self.is_random(number) for number in shown), len(shown)):
+            return random
+        helpful = self._order.next(free & (self._splits == _TRAIN))
+        if helpful is not None or random is not None:
+            return random if helpful is None else helpful
+        skipped = [number for number in self._decisions if self._is_skipped(number) and number not in taken]
+        return min(skipped, key=lambda number: self._decisions[number].id, default=None)
+
+    def _is_undecided(self, number: int) -> bool:
+        return bool(self._open[number]) or self._is_skipped(number)
+
+    def _is_skipped(self, number: int) -> bool:
+        return number in self._decisions and self._decisions[number].kind is Kind.SKIP and number not in self._places
+
+    def touch(self, window: str, number: int | None) -> None:
+        """Notes a sign of life of a window that shows a picture; after a restart, its lease is renewed."""
+        self._leases.touch(window)
+        if number is not None and self._leases.of(window) is None and self._is_undecided(number):
+            self._leases.take(window, number)
+
+    def leave(self, window: str) -> None:
+        """Notes that a window was closed."""
+        self._leases.leave(window)
+
+    def type(self, number: int, text: str) -> None:
+        """Stores the text that is being typed."""
+        self._journal.draft(self.catalogue.keys[number], text)
+        self._drafts.pop(number, None)
+        self._drafts[number] = text
+
+    def decide(self, window: str, number: int, seen: int, kind: Kind, text: str) -> Decision:
+        """Stores a decision about a picture.
+
+        Args:
+          window: the window in which it was made.
+          number: the picture.
+          seen: the id of the decision that the window has shown for the picture; 0 for none.
+          kind: what was decided.
+          text: the label; ignored for other kinds.
+
+        Raises:
+          LabelError: `captcha.charset` or `captcha.length` refuses the label.
+          Outdated: another window has decided meanwhile.
+        """
+        text = self._canonical(text.strip()) if kind is Kind.LABEL else ""
+        before = self._decisions.get(number)
+        if before and before.id != seen:
+            # The same decision twice: the answer to the first was lost, for example because the program was killed.
+            if (before.window, before.kind, before.text) == (window, kind, text):
+                return before
+            raise Outdated
+        key = self.catalogue.keys[number]
+        readings = self._reading_to_keep(number) if kind is Kind.LABEL and self.label(number) is None else []
+        decision = self._journal.decide(key, kind, text, window, readings)
+        for version, reading in readings:
+            self._stored.setdefault(version, {}).setdefault(number, Reading(reading, before=True))
+        self._drafts.pop(number, None)
+        self._decisions[number] = decision
+        self._open[number] = False
+        if before is None and not self.is_random(number):
+            self._order.choose(number)
+        if self._leases.of(window) == number:
+            self._leases.release(window)
+        return decision
+
+    def _reading_to_keep(self, number: int) -> list[tuple[int, str]]:
+        version = int(self.readings.versions[number])
+        return [(version, self.readings.texts[number])] if version and self.is_random(number) else []
+
+    # Counts
+
+    def counts(self) -> dict[str, int]:
+        """Returns the numbers of pictures: `labelled`, `skipped`, `unreadable` and `left`. Together they are all pictures."""
+        kinds = Counter(decision.kind for number, decision in self._decisions.items() if number not in self._places)
+        in_spans = len(self._places)
+        labelled, skipped, unreadable = in_spans + kinds[Kind.LABEL], kinds[Kind.SKIP], kinds[Kind.UNREADABLE]
+        left = len(self.catalogue) - labelled - skipped - unreadable
+        return {"labelled": labelled, "skipped": skipped, "unreadable": unreadable, "left": left}
+
+    def by_split(self) -> Counter[str]:
+        """Returns the number of labels that are in no span yet, by the split that they will probably be in."""
+        return Counter(str(self._splits[number]) for number in self.unwritten())
+
+    def in_split(self, split: str) -> int:
+        """Returns the number of all pictures that belong to a split."""
+        return int((self._splits == split).sum())
+
+    def unwritten(self) -> dict[int, str]:
+        """Returns the labels that are in no span yet."""
+        return {
+            number: decision.text
+            for number, decision in self._decisions.items()
+            if decision.kind is Kind.LABEL and number not in self._places
+        }
+
+    def corrections(self) -> list[Correction]:
+        """Returns the labels that were changed after their span was written."""
+        found = []
+        for number in sorted(self._decisions.keys() & self._places.keys()):
+            decision, in_span = self._decisions[number], self._canonical(self._places[number].label)
+            if decision.kind is Kind.UNREADABLE or (decision.kind is Kind.LABEL and decision.text != in_span):
+                found.append(Correction(self.catalogue.entries[number].name, in_span, decision.text or None))
+        return found
+
+    def written(self, places: Mapping[int, Place]) -> None:
+        """Notes the labels that are in spans now, from `labels_in_spans`."""
+        self._places = dict(places)
+        self._open[list(places)] = False
+
+    # Models
+
+    def begin_model(self, span: int) -> int:
+        """Notes that the training of a model begins. Returns the number of pictures of the folder that have a label in a span.
+
+        Args:
+          span: the number of the newest span.
+        """
+        self._journal.begin_model(span, len(self._places))
+        return len(self._places)
+
+    def use_model(self, version: int, span: int) -> None:
+        """Notes that a model reads from now on.
+
+        Args:
+          version: of the model.
+          span: the newest span when it was made, if the journal does not know it.
+        """
+        self.model = self._journal.finish_model(version, span, len(self._places))
+
+    def note_readings(self, version: int, found: Mapping[int, tuple[str, float]]) -> None:
+        """Stores what a model read: the text and its confidence, by picture."""
+        for number, (text, confidence) in found.items():
+            self.readings.texts[number], self.readings.confidences[number] = text, confidence
+            self.readings.versions[number] = version
+        labelled = [(number, text) for number, (text, _) in found.items() if self.is_random(number) and self.label(number) is not None]
+        self._journal.read(version, [(self.catalogue.keys[number], text) for number, text in labelled])
+        stored = self._stored.setdefault(version, {})
+        for number, text in labelled:
+            stored.setdefault(number, Reading(text, before=False))
+
+    def to_read(self) -> list[int]:
+        """Returns the pictures that a new model should read: first the labelled random ones, which measure it, then all without a label."""
+        pictures = range(len(self.catalogue))
+        measuring = [number for number in pictures if self.is_random(number) and self.label(number) is not None]
+        return measuring + [number for number in pictures if self._is_undecided(number)]
+
+    def follow_model(self) -> None:
+        """Orders the pictures by what the model does not know, once it has read all of them."""
+        assert self.model is not None, "a model has read"
+        since = (number for number in range(len(self.catalogue)) if self._is_trained_with(number) and self._is_new_to(number, self.model))
+        self._order.restart(since, 1 - np.nan_to_num(self.readings.confidences, nan=1.0))
+
+    def _is_new_to(self, number: int, model: TrainedModel) -> bool:
+        return number not in self._places or self._places[number].number > model.span
+
+    def points(self) -> list[Point]:
+        """Returns how well the models read, oldest first."""
+        return [Point(model.version, model.labels, *self._measure(model, only_before=False)) for model in self._journal.models()]
+
+    def since(self) -> tuple[int, int]:
+        """Returns the number of random pictures that were labelled since the model was made, right and all. It read them before."""
+        return self._measure(self.model, only_before=True) if self.model else (0, 0)
+
+    def _measure(self, model: TrainedModel, *, only_before: bool) -> tuple[int, int]:
+        """Returns the numbers of right readings and of all readings of pictures that the model was not made with.
+
+        The test split is used for no fit. The eval split chooses the epoch and the temperature of a fit, so its pictures count only if they
+        were labelled later.
+        """
+        right = count = 0
+        for number, reading in self._stored.get(model.version, {}).items():
+            label, place = self.label(number), self._places.get(number)
+            split = place.split if place else self._splits[number]
+            if label is None or not (split == _TEST or self._is_new_to(number, model)) or (only_before and not reading.before):
+                continue
+            count += 1
+            right += reading.text == label
+        return right, count
+
+
+def folder_of(config: Config) -> Path:
+    """Returns the folder of the journal, the models and the logs of a labelling."""
+    return Path(config.root) / config.name / "labelling"
+
+
+@contextlib.contextmanager
+def opened(config: Config, folder: Path, progress: Progress | None = None) -> Iterator[Session]:
+    """Opens the labelling of a folder. Only one process at a time works on the labelling of a pipeline.
+
+    Args:
+      config: of the pipeline.
+      folder: of the pictures.
+      progress: called while the pictures and the spans are read.
+
+    Raises:
+      CaptchaPipelineError: the folder has no usable picture, another process labels, or a file is damaged or cannot be written.
+    """
+    home = folder_of(config)
+    with writing_in(home), locked(home / "lock", _BUSY):
+        catalogue = scan(folder, config.captcha, config.data.picture_rules, progress)
+        places = labels_in_spans(config, catalogue, progress)
+        with contextlib.closing(Journal(home / "journal.sqlite")) as journal:
+            yield Session(config, catalogue, journal, places, Leases())

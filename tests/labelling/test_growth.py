@@ -1,0 +1,58 @@
+"""How many more labels a goal needs."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.evaluation.advice import ERRORS_BY_LABELS
+from pipeline.labelling.growth import Point, more_labels, outlook
+
+
+def points(level: float, power: float, count: int, labels: list[int]) -> list[Point]:
+    """Returns models whose share of errors is exactly level * labels ** power, up to whole pictures."""
+    return [Point(i, n, round(count * (1 - level * n**power)), count) for i, n in enumerate(labels)]
+
+
+@pytest.mark.parametrize("power", [-0.5, -0.7, -0.9])
+def test_many_test_pictures_show_the_power(power: float) -> None:
+    level = 0.5 / 60**power
+    known = points(level, power, 20_000, [60, 110, 160, 210, 400])
+    needed = more_labels(known, 0.97)
+    assert needed is not None
+    assert 400 + needed == pytest.approx((0.03 / level) ** (1 / power), rel=0.15)
+
+
+def test_one_model_with_few_test_pictures_uses_the_power_that_was_measured_elsewhere() -> None:
+    needed = more_labels([Point(1, 100, 8, 10)], 0.98)
+    assert needed is not None
+    errors = 2.5 / 11  # with half a picture of each kind more
+    assert 100 + needed == pytest.approx(100 * (0.02 / errors) ** (1 / ERRORS_BY_LABELS), rel=0.1)
+
+
+@given(st.lists(st.tuples(st.integers(1, 10_000), st.integers(0, 300), st.integers(0, 300)), max_size=8), st.floats(0, 1))
+def test_the_answer_is_a_number_or_none(rows: list[tuple[int, int, int]], goal: float) -> None:
+    known = [Point(i, labels, min(right, count), count) for i, (labels, right, count) in enumerate(sorted(rows))]
+    needed = more_labels(known, goal)
+    assert needed is None or needed >= 0
+    assert "nan" not in outlook(known, goal, 0.95)
+
+
+def test_a_higher_goal_needs_more() -> None:
+    known = [Point(1, 60, 20, 40), Point(2, 110, 28, 42)]
+    needed = [more_labels(known, goal) for goal in (0.5, 0.7, 0.8, 0.9, 0.95)]
+    assert needed == sorted(needed, key=lambda it: it or 0)
+    assert needed[0] == 0
+    assert more_labels(known, 1.0) is None
+    assert more_labels(known, 0.9999) is None  # more than 50 times as many
+
+
+def test_the_outlook_in_words() -> None:
+    assert outlook([], 0.98, 0.95) == outlook([Point(1, 60, 0, 0)], 0.98, 0.95) == ""
+    assert outlook([Point(1, 60, 30, 40)], 0.9, 0.95).startswith("About ")
+    assert outlook([Point(1, 60, 30, 40)], 0.9, 0.95).endswith(" more labels to reach 90 %.")
+    assert outlook([Point(1, 60, 40, 40)], 0.98, 0.95) == "The goal of 98 % is probably reached; more labels would make it certain."
+    assert outlook([Point(1, 60, 1000, 1000)], 0.98, 0.95) == "The goal of 98 % is reached."
+    assert "cannot be said" in outlook([Point(1, 60, 0, 40)], 0.999, 0.95)
+    for right in range(20, 36):
+        (number, *_) = [word for word in outlook([Point(1, 60, right, 40)], 0.9, 0.95).split() if word[0].isdigit()]
+        assert int(number.replace(",", "")) % 10 == 0  # rounded, because it is only about right
