@@ -112,7 +112,7 @@ def main() -> None:
             epochs = 1 + ROUNDS
             turns = TakeTurns(plain_epoch)
             shown = keras.callbacks.TensorBoard(f"{folder}/tensorboard", write_graph=False)
-            checkpoint = Checkpoint(Path(folder, "checkpoint"), epochs, patience=epochs)
+            checkpoint = Checkpoint(Path(folder, "checkpoint"), epochs, patience=epochs, chooses=True)
             fitted = parameters.model_copy(update={"shift": shift})
             rounds = replace(length, epochs=epochs)
             fit_to(Examples(files, judged_by, count), model, config.captcha, fitted, rounds, strategy, 0, [shown, checkpoint, turns])

@@ -41,7 +41,7 @@ class Fit:
         """The full-sequence accuracy on the eval split of the exported weights."""
         from components.training.checkpoint import best_epoch
 
-        return self.history[best_epoch(self.history) - 1]["val_sequence_accuracy"]
+        return self.history[best_epoch(self.history, chooses=True) - 1]["val_sequence_accuracy"]
 
 
 def start(config: Config, data: "Prepared", folder: Path) -> subprocess.Popen[str]:

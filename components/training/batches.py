@@ -38,9 +38,14 @@ def record_files(patterns: Sequence[str], split: str) -> list[str]:
     return files
 
 
-def count_records(files: Sequence[str]) -> int:
-    """Returns the number of records in gzipped TFRecord files. Reads them once."""
-    return int(tf.data.TFRecordDataset(list(files), "GZIP").reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
+def count_records(files: Sequence[str], most: int = -1) -> int:
+    """Returns the number of records in gzipped TFRecord files. Reads them once.
+
+    Args:
+      files: the files.
+      most: the number at which counting stops; -1 for no limit.
+    """
+    return int(tf.data.TFRecordDataset(list(files), "GZIP").take(most).reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
 
 
 def training_batches(

@@ -20,6 +20,9 @@ _LOG: Final = logging.getLogger(__name__)
 _STATE: Final = "state.json"
 _FITS: Final = 3  # the number of fits whose checkpoints are kept
 _LEARNT: Final = 0.1
+# Pictures in the eval split. Among twenty, one wrong label decides: its cross-entropy rises as the model becomes surer, so that the first
+# epoch looks best. With fewer pictures than this, the last epoch is exported, at which the learning rate has fallen to 0 (docs/recipe.md).
+ENOUGH_TO_CHOOSE: Final = 500
 # Accuracy is too coarse to choose an epoch: a good model misreads four of two thousand pictures, give or take two, so that an epoch in the
 # middle of the schedule can be the best by luck. The cross-entropy measures how well each character is read. It is that of the model as it
 # would be exported, without label smoothing and at the best temperature, so that fits with different label smoothing can be compared.
@@ -35,23 +38,26 @@ class Progress(keras.callbacks.Callback):
       history: one row per completed epoch: `loss`, the metrics, both of the eval split with the prefix `val_`, JUDGED_BY and `seconds`.
     """
 
-    def __init__(self, epochs: int, patience: int | None):
+    def __init__(self, epochs: int, patience: int | None, *, chooses: bool):
         """Args:
         epochs: the planned number of epochs.
         patience: the fit ends after this many epochs without a lower JUDGED_BY, None for never. It ends early only if JUDGED_BY has fallen
           by the share _LEARNT from its first value, because a fit can stay at chance for long before it learns.
+        chooses: whether JUDGED_BY decides which epoch is the best, and when the fit ends. Otherwise the last epoch is the best, and
+          `patience` has no effect.
         """
         super().__init__()
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         self.epochs = epochs
-        self._patience = patience
+        self._patience = patience if chooses else None
+        self._chooses = chooses
         self._started = 0.0
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch with the lowest JUDGED_BY, counted from 1; 0 before the first epoch. Its weights are exported."""
-        return best_epoch(self.history)
+        """The epoch whose weights are exported, counted from 1; 0 before the first epoch. See `best_epoch`."""
+        return best_epoch(self.history, self._chooses)
 
     @property
     def finished(self) -> bool:
@@ -84,13 +90,13 @@ class Checkpoint(Progress):
     unreadable folder is deleted, and the best epoch follows from the history.
     """
 
-    def __init__(self, directory: Path, epochs: int, patience: int | None, *, writes: bool = True):
+    def __init__(self, directory: Path, epochs: int, patience: int | None, *, chooses: bool, writes: bool = True):
         """Args:
         directory: of the saved state.
-        epochs, patience: as for Progress.
+        epochs, patience, chooses: as for Progress.
         writes: False for a worker that only reads the state that another worker writes.
         """
-        super().__init__(epochs, patience)
+        super().__init__(epochs, patience, chooses=chooses)
         self._directory = directory
         self._writes = writes
 
@@ -156,10 +162,17 @@ class Checkpoint(Progress):
             print(line, flush=True)
 
 
-def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
-    """Returns the epoch of a fit's history that is exported; see `Progress.best_epoch`."""
+def best_epoch(history: Sequence[Mapping[str, float]], chooses: bool) -> int:
+    """Returns the epoch of a fit's history that is exported, counted from 1; 0 if there is none.
+
+    Args:
+      history: a row for each completed epoch.
+      chooses: True for the first epoch with the lowest JUDGED_BY; False for the last epoch that has not diverged.
+    """
     values = [math.inf if math.isnan(row[JUDGED_BY]) else row[JUDGED_BY] for row in history]
-    return 1 + values.index(min(values)) if values else 0
+    if chooses:
+        return 1 + values.index(min(values)) if values else 0
+    return max((number for number, value in enumerate(values, start=1) if value < math.inf), default=min(1, len(values)))
 
 
 def remove_old(directory: Path, keep: str) -> None:

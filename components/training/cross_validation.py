@@ -59,7 +59,7 @@ def cross_validate(
         keras.utils.set_random_seed(parameters.seed)
         with strategy.scope():
             model = compiled_model(spec, parameters, length.steps)
-        fit_to(examples, model, spec, parameters, length, strategy, 0, [Progress(length.epochs, None)])
+        fit_to(examples, model, spec, parameters, length, strategy, 0, [Progress(length.epochs, None, chooses=False)])
         reader = keras.Model(model.input, model.outputs[0])
         for images, labels in evaluation_batches(examples.eval, spec, EVALUATION_BATCH):
             counted.add(labels.numpy(), softmax(reader.predict_on_batch(images), axis=-1))

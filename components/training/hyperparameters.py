@@ -55,7 +55,9 @@ class Hyperparameters(Section):
     warmup: Fraction = Field(0.1, description="the share of the fit during which the learning rate rises")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="the share of a label that is spread over all classes")
     shift: int = Field(2, ge=0, le=16, description="the largest shift of training pictures in each direction, in pixels")
-    patience: int | None = Field(None, ge=1, description="epochs without a lower cross-entropy on eval before stopping; null for never")
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a lower cross-entropy on eval before stopping; null, or fewer than 500 eval pictures: never"
+    )
     precision: Literal["auto", "float32", "mixed_bfloat16"] = Field("auto", description="auto: bfloat16 where it is faster")
     strategy: Literal["auto", "cpu", "one_gpu", "mirrored", "multi_worker"] = Field(
         "auto",

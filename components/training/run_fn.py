@@ -29,7 +29,7 @@ from components.serving.training_profile import TrainingProfile
 from components.training.batches import count_records, evaluation_batches, record_files, training_batches
 from components.training.calibration import CalibratedCrossEntropy, calibrate
 from components.training.canaries import choose_canaries
-from components.training.checkpoint import Checkpoint, remove_old
+from components.training.checkpoint import ENOUGH_TO_CHOOSE, Checkpoint, remove_old
 from components.training.devices import choose_strategy, fit, is_chief, synchronise_batch_norm, training_dtype
 from components.training.hyperparameters import FitLength, Hyperparameters
 from components.training.model import PRESETS, build_model, captcha_loss, captcha_metrics, with_column_loss
@@ -44,11 +44,18 @@ EVALUATION_BATCH: Final = 256
 
 @dataclass(frozen=True)
 class Examples:
-    """The files of the transformed examples of the training and the eval split, and the number of training examples."""
+    """The files of the transformed examples of the training and the eval split.
+
+    Attributes:
+      train, eval: the files.
+      count: the number of training examples.
+      choose: whether the eval split has enough pictures to choose an epoch: see `checkpoint.ENOUGH_TO_CHOOSE`.
+    """
 
     train: list[str]
     eval: list[str]
     count: int
+    choose: bool = False
 
 
 def run_fn(fn_args: FnArgs) -> None:
@@ -85,7 +92,7 @@ def run_fn(fn_args: FnArgs) -> None:
     checkpoint_dir = Path(config["checkpoint_dir"])
     if chief:
         remove_old(checkpoint_dir, keep=name)
-    checkpoint = Checkpoint(checkpoint_dir / name, length.epochs, parameters.patience, writes=chief)
+    checkpoint = Checkpoint(checkpoint_dir / name, length.epochs, parameters.patience, chooses=examples.choose, writes=chief)
     with strategy.scope():
         model = checkpoint.restore(lambda: compiled_model(spec, parameters, length.steps, base))
         if checkpoint.epochs != length.epochs:  # a fit that trainer.max_minutes has shortened resumes
@@ -149,7 +156,8 @@ def find_examples(fn_args: FnArgs) -> Examples:
       CaptchaPipelineError: a split is empty.
     """
     train = record_files(fn_args.train_files, "train")
-    return Examples(train, record_files(fn_args.eval_files, "eval"), count_records(train))
+    judges = record_files(fn_args.eval_files, "eval")
+    return Examples(train, judges, count_records(train), count_records(judges, ENOUGH_TO_CHOOSE) == ENOUGH_TO_CHOOSE)
 
 
 def fit_to(

@@ -50,7 +50,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
         keras.utils.set_random_seed(parameters.seed)
         with strategy.scope():
             model = compiled_model(spec, parameters, length.steps)
-        progress = Progress(length.epochs, parameters.patience)
+        progress = Progress(length.epochs, parameters.patience, chooses=examples.choose)
         fit_to(examples, model, spec, parameters, length, strategy, 0, [progress])
         best = progress.history[progress.best_epoch - 1]
         values = ", ".join(f"{name} {value:.3g}" for name, value in trial.hyperparameters.values.items())

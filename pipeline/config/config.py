@@ -24,7 +24,9 @@ class Splits(Section):
     """
 
     train: int = Field(10, ge=1, description="relative size of the split that models are trained on")
-    eval: int = Field(1, ge=1, description="relative size of the split that chooses the best epoch")
+    eval: int = Field(
+        1, ge=1, description="relative size of the split that calibrates confidences, and chooses the best epoch if it is large"
+    )
     test: int = Field(1, ge=1, description="relative size of the split that judges models")
 
 

@@ -70,7 +70,7 @@ def test_a_checkpoint_has_the_weights_of_one_complete_epoch(tmp_path: Path) -> N
     root.mkdir()
     weights = []
     with PowerFailures(root) as failures:
-        checkpoint = Checkpoint(root, epochs=3, patience=3)
+        checkpoint = Checkpoint(root, epochs=3, patience=3, chooses=True)
         checkpoint.set_model(model)
         for epoch in range(3):
             model.set_weights([np.full_like(array, epoch + 1) for array in model.get_weights()])
@@ -79,7 +79,7 @@ def test_a_checkpoint_has_the_weights_of_one_complete_epoch(tmp_path: Path) -> N
             checkpoint.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 3.0 - epoch, JUDGED_BY: 3.0 - epoch, "val_sequence_accuracy": 0.5})
     epochs = set()
     for disk in failures.replay(tmp_path / "disks"):
-        again = Checkpoint(disk, epochs=3, patience=3, writes=False)
+        again = Checkpoint(disk, epochs=3, patience=3, chooses=True, writes=False)
         restored = again.restore(lambda: model)
         epochs.add(again.epoch)
         if again.epoch:

@@ -40,7 +40,7 @@ class Kill(keras.callbacks.Callback):
 
 
 def fit(folder: Path, *more: keras.callbacks.Callback) -> tuple[Checkpoint, keras.Model]:
-    checkpoint = Checkpoint(folder, EPOCHS, patience=EPOCHS)
+    checkpoint = Checkpoint(folder, EPOCHS, patience=EPOCHS, chooses=True)
     model = checkpoint.restore(build)
     data = (INPUTS, TARGETS)
     model.fit(*data, 16, EPOCHS, 0, [checkpoint, *more], validation_data=data, shuffle=False, initial_epoch=checkpoint.epoch)
@@ -83,7 +83,7 @@ def test_a_kill_while_saving_keeps_the_previous_epoch(tmp_path: Path) -> None:
     kill(tmp_path, 2)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / WEIGHTS_FILE).write_bytes(b"\x89HDF")
-    checkpoint = Checkpoint(tmp_path, EPOCHS, patience=EPOCHS)
+    checkpoint = Checkpoint(tmp_path, EPOCHS, patience=EPOCHS, chooses=True)
     checkpoint.restore(build)
     assert checkpoint.epoch == 2
 
@@ -101,49 +101,57 @@ def epochs(checkpoint: Checkpoint, values: Sequence[float]) -> keras.Model:
 
 
 def test_early_stopping_and_the_best_weights_survive_a_kill(tmp_path: Path) -> None:
-    epochs(Checkpoint(tmp_path, 9, patience=3), [0.9, 0.5, 0.6, 0.5])
+    epochs(Checkpoint(tmp_path, 9, patience=3, chooses=True), [0.9, 0.5, 0.6, 0.5])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-000002", "epoch-000004"]
-    resumed = Checkpoint(tmp_path, 9, patience=3)
+    resumed = Checkpoint(tmp_path, 9, patience=3, chooses=True)
     model = epochs(resumed, [math.nan])
     assert model.stop_training
     assert (resumed.epoch, resumed.best_epoch, resumed.finished) == (5, 2, True)
     resumed.restore_best(model)
     assert {float(value) for weight in model.get_weights() for value in weight.ravel()} == {2.0}
     # A fit killed between its end and its export does not continue.
-    again = Checkpoint(tmp_path, 9, patience=3)
+    again = Checkpoint(tmp_path, 9, patience=3, chooses=True)
     again.restore(build)
     assert again.finished
 
 
 def test_a_fit_that_has_not_learnt_yet_does_not_stop_early(tmp_path: Path) -> None:
     """With few pictures a fit can be at chance for many epochs."""
-    progress = Checkpoint(tmp_path, 9, patience=2)
+    progress = Checkpoint(tmp_path, 9, patience=2, chooses=True)
     model = epochs(progress, [2.30, 2.31, 2.29, 2.31, 2.32, 2.20])
     assert not model.stop_training
-    model = epochs(Checkpoint(tmp_path, 9, patience=2), [1.9, 2.0, 1.95])
+    model = epochs(Checkpoint(tmp_path, 9, patience=2, chooses=True), [1.9, 2.0, 1.95])
     assert model.stop_training
 
 
 def test_a_fit_without_patience_runs_to_the_last_epoch(tmp_path: Path) -> None:
-    assert epochs(Checkpoint(tmp_path, 6, patience=None), [0.9, 0.2, 0.6, 0.6, 0.6, 0.6]).stop_training
+    assert epochs(Checkpoint(tmp_path, 6, patience=None, chooses=True), [0.9, 0.2, 0.6, 0.6, 0.6, 0.6]).stop_training
+
+
+def test_with_few_eval_pictures_the_last_epoch_is_exported(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, 5, patience=1, chooses=False)
+    model = epochs(checkpoint, [0.1, 0.5, 0.6, 0.7, math.nan])
+    assert (checkpoint.best_epoch, checkpoint.finished) == (4, True)
+    checkpoint.restore_best(model)
+    assert {float(value) for weight in model.get_weights() for value in weight.ravel()} == {4.0}
 
 
 def test_a_fit_without_its_best_weights_starts_over(tmp_path: Path) -> None:
-    epochs(Checkpoint(tmp_path, 9, patience=9), [0.9, 0.5, 0.6])
+    epochs(Checkpoint(tmp_path, 9, patience=9, chooses=True), [0.9, 0.5, 0.6])
     (tmp_path / "epoch-000002" / WEIGHTS_FILE).unlink()
-    checkpoint = Checkpoint(tmp_path, 9, patience=9)
+    checkpoint = Checkpoint(tmp_path, 9, patience=9, chooses=True)
     checkpoint.restore(build)
     assert (checkpoint.epoch, checkpoint.best_epoch, list(tmp_path.iterdir())) == (0, 0, [])
 
 
 def test_a_worker_that_writes_no_checkpoints_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    epochs(Checkpoint(tmp_path, 9, patience=9), [0.9, 0.5])
+    epochs(Checkpoint(tmp_path, 9, patience=9, chooses=True), [0.9, 0.5])
     capsys.readouterr()
-    reader = Checkpoint(tmp_path, 9, patience=9, writes=False)
+    reader = Checkpoint(tmp_path, 9, patience=9, chooses=True, writes=False)
     epochs(reader, [0.4])
     assert reader.epoch == 3
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-000002"]
     (tmp_path / "epoch-000002" / WEIGHTS_FILE).write_bytes(b"")
-    Checkpoint(tmp_path, 9, patience=9, writes=False).restore(build)
+    Checkpoint(tmp_path, 9, patience=9, chooses=True, writes=False).restore(build)
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-000002"]
     assert capsys.readouterr().out == ""
