@@ -1,20 +1,15 @@
 """The accuracy of the models of a labelling, how it grew with the labels, and how many more labels a goal needs."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-from scipy.optimize import minimize
-
-from components.evaluation.advice import ERRORS_BY_LABELS
+from components.evaluation.learning_curve import Fitted, LearningCurve, round_up
 from components.evaluation.metrics import Rate, wilson_interval
 
-_SPREAD: Final = 0.15  # of the power: most measured ones are within twice this
-_MOST_LABELS: Final = 50  # times as many: no larger factor was measured
-_UNIT: Final = 10  # smaller ones would pretend to be exact
-_TINY: Final = 1e-6
+_UNIT: Final = 10  # a smaller one would pretend to be exact
 
 
 @dataclass(frozen=True)
@@ -39,35 +34,25 @@ class Point:
 
 
 def more_labels(points: Sequence[Point], goal: float) -> int | None:
-    """Returns about how many more labels a goal needs; 0 if it is reached, None if that cannot be said.
-
-    The share of errors falls with a power of the number of labels. Its level and its power are the most probable ones, given all models so
-    far. A few test pictures say little about the power, so it starts from the power that was measured on other data: a normal prior.
+    """Returns about how many more labels a goal needs: the median of `LearningCurve`; 0 if it is reached, None if that cannot be said.
 
     Args:
       points: of all models, oldest first.
       goal: the full-sequence accuracy to reach, 0 to 1.
     """
-    known = [point for point in points if point.count and point.labels]
+    known = tuple(point for point in points if point.count and point.labels)
     if not known or goal >= 1:
         return None
     last = known[-1]
     if last.right >= goal * last.count:
         return 0
-    labels = np.array([point.labels for point in known], float) / last.labels
-    counts = np.array([point.count + 1 for point in known], float)  # half a picture of each kind more: no share of errors is then 0
-    wrong = np.array([point.count - point.right + 0.5 for point in known])
+    needed = _curve(known).pictures_for(goal).value
+    return None if math.isinf(needed) else max(_UNIT * math.ceil(round_up(needed - last.labels) / _UNIT), _UNIT)
 
-    def surprise(parameters: np.ndarray) -> float:
-        shares = np.clip(np.exp(parameters[0] + parameters[1] * np.log(labels)), _TINY, 1 - _TINY)
-        likelihood = wrong @ np.log(shares) + (counts - wrong) @ np.log1p(-shares)
-        return float((parameters[1] - ERRORS_BY_LABELS) ** 2 / (2 * _SPREAD**2) - likelihood)
 
-    level, power = minimize(surprise, [math.log(wrong[-1] / counts[-1]), ERRORS_BY_LABELS], method="Nelder-Mead").x
-    times = math.exp((math.log(1 - goal) - level) / min(power, -_SPREAD))
-    if times > _MOST_LABELS:
-        return None
-    return max(_rounded(last.labels * (times - 1)), _UNIT)
+@functools.lru_cache(1)  # the page asks again for each picture
+def _curve(points: tuple[Point, ...]) -> LearningCurve:
+    return LearningCurve([Fitted(point.labels, point.count, point.count - point.right) for point in points])
 
 
 def outlook(points: Sequence[Point], goal: float, confidence: float) -> str:
@@ -89,9 +74,3 @@ def outlook(points: Sequence[Point], goal: float, confidence: float) -> str:
     if known[-1].rate(confidence).lower >= goal:
         return f"The goal of {aim} is reached."
     return f"The goal of {aim} is probably reached; more labels would make it certain."
-
-
-def _rounded(number: float) -> int:
-    """Returns a number rounded up to two digits and zeros, and to tens."""
-    unit = max(10 ** (math.floor(math.log10(max(number, 1))) - 1), _UNIT)
-    return math.ceil(number / unit) * unit
