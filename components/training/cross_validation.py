@@ -92,7 +92,15 @@ def cross_validate(
 
 
 def out_of_fold(files: Sequence[str], spec: CaptchaSpec, parameters: Hyperparameters, folds: int, directory: Path) -> Iterator[Readings]:
-    """Divides pictures into folds. For each fold, fits a model to the other folds, and yields how it reads the fold.
+    """Yields how each of the `members` reads the fold that it was not fitted to. Arguments and errors are those of `members`."""
+    for _, readings in members(files, spec, parameters, folds, directory):
+        yield readings
+
+
+def members(
+    files: Sequence[str], spec: CaptchaSpec, parameters: Hyperparameters, folds: int, directory: Path
+) -> Iterator[tuple[keras.Model, Readings]]:
+    """Divides pictures into folds. For each fold, fits a model to the other folds, and yields the model and how it reads the fold.
 
     The method is cross-validation (Stone, "Cross-Validatory Choice and Assessment of Statistical Predictions", 1974). Pictures with the
     same pixels are in the same fold. The weights after the last epoch are used, because choosing an epoch by the fold that is then measured
@@ -114,7 +122,8 @@ def out_of_fold(files: Sequence[str], spec: CaptchaSpec, parameters: Hyperparame
         count = sum(len(part.keys) for part in parts)
         raise CaptchaPipelineError(f"{count} pictures are too few for {folds} folds: one would be empty. Use fewer folds.")
     for held_out in parts:
-        yield _fit_and_read([part for part in parts if part != held_out], [held_out], spec, parameters, strategy)
+        member = _fit([part for part in parts if part != held_out], held_out, spec, parameters, strategy)
+        yield member, _read(member, [held_out], spec)
 
 
 def learning_curve(
@@ -146,7 +155,7 @@ def learning_curve(
         for first in range(0, _PARTS, _PARTS // draws):
             # From a place on, in a circle: the parts of a smaller width are the first of a larger one.
             turned = [*parts[first:], *parts[:first]]
-            readings = _fit_and_read(turned[:width], turned[width:], spec, parameters, strategy)
+            readings = _read(_fit(turned[:width], turned[width], spec, parameters, strategy), turned[width:], spec)
             counted = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
             counted.add(readings.labels, readings.probabilities)
             fitted = sum(len(part.keys) for part in turned[:width])
@@ -155,12 +164,11 @@ def learning_curve(
     return results
 
 
-def _fit_and_read(
-    fitted: Sequence[_Part], held_out: Sequence[_Part], spec: CaptchaSpec, parameters: Hyperparameters, strategy: tf.distribute.Strategy
-) -> Readings:
-    """Fits a model to some parts, and reads others with it."""
-    # The evaluation after each epoch decides nothing here, so one part is enough for it.
-    examples = Examples([str(part.path) for part in fitted], [str(held_out[0].path)], sum(len(part.keys) for part in fitted))
+def _fit(
+    fitted: Sequence[_Part], watched: _Part, spec: CaptchaSpec, parameters: Hyperparameters, strategy: tf.distribute.Strategy
+) -> keras.Model:
+    """Fits a model to some parts. It reads the part `watched` after each epoch, which decides nothing here. Its output are logits."""
+    examples = Examples([str(part.path) for part in fitted], [str(watched.path)], sum(len(part.keys) for part in fitted))
     length = parameters.fit_length(examples.count)
     check_batch_size(parameters.batch_size, strategy.num_replicas_in_sync, examples.count)
     keras.backend.clear_session()
@@ -168,13 +176,14 @@ def _fit_and_read(
     with strategy.scope():
         model = compiled_model(spec, parameters, length.steps)
     fit_to(examples, model, spec, parameters, length, strategy, 0, [Progress(length.epochs, None, chooses=False)])
-    reader = keras.Model(model.input, model.outputs[0])
-    read = [
-        (labels.numpy(), reader.predict_on_batch(images))
-        for images, labels in evaluation_batches([str(part.path) for part in held_out], spec, EVALUATION_BATCH)
-    ]
+    return keras.Model(model.input, model.outputs[0])
+
+
+def _read(model: keras.Model, parts: Sequence[_Part], spec: CaptchaSpec) -> Readings:
+    batches = evaluation_batches([str(part.path) for part in parts], spec, EVALUATION_BATCH)
+    read = [(labels.numpy(), model.predict_on_batch(images)) for images, labels in batches]
     labels, logits = (np.concatenate(column) for column in zip(*read, strict=True))
-    return Readings(tuple(key for part in held_out for key in part.keys), labels, logits)
+    return Readings(tuple(key for part in parts for key in part.keys), labels, logits)
 
 
 def _divide(files: Sequence[str], count: int, directory: Path) -> list[_Part]:

@@ -186,16 +186,16 @@ def pseudo(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures without labels.")],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    most_wrong: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest share of the labels that may be expected to be wrong, by the model's confidence.")
-    ] = 0.01,
+    folds: Annotated[int, typer.Option(min=2, max=20, help="Number of models, each fitted to the labels without one fold.")] = 5,
 ) -> None:
-    """Let the newest pushed model label pictures, and store those that it is sure of in a new span. Made for many pictures and few labels.
+    """Let models label pictures, and store those on which they agree in a new span. Made for few labels and many pictures.
 
-    The span has the source pseudo and only a train split: the pictures are
-    trained on, but never judge a model. A picture that a span has already is
-    left out, and so is one that looks like a test or eval picture. A label of
-    your own replaces that of the model when you import the picture.
+    Fits several models to the labels of the latest complete run. A picture gets a
+    label if they read the same, also when it is moved by two pixels. The span has
+    the source pseudo and only a train split: its pictures are trained on, but
+    never judge a model. A picture that a person has labelled is left out, and so
+    is one that looks like a test or eval picture. When you import a label of your
+    own for a picture, it replaces that of the models.
 
     Example: captcha-pipeline data pseudo ~/captures && captcha-pipeline run
     """
@@ -203,26 +203,25 @@ def pseudo(
     from components.data.sources.imported import import_entries
     from components.data.sources.listing import Entry, regular_files
     from components.data.sources.sift import Imported
-    from pipeline.inference.versions import newest_model
+    from pipeline.cli.terminal import console
     from pipeline.logs import load_tensorflow
+    from pipeline.runs import history
 
     settings = _load(config, overrides)
-    directory = newest_model(settings)
+    run = history.latest_complete_run(settings.metadata_path)
     result = Imported()
     entries = [Entry(path, name, "") for path, name in regular_files(folder, result.leave_out)]
-    load_tensorflow(with_keras=False)
-    from pipeline.inference.pseudo_labels import guesses, surest
-    from pipeline.inference.served_model import ServedModel
+    load_tensorflow()
+    from pipeline.reporting import tables
+    from pipeline.runs.pseudo_labels import votes
 
-    with progress_bar("Reading", len(entries)) as (bar, task):
-        found = list(guesses(ServedModel(directory), entries, settings.data.picture_rules, result, lambda: bar.advance(task)))
-    sure = surest(found, most_wrong)
-    typer.echo(
-        f"{directory} is sure of {len(sure):,} of {len(found):,} pictures: at most {most_wrong:.1%} of these readings should be wrong."
-    )
+    with console.status(f"{folds} fits …"):
+        found = votes(settings, run, entries, folds, result, lambda so_far: tables.print_fold(console, so_far))
+    agreed = [vote.entry for vote in found if vote.agreed]
+    typer.echo(f"{folds} models agree on {len(agreed):,} of {len(found):,} pictures.")
     plan = _import_plan(settings, PSEUDO, "canonical")
     with importing() as progress:
-        imported = import_entries([guess.entry for guess in sure], plan, result, progress)
+        imported = import_entries(agreed, plan, result, progress)
     tell(imported, plan)
 
 

@@ -113,7 +113,7 @@ def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results
     found: dict[int, Suspect] = {}
     with SpanIndex(Path(config.data.root), config.data.picture_rules, save=False) as index:
         index.refresh(list_spans(config.data.root))
-        for pixels, example in _examples(run, spec):
+        for pixels, example in examples(run, spec):
             image, label = example.features.feature[IMAGE].bytes_list.value[0], _text(example, LABEL)
             row = rows.get((pixels, tuple(spec.encode(label))))
             if row is None or row in found:
@@ -138,7 +138,7 @@ def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results
     return Audit(run.run_id, len(labels), tuple(found[row] for row in findings.order.tolist() if row in found))
 
 
-def _examples(run: RunRecord, spec: CaptchaSpec) -> Iterator[tuple[bytes, Example]]:
+def examples(run: RunRecord, spec: CaptchaSpec) -> Iterator[tuple[bytes, Example]]:
     """Yields the examples of all splits, from which the transformed examples were made, each with its `pixels_key` after Transform."""
     folder = run.artifact_uri("CaptchaExampleGen", "examples")
     if folder is None or not Path(folder).is_dir():

@@ -1,0 +1,176 @@
+"""Labels that models give to pictures without labels, where they agree.
+
+Self-training, after Lee, "Pseudo-Label" (2013). Several models, the members, are fitted to the labels of a run, each without one fold. Each
+reads every picture several times, moved by a few pixels (Sajjadi et al., "Regularization With Stochastic Transformations and
+Perturbations", 2016). A reading becomes a label if nearly all of these readings are the same. No confidence is needed: that of a single
+model says little where the eval split, on which it is calibrated, has twenty pictures.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from scipy.special import softmax
+
+from components.base.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS, PSEUDO, SOURCE, SPLITS
+from components.data.captcha_spec import CaptchaSpec
+from components.data.decoding import decode_picture
+from components.data.pictures import PictureError, inspect_picture
+from components.data.sources.imported import read_entry
+from components.data.sources.listing import Entry
+from components.data.sources.sift import Imported
+from components.data.spans import list_spans
+from components.evaluation.metrics import ReadingCounts, Results, read
+from components.training.batches import evaluation_batches
+from components.training.cross_validation import members, pixels_key
+from components.training.run_fn import EVALUATION_BATCH
+from pipeline.config.config import Config
+from pipeline.runs.audit import examples
+from pipeline.runs.cross_validation import transformed_examples
+from pipeline.runs.history import RunRecord
+
+_SHIFT: Final = 2  # pixels of the model's input, the default of trainer.shift
+_MOVES: Final = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))  # down and to the right
+# Of the readings. With 200 labels of a public set of four digits, 99 % of the pictures have this agreement (docs/recipe.md).
+_AGREEMENT: Final = 0.8
+
+Ids = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What the members read in a picture.
+
+    Attributes:
+      entry: the picture, with their commonest reading as its label.
+      share: the share of the readings that are equal to it, above 0.
+    """
+
+    entry: Entry
+    share: float
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the members agree."""
+        return self.share >= _AGREEMENT
+
+
+def votes(
+    config: Config,
+    run: RunRecord,
+    entries: Iterable[Entry],
+    folds: int,
+    result: Imported,
+    on_fold: Callable[[Results], None],
+) -> list[Vote]:
+    """Returns what the members read in pictures without labels, in order.
+
+    Args:
+      config: gives the trainer's settings.
+      run: the run whose transformed examples of the train and the eval split the members are fitted to. Those with labels of earlier
+        models are left out.
+      entries: the pictures; their labels are not used.
+      folds: the number of members.
+      result: notes the pictures that cannot be read.
+      on_fold: called after each fit, with how the members so far read the labelled pictures of their folds.
+
+    Raises:
+      CaptchaPipelineError: the run has no transformed examples, too few of them, or another section captcha than the configuration.
+    """
+    spec = config.captcha
+    counted = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
+    with tempfile.TemporaryDirectory(dir=config.root) as name:
+        directory = Path(name)
+        labelled = _without_pseudo_labels(config, run, directory)
+        pictures = directory / "pictures.gz"
+        readable = _decode(entries, pictures, _statistics_of(labelled), config, result)
+        ids: list[Ids] = []
+        for member, fold in members(labelled, spec, config.trainer, folds, directory):
+            ids += _read_moved(member, pictures, spec)
+            counted.add(fold.labels, fold.probabilities)
+            on_fold(counted.results(config.evaluator.confidence))
+    readings = np.stack(ids, axis=1)
+    return [_vote(entry, [spec.decode(row) for row in rows]) for entry, rows in zip(readable, readings.tolist(), strict=True)]
+
+
+def _without_pseudo_labels(config: Config, run: RunRecord, directory: Path) -> list[str]:
+    files = transformed_examples(config, run, SPLITS[:2])
+    sources = {span.number: span.manifest.source for span in list_spans(config.data.root)}
+    if not any(sources.get(number) == PSEUDO for number in run.spans):
+        return files
+    pseudo = {
+        key for key, example in examples(run, config.captcha) if example.features.feature[SOURCE].bytes_list.value[0] == PSEUDO.encode()
+    }
+    kept = directory / "labelled.gz"
+    with tf.io.TFRecordWriter(str(kept), "GZIP") as writer:
+        for record in tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator():
+            if pixels_key(_features(record)[PIXELS].bytes_list.value[0]) not in pseudo:
+                writer.write(record)
+    return [str(kept)]
+
+
+def _features(record: bytes) -> dict[str, tf.train.Feature]:
+    return dict(tf.train.Example.FromString(record).features.feature)
+
+
+def _statistics_of(files: Sequence[str]) -> dict[str, tf.train.Feature]:
+    """Returns the features with the statistics of the training split, which are equal in all transformed examples."""
+    first = _features(next(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()))
+    return {name: first[name] for name in (PIXEL_MEAN, PIXEL_STD)}
+
+
+def _decode(
+    entries: Iterable[Entry],
+    path: Path,
+    statistics: dict[str, tf.train.Feature],
+    config: Config,
+    result: Imported,
+) -> list[Entry]:
+    """Writes pictures as Transform does, with labels of the first class. Returns those that could be read."""
+    spec, readable = config.captcha, list[Entry]()
+    label = tf.train.Feature(int64_list=tf.train.Int64List(value=[0] * spec.max_length))
+    with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+        for entry in entries:
+            if (data := read_entry(entry, result)) is None:
+                continue
+            try:
+                encoded = inspect_picture(data, spec, config.data.picture_rules).encoded
+            except PictureError as error:
+                result.leave_out(error.reason, f"{entry.name} ({error})")
+                continue
+            pixels = decode_picture(tf.constant(encoded), spec, config.data.background).numpy().tobytes()
+            features = statistics | {LABEL_IDS: label, PIXELS: tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels]))}
+            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+            readable.append(entry)
+    return readable
+
+
+def _read_moved(member: keras.Model, pictures: Path, spec: CaptchaSpec) -> list[Ids]:
+    """Returns the class ids [N, max_length] that a member reads after each of the _MOVES."""
+    found: list[list[Ids]] = [[] for _ in _MOVES]
+    for images, _ in evaluation_batches([str(pictures)], spec, EVALUATION_BATCH):
+        for readings, view in zip(found, moved(images.numpy()), strict=True):
+            ids, _ = read(softmax(member.predict_on_batch(view), axis=-1), spec.min_length)
+            readings.append(ids.astype(np.int16))
+    return [np.concatenate(readings) if readings else np.empty((0, spec.max_length), np.int16) for readings in found]
+
+
+def moved(images: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
+    """Yields images [N, H, W, C], and the same moved in four directions. Pixels beyond an edge mirror those inside, as in training."""
+    height, width = images.shape[1:3]
+    padded = np.pad(images, ((0, 0), (_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0)), "symmetric")
+    for down, across in _MOVES:
+        top, left = _SHIFT * (1 - down), _SHIFT * (1 - across)
+        yield padded[:, top : top + height, left : left + width]
+
+
+def _vote(entry: Entry, texts: Sequence[str]) -> Vote:
+    ((text, count),) = Counter(texts).most_common(1)
+    return Vote(replace(entry, label=text), count / len(texts))
