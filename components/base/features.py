@@ -10,7 +10,9 @@ LABEL: Final = "label"  # bytes[1]: the text in the picture, UTF-8
 SOURCE: Final = "source"  # bytes[1]: the origin: "synthetic", PSEUDO, or the name of an imported set
 PARAMS: Final = "params"  # bytes[1]: how the picture was made, as a JSON object; "{}" if unknown
 
-PSEUDO: Final = "pseudo"  # the source of pictures that a model has labelled; they are only trained on
+# Sources of spans that the pipeline makes from known pictures, which no import may use.
+PSEUDO: Final = "pseudo"  # labels that models have given; these pictures are only trained on
+CORRECTIONS: Final = "corrections"  # corrected labels; the records keep their own sources
 
 # Features that CaptchaExampleGen adds. Pixel values are 0 to 255; their statistics cover all pixels and channels of the picture.
 CHARACTERS: Final = "characters"  # bytes[min_length..max_length]: the label, one character per value

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, StringConstraints, ValidationError, model_serializer
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import MANIFEST, SPLITS
+from components.base.features import CORRECTIONS, MANIFEST, PSEUDO, SPLITS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.tfrecords import Damage, Record, read_records
 
@@ -81,6 +81,11 @@ class Span:
     def files(self, split: str) -> list[Path]:
         """Returns the paths of the split's shards, in the order of the manifest."""
         return [self.path / file.path for file in self.manifest.files if file.path.startswith(f"{split}/")]
+
+    @property
+    def is_imported_or_drawn(self) -> bool:
+        """Whether the span has pictures of its own. Corrections are of old pictures, and pseudo-labels judge nothing."""
+        return self.manifest.source not in (CORRECTIONS, PSEUDO)
 
     @property
     def checksum(self) -> str:
@@ -190,8 +195,8 @@ class Window:
 
     @property
     def newest(self) -> Span:
-        """The newest span with new pictures. Corrections are old pictures. If there are only corrections, it is the newest of these."""
-        return next((span for span in reversed(self.spans) if not span.manifest.supersedes), self.spans[-1])
+        """The newest span whose pictures people have labelled and that are new. If there is none, the newest span."""
+        return next((span for span in reversed(self.spans) if span.is_imported_or_drawn), self.spans[-1])
 
     def superseded(self, span: Span) -> frozenset[bytes]:
         """Returns the keys of the pictures whose records in this span are left out, because a later span corrects or removes them."""

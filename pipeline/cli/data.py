@@ -137,11 +137,12 @@ def import_(
     Example: captcha-pipeline data import ~/shop --pattern '{label}_*.png'
     """
     from components.data.sources.formats import Options, import_path
+    from components.data.sources.imported import source_name
 
     settings = _load(config, overrides)
     if not path.exists():
         raise CaptchaPipelineError(f"{path} does not exist. Give a folder of pictures, a .csv or .jsonl table, or a TFRecord file.")
-    plan = _import_plan(settings, source or path.resolve().stem, layout.value, dry_run=dry_run)
+    plan = _import_plan(settings, source_name(source, path), layout.value, dry_run=dry_run)
     with importing() as progress:
         imported = import_path(path, Options(pattern, outside), plan, progress)
     tell(imported, plan)
@@ -166,11 +167,11 @@ def ingest(
 
     Example: captcha-pipeline data ingest /srv/inbox --pattern '{label}_*.png'
     """
-    from components.data.sources.imported import import_folder
+    from components.data.sources.imported import import_folder, source_name
     from components.data.sources.sift import NothingNew
 
     settings = _load(config, overrides)
-    plan = _import_plan(settings, source or inbox.resolve().stem, "canonical", only_new=True)
+    plan = _import_plan(settings, source_name(source, inbox), "canonical", only_new=True)
     try:
         with importing() as progress:
             imported = import_folder(inbox, pattern, plan, progress)
@@ -241,11 +242,12 @@ def correct(
 
     Example: captcha-pipeline data correct ~/Downloads/corrections.csv
     """
-    from components.data.sources.corrections import SOURCE, correct
+    from components.base.features import CORRECTIONS
+    from components.data.sources.corrections import correct
     from components.data.sources.sift import NothingNew
 
     settings = _load(config, overrides)
-    plan = _import_plan(settings, SOURCE, "canonical")
+    plan = _import_plan(settings, CORRECTIONS, "canonical")
     try:
         with importing() as progress:
             corrected = correct(table, plan, progress)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from components.base.disk import writing_in
 from components.base.errors import CaptchaPipelineError
-from components.data.sources.imported import picture_item
+from components.data.sources.imported import picture_item, source_name
 from components.data.sources.index import Place, Progress, SpanIndex
 from components.data.sources.sift import Imported, ImportPlan, Item, NothingNew, label_problem, save
 from components.data.span_writer import lock_data
@@ -62,7 +62,7 @@ def write_span(config: Config, catalogue: Catalogue, labels: Mapping[int, str]) 
         root=Path(config.data.root),
         spec=config.captcha,
         splits=config.data.splits.model_dump(),
-        source=catalogue.folder.resolve().stem or "folder",
+        source=source_name("", catalogue.folder),
         rules=config.data.picture_rules,
         shard_size=config.synth.shard_size,
         only_new=True,

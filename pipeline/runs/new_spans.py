@@ -41,8 +41,7 @@ def what_is_unlike(config: Config, last: RunRecord, new: Sequence[int]) -> str:
     kept = Path(config.root) / config.name / "looked.json"
     if kept.exists() and (answer := read_json(kept, "Remove it: the new spans are then checked again."))["asked"] == asked:
         return str(answer["words"])
-    # Corrections are old pictures, and too few for a distance to mean something.
-    spans = [span for span in window.spans if span.number in new and not span.manifest.supersedes]
+    spans = [span for span in window.spans if span.number in new and span.is_imported_or_drawn]
     words = "; ".join(filter(None, (_look(config, last, window, span, production is not None) for span in spans)))
     write_whole(kept, json.dumps({"asked": asked, "words": words}))
     return words

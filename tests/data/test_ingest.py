@@ -81,3 +81,14 @@ def test_the_ingest_command(tmp_path: Path) -> None:
     printed = call(*arguments)
     assert "span-000002 now has 1 picture (" in printed
     assert "1 already in a span with the same label: left out." in printed
+
+
+@pytest.mark.parametrize("name", ["pseudo", "corrections"])
+def test_an_import_cannot_pass_for_what_the_pipeline_makes_itself(tmp_path: Path, inbox: Path, name: str) -> None:
+    options = ["--config", str(TINY), "--set", f"data.root={tmp_path / 'data'}"]
+    with pytest.raises(CaptchaPipelineError, match="reserved"):
+        call("data", "import", str(inbox), "--pattern", "{label}_*", "--source", name, *options)
+    inbox.rename(tmp_path / name)
+    with pytest.raises(CaptchaPipelineError, match="reserved"):
+        call("data", "ingest", str(tmp_path / name), "--pattern", "{label}_*", *options)
+    assert not (tmp_path / "data").exists()

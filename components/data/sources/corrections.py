@@ -25,7 +25,6 @@ from components.data.span_writer import new_span
 from components.data.spans import list_spans
 from components.data.tfrecords import Record, read_records
 
-SOURCE: Final = "corrections"  # of the span; its records keep their sources
 KEY: Final = "key"  # the column with the keys of the pictures
 _KEY: Final = re.compile(r"[0-9a-f]{32}")
 _KINDS: Final = tuple(reversed(SPLITS))  # of the splits in which a picture is, the one that counts comes first

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import DATA_INFO
+from components.base.features import CORRECTIONS, DATA_INFO, PSEUDO
 from components.data.captcha_spec import LabelError
 from components.data.example_proto import Example
 from components.data.legacy_layout import DataInfo, legacy_example, to_canonical
@@ -30,6 +30,22 @@ from components.data.tfrecords import Damage, read_records
 MAX_FILE_BYTES: Final = 16 * 2**20
 _IMPORTING: Final = "Importing"
 _TFRECORD: Final = re.compile(r"(\.records?|tfrecord[^/]*)(\.gz)?$", re.IGNORECASE)
+
+
+def source_name(given: str, path: Path) -> str:
+    """Returns the name of the source of an import.
+
+    Args:
+      given: the name that the user gave; "" for that of the path.
+      path: of what is imported.
+
+    Raises:
+      CaptchaPipelineError: only the pipeline itself makes spans of this source.
+    """
+    name = given or path.resolve().stem or "folder"
+    if name in (PSEUDO, CORRECTIONS):
+        raise CaptchaPipelineError(f"The source name {name!r} is reserved for spans that the pipeline makes itself. Choose another name.")
+    return name
 
 
 def import_folder(folder: str | Path, pattern: str, plan: ImportPlan, progress: Progress | None = None) -> Imported:
