@@ -13,7 +13,7 @@ def make_span(root, records=(b"one", b"two"), supersedes=()):
             for record in records:
                 writer.write("train", record)
         files = rename_shards(draft, writer.files, 1)
-        write_manifest(draft, layout="canonical", spec=CaptchaSpec(), seed=None, source="s", params={}, files=files, supersedes=supersedes)
+        write_manifest(draft, layout="canonical", spec=CaptchaSpec(), seed=None, source="corrections" if supersedes else "s", params={}, files=files, supersedes=supersedes)
     return making.span
 
 
