@@ -67,11 +67,16 @@ class Status:
 
 
 def labelling_config(config: Config) -> Config:
-    """Returns the configuration of the pipeline that trains the models of a labelling. Its output is in ROOT/NAME/labelling/NAME."""
+    """Returns the configuration of the pipeline that trains the models of a labelling. Its output is in ROOT/NAME/labelling/NAME.
+
+    It uses all spans that are not excluded, because a labelling makes many small ones, and lets every model pass.
+    """
     gate = {"min_sequence_accuracy": 0.0, "max_regression": 1.0, "max_slice_regression": 1.0}
     return config.model_copy(
         update={
             "root": str(folder_of(config)),
+            "data": config.data.model_copy(update={"window": None, "half_life": None}),
+            "drift": config.drift.model_copy(update={"action": "warn"}),
             "evaluator": config.evaluator.model_copy(update=gate),
             "pusher": config.pusher.model_copy(update={"serving_dir": None, "keep": _KEPT}),
             "retraining": RetrainingConfig(),

@@ -202,12 +202,15 @@ def test_the_model_in_production_reads_from_the_beginning(config: Config, sessio
 
 
 def test_the_trainings_have_a_pipeline_of_their_own(tmp_path: Path) -> None:
-    config = labelling.config(tmp_path, f"pusher.serving_dir={tmp_path / 'production'}", "retraining.every_span=false", "data.golden=1")
+    settings = ("retraining.every_span=false", "data.golden=1", "data.window=2", "drift.action=stop")
+    config = labelling.config(tmp_path, f"pusher.serving_dir={tmp_path / 'production'}", *settings)
     inner = labelling_config(config)
     for path in (inner.serving_dir, inner.metadata_path, inner.pipeline_root, inner.checkpoint_dir, inner.report_dir, inner.run_lock):
         assert Path(path).is_relative_to(folder_of(config))
     assert Path(folder_of(config)).is_relative_to(config.root)
-    assert (inner.captcha, inner.data, inner.trainer, inner.beam) == (config.captcha, config.data, config.trainer, config.beam)
+    assert (inner.captcha, inner.trainer, inner.beam) == (config.captcha, config.trainer, config.beam)
+    assert inner.data == config.data.model_copy(update={"window": None})  # a labelling makes many small spans
+    assert inner.drift.action == "warn"
     assert inner.retraining.every_span
     assert inner.evaluator.min_sequence_accuracy == 0
     written = tmp_path / "pipeline.yaml"
