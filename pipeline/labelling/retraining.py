@@ -29,7 +29,8 @@ from components.serving.serving_dir import push, versions
 from components.training.hyperparameters import WarmStart
 from pipeline.config.config import Config, GcConfig, RetrainingConfig
 from pipeline.labelling.labels import labels_in_spans, write_span
-from pipeline.labelling.session import Session, folder_of
+from pipeline.labelling.opening import folder_of
+from pipeline.labelling.session import Session
 from pipeline.logs import rotate
 from pipeline.runs.scheduler import retrain_command
 
@@ -121,7 +122,7 @@ class Retraining:
         self._refresh = refresh
         self._folder = folder_of(config)
         self._log = self._folder / "retrain.log"
-        self._failed_at: int | None = None  # the number of labels
+        self._failed_at: int | None = None  # the number of new labels
         self._in_spans = _in_spans(config)
 
     @property
@@ -147,11 +148,11 @@ class Retraining:
 
     def _missing(self) -> str:
         """Returns what the next training waits for; "" if it can begin."""
-        labels, model = self._session.counts()["labelled"], self._session.model
+        labels = self._session.new_labels()
         if self._failed_at is not None:
             return _further(self._failed_at + self._every - labels, "The next try begins")
-        if model is not None:
-            return _further(model.labels + self._every - labels, "The next model is trained")
+        if self._session.model is not None:
+            return _further(self._every - labels, "The next model is trained")
         there = self._there()
         if (needed := FIRST - there.total()) > 0:
             return _further(needed, "The first model is trained")
@@ -244,7 +245,7 @@ class Retraining:
         return self._inner.model_copy(update={"trainer": trainer})
 
     def _fail(self, words: str, tail: str = "") -> None:
-        self._failed_at = self._session.counts()["labelled"]
+        self._failed_at = self._session.new_labels()
         self._at_work = Status("failed", words, str(self._log), tail)
 
     def _tail(self, begin: int) -> str:

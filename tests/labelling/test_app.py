@@ -11,8 +11,9 @@ from PIL import Image
 
 from components.base.errors import CaptchaPipelineError
 from pipeline.labelling.app import Goal, LabelApp
+from pipeline.labelling.opening import opened
 from pipeline.labelling.run import listener
-from pipeline.labelling.session import Session, opened
+from pipeline.labelling.session import Session
 from tests.support import labelling
 from tests.support.label_client import ADDRESS, Client
 from tests.support.labelling import draw

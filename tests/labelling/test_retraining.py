@@ -20,8 +20,9 @@ from pipeline.config.loading import load_config
 from pipeline.labelling import retraining
 from pipeline.labelling.app import Goal, LabelApp
 from pipeline.labelling.journal import Kind
+from pipeline.labelling.opening import folder_of, opened
 from pipeline.labelling.retraining import FIRST, labelling_config, take_over_production
-from pipeline.labelling.session import Session, folder_of, opened
+from pipeline.labelling.session import Session
 from tests.support import labelling
 from tests.support.encoded import encode
 from tests.support.exported_model import MAX_PIXELS, SPEC, answers_in_python
