@@ -167,7 +167,6 @@ def test_a_training_does_not_inherit_the_port() -> None:
     with listener(0) as bound:
         assert bound.getsockname()[0] == "127.0.0.1"
         assert not bound.get_inheritable()
-        bound.listen()
         with pytest.raises(CaptchaPipelineError, match="another port with --port"):
             listener(bound.getsockname()[1])
 
