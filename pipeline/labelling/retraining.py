@@ -157,11 +157,13 @@ class Retraining:
         if (needed := FIRST - there.total()) > 0:
             return _further(needed, "The first model is trained")
         for split in SPLITS[1:]:
-            enough = max(min(_FIRST_OF_SPLIT, self._session.in_split(split)), 1)
-            if there[split] < enough:
+            in_folder = self._session.in_split(split)
+            if there[split] < 1 and not in_folder:
+                return f"No picture of the folder belongs to the {split} split, which a model needs. Add pictures, or change data.splits."
+            if there[split] < (enough := min(_FIRST_OF_SPLIT, in_folder)):
                 return (
-                    f"The first model is trained when the {split} split has {enough} labels; it has {there[split]}. "
-                    "Random pictures, one in five, fill it."
+                    f"The first model is trained when {enough} pictures of the {split} split are labelled; {there[split]} are. "
+                    "They come among the random pictures."
                 )
         return ""
 

@@ -157,8 +157,17 @@ def test_the_first_model_waits_for_random_pictures(config: Config, session: Sess
     with page(config, session) as (client, _):
         for number in trained[: FIRST + 5]:
             session.decide("a", number, 0, Kind.LABEL, "абв")
-        client.wait(lambda: "the eval split has 4 labels; it has 0" in state(client)["training"]["words"])
+        client.wait(lambda: "when 4 pictures of the eval split are labelled; 0 are" in state(client)["training"]["words"])
         assert list_spans(config.data.root) == []
+
+
+def test_a_folder_without_a_picture_for_a_split_says_so(config: Config, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retraining, "FIRST", 5)
+    shares = config.data.splits.model_copy(update={"train": 10**6})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"splits": shares})})
+    with opened(config, drawn) as session, page(config, session) as (client, _):
+        label(session, 5)
+        assert "No picture of the folder belongs to the eval split" in state(client)["training"]["words"]
 
 
 def test_a_training_waits_for_a_run_that_is_at_work(config: Config, session: Session, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,12 +247,12 @@ def test_a_real_training_swaps_a_model_in(tmp_path: Path) -> None:
             return len(found["points"]) == models and found["reading"]["done"] == found["reading"]["total"]
 
         label_as_they_are(FIRST)
-        client.wait(lambda: trained(1), 600)
+        client.wait(lambda: trained(1), 1200)
         first = session.model
         assert first is not None
         assert first.labels == FIRST
         label_as_they_are(EVERY)
-        client.wait(lambda: trained(2), 600)
+        client.wait(lambda: trained(2), 1200)
         assert session.model is not None
         assert session.model.version > first.version
         inner = labelling_config(config)
