@@ -20,6 +20,7 @@ from pipeline.config.loading import load_config
 from pipeline.labelling import retraining
 from pipeline.labelling.app import Goal, LabelApp
 from pipeline.labelling.journal import Kind
+from pipeline.labelling.models import Models
 from pipeline.labelling.opening import folder_of, opened
 from pipeline.labelling.retraining import FIRST, labelling_config, take_over_production
 from pipeline.labelling.session import Session
@@ -209,6 +210,21 @@ def test_the_model_in_production_reads_from_the_beginning(config: Config, sessio
         client.wait(lambda: 0 < state(client)["reading"]["total"] == state(client)["reading"]["done"])
         assert state(client)["training"]["words"] == f"The next model is trained after {EVERY} further labels."
         assert client.post("/next", json={"window": "a"}).json()["picture"]["reading"]["text"]
+
+
+def test_a_model_that_fails_does_not_stop_the_labelling(
+    config: Config, session: Session, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("out of memory")
+
+    monkeypatch.setattr(Models, "_call", fail)
+    shutil.copytree(model, Path(config.serving_dir) / "7")
+    take_over_production(config)
+    with page(config, session) as (client, _):
+        client.wait(lambda: "out of memory" in state(client)["problem"])
+        assert client.post("/next", json={"window": "a"}).json()["picture"]["reading"] is None
+        assert len(label(session, 3)) == 3
 
 
 def test_the_trainings_have_a_pipeline_of_their_own(tmp_path: Path) -> None:
