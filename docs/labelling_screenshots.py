@@ -25,7 +25,7 @@ _PICTURES: Final = 1_500
 _EVERY: Final = 40
 _LABELS: Final = (60, 105, 150, 160)  # a model is trained before each of the last three
 _SECONDS: Final = 1_800.0  # for a training
-_SIZES: Final = {"label": (1100, 930, "light"), "label-dark": (1100, 930, "dark"), "label-phone": (400, 1340, "light")}
+_SIZES: Final = {"label": (1100, "light"), "label-dark": (1100, "dark"), "label-phone": (400, "light")}
 
 
 def draw(folder: Path) -> dict[str, str]:
@@ -70,11 +70,11 @@ def wait_for_model(page: Page, models: int) -> None:
 
 def take(browser: Browser, address: str) -> None:
     """Takes the screenshots."""
-    for name, (width, height, scheme) in _SIZES.items():
-        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
+    for name, (width, scheme) in _SIZES.items():
+        page = browser.new_page(viewport={"width": width, "height": 600}, color_scheme=scheme)  # type: ignore[arg-type]
         page.goto(address)
         page.locator("#accept:not([disabled])").wait_for()
-        page.screenshot(path=_IMAGES / f"{name}.png")
+        page.screenshot(path=_IMAGES / f"{name}.png", full_page=True)
         page.close()
 
 
@@ -82,7 +82,7 @@ def main(home: Path) -> None:
     """Draws, labels, and takes the screenshots."""
     labels = draw(home / "shop")
     command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "label", "shop", f"--config={_CONFIG}"]
-    command += [f"--retrain-every={_EVERY}", "--port=0", "--set=name=shop", "--set=data.root=data"]
+    command += [f"--retrain-every={_EVERY}", "--port=0", "--goal=0.9", "--set=name=shop", "--set=data.root=data"]
     log = home / "label.log"
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=home) as process:
         try:
