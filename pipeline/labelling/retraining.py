@@ -172,14 +172,17 @@ class Retraining:
         return self._in_spans + self._session.by_split()
 
     async def _train(self) -> None:
-        at_work = _AT_WORK % self._folder.parent
         try:
-            with locked(Path(self._config.run_lock), at_work):
-                with locked(Path(self._inner.run_lock), at_work):  # held by a training that a killed process has left
-                    pass
+            with locked(Path(self._config.run_lock), _AT_WORK % self._folder.parent):
+                self._check_free()
                 await self._train_now()
         except Busy as busy:
             self._at_work = Status("waiting", str(busy))
+
+    def _check_free(self) -> None:
+        """Raises Busy if a training is at work that an earlier, killed process of the labelling has left."""
+        with locked(Path(self._inner.run_lock), _AT_WORK % self._folder):
+            pass
 
     async def _train_now(self) -> None:
         self._at_work = Status("running", "Writing the labels to a span …", str(self._log))
@@ -211,9 +214,11 @@ class Retraining:
         after = self._session.model
         if after is not None and after != before:
             self._failed_at = self._at_work = None
-        else:
-            seconds = time.monotonic() - started
-            self._fail(f"The training ended after {seconds:.0f} s with exit code {code}, and there is no new model.", self._tail(begin))
+            return
+        if code == 0:
+            self._check_free()  # one that was left had not yet taken the lock before
+        seconds = time.monotonic() - started
+        self._fail(f"The training ended after {seconds:.0f} s with exit code {code}, and there is no new model.", self._tail(begin))
 
     def finish(self) -> None:
         """Writes the labels that are in no span yet as a new span, if there are any. Call it when no task runs any more.

@@ -182,6 +182,43 @@ def test_a_training_waits_for_a_run_that_is_at_work(config: Config, session: Ses
         client.wait(lambda: bool(state(client)["version"]))
 
 
+def test_a_training_that_a_killed_process_has_left_is_waited_for(
+    config: Config, session: Session, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = """
+        import pathlib, sys, time
+        from components.base.files import locked
+        from components.serving.serving_dir import push
+        from pipeline.config.loading import load_config
+        config = load_config(sys.argv[1])
+        with locked(pathlib.Path(config.run_lock)):
+            pathlib.Path(sys.argv[3]).touch()
+            time.sleep(4)
+            push(sys.argv[2], config.serving_dir, 2)
+    """
+    # As `retrain` does when another run has just begun: it does nothing, and succeeds.
+    program = """
+        import pathlib, subprocess, sys, time
+        begun = pathlib.Path(sys.argv[3])
+        if not begun.exists():
+            subprocess.Popen([sys.executable, "-c", sys.argv[4], *sys.argv[1:4]])
+        while not begun.exists():
+            time.sleep(0.1)
+    """
+    trains_with(monkeypatch, program, model, tmp_path / "begun", textwrap.dedent(left))
+    seen = set[str]()
+    with page(config, session) as (client, _):
+        label(session, FIRST)
+
+        def has_a_model() -> bool:
+            found = state(client)
+            seen.add(found["training"]["state"])
+            return bool(found["version"])
+
+        client.wait(has_a_model)
+    assert seen == {"running", "waiting"}
+
+
 def test_a_training_is_stopped_at_the_end(config: Config, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = """
         import pathlib, sys, time
