@@ -23,9 +23,9 @@ _IMAGES: Final = _ROOT / "docs" / "images"
 _CONFIG: Final = _ROOT / "configs" / "digits.yaml"
 _PICTURES: Final = 1_500
 _EVERY: Final = 40
-_LABELS: Final = (60, 100, 140, 152)  # a model is trained after each of the first three
+_LABELS: Final = (60, 105, 150, 160)  # a model is trained before each of the last three
 _SECONDS: Final = 1_800.0  # for a training
-_SIZES: Final = {"label": (1100, 930, "light"), "label-dark": (1100, 930, "dark"), "label-phone": (400, 1340, "light")}
+_SIZES: Final = {"label": (1100, "light"), "label-dark": (1100, "dark"), "label-phone": (400, "light")}
 
 
 def draw(folder: Path) -> dict[str, str]:
@@ -70,11 +70,11 @@ def wait_for_model(page: Page, models: int) -> None:
 
 def take(browser: Browser, address: str) -> None:
     """Takes the screenshots."""
-    for name, (width, height, scheme) in _SIZES.items():
-        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
+    for name, (width, scheme) in _SIZES.items():
+        page = browser.new_page(viewport={"width": width, "height": 600}, color_scheme=scheme)  # type: ignore[arg-type]
         page.goto(address)
         page.locator("#accept:not([disabled])").wait_for()
-        page.screenshot(path=_IMAGES / f"{name}.png")
+        page.screenshot(path=_IMAGES / f"{name}.png", full_page=True)
         page.close()
 
 
@@ -82,20 +82,21 @@ def main(home: Path) -> None:
     """Draws, labels, and takes the screenshots."""
     labels = draw(home / "shop")
     command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "label", "shop", f"--config={_CONFIG}"]
-    command += [f"--retrain-every={_EVERY}", "--port=0", "--set=name=shop", "--set=data.root=data"]
+    command += [f"--retrain-every={_EVERY}", "--port=0", "--goal=0.9", "--set=name=shop", "--set=data.root=data"]
     log = home / "label.log"
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=home) as process:
         try:
             while not (found := re.search(r"(http://\S+/) and press", log.read_text())):
+                if process.poll() is not None:
+                    raise RuntimeError(log.read_text())
                 time.sleep(0.2)
             with sync_playwright() as tool:
                 browser = tool.chromium.launch(executable_path=executable(), args=["--no-sandbox"])
                 page = browser.new_page()
                 page.goto(found[1])
-                for models, most in enumerate(_LABELS, start=1):
+                for models, most in enumerate(_LABELS):
+                    wait_for_model(page, models)
                     label(page, labels, most)
-                    if models < len(_LABELS):
-                        wait_for_model(page, models)
                 page.close()
                 take(browser, found[1])
                 browser.close()

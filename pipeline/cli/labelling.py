@@ -43,7 +43,7 @@ def label(
     load_tensorflow(with_keras=False)
     from pipeline.labelling import run as labelling
     from pipeline.labelling.app import Goal
-    from pipeline.labelling.session import opened as labelling_of
+    from pipeline.labelling.opening import opened as labelling_of
 
     socket = labelling.listener(port)
     with contextlib.ExitStack() as opened:

@@ -208,11 +208,11 @@ class LabelApp:
     def _state(self) -> dict[str, Any]:
         session, models, catalogue = self._session, self._models, self._session.catalogue
         confidence = self._config.evaluator.confidence
-        points, (right, count) = session.points(), session.since()
+        points, (right, count), counts = session.points(), session.since(), session.counts()
         return {
             "name": self._config.name,
             "folder": str(catalogue.folder),
-            "counts": session.counts(),
+            "counts": counts,
             "total": len(catalogue),
             "copies": catalogue.copies,
             "broken": catalogue.broken,
@@ -221,7 +221,7 @@ class LabelApp:
             "goal": self._goal.accuracy,
             "points": [asdict(point) | _rate(point.rate(confidence)) for point in points if point.count],
             "since": {"right": right, "count": count} | _rate(wilson_interval(right, count, confidence)) if count else None,
-            "outlook": outlook(points, self._goal.accuracy, confidence),
+            "outlook": outlook(points, self._goal.accuracy, confidence, counts["left"] + counts["skipped"]),
             "version": session.model.version if session.model else None,
             "reading": {"done": models.done, "total": models.total},
             "problem": models.problem,

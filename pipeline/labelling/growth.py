@@ -55,12 +55,13 @@ def _curve(points: tuple[Point, ...]) -> LearningCurve:
     return LearningCurve([Fitted(point.labels, point.count, point.count - point.right) for point in points])
 
 
-def outlook(points: Sequence[Point], goal: float, confidence: float) -> str:
+def outlook(points: Sequence[Point], goal: float, confidence: float, left: int) -> str:
     """Returns in a sentence what a goal needs; "" before the first model is measured.
 
     Args:
       points, goal: as for `more_labels`.
       confidence: of the intervals, such as 0.95.
+      left: the number of pictures that can still be labelled.
     """
     known = [point for point in points if point.count]
     if not known:
@@ -70,7 +71,8 @@ def outlook(points: Sequence[Point], goal: float, confidence: float) -> str:
     if needed is None:
         return f"It cannot be said yet how many labels {aim} needs: many times as many as there are."
     if needed:
-        return f"About {needed:,} more labels to reach {aim}."
+        about = f"About {needed:,} more labels to reach {aim}"
+        return f"{about}." if needed <= left else f"{about}; the folder has only {left:,} pictures left."
     if known[-1].rate(confidence).lower >= goal:
         return f"The goal of {aim} is reached."
     return f"The goal of {aim} is probably reached; more labels would make it certain."

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.config.config import Config
 from pipeline.labelling.session import Session
 from pipeline.server.versions import Version, Versions
 
+_LOG: Final = logging.getLogger(__name__)
 _BATCH: Final = 64
 _PAUSE: Final = 0.02  # seconds between batches, so that the page is quick
 
@@ -36,6 +38,7 @@ class Models:
           session: gets the readings.
         """
         self.done = self.total = 0
+        self._failure = ""
         self._rules = config.data.picture_rules
         self._data_root = config.data.root
         self._session = session
@@ -55,7 +58,7 @@ class Models:
     def problem(self) -> str:
         """Why the newest version cannot be used; "" if it can."""
         refused = [f"version {number}: {status.problem}" for number, status in sorted(self.versions.statuses.items()) if status.problem]
-        return self.versions.folder_problem or "; ".join(refused[-1:])
+        return self._failure or self.versions.folder_problem or "; ".join(refused[-1:])
 
     async def run(self) -> None:
         """Lets each new model read all pictures, until the task is cancelled. The order of the pictures then follows it."""
@@ -66,27 +69,37 @@ class Models:
                 self._session.follow_model()
 
     async def _read_all(self) -> bool:
-        """Returns False if a newer model came meanwhile."""
+        """Returns False if the model failed, or a newer one came meanwhile."""
         pictures = self._session.to_read()
         self.done, self.total = 0, len(pictures)
         for start in range(0, len(pictures), _BATCH):
             await self.read(pictures[start : start + _BATCH])
-            if self._changed.is_set():
+            if self._failure or self._changed.is_set():
                 return False
             self.done = min(start + _BATCH, len(pictures))
             await asyncio.sleep(_PAUSE)
         return True
 
     async def read(self, numbers: Sequence[int]) -> None:
-        """Reads pictures with the newest model, if there is one, unless it has read them already."""
+        """Reads pictures with the newest model, if there is one, unless it has read them already.
+
+        If the model fails, `problem` says so, and the pictures keep their earlier readings.
+        """
         version, readings = self.versions.current, self._session.readings
         if version is None:
             return
         missing = [number for number in numbers if readings.versions[number] != version.number]
-        if missing:
-            with version.used():
+        if not missing:
+            return
+        with version.used():
+            try:
                 found = await asyncio.get_running_loop().run_in_executor(self._reader, self._call, version, missing)
-            self._session.note_readings(version.number, found)
+            except Exception as error:  # whatever TensorFlow raises; a person can label without readings
+                _LOG.exception("Version %d does not read", version.number)
+                self._failure = f"version {version.number}: {getattr(error, 'message', error)}"
+                return
+        self._failure = ""
+        self._session.note_readings(version.number, found)
 
     def _call(self, version: Version, numbers: Sequence[int]) -> dict[int, tuple[str, float]]:
         about, spec = version.pushed.about, version.pushed.spec

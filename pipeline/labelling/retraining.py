@@ -29,7 +29,8 @@ from components.serving.serving_dir import push, versions
 from components.training.hyperparameters import WarmStart
 from pipeline.config.config import Config, GcConfig, RetrainingConfig
 from pipeline.labelling.labels import labels_in_spans, write_span
-from pipeline.labelling.session import Session, folder_of
+from pipeline.labelling.opening import folder_of
+from pipeline.labelling.session import Session
 from pipeline.logs import rotate
 from pipeline.runs.scheduler import retrain_command
 
@@ -67,11 +68,16 @@ class Status:
 
 
 def labelling_config(config: Config) -> Config:
-    """Returns the configuration of the pipeline that trains the models of a labelling. Its output is in ROOT/NAME/labelling/NAME."""
+    """Returns the configuration of the pipeline that trains the models of a labelling. Its output is in ROOT/NAME/labelling/NAME.
+
+    It uses all spans that are not excluded, because a labelling makes many small ones, and lets every model pass.
+    """
     gate = {"min_sequence_accuracy": 0.0, "max_regression": 1.0, "max_slice_regression": 1.0}
     return config.model_copy(
         update={
             "root": str(folder_of(config)),
+            "data": config.data.model_copy(update={"window": None, "half_life": None}),
+            "drift": config.drift.model_copy(update={"action": "warn"}),
             "evaluator": config.evaluator.model_copy(update=gate),
             "pusher": config.pusher.model_copy(update={"serving_dir": None, "keep": _KEPT}),
             "retraining": RetrainingConfig(),
@@ -116,7 +122,7 @@ class Retraining:
         self._refresh = refresh
         self._folder = folder_of(config)
         self._log = self._folder / "retrain.log"
-        self._failed_at: int | None = None  # the number of labels
+        self._failed_at: int | None = None  # the number of new labels
         self._in_spans = _in_spans(config)
 
     @property
@@ -142,20 +148,22 @@ class Retraining:
 
     def _missing(self) -> str:
         """Returns what the next training waits for; "" if it can begin."""
-        labels, model = self._session.counts()["labelled"], self._session.model
+        labels = self._session.new_labels()
         if self._failed_at is not None:
             return _further(self._failed_at + self._every - labels, "The next try begins")
-        if model is not None:
-            return _further(model.labels + self._every - labels, "The next model is trained")
+        if self._session.model is not None:
+            return _further(self._every - labels, "The next model is trained")
         there = self._there()
         if (needed := FIRST - there.total()) > 0:
             return _further(needed, "The first model is trained")
         for split in SPLITS[1:]:
-            enough = max(min(_FIRST_OF_SPLIT, self._session.in_split(split)), 1)
-            if there[split] < enough:
+            in_folder = self._session.in_split(split)
+            if there[split] < 1 and not in_folder:
+                return f"No picture of the folder belongs to the {split} split, which a model needs. Add pictures, or change data.splits."
+            if there[split] < (enough := min(_FIRST_OF_SPLIT, in_folder)):
                 return (
-                    f"The first model is trained when the {split} split has {enough} labels; it has {there[split]}. "
-                    "Random pictures, one in five, fill it."
+                    f"The first model is trained when {enough} pictures of the {split} split are labelled; {there[split]} are. "
+                    "They come among the random pictures."
                 )
         return ""
 
@@ -164,14 +172,17 @@ class Retraining:
         return self._in_spans + self._session.by_split()
 
     async def _train(self) -> None:
-        at_work = _AT_WORK % self._folder.parent
         try:
-            with locked(Path(self._config.run_lock), at_work):
-                with locked(Path(self._inner.run_lock), at_work):  # held by a training that a killed process has left
-                    pass
+            with locked(Path(self._config.run_lock), _AT_WORK % self._folder.parent):
+                self._check_free()
                 await self._train_now()
         except Busy as busy:
             self._at_work = Status("waiting", str(busy))
+
+    def _check_free(self) -> None:
+        """Raises Busy if a training is at work that an earlier, killed process of the labelling has left."""
+        with locked(Path(self._inner.run_lock), _AT_WORK % self._folder):
+            pass
 
     async def _train_now(self) -> None:
         self._at_work = Status("running", "Writing the labels to a span …", str(self._log))
@@ -203,9 +214,11 @@ class Retraining:
         after = self._session.model
         if after is not None and after != before:
             self._failed_at = self._at_work = None
-        else:
-            seconds = time.monotonic() - started
-            self._fail(f"The training ended after {seconds:.0f} s with exit code {code}, and there is no new model.", self._tail(begin))
+            return
+        if code == 0:
+            self._check_free()  # one that was left had not yet taken the lock before
+        seconds = time.monotonic() - started
+        self._fail(f"The training ended after {seconds:.0f} s with exit code {code}, and there is no new model.", self._tail(begin))
 
     def finish(self) -> None:
         """Writes the labels that are in no span yet as a new span, if there are any. Call it when no task runs any more.
@@ -239,7 +252,7 @@ class Retraining:
         return self._inner.model_copy(update={"trainer": trainer})
 
     def _fail(self, words: str, tail: str = "") -> None:
-        self._failed_at = self._session.counts()["labelled"]
+        self._failed_at = self._session.new_labels()
         self._at_work = Status("failed", words, str(self._log), tail)
 
     def _tail(self, begin: int) -> str:

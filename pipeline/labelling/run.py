@@ -34,6 +34,7 @@ def listener(port: int) -> socket.socket:
     """Returns a socket on this machine's own address. Raises CaptchaPipelineError if the port is in use."""
     bound = listen(LIMITS.model_copy(update={"host": HOST, "port": port}), "another port with --port")
     bound.set_inheritable(False)  # a training that goes on after a kill must not hold the port
+    bound.listen()  # the address may be opened before the page answers
     return bound
 
 

@@ -1,30 +1,24 @@
 """What happens on the page: which picture comes next in which window, and what is known of every picture."""
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from components.base.disk import writing_in
 from components.base.features import SPLITS
-from components.base.files import locked
-from components.data.sources.index import Place, Progress
+from components.data.sources.index import Place
 from pipeline.config.config import Config
-from pipeline.labelling.catalogue import Catalogue, scan
+from pipeline.labelling.catalogue import Catalogue
 from pipeline.labelling.growth import Point
 from pipeline.labelling.journal import Decision, Journal, Kind, Reading, TrainedModel
-from pipeline.labelling.labels import labels_in_spans
 from pipeline.labelling.leases import Leases
 from pipeline.labelling.order import Order, random_is_due, random_order
+from pipeline.labelling.readings import Readings
 
 _TRAIN, _EVAL, _TEST = SPLITS
 _Value = TypeVar("_Value")
-_BUSY: Final = "Another labelling of this pipeline (process {}) is at work. Open a second window of its page, or stop it first."
 
 
 class Outdated(Exception):
@@ -38,26 +32,6 @@ class Correction:
     name: str
     in_span: str
     corrected: str | None
-
-
-@dataclass
-class Readings:
-    """What models read in the pictures of a folder.
-
-    Attributes:
-      texts: [N] the newest reading; "" if there is none.
-      confidences: float32 [N] of these readings, 0 to 1; NaN if there is none.
-      versions: int64 [N] the models that read; 0 if there is none.
-    """
-
-    texts: list[str]
-    confidences: npt.NDArray[np.float32]
-    versions: npt.NDArray[np.int64]
-
-    @classmethod
-    def none(cls, count: int) -> "Readings":
-        """Returns the state before the first model."""
-        return cls([""] * count, np.full(count, np.nan, np.float32), np.zeros(count, np.int64))
 
 
 class Session:
@@ -92,6 +66,7 @@ class Session:
         self._stored = {version: self._of_folder(found) for version, found in journal.readings().items()}
         self._splits = np.array(catalogue.splits(config.data.splits.model_dump()))
         self._random = random_order(catalogue.keys, [np.flatnonzero(self._splits == split).tolist() for split in (_EVAL, _TEST)])
+        self._train = self._splits == _TRAIN
         self._open = np.array([number not in self._decisions and number not in places for number in range(len(catalogue))])
         self._order = Order(catalogue.embeddings)
         self._order.restart(number for number in range(len(catalogue)) if self._is_trained_with(number))
@@ -123,7 +98,7 @@ class Session:
 
     def is_random(self, number: int) -> bool:
         """Returns whether a picture belongs to the random ones, on which models are judged."""
-        return bool(self._splits[number] != _TRAIN)
+        return not self._train[number]
 
     def _is_trained_with(self, number: int) -> bool:
         return not self.is_random(number) and self.label(number) is not None
@@ -155,7 +130,7 @@ class Session:
         shown = {*self._decisions, *taken}
         if random is not None and random_is_due(sum(self.is_random(number) for number in shown), len(shown)):
             return random
-        helpful = self._order.next(free & (self._splits == _TRAIN))
+        helpful = self._order.next(free & self._train)
         if helpful is not None or random is not None:
             return random if helpful is None else helpful
         skipped = [number for number in self._decisions if self._is_skipped(number) and number not in taken]
@@ -248,6 +223,11 @@ class Session:
             if decision.kind is Kind.LABEL and number not in self._places
         }
 
+    def new_labels(self) -> int:
+        """Returns the number of labels that the model was not made with; without a model, of all labels."""
+        span = self.model.span if self.model else 0
+        return len(self.unwritten()) + sum(place.number > span for place in self._places.values())
+
     def corrections(self) -> list[Correction]:
         """Returns the labels that were changed after their span was written."""
         found = []
@@ -284,9 +264,7 @@ class Session:
 
     def note_readings(self, version: int, found: Mapping[int, tuple[str, float]]) -> None:
         """Stores what a model read: the text and its confidence, by picture."""
-        for number, (text, confidence) in found.items():
-            self.readings.texts[number], self.readings.confidences[number] = text, confidence
-            self.readings.versions[number] = version
+        self.readings.note(version, found)
         labelled = [(number, text) for number, (text, _) in found.items() if self.is_random(number) and self.label(number) is not None]
         self._journal.read(version, [(self.catalogue.keys[number], text) for number, text in labelled])
         stored = self._stored.setdefault(version, {})
@@ -331,28 +309,3 @@ class Session:
             count += 1
             right += reading.text == label
         return right, count
-
-
-def folder_of(config: Config) -> Path:
-    """Returns the folder of the journal, the models and the logs of a labelling."""
-    return Path(config.root) / config.name / "labelling"
-
-
-@contextlib.contextmanager
-def opened(config: Config, folder: Path, progress: Progress | None = None) -> Iterator[Session]:
-    """Opens the labelling of a folder. Only one process at a time works on the labelling of a pipeline.
-
-    Args:
-      config: of the pipeline.
-      folder: of the pictures.
-      progress: called while the pictures and the spans are read.
-
-    Raises:
-      CaptchaPipelineError: the folder has no usable picture, another process labels, or a file is damaged or cannot be written.
-    """
-    home = folder_of(config)
-    with writing_in(home), locked(home / "lock", _BUSY):
-        catalogue = scan(folder, config.captcha, config.data.picture_rules, progress)
-        places = labels_in_spans(config, catalogue, progress)
-        with contextlib.closing(Journal(home / "journal.sqlite")) as journal:
-            yield Session(config, catalogue, journal, places, Leases())

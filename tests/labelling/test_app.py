@@ -9,8 +9,11 @@ import httpx
 import pytest
 from PIL import Image
 
+from components.base.errors import CaptchaPipelineError
 from pipeline.labelling.app import Goal, LabelApp
-from pipeline.labelling.session import Session, opened
+from pipeline.labelling.opening import opened
+from pipeline.labelling.run import listener
+from pipeline.labelling.session import Session
 from tests.support import labelling
 from tests.support.label_client import ADDRESS, Client
 from tests.support.labelling import draw
@@ -158,6 +161,14 @@ def test_the_files_of_the_page_have_a_strict_policy(client: Client) -> None:
         assert answer.headers["cache-control"] == "no-cache"
     assert "Text in the picture" in client.get("/").text
     assert client.get("/page/..%2fapp.py").status_code == 404
+
+
+def test_a_training_does_not_inherit_the_port() -> None:
+    with listener(0) as bound:
+        assert bound.getsockname()[0] == "127.0.0.1"
+        assert not bound.get_inheritable()
+        with pytest.raises(CaptchaPipelineError, match="another port with --port"):
+            listener(bound.getsockname()[1])
 
 
 def test_a_full_disk_is_reported_and_labelling_goes_on_afterwards(client: Client, session: Session) -> None:

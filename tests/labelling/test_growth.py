@@ -26,7 +26,7 @@ def test_the_answer_is_a_number_or_none(rows: list[tuple[int, int, int]], goal: 
     known = [Point(i, labels, min(right, count), count) for i, (labels, right, count) in enumerate(sorted(rows))]
     needed = more_labels(known, goal)
     assert needed is None or needed >= 0
-    assert "nan" not in outlook(known, goal, 0.95)
+    assert "nan" not in outlook(known, goal, 0.95, 5000)
 
 
 def test_a_higher_goal_needs_more() -> None:
@@ -39,12 +39,13 @@ def test_a_higher_goal_needs_more() -> None:
 
 
 def test_the_outlook_in_words() -> None:
-    assert outlook([], 0.98, 0.95) == outlook([Point(1, 60, 0, 0)], 0.98, 0.95) == ""
-    assert outlook([Point(1, 60, 30, 40)], 0.9, 0.95).startswith("About ")
-    assert outlook([Point(1, 60, 30, 40)], 0.9, 0.95).endswith(" more labels to reach 90 %.")
-    assert outlook([Point(1, 60, 40, 40)], 0.98, 0.95) == "The goal of 98 % is probably reached; more labels would make it certain."
-    assert outlook([Point(1, 60, 1000, 1000)], 0.98, 0.95) == "The goal of 98 % is reached."
-    assert "cannot be said" in outlook([Point(1, 60, 0, 40)], 0.999, 0.95)
+    assert outlook([], 0.98, 0.95, 5000) == outlook([Point(1, 60, 0, 0)], 0.98, 0.95, 5000) == ""
+    assert outlook([Point(1, 60, 30, 40)], 0.9, 0.95, 5000).startswith("About ")
+    assert outlook([Point(1, 60, 30, 40)], 0.9, 0.95, 5000).endswith(" more labels to reach 90 %.")
+    assert outlook([Point(1, 60, 40, 40)], 0.98, 0.95, 5000) == "The goal of 98 % is probably reached; more labels would make it certain."
+    assert outlook([Point(1, 60, 1000, 1000)], 0.98, 0.95, 5000) == "The goal of 98 % is reached."
+    assert "cannot be said" in outlook([Point(1, 60, 0, 40)], 0.999, 0.95, 5000)
+    assert outlook([Point(1, 60, 30, 40)], 0.9, 0.95, 9).endswith(" to reach 90 %; the folder has only 9 pictures left.")
     for right in range(20, 36):
-        (number, *_) = [word for word in outlook([Point(1, 60, right, 40)], 0.9, 0.95).split() if word[0].isdigit()]
+        (number, *_) = [word for word in outlook([Point(1, 60, right, 40)], 0.9, 0.95, 5000).split() if word[0].isdigit()]
         assert int(number.replace(",", "")) % 10 == 0  # rounded, because it is only about right

@@ -35,8 +35,15 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, drawn: tuple[Path, dict[str, str]]) -> Iterator[Labelling]:
+    """A program for tests that label nothing."""
+    with labelling(tmp_path_factory.mktemp("running"), drawn[0]) as program:
+        yield program
+
+
 @pytest.fixture
-def running(tmp_path: Path, drawn: tuple[Path, dict[str, str]]) -> Iterator[Labelling]:
+def fresh(tmp_path: Path, drawn: tuple[Path, dict[str, str]]) -> Iterator[Labelling]:
     with labelling(tmp_path, drawn[0]) as program:
         yield program
 
@@ -82,6 +89,7 @@ def in_spans(home: Path) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.long
 def test_thirty_labels_by_keyboard_survive_a_kill(browser: Browser, tmp_path: Path, drawn: tuple[Path, dict[str, str]]) -> None:
     folder, labels = drawn
     with labelling(tmp_path, folder) as program, watched(browser, program.address) as page:
@@ -114,9 +122,9 @@ def test_thirty_labels_by_keyboard_survive_a_kill(browser: Browser, tmp_path: Pa
     assert sorted(in_spans(tmp_path)) == sorted((file, labels[file]) for file in done)  # all, and none twice
 
 
-def test_the_keys_and_what_they_do(browser: Browser, running: Labelling, drawn: tuple[Path, dict[str, str]]) -> None:
+def test_the_keys_and_what_they_do(browser: Browser, fresh: Labelling, drawn: tuple[Path, dict[str, str]]) -> None:
     _, labels = drawn
-    with watched(browser, running.address) as page:
+    with watched(browser, fresh.address) as page:
         expect(page.locator("#back")).to_be_disabled()
         one = name(page)
         page.keyboard.press("Escape")
@@ -145,7 +153,7 @@ def test_the_keys_and_what_they_do(browser: Browser, running: Labelling, drawn: 
         expect(page.locator("#labelled")).to_have_text("2")
         expect(page.locator("#unreadables")).to_have_text("0")
         assert page.locator("#text").evaluate("field => field === document.activeElement")
-    code, told = running.stop(signal.SIGTERM)
+    code, told = fresh.stop(signal.SIGTERM)
     assert code == 0
     assert "2 labelled, 1 skipped, 0 unreadable" in told
 
@@ -164,9 +172,9 @@ def test_a_refused_label_is_explained_at_once(browser: Browser, running: Labelli
         expect(page.locator("#labelled")).to_have_text("0")
 
 
-def test_two_windows_do_not_disturb_each_other(browser: Browser, running: Labelling, drawn: tuple[Path, dict[str, str]]) -> None:
+def test_two_windows_do_not_disturb_each_other(browser: Browser, fresh: Labelling, drawn: tuple[Path, dict[str, str]]) -> None:
     _, labels = drawn
-    with watched(browser, running.address) as one, watched(browser, running.address) as two:
+    with watched(browser, fresh.address) as one, watched(browser, fresh.address) as two:
         held = name(two)
         of_one = label_all(one, labels, 6)
         assert name(two) == held
@@ -179,7 +187,7 @@ def test_two_windows_do_not_disturb_each_other(browser: Browser, running: Labell
         expect(two.locator("#file")).to_have_text(of_two[-1])
         copy = one.context.new_page()  # as a browser duplicates a window, with its storage
         copy.add_init_script(f"sessionStorage.setItem('window', {one.evaluate('sessionStorage.getItem(`window`)')!r})")
-        copy.goto(running.address)
+        copy.goto(fresh.address)
         assert name(copy) not in (name(one), *of_one, *of_two)
 
 

@@ -20,8 +20,10 @@ from pipeline.config.loading import load_config
 from pipeline.labelling import retraining
 from pipeline.labelling.app import Goal, LabelApp
 from pipeline.labelling.journal import Kind
+from pipeline.labelling.models import Models
+from pipeline.labelling.opening import folder_of, opened
 from pipeline.labelling.retraining import FIRST, labelling_config, take_over_production
-from pipeline.labelling.session import Session, folder_of, opened
+from pipeline.labelling.session import Session
 from tests.support import labelling
 from tests.support.encoded import encode
 from tests.support.exported_model import MAX_PIXELS, SPEC, answers_in_python
@@ -156,8 +158,17 @@ def test_the_first_model_waits_for_random_pictures(config: Config, session: Sess
     with page(config, session) as (client, _):
         for number in trained[: FIRST + 5]:
             session.decide("a", number, 0, Kind.LABEL, "абв")
-        client.wait(lambda: "the eval split has 4 labels; it has 0" in state(client)["training"]["words"])
+        client.wait(lambda: "when 4 pictures of the eval split are labelled; 0 are" in state(client)["training"]["words"])
         assert list_spans(config.data.root) == []
+
+
+def test_a_folder_without_a_picture_for_a_split_says_so(config: Config, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retraining, "FIRST", 5)
+    shares = config.data.splits.model_copy(update={"train": 10**6})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"splits": shares})})
+    with opened(config, drawn) as session, page(config, session) as (client, _):
+        label(session, 5)
+        assert "No picture of the folder belongs to the eval split" in state(client)["training"]["words"]
 
 
 def test_a_training_waits_for_a_run_that_is_at_work(config: Config, session: Session, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +180,43 @@ def test_a_training_waits_for_a_run_that_is_at_work(config: Config, session: Ses
                 client.wait(lambda: "is at work" in state(client)["training"]["words"])
                 assert list_spans(config.data.root) == []
         client.wait(lambda: bool(state(client)["version"]))
+
+
+def test_a_training_that_a_killed_process_has_left_is_waited_for(
+    config: Config, session: Session, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = """
+        import pathlib, sys, time
+        from components.base.files import locked
+        from components.serving.serving_dir import push
+        from pipeline.config.loading import load_config
+        config = load_config(sys.argv[1])
+        with locked(pathlib.Path(config.run_lock)):
+            pathlib.Path(sys.argv[3]).touch()
+            time.sleep(4)
+            push(sys.argv[2], config.serving_dir, 2)
+    """
+    # As `retrain` does when another run has just begun: it does nothing, and succeeds.
+    program = """
+        import pathlib, subprocess, sys, time
+        begun = pathlib.Path(sys.argv[3])
+        if not begun.exists():
+            subprocess.Popen([sys.executable, "-c", sys.argv[4], *sys.argv[1:4]])
+        while not begun.exists():
+            time.sleep(0.1)
+    """
+    trains_with(monkeypatch, program, model, tmp_path / "begun", textwrap.dedent(left))
+    seen = set[str]()
+    with page(config, session) as (client, _):
+        label(session, FIRST)
+
+        def has_a_model() -> bool:
+            found = state(client)
+            seen.add(found["training"]["state"])
+            return bool(found["version"])
+
+        client.wait(has_a_model)
+    assert seen == {"running", "waiting"}
 
 
 def test_a_training_is_stopped_at_the_end(config: Config, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,13 +249,31 @@ def test_the_model_in_production_reads_from_the_beginning(config: Config, sessio
         assert client.post("/next", json={"window": "a"}).json()["picture"]["reading"]["text"]
 
 
+def test_a_model_that_fails_does_not_stop_the_labelling(
+    config: Config, session: Session, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("out of memory")
+
+    monkeypatch.setattr(Models, "_call", fail)
+    shutil.copytree(model, Path(config.serving_dir) / "7")
+    take_over_production(config)
+    with page(config, session) as (client, _):
+        client.wait(lambda: "out of memory" in state(client)["problem"])
+        assert client.post("/next", json={"window": "a"}).json()["picture"]["reading"] is None
+        assert len(label(session, 3)) == 3
+
+
 def test_the_trainings_have_a_pipeline_of_their_own(tmp_path: Path) -> None:
-    config = labelling.config(tmp_path, f"pusher.serving_dir={tmp_path / 'production'}", "retraining.every_span=false", "data.golden=1")
+    settings = ("retraining.every_span=false", "data.golden=1", "data.window=2", "drift.action=stop")
+    config = labelling.config(tmp_path, f"pusher.serving_dir={tmp_path / 'production'}", *settings)
     inner = labelling_config(config)
     for path in (inner.serving_dir, inner.metadata_path, inner.pipeline_root, inner.checkpoint_dir, inner.report_dir, inner.run_lock):
         assert Path(path).is_relative_to(folder_of(config))
     assert Path(folder_of(config)).is_relative_to(config.root)
-    assert (inner.captcha, inner.data, inner.trainer, inner.beam) == (config.captcha, config.data, config.trainer, config.beam)
+    assert (inner.captcha, inner.trainer, inner.beam) == (config.captcha, config.trainer, config.beam)
+    assert inner.data == config.data.model_copy(update={"window": None})  # a labelling makes many small spans
+    assert inner.drift.action == "warn"
     assert inner.retraining.every_span
     assert inner.evaluator.min_sequence_accuracy == 0
     written = tmp_path / "pipeline.yaml"
@@ -234,12 +300,12 @@ def test_a_real_training_swaps_a_model_in(tmp_path: Path) -> None:
             return len(found["points"]) == models and found["reading"]["done"] == found["reading"]["total"]
 
         label_as_they_are(FIRST)
-        client.wait(lambda: trained(1), 600)
+        client.wait(lambda: trained(1), 1200)
         first = session.model
         assert first is not None
         assert first.labels == FIRST
         label_as_they_are(EVERY)
-        client.wait(lambda: trained(2), 600)
+        client.wait(lambda: trained(2), 1200)
         assert session.model is not None
         assert session.model.version > first.version
         inner = labelling_config(config)

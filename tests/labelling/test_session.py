@@ -23,7 +23,8 @@ from pipeline.labelling.catalogue import scan
 from pipeline.labelling.growth import Point
 from pipeline.labelling.journal import Kind
 from pipeline.labelling.labels import labels_in_spans, write_span
-from pipeline.labelling.session import Correction, Outdated, Session, opened
+from pipeline.labelling.opening import opened
+from pipeline.labelling.session import Correction, Outdated, Session
 from tests.support import labelling
 from tests.support.labelling import draw
 

@@ -127,7 +127,10 @@ async function go() {
     }
     complain(error.message);
   }
-  return setBusy(false);
+  setBusy(false);
+  // Typing replaces a reading, and goes on with one's own text.
+  field.setSelectionRange(current && current.is_draft ? field.value.length : 0, field.value.length);
+  return undefined;
 }
 
 function setBusy(now) {
@@ -221,7 +224,7 @@ function showAccuracy({ points, since, goal, outlook, version }) {
   element("interval").textContent = last
     ? `${percent(last.lower)} to ${percent(last.upper)}: ${last.right} of ${last.count} random pictures that the model was not made with`
     : "It is measured on random pictures, one in five, as soon as there is a model.";
-  element("outlook").textContent = outlook;
+  element("outlook").textContent = outlook.replace(" %", "\u00a0%");
   element("model").textContent = version
     ? `Model ${version}. ${since ? `Of the random pictures labelled since it was made, it had read ${since.right} of ${since.count} right (${percent(since.lower)} to ${percent(since.upper)}).` : ""}`
     : "";
@@ -266,7 +269,7 @@ function drawChart(points, goal) {
 
 // Rounded down, so that only certainty is 100 %.
 function percent(share) {
-  return `${(Math.floor(1000 * share) / 10).toFixed(1)} %`;
+  return `${(Math.floor(1000 * share) / 10).toFixed(1)}\u00a0%`;
 }
 
 async function poll() {
