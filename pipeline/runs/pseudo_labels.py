@@ -19,21 +19,21 @@ import numpy.typing as npt
 import tensorflow as tf
 from scipy.special import softmax
 
-from components.base.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS, PSEUDO, SOURCE, SPLITS
+from components.base.features import PIXELS, PSEUDO, SOURCE, SPLITS
 from components.data.captcha_spec import CaptchaSpec
-from components.data.decoding import decode_picture
 from components.data.pictures import PictureError, inspect_picture
+from components.data.records import canonical_example
 from components.data.sources.imported import read_entry
 from components.data.sources.listing import Entry
 from components.data.sources.sift import Imported
 from components.data.spans import list_spans
 from components.evaluation.metrics import ReadingCounts, Results, read
 from components.training.batches import evaluation_batches
-from components.training.cross_validation import members, pixels_key
+from components.training.cross_validation import members
 from components.training.run_fn import EVALUATION_BATCH
+from components.training.untransformed import decoded, transform_like
 from pipeline.config.config import Config
-from pipeline.runs.audit import examples
-from pipeline.runs.cross_validation import transformed_examples
+from pipeline.runs.cross_validation import background_of, examples, transformed_examples
 from pipeline.runs.history import RunRecord
 
 _SHIFT: Final = 2  # pixels of the model's input, the default of trainer.shift
@@ -89,11 +89,12 @@ def votes(
     with tempfile.TemporaryDirectory(dir=config.root) as name:
         directory = Path(name)
         labelled = _without_pseudo_labels(config, run, directory)
-        pictures = directory / "pictures.gz"
-        readable = _decode(entries, pictures, _statistics_of(labelled), config, result)
+        pictures, transformed = directory / "pictures.tfrecord", directory / "pictures.gz"
+        readable = _write_readable(entries, pictures, config, result)
+        transform_like(labelled[0], [str(pictures)], spec, config.data.background, transformed)
         ids: list[Ids] = []
         for member, fold in members(labelled, spec, config.trainer, folds, directory):
-            ids += _read_moved(member, pictures, spec)
+            ids += _read_moved(member, transformed, spec)
             counted.add(fold.labels, fold.probabilities)
             on_fold(counted.results(config.evaluator.confidence))
     readings = np.stack(ids, axis=1)
@@ -101,42 +102,25 @@ def votes(
 
 
 def _without_pseudo_labels(config: Config, run: RunRecord, directory: Path) -> list[str]:
-    files = transformed_examples(config, run, SPLITS[:2])
+    files = [file for split in SPLITS[:2] for file in transformed_examples(config, run, split)]
     sources = {span.number: span.manifest.source for span in list_spans(config.data.root)}
     if not any(sources.get(number) == PSEUDO for number in run.spans):
         return files
-    pseudo = {
-        key for key, example in examples(run, config.captcha) if example.features.feature[SOURCE].bytes_list.value[0] == PSEUDO.encode()
-    }
+    trained_on = decoded(examples(run, SPLITS[0]), config.captcha, background_of(run))
+    pseudo = {pixels for example, pixels in trained_on if example.features.feature[SOURCE].bytes_list.value[0] == PSEUDO.encode()}
     kept = directory / "labelled.gz"
     with tf.io.TFRecordWriter(str(kept), "GZIP") as writer:
         for record in tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator():
-            if pixels_key(_features(record)[PIXELS].bytes_list.value[0]) not in pseudo:
+            if tf.train.Example.FromString(record).features.feature[PIXELS].bytes_list.value[0] not in pseudo:
                 writer.write(record)
     return [str(kept)]
 
 
-def _features(record: bytes) -> dict[str, tf.train.Feature]:
-    return dict(tf.train.Example.FromString(record).features.feature)
-
-
-def _statistics_of(files: Sequence[str]) -> dict[str, tf.train.Feature]:
-    """Returns the features with the statistics of the training split, which are equal in all transformed examples."""
-    first = _features(next(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()))
-    return {name: first[name] for name in (PIXEL_MEAN, PIXEL_STD)}
-
-
-def _decode(
-    entries: Iterable[Entry],
-    path: Path,
-    statistics: dict[str, tf.train.Feature],
-    config: Config,
-    result: Imported,
-) -> list[Entry]:
-    """Writes pictures as Transform does, with labels of the first class. Returns those that could be read."""
+def _write_readable(entries: Iterable[Entry], path: Path, config: Config, result: Imported) -> list[Entry]:
+    """Writes pictures as CaptchaExampleGen does, all with the same label. Returns those that could be read."""
     spec, readable = config.captcha, list[Entry]()
-    label = tf.train.Feature(int64_list=tf.train.Int64List(value=[0] * spec.max_length))
-    with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+    label = spec.characters[0] * spec.min_length
+    with tf.io.TFRecordWriter(str(path)) as writer:
         for entry in entries:
             if (data := read_entry(entry, result)) is None:
                 continue
@@ -145,9 +129,7 @@ def _decode(
             except PictureError as error:
                 result.leave_out(error.reason, f"{entry.name} ({error})")
                 continue
-            pixels = decode_picture(tf.constant(encoded), spec, config.data.background).numpy().tobytes()
-            features = statistics | {LABEL_IDS: label, PIXELS: tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels]))}
-            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+            writer.write(canonical_example(encoded, label, PSEUDO, {}).SerializeToString())
             readable.append(entry)
     return readable
 

@@ -1,6 +1,7 @@
 """A small span, and work on spans for processes of their own."""
 
 import contextlib
+from typing import Any
 
 from components.data.captcha_spec import CaptchaSpec
 from components.data.span_writer import ShardWriter, new_span, rename_shards, write_manifest
@@ -13,7 +14,9 @@ def make_span(root, records=(b"one", b"two"), supersedes=()):
             for record in records:
                 writer.write("train", record)
         files = rename_shards(draft, writer.files, 1)
-        write_manifest(draft, layout="canonical", spec=CaptchaSpec(), seed=None, source="corrections" if supersedes else "s", params={}, files=files, supersedes=supersedes)
+        source = "corrections" if supersedes else "s"
+        about: dict[str, Any] = {"layout": "canonical", "spec": CaptchaSpec(), "seed": None, "source": source, "params": {}}
+        write_manifest(draft, **about, files=files, supersedes=supersedes)
     return making.span
 
 

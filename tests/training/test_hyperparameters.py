@@ -14,7 +14,7 @@ class Talking(Progress):
     """Collects the lines that are printed."""
 
     def __init__(self) -> None:
-        super().__init__(10, None)
+        super().__init__(10, None, chooses=False)
         self.lines: list[str] = []
 
     def say(self, line: str) -> None:
