@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from pipeline.cli.data_output import describe, progress_bar
+from pipeline.cli.data_output import describe, progress_bar, tell_corrections
 from pipeline.cli.options import ConfigOption, SetOption
 from pipeline.cli.serving import check_packages
 from pipeline.cli.terminal import console, stoppable
@@ -15,8 +15,6 @@ from pipeline.logs import load_tensorflow
 
 if TYPE_CHECKING:
     from pipeline.labelling.run import Ended
-
-_SHOWN: Final = 20  # corrections
 
 
 @stoppable("Every label is on the disk. The same command goes on from there.")
@@ -68,12 +66,8 @@ def _tell(ended: "Ended") -> None:
             _say(f"{describe(imported.span)}, source {imported.span.manifest.source}.")
         if left_out := imported.describe():
             typer.echo(left_out, err=True)
-    if ended.corrections:
-        _say(f"{len(ended.corrections):,} labels were changed after their span was written. Correct them with `captcha-pipeline audit`:")
-        for correction in ended.corrections[:_SHOWN]:
-            _say(f"  {correction.name}: {correction.in_span} is {correction.corrected or 'unreadable'}")
-        if (further := len(ended.corrections) - _SHOWN) > 0:
-            _say(f"  … and {further:,} more")
+    if ended.corrected:
+        tell_corrections(ended.corrected)
     if ended.counts["labelled"]:
         _say("Train the model for production: captcha-pipeline run, with the same configuration.")
 

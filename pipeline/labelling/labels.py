@@ -1,10 +1,15 @@
 """The labels of a folder in the spans of a pipeline: which are there already, and how further ones become a span."""
 
+import csv
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from components.base.disk import writing_in
 from components.base.errors import CaptchaPipelineError
+from components.base.features import CORRECTIONS, LABEL
+from components.base.files import write_whole
+from components.data.sources.corrections import KEY, Corrected, correct
 from components.data.sources.imported import picture_item, source_name
 from components.data.sources.index import Place, Progress, SpanIndex
 from components.data.sources.sift import Imported, ImportPlan, Item, NothingNew, label_problem, save
@@ -58,15 +63,7 @@ def write_span(config: Config, catalogue: Catalogue, labels: Mapping[int, str]) 
     Raises:
       CaptchaPipelineError: a span is damaged, or the data folder cannot be written.
     """
-    plan = ImportPlan(
-        root=Path(config.data.root),
-        spec=config.captcha,
-        splits=config.data.splits.model_dump(),
-        source=source_name("", catalogue.folder),
-        rules=config.data.picture_rules,
-        shard_size=config.synth.shard_size,
-        only_new=True,
-    )
+    plan = _plan(config, source_name("", catalogue.folder))
     result = Imported()
     plan.root.mkdir(parents=True, exist_ok=True)
     try:
@@ -79,6 +76,25 @@ def write_span(config: Config, catalogue: Catalogue, labels: Mapping[int, str]) 
         raise
 
 
+def correct_spans(config: Config, corrections: Mapping[bytes, str], path: Path) -> Corrected:
+    """Writes corrections as a table, and from it as a new span, as `captcha-pipeline data correct` does.
+
+    Args:
+      config: of the pipeline.
+      corrections: at least one, from `Session.corrections`.
+      path: of the table.
+
+    Raises:
+      CaptchaPipelineError: a span is damaged, or a folder cannot be written.
+    """
+    rows = io.StringIO()
+    table = csv.writer(rows)
+    table.writerow([KEY, LABEL])
+    table.writerows([key.hex(), label] for key, label in corrections.items())
+    write_whole(path, rows.getvalue())
+    return correct(path, _plan(config, CORRECTIONS))
+
+
 def _items(catalogue: Catalogue, labels: Mapping[int, str], plan: ImportPlan, result: Imported) -> Iterator[Item]:
     for number, label in sorted(labels.items()):
         data = catalogue.read(number, result)
@@ -89,3 +105,15 @@ def _items(catalogue: Catalogue, labels: Mapping[int, str], plan: ImportPlan, re
             result.leave_out("the file has changed since it was labelled", name)
             continue
         yield item
+
+
+def _plan(config: Config, source: str) -> ImportPlan:
+    return ImportPlan(
+        root=Path(config.data.root),
+        spec=config.captcha,
+        splits=config.data.splits.model_dump(),
+        source=source,
+        rules=config.data.picture_rules,
+        shard_size=config.synth.shard_size,
+        only_new=True,
+    )

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import uvicorn
 
+from components.data.sources.corrections import Corrected
 from components.data.sources.sift import Imported
 from pipeline.config.config import Config
 from pipeline.labelling.app import HOST, LIMITS, Goal, LabelApp
+from pipeline.labelling.labels import correct_spans
+from pipeline.labelling.opening import folder_of
 from pipeline.labelling.retraining import take_over_production
-from pipeline.labelling.session import Correction, Session
+from pipeline.labelling.session import Session
 from pipeline.server.limits import limited_to
 from pipeline.server.run import listen
 
@@ -22,12 +25,12 @@ class Ended:
     Attributes:
       counts: see `Session.counts`.
       imports: the results of the spans that were written.
-      corrections: labels that were changed after their span was written.
+      corrected: the result of the span that corrects labels which were changed after their span was written; None if there are none.
     """
 
     counts: dict[str, int]
     imports: list[Imported]
-    corrections: list[Correction]
+    corrected: Corrected | None
 
 
 def listener(port: int) -> socket.socket:
@@ -67,4 +70,6 @@ def run(config: Config, labelling: Session, goal: Goal, socket_: socket.socket) 
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has ended
         uvicorn.Server(settings).run([socket_])
     app.retraining.finish()
-    return Ended(labelling.counts(), app.retraining.imports, labelling.corrections())
+    corrections = labelling.corrections()
+    corrected = correct_spans(config, corrections, folder_of(config) / "corrections.csv") if corrections else None
+    return Ended(labelling.counts(), app.retraining.imports, corrected)

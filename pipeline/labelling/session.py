@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -23,15 +22,6 @@ _Value = TypeVar("_Value")
 
 class Outdated(Exception):
     """The picture was decided in another window after this window had shown it."""
-
-
-@dataclass(frozen=True)
-class Correction:
-    """A label that a span has, and what was decided about its picture later: another label, or None for unreadable."""
-
-    name: str
-    in_span: str
-    corrected: str | None
 
 
 class Session:
@@ -228,13 +218,13 @@ class Session:
         span = self.model.span if self.model else 0
         return len(self.unwritten()) + sum(place.number > span for place in self._places.values())
 
-    def corrections(self) -> list[Correction]:
-        """Returns the labels that were changed after their span was written."""
-        found = []
+    def corrections(self) -> dict[bytes, str]:
+        """Returns what was decided about pictures after their span was written, by their keys: another label, or "" for unreadable."""
+        found = {}
         for number in sorted(self._decisions.keys() & self._places.keys()):
             decision, in_span = self._decisions[number], self._canonical(self._places[number].label)
             if decision.kind is Kind.UNREADABLE or (decision.kind is Kind.LABEL and decision.text != in_span):
-                found.append(Correction(self.catalogue.entries[number].name, in_span, decision.text or None))
+                found[self.catalogue.keys[number]] = decision.text
         return found
 
     def written(self, places: Mapping[int, Place]) -> None:

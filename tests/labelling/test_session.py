@@ -22,9 +22,9 @@ from pipeline.config.config import Config
 from pipeline.labelling.catalogue import scan
 from pipeline.labelling.growth import Point
 from pipeline.labelling.journal import Kind
-from pipeline.labelling.labels import labels_in_spans, write_span
+from pipeline.labelling.labels import correct_spans, labels_in_spans, write_span
 from pipeline.labelling.opening import opened
-from pipeline.labelling.session import Correction, Outdated, Session
+from pipeline.labelling.session import Outdated, Session
 from tests.support import labelling
 from tests.support.labelling import draw
 
@@ -231,27 +231,31 @@ def test_a_draft_is_shown_first_after_a_restart(config: Config, folder: Path, la
         assert found.next("e") == one
 
 
-def test_a_correction_before_the_span_changes_the_label_and_after_it_is_listed(
-    config: Config, folder: Path, labels: dict[str, str]
+def test_a_correction_before_the_span_changes_the_label_and_after_it_becomes_a_span(
+    config: Config, folder: Path, labels: dict[str, str], tmp_path: Path
 ) -> None:
     with session(config, folder) as found:
         one, two, three = label_some(found, labels, 3)
         wrong = {number: "22" if labels[name(found, number)] != "22" else "11" for number in (one, two)}
         found.decide("a", one, found.decision(one).id, Kind.LABEL, wrong[one])  # type: ignore[union-attr]
         write(config, found)
-        assert found.corrections() == []
+        assert found.corrections() == {}
         found.decide("a", two, found.decision(two).id, Kind.LABEL, wrong[two])  # type: ignore[union-attr]
         found.decide("a", three, found.decision(three).id, Kind.UNREADABLE, "")  # type: ignore[union-attr]
-        expected = {
-            Correction(name(found, two), labels[name(found, two)], wrong[two]),
-            Correction(name(found, three), labels[name(found, three)], None),
-        }
-        assert set(found.corrections()) == expected
+        keys = found.catalogue.keys
+        expected = {keys[two]: wrong[two], keys[three]: ""}
+        assert found.corrections() == expected
         assert found.counts()["labelled"] == 3
         assert found.unwritten() == {}
     assert {value(example, LABEL).decode() for _, example in records(config, 1)} >= {wrong[one]}
     with session(config, folder) as found:
-        assert set(found.corrections()) == expected
+        assert found.corrections() == expected
+    corrected = correct_spans(config, expected, tmp_path / "corrections.csv")
+    assert (corrected.counts.total(), corrected.removed) == (1, 1)
+    assert value(next(iter(records(config, 2)))[1], LABEL).decode() == wrong[two]
+    with session(config, folder) as found:
+        assert found.corrections() == {}
+        assert found.counts() == {"labelled": 2, "skipped": 0, "unreadable": 1, "left": len(labels) - 3}
 
 
 def test_a_file_that_is_gone_or_changed_keeps_its_label_in_the_journal(config: Config, folder: Path, labels: dict[str, str]) -> None:

@@ -201,7 +201,7 @@ function showState(state) {
   const { corrections, broken } = state;
   element("corrections").hidden = !corrections;
   element("corrections").textContent =
-    `${corrections} ${corrections === 1 ? "label was" : "labels were"} changed after being stored in a span; the program lists them at its end.`;
+    `${corrections} ${corrections === 1 ? "label was" : "labels were"} changed after being stored in a span; the program corrects the span when it ends.`;
   element("broken").hidden = !broken;
   element("broken").querySelector("summary").textContent = `${broken} ${broken === 1 ? "file is no usable picture" : "files are no usable pictures"}`;
   element("broken").querySelector("pre").textContent = state.broken_files;
