@@ -175,7 +175,10 @@ class Retraining:
         try:
             with locked(Path(self._config.run_lock), _AT_WORK % self._folder.parent):
                 self._check_free()
-                await self._train_now()
+                await self._refresh()  # a training that was left may have made the model meanwhile
+                self._at_work = None
+                if not self._missing():
+                    await self._train_now()
         except Busy as busy:
             self._at_work = Status("waiting", str(busy))
 
