@@ -4,8 +4,8 @@
 
 FOLDER has the sets gt4, v2 and cc6, as for benchmarks/real.py. Each case takes some of the training pictures of a set as labelled, and all
 others as pictures without labels: first a run with the labels alone, then `captcha-pipeline data pseudo` and another run. The test part is
-read after each run, and decides nothing. Another seed takes other labelled pictures. The result of each run is stored at once, so that cases
-and seeds can run one by one: `--case gt4-200 --seeds 2`. A case takes about 15 minutes per seed on 2 cores.
+read after each run, and decides nothing. Another seed takes other labelled pictures. The result of each run is stored at once: cases and
+seeds can run one by one, with `--case gt4-200 --seeds 2`. A case takes about 15 minutes per seed on 2 cores.
 """
 
 import random
