@@ -26,6 +26,7 @@ from components.data.spans import Layout
 _RELATIVE_FONT_SIZES: Final = (42 / 60, 50 / 60, 56 / 60)
 _DOTS_PER_PIXEL: Final = 30 / (160 * 60)
 _FONT_FILES: Final = ("*.ttf", "*.otf")
+INSTALLED_FONTS: Final = "/usr/share/fonts"
 _REMEDY: Final = "Name suitable fonts with --set 'synth.fonts=[/path/to/font.ttf]'."
 
 
