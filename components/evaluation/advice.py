@@ -6,12 +6,12 @@ from typing import Final
 
 import numpy as np
 
+from components.evaluation.learning_curve import FARTHEST, Fitted, LearningCurve, round_up
 from components.evaluation.metrics import Results
 
 # The share of errors changes with the number of labels to about this power. Measured: -0.8 on drawn digits (250 and 3,000 labels), -0.5 on
 # a public set of four digits (249 and 3,392 labels).
 ERRORS_BY_LABELS: Final = -0.7
-_MOST_LABELS: Final = 50  # times as many; no larger factor was measured
 _AT_CHANCE: Final = 2.0  # times the accuracy of guessing
 _CLEARLY: Final = 0.02
 # At most one in five readings with this confidence is wrong. Wrong labels count as well: many of them keep all confidences low.
@@ -52,7 +52,7 @@ def advise(
     if fitted > accuracy + _CLEARLY:
         advice.append(
             f"More labels help most: the model reads {fitted:.1%} of its training pictures, but only {accuracy:.1%} of others. "
-            + _labels(pictures, accuracy, floor)
+            + _labels(pictures, results, floor)
         )
     elif fitted < floor:
         advice.append(
@@ -67,12 +67,13 @@ def advise(
     return advice + _confusion(results, classes)
 
 
-def _labels(pictures: int, accuracy: float, floor: float) -> str:
-    times = ((1 - floor) / (1 - accuracy)) ** (1 / ERRORS_BY_LABELS) if floor < 1 else math.inf
-    if times > _MOST_LABELS:
-        return f"To reach {floor:.1%} takes more than {_MOST_LABELS} times the {pictures:,} training pictures."
-    digits = 10 ** max(0, math.floor(math.log10(pictures * times)) - 1)
-    return f"To reach {floor:.1%} takes about {math.ceil(pictures * times / digits) * digits:,} training pictures instead of {pictures:,}."
+def _labels(pictures: int, results: Results, floor: float) -> str:
+    misread = round(results.example_count * (1 - results.sequence_accuracy.value))
+    needed = LearningCurve([Fitted(pictures, results.example_count, misread)]).pictures_for(floor).value
+    if math.isinf(needed):
+        return f"To reach {floor:.1%} takes more than {FARTHEST} times the {pictures:,} training pictures."
+    about = f"To reach {floor:.1%} takes about {round_up(needed):,} training pictures instead of {pictures:,}."
+    return f"{about} `captcha-pipeline plan` measures it."
 
 
 def _confusion(results: Results, classes: Sequence[str]) -> list[str]:

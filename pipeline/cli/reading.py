@@ -1,4 +1,4 @@
-"""`captcha-pipeline evaluate`, `cross-validate` and `predict`."""
+"""`captcha-pipeline evaluate`, `cross-validate`, `audit`, `plan` and `predict`."""
 
 import dataclasses
 import json
@@ -68,6 +68,53 @@ def cross_validate(
     tables.print_accuracy(console, results, f"{settings.name}, {folds} folds of the train and the eval split")
 
 
+@stoppable("No result was kept.")
+def audit(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    folds: Annotated[int, typer.Option(min=2, max=20, help="Number of folds, and of fits. Each fit leaves out one fold.")] = 5,
+) -> None:
+    """Find labels that are probably wrong, and write a page on which you decide about them. Changes and pushes nothing.
+
+    Uses all splits of the latest complete run. Each picture is read by a model that was not trained on it. `data correct` takes the
+    table that the page saves.
+    """
+    from pipeline.config.loading import load_config
+
+    settings = load_config(config, overrides)
+    load_tensorflow()
+    from pipeline.reporting import tables
+    from pipeline.reporting.audit_page import write_audit
+    from pipeline.runs import history
+    from pipeline.runs.audit import audit
+
+    run = history.latest_complete_run(settings.metadata_path)
+    with console.status(f"{folds} fits …"):
+        result = audit(settings, run, folds, lambda so_far: tables.print_fold(console, so_far))
+    page = write_audit(settings.name, result, settings.captcha, Path(settings.audit_dir))
+    tables.print_audit(console, result, page)
+
+
+@stoppable("No result was kept.")
+def plan(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> None:
+    """Estimate what more labels would bring: accuracy by number of labels, and the labels that an accuracy needs. Pushes nothing.
+
+    Fits models to an eighth, a quarter and a half of the labels of the latest complete run, and extrapolates.
+    """
+    from pipeline.config.loading import load_config
+
+    settings = load_config(config, overrides)
+    load_tensorflow()
+    from pipeline.reporting import tables
+    from pipeline.runs import history
+    from pipeline.runs.cross_validation import plan
+
+    run = history.latest_complete_run(settings.metadata_path)
+    with console.status("Fits to parts of the labels …"):
+        result = plan(settings, run, lambda fit: tables.print_fit(console, fit))
+    tables.print_plan(console, result)
+
+
 def predict(
     files: Annotated[list[Path], typer.Argument(help="Picture files to read.", metavar="FILE…")],
     config: ConfigOption = DEFAULT_CONFIG,
@@ -101,4 +148,4 @@ def predict(
         raise typer.Exit(1)
 
 
-COMMANDS: Final = (evaluate, cross_validate, predict)
+COMMANDS: Final = (evaluate, cross_validate, audit, plan, predict)

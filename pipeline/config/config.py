@@ -251,6 +251,11 @@ class Config(Section):
         return str(Path(self.root) / self.name / "quarantine")
 
     @property
+    def audit_dir(self) -> str:
+        """The folder of the latest audit: its page, and the labels that are probably wrong."""
+        return str(Path(self.root) / self.name / "audit")
+
+    @property
     def report_dir(self) -> str:
         """The folder of the reports and the trend page."""
         return str(Path(self.root) / self.name / "reports")

@@ -75,7 +75,7 @@ def render(steps: "Program", manifest: Mapping[str, Any], subject: Subject) -> b
     """Returns the page of a program, as UTF-8."""
     folder = jinja2.PackageLoader("pipeline.exporting", "page")
     environment = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["hashed"] = _hashed
+    environment.filters["hashed"] = hashed
     style, *scripts = (folder.get_source(environment, name)[0] for name in ("page.css", *_SCRIPTS))
     # By bytes: the first ones of all numbers, then the second ones, …, which pack to nine tenths.
     planes = steps.weights.astype("<f4").view(np.uint8).reshape(-1, 4).T.tobytes()
@@ -102,7 +102,7 @@ def render(steps: "Program", manifest: Mapping[str, Any], subject: Subject) -> b
     )
 
 
-def _hashed(content: str) -> str:
+def hashed(content: str) -> str:
     """Returns the SHA-256 by which a content security policy allows this style or script (https://www.w3.org/TR/CSP3/#grammardef-hash-source)."""
     return base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 

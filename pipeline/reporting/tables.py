@@ -3,8 +3,9 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import rich.filesize
 from rich.console import Console
@@ -22,10 +23,17 @@ from pipeline.runs.history import StepRecord
 from pipeline.runs.lineage import Lineage
 
 if TYPE_CHECKING:  # Some of these modules import TensorFlow, which the list of runs does not need.
+    from components.evaluation.learning_curve import Estimate, Fitted
     from pipeline.garbage import Garbage
     from pipeline.inference.prediction import Answer
     from pipeline.reporting.results import RunResult
+    from pipeline.runs.audit import Audit
+    from pipeline.runs.cross_validation import Plan
     from pipeline.runs.retraining import Production, Retraining
+
+
+_SUSPECTS: Final = 20  # rows of the table of suspect labels
+_GOALS: Final = (0.9, 0.95, 0.98, 0.99)  # full-sequence accuracies
 
 
 class StepProgress:
@@ -116,6 +124,61 @@ def print_fold(console: Console, so_far: Results) -> None:
     rate = so_far.sequence_accuracy
     interval = f"{rate.lower:.2%} to {rate.upper:.2%}"
     console.print(f"{so_far.example_count:,} pictures read: full sequence {_percent(rate)} ({interval})", highlight=False)
+
+
+def print_audit(console: Console, audit: "Audit", page: Path) -> None:
+    """Prints how many labels are probably wrong, the first of them, and where all of them are."""
+    count = len(audit.suspects)
+    what = "label is" if count == 1 else "labels are"
+    console.print(f"{count:,} of {audit.pictures:,} {what} probably wrong.", highlight=False)
+    if count:
+        table = Table(caption=f"the first {_SUSPECTS}" if count > _SUSPECTS else None)
+        for column in ("label", "read as", "confidence", "split", "span", "file"):
+            table.add_column(column, overflow="fold")
+        for suspect in audit.suspects[:_SUSPECTS]:
+            texts = (suspect.label, suspect.reading, f"{suspect.confidence:.4f}", suspect.split, suspect.span, suspect.file or "-")
+            table.add_row(*map(escape, texts))
+        console.print(table)
+        console.print("Look at them, and save your corrections: open the page in a browser.", highlight=False)
+    console.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_fit(console: Console, fit: "Fitted") -> None:
+    """Prints the result of one fit of a learning curve."""
+    right = 1 - fit.misread / fit.read
+    console.print(f"{fit.fitted:,} pictures fitted: {right:.2%} of {fit.read:,} others read".replace("%", " %"), highlight=False)
+
+
+def print_plan(console: Console, plan: "Plan") -> None:
+    """Prints the accuracy that more labels would give, and the labels that an accuracy needs, with intervals."""
+    from components.evaluation.learning_curve import LEVEL
+
+    caption = f"interval: {LEVEL:.0%}; labels: of all splits, {plan.trained_on:.0%} of them in the train split"
+    table = Table(caption=caption.replace("%", " %"))
+    for column in ("labels", "full sequence %", "interval"):
+        table.add_column(column, justify="right")
+    for name, times in (("now", 1.0), ("half as many more", 1.5), ("twice as many", 2.0), ("four times as many", 4.0)):
+        labels = round(plan.labels * times)
+        accuracy = plan.curve.accuracy(round(labels * plan.trained_on))
+        table.add_row(f"{labels:,} ({name})", f"{accuracy.value:.1%}".removesuffix("%"), f"{_points(accuracy)}")
+    console.print(table)
+    for goal in _GOALS:
+        needed = plan.curve.pictures_for(goal)
+        value, lower, upper = (_labels(pictures, plan) for pictures in (needed.value, needed.lower, needed.upper))
+        interval = f" ({lower} to {upper})" if math.isfinite(needed.lower) else ""
+        console.print(f"For {goal:.0%}: {value} labels{interval}".replace("%", " %"), highlight=False)
+
+
+def _points(estimate: "Estimate") -> str:
+    return f"{estimate.lower:.1%} to {estimate.upper:.1%}".replace("%", " %")
+
+
+def _labels(pictures: float, plan: "Plan") -> str:
+    """Returns the number of labels of which so many pictures are in the train split."""
+    from components.evaluation.learning_curve import round_up
+
+    farthest = plan.curve.farthest
+    return f"{'more than ' * (pictures > farthest)}{round_up(min(pictures, farthest) / plan.trained_on):,}"
 
 
 def accuracy_as_json(results: Results) -> dict[str, object]:

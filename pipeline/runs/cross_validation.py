@@ -1,8 +1,10 @@
-"""Cross-validation of a configuration on the transformed examples of a run."""
+"""What fits to parts of a run's transformed examples show: cross-validation of a configuration, and its learning curve."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -11,6 +13,9 @@ from components.base.features import SPLITS
 from components.evaluation.metrics import Results
 from pipeline.config.config import Config
 from pipeline.runs.history import RunRecord
+
+if TYPE_CHECKING:
+    from components.evaluation.learning_curve import Fitted, LearningCurve
 
 
 def cross_validation(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results], None]) -> Results:
@@ -29,19 +34,68 @@ def cross_validation(config: Config, run: RunRecord, folds: int, on_fold: Callab
     Raises:
       CaptchaPipelineError: the run has no transformed examples, too few of them, or another section captcha than the configuration.
     """
-    from components.training.batches import record_files
     from components.training.cross_validation import cross_validate
+
+    files = transformed_examples(config, run, SPLITS[:2])
+    confidence = config.evaluator.confidence
+    with tempfile.TemporaryDirectory(dir=config.root) as directory:
+        counts = cross_validate(
+            files, config.captcha, config.trainer, folds, Path(directory), lambda counted: on_fold(counted.results(confidence))
+        )
+    return counts.results(confidence)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What more labels would bring.
+
+    Attributes:
+      labels: the number of labels in all splits now.
+      trained_on: the share of the labels that a model is trained on: that of the train split.
+      curve: accuracy by the number of pictures that a model is trained on.
+    """
+
+    labels: int
+    trained_on: float
+    curve: "LearningCurve"
+
+
+def plan(config: Config, run: RunRecord, on_fit: Callable[["Fitted"], None]) -> Plan:
+    """Fits models to parts of the labels, and extrapolates their accuracy.
+
+    All splits are used: nothing is chosen by the results, and with few labels each picture counts.
+
+    Args:
+      config: gives the trainer's settings.
+      run: the run whose transformed examples are used.
+      on_fit: called after each fit.
+
+    Raises:
+      CaptchaPipelineError: the run has no transformed examples, too few of them, or another section captcha than the configuration.
+    """
+    from components.evaluation.learning_curve import LearningCurve
+    from components.training.batches import count_records
+    from components.training.cross_validation import learning_curve
+
+    train, *others = (transformed_examples(config, run, [split]) for split in SPLITS)
+    files = [*train, *(file for some in others for file in some)]
+    with tempfile.TemporaryDirectory(dir=config.root) as directory:
+        fits = learning_curve(files, config.captcha, config.trainer, Path(directory), on_fit)
+    labels = count_records(files)
+    return Plan(labels, count_records(train) / labels, LearningCurve(fits))
+
+
+def transformed_examples(config: Config, run: RunRecord, splits: Sequence[str]) -> list[str]:
+    """Returns the files of a run's transformed examples, split by split.
+
+    Raises:
+      CaptchaPipelineError: the run has no transformed examples, or another section captcha than the configuration.
+    """
+    from components.training.batches import record_files
 
     folder = run.artifact_uri("Transform", "transformed_examples")
     if folder is None or not Path(folder).is_dir():
         raise CaptchaPipelineError(f"Run {run.run_id} has no transformed examples. Run `captcha-pipeline run` first.")
     if (yaml.safe_load(run.configuration) or {}).get("captcha") != config.captcha.model_dump(mode="json"):
         raise CaptchaPipelineError("The section captcha differs from that of the latest complete run. Run `captcha-pipeline run` first.")
-    files = [file for split in SPLITS[:2] for file in record_files([str(Path(folder, f"Split-{split}", "*"))], split)]
-    parameters = config.trainer
-    confidence = config.evaluator.confidence
-    with tempfile.TemporaryDirectory(dir=config.root) as directory:
-        counts = cross_validate(
-            files, config.captcha, parameters, folds, Path(directory), lambda counted: on_fold(counted.results(confidence))
-        )
-    return counts.results(confidence)
+    return [file for split in splits for file in record_files([str(Path(folder, f"Split-{split}", "*"))], split)]

@@ -1,12 +1,14 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import PIXELS
+from components.base.features import LABEL_IDS, PIXELS
 from components.data.captcha_spec import CaptchaSpec
-from components.training.cross_validation import cross_validate
+from components.evaluation.learning_curve import Fitted
+from components.training.cross_validation import cross_validate, learning_curve, out_of_fold, pixels_key
 from components.training.hyperparameters import Hyperparameters
 from tests.support.encoded import encode
 from tests.support.transform_run import draw, emitted, transform
@@ -24,27 +26,72 @@ def transformed(seeds: list[int], folder: Path) -> list[str]:
     return [str(path) for path in folder.glob("train-*")]
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Transformed pictures: sixteen of each label, and three copies."""
+    return transformed([*range(16), 0, 1, 2], tmp_path_factory.mktemp("transformed"))
+
+
+def content(file: str) -> list[tuple[bytes, list[int]]]:
+    """Returns the pixels and the label of each record."""
+    found = []
+    for record in tf.data.TFRecordDataset(file, "GZIP").as_numpy_iterator():
+        feature = tf.train.Example.FromString(record).features.feature
+        found.append((feature[PIXELS].bytes_list.value[0], list(feature[LABEL_IDS].int64_list.value)))
+    return found
+
+
 @pytest.mark.long
-def test_each_picture_is_read_once_and_copies_stay_in_one_fold(tmp_path: Path) -> None:
-    files = transformed([*range(16), 0, 1, 2], tmp_path / "transformed")
-    folds = tmp_path / "folds"
-    folds.mkdir()
+def test_each_picture_is_read_once_and_copies_stay_in_one_fold(files: list[str], tmp_path: Path) -> None:
     seen: list[int] = []
-    counts = cross_validate(files, SPEC, PARAMETERS, 3, folds, lambda so_far: seen.append(so_far.examples))
+    counts = cross_validate(files, SPEC, PARAMETERS, 3, tmp_path, lambda so_far: seen.append(so_far.examples))
     assert len(seen) == 3
     assert seen == sorted(set(seen))
     assert counts.examples == 19 * len(LABELS)
     assert counts.sequences_right > 0.8 * counts.examples
-    pixels = [{_pixels(record) for record in tf.data.TFRecordDataset(str(fold), "GZIP").as_numpy_iterator()} for fold in folds.iterdir()]
+    pixels = [{pixels for pixels, _ in content(str(fold))} for fold in tmp_path.iterdir()]
     assert sum(map(len, pixels)) == len(set.union(*pixels))
 
 
-def _pixels(record: bytes) -> bytes:
-    (pixels,) = tf.train.Example.FromString(record).features.feature[PIXELS].bytes_list.value
-    return pixels
+@pytest.mark.long
+def test_a_fold_says_which_pictures_it_has_read(files: list[str], tmp_path: Path) -> None:
+    folds = list(out_of_fold(files, SPEC, PARAMETERS, 2, tmp_path))
+    written = {pixels_key(pixels): label for file in files for pixels, label in content(file)}
+    keys = [key for fold in folds for key in fold.keys]
+    assert len(keys) == 19 * len(LABELS)
+    assert set(keys) == set(written)
+    assert not set(folds[0].keys) & set(folds[1].keys)
+    for fold in folds:
+        assert fold.labels.tolist() == [written[key] for key in fold.keys]
+        assert fold.logits.shape == (len(fold.keys), 2, 3)
+        assert (fold.logits.argmax(axis=-1) == fold.labels).mean() > 0.8, "the readings belong to these pictures"
+        assert np.allclose(fold.probabilities.sum(axis=-1), 1, atol=1e-5)
+        # Copies of a picture are read alike.
+        rows: dict[bytes, np.ndarray] = {}
+        for key, row in zip(fold.keys, fold.logits, strict=True):
+            assert np.allclose(rows.setdefault(key, row), row, atol=1e-4)
+
+
+@pytest.mark.long
+def test_a_learning_curve_fits_to_growing_parts_and_reads_the_others(files: list[str], tmp_path: Path) -> None:
+    seen: list[Fitted] = []
+    fits = learning_curve(files, SPEC, PARAMETERS.model_copy(update={"epochs": 1}), tmp_path, seen.append)
+    assert seen == fits
+    assert len(fits) == 3 * 4, "four fits of each size, because there are few pictures"
+    count = 19 * len(LABELS)
+    assert all(fit.fitted + fit.read == count for fit in fits)
+    assert all(0 <= fit.misread <= fit.read for fit in fits)
+    sizes = [fit.fitted for fit in fits]
+    for draw_number in range(4):
+        small, quarter, half = (sizes[4 * width + draw_number] for width in range(3))
+        assert small < quarter < half
+    assert sum(sizes[:4]) < count
+    assert sizes[8] + sizes[10] == count, "the halves of opposite draws are disjoint"
 
 
 def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
-    files = transformed([0], tmp_path / "transformed")
+    few = transformed([0], tmp_path / "transformed")
     with pytest.raises(CaptchaPipelineError, match="9 pictures are too few for 20 folds"):
-        cross_validate(files, SPEC, PARAMETERS, 20, tmp_path, lambda so_far: None)
+        next(out_of_fold(few, SPEC, PARAMETERS, 20, tmp_path))
+    with pytest.raises(CaptchaPipelineError, match=r"9 pictures are too few to fit models to an eighth of them\. Label at least 80"):
+        learning_curve(few, SPEC, PARAMETERS, tmp_path, lambda fit: None)

@@ -1,0 +1,168 @@
+"""Finds the labels of a run that are probably wrong: models that were not fitted to a picture read it otherwise, and are sure."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import yaml
+from scipy.special import softmax
+
+from components.base.errors import CaptchaPipelineError
+from components.base.features import IMAGE, LABEL, SPAN, SPLITS
+from components.data.captcha_spec import CaptchaSpec
+from components.data.decoding import decode_picture
+from components.data.example_proto import Example
+from components.data.pictures import visible_picture
+from components.data.sources.index import Place, SpanIndex
+from components.data.sources.sift import label_problem
+from components.data.spans import list_spans
+from components.data.splits import split_key
+from components.evaluation.confident_learning import find
+from components.evaluation.metrics import ReadingCounts, Results, read
+from components.training.batches import record_files
+from components.training.calibration import temperature
+from components.training.cross_validation import Readings, out_of_fold, pixels_key
+from pipeline.config.config import Config
+from pipeline.runs.cross_validation import transformed_examples
+from pipeline.runs.history import RunRecord
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A label that is probably wrong.
+
+    Attributes:
+      key: of the picture (components/data/splits.py), hexadecimal.
+      span: the name of the span.
+      split: of the record in its span.
+      shard: the path of the record's file in the span.
+      record: the number of the record in the file, from 0.
+      file: the name of the imported file; "" if it is not known.
+      label: the text in the record.
+      reading: the text that the folds read.
+      confidence: the probability of the reading, 0 to 1.
+      label_confidence: the probability of the label, 0 to 1.
+      score: the lowest margin of a character of the label over another character, -1 to 1. The lower, the more likely the label is wrong.
+      picture: encoded.
+    """
+
+    key: str
+    span: str
+    split: str
+    shard: str
+    record: int
+    file: str
+    label: str
+    reading: str
+    confidence: float
+    label_confidence: float
+    score: float
+    picture: bytes
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The result of an audit.
+
+    Attributes:
+      run_id: the run whose data were audited.
+      pictures: the number of labelled pictures.
+      suspects: the labels that are probably wrong, the most likely one first. A picture with the same label in several spans occurs once.
+    """
+
+    run_id: str
+    pictures: int
+    suspects: tuple[Suspect, ...]
+
+
+def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results], None]) -> Audit:
+    """Looks for wrong labels in all splits of a run, with fits to parts of its pictures.
+
+    Labels that were corrected since the run, and those of spans that are gone, are left out.
+
+    Args:
+      config: gives the trainer's settings, and the data folder with the spans.
+      run: the run whose examples are used.
+      folds: the number of fits. Each picture is read by a model that was fitted to the other folds.
+      on_fold: called after each fit with the results so far.
+
+    Raises:
+      CaptchaPipelineError: the run has no examples, too few of them, or another section captcha than the configuration.
+    """
+    spec = config.captcha
+    files = transformed_examples(config, run, SPLITS)
+    counted = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
+    parts: list[Readings] = []
+    with tempfile.TemporaryDirectory(dir=config.root) as directory:
+        for fold in out_of_fold(files, spec, config.trainer, folds, Path(directory)):
+            parts.append(fold)
+            counted.add(fold.labels, fold.probabilities)
+            on_fold(counted.results(config.evaluator.confidence))
+    labels, logits = np.concatenate([fold.labels for fold in parts]), np.concatenate([fold.logits for fold in parts])
+    # The fits have smoothed labels: they are surer than they say. One temperature, because the folds are parts of one measurement.
+    probabilities = softmax(logits / temperature(logits, labels), axis=-1)
+    findings = find(labels, probabilities)
+    read_ids, chosen = read(probabilities, spec.min_length)
+    of_labels = np.take_along_axis(probabilities, labels[..., np.newaxis], axis=-1)[..., 0].prod(axis=-1)
+    keys = [key for fold in parts for key in fold.keys]
+    # Records with the same pixels and the same label have one row: they were in one fold, and have the same probabilities.
+    rows = {(keys[row], tuple(labels[row].tolist())): row for row in findings.order.tolist()}
+    found: dict[int, Suspect] = {}
+    with SpanIndex(Path(config.data.root), config.data.picture_rules, save=False) as index:
+        index.refresh(list_spans(config.data.root))
+        for pixels, example in _examples(run, spec):
+            image, label = example.features.feature[IMAGE].bytes_list.value[0], _text(example, LABEL)
+            row = rows.get((pixels, tuple(spec.encode(label))))
+            if row is None or row in found:
+                continue
+            key = split_key(visible_picture(image, config.data.picture_rules))
+            if place := _place(index, key, _text(example, SPAN), label, spec):
+                span = index.span_of(place)
+                found[row] = Suspect(
+                    key=key.hex(),
+                    span=span.path.name,
+                    split=place.split,
+                    shard=span.files(place.split)[place.shard].relative_to(span.path).as_posix(),
+                    record=place.record,
+                    file=place.name,
+                    label=label,
+                    reading=spec.decode(read_ids[row].tolist()),
+                    confidence=float(chosen[row].prod()),
+                    label_confidence=float(of_labels[row]),
+                    score=float(findings.score[row]),
+                    picture=image,
+                )
+    return Audit(run.run_id, len(labels), tuple(found[row] for row in findings.order.tolist() if row in found))
+
+
+def _examples(run: RunRecord, spec: CaptchaSpec) -> Iterator[tuple[bytes, Example]]:
+    """Yields the examples of all splits, from which the transformed examples were made, each with its `pixels_key` after Transform."""
+    folder = run.artifact_uri("CaptchaExampleGen", "examples")
+    if folder is None or not Path(folder).is_dir():
+        raise CaptchaPipelineError(f"Run {run.run_id} has no examples. Run `captcha-pipeline run` first.")
+    background = yaml.safe_load(run.configuration)["data"]["background"]
+
+    def decode(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        encoded = tf.io.parse_single_example(record, {IMAGE: tf.io.FixedLenFeature([], tf.string)})[IMAGE]
+        return record, decode_picture(encoded, spec, background)
+
+    files = [file for split in SPLITS for file in record_files([str(Path(folder, f"Split-{split}", "*"))], split)]
+    for record, pixels in tf.data.TFRecordDataset(files).map(decode, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator():
+        yield pixels_key(pixels.tobytes()), Example.FromString(record)
+
+
+def _place(index: SpanIndex, key: bytes, span: str, label: str, spec: CaptchaSpec) -> Place | None:
+    """Returns where a span has a picture with this label; None if it is gone, or if a correction has superseded it."""
+    for place in index.same(key):
+        is_there = index.span_of(place).path.name == span and not index.is_superseded(key, place)
+        if is_there and not label_problem(place.label, spec) and spec.canonical(place.label) == label:
+            return place
+    return None
+
+
+def _text(example: Example, name: str) -> str:
+    text: str = example.features.feature[name].bytes_list.value[0].decode()
+    return text
