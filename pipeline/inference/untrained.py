@@ -132,3 +132,5 @@ READERS: Final[Mapping[str, Callable[[CaptchaSpec], Iterator[tuple[str, Reader]]
     "ddddocr": ddddocr_readers,
     "Tesseract": tesseract_readers,
 }
+# The settings that read most drawn captchas: benchmarks/results/readers.json.
+BEST: Final = {"ddddocr": "default model, charset probabilities", "Tesseract": "psm 7, whitelist"}
