@@ -1,12 +1,20 @@
 """What an accuracy costs in labels, from fits to very different numbers of pictures.
 
-A power law holds only roughly over a factor of a hundred. So each answer follows from the fits up to the size at which it lies, of which
-the nearest count most: see LearningCurve.
+A power law (LearningCurve) holds only roughly over a factor of a hundred. So there is a curve for each size of the fits, from the fits up
+to this size, of which the nearest count most. Between two sizes, the answer goes over from the curve of the one to that of the other.
 """
 
+import functools
+import math
 from collections.abc import Sequence
+from typing import Final
 
-from components.evaluation.learning_curve import Estimate, Fitted, LearningCurve
+import numpy as np
+
+from components.evaluation.learning_curve import Estimate, Fitted, Floats, LearningCurve
+
+_GRID: Final = 240  # numbers of labels
+_BELOW: Final = 16  # times fewer than the smallest fit has
 
 
 class LabelCost:
@@ -17,35 +25,47 @@ class LabelCost:
 
     Attributes:
       fewest, most: the mean number of pictures of the smallest and of the largest fits.
+      farthest: the largest number of labels that `labels_for` returns.
     """
 
     def __init__(self, groups: Sequence[Sequence[Fitted]]):
-        self._groups = groups
-        self._sizes = [sum(fit.fitted for fit in group) / len(group) for group in groups]
-        self.fewest, self.most = round(self._sizes[0]), round(self._sizes[-1])
-        self._curves: dict[int, LearningCurve] = {}
-
-    @property
-    def farthest(self) -> int:
-        """The largest number of labels that `labels_for` returns."""
-        return self._curve(len(self._groups) - 1).farthest
+        self._sizes = np.log([sum(fit.fitted for fit in group) / len(group) for group in groups])
+        self._curves = [LearningCurve([fit for group in groups[: place + 1] for fit in group]) for place in range(len(groups))]
+        self.fewest, self.most = (round(math.exp(self._sizes[place])) for place in (0, -1))
+        self.farthest = self._curves[-1].farthest
 
     def accuracy(self, labels: float) -> Estimate:
-        """Returns the full-sequence accuracy, 0 to 1, of one fit to this many labels."""
-        above = [place for place, size in enumerate(self._sizes) if size >= labels]
-        return self._curve(above[0] if above else len(self._sizes) - 1).accuracy(max(1, round(labels)))
+        """Returns the full-sequence accuracy, 0 to 1, of one fit to a number of labels, at least 1."""
+        # 0.0 at the first size, 0.5 halfway to the second one on a logarithmic scale, 1.0 there.
+        place = float(np.interp(math.log(labels), self._sizes, np.arange(len(self._sizes))))
+        before, after = (self._curves[round_(place)].accuracy(round(labels)) for round_ in (math.floor, math.ceil))
+        share = place % 1
+        one, other = (np.array([it.value, it.lower, it.upper]) for it in (before, after))
+        return Estimate(*((1 - share) * one + share * other).tolist())
 
     def labels_for(self, accuracy: float) -> Estimate:
-        """Returns the number of labels with which fits reach an accuracy, above 0 and below 1. Infinite above `farthest`."""
-        reached = [place for place, group in enumerate(self._groups) if _accuracy(group) >= accuracy]
-        return self._curve(reached[0] if reached else len(self._groups) - 1).pictures_for(accuracy)
+        """Returns the number of labels with which a fit reaches an accuracy, above 0 and below 1.
 
-    def _curve(self, place: int) -> LearningCurve:
-        """Returns the curve of the fits up to a size."""
-        if place not in self._curves:
-            self._curves[place] = LearningCurve([fit for group in self._groups[: place + 1] for fit in group])
-        return self._curves[place]
+        The bounds are the numbers at which the upper and the lower bound of `accuracy` reach it. A number above `farthest` is infinite; one
+        far below `fewest` is the lowest that was tried.
+        """
+        labels, values, lowers, uppers = self._grid
 
+        def reached(shares: Floats) -> float:
+            above = int(np.searchsorted(shares, accuracy))
+            if above == len(shares):
+                return math.inf
+            if above == 0:
+                return float(labels[0])
+            between = slice(above - 1, above + 1)
+            return float(np.exp(np.interp(accuracy, shares[between], np.log(labels[between]))))
 
-def _accuracy(group: Sequence[Fitted]) -> float:
-    return 1 - sum(fit.misread for fit in group) / sum(fit.read for fit in group)
+        return Estimate(reached(values), reached(uppers), reached(lowers))
+
+    @functools.cached_property
+    def _grid(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """Numbers of labels, and the accuracy there, its lower and its upper bound, none of which falls."""
+        labels = np.geomspace(max(1, self.fewest / _BELOW), self.farthest, _GRID)
+        shares = [self.accuracy(number) for number in labels.tolist()]
+        values, lowers, uppers = np.maximum.accumulate([[it.value, it.lower, it.upper] for it in shares]).T
+        return labels, values, lowers, uppers
