@@ -62,7 +62,7 @@ def advise(
     if sure := sum(confidence >= _SURE for confidence in wrong):
         advice.append(
             f"Check labels: {sure} of the {len(wrong)} misread pictures in the report have a confidence of {_SURE:.0%} or more. "
-            "Their labels may be wrong."
+            "Their labels may be wrong. `captcha-pipeline audit` looks through all labels."
         )
     return advice + _confusion(results, classes)
 

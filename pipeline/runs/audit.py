@@ -1,19 +1,14 @@
 """Finds the labels of a run that are probably wrong: models that were not fitted to a picture read it otherwise, and are sure."""
 
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
-import yaml
 from scipy.special import softmax
 
-from components.base.errors import CaptchaPipelineError
 from components.base.features import IMAGE, LABEL, SPAN, SPLITS
 from components.data.captcha_spec import CaptchaSpec
-from components.data.decoding import decode_picture
 from components.data.example_proto import Example
 from components.data.pictures import visible_picture
 from components.data.sources.index import Place, SpanIndex
@@ -22,11 +17,11 @@ from components.data.spans import list_spans
 from components.data.splits import split_key
 from components.evaluation.confident_learning import find
 from components.evaluation.metrics import ReadingCounts, Results, read
-from components.training.batches import record_files
 from components.training.calibration import temperature
 from components.training.cross_validation import Readings, out_of_fold, pixels_key
+from components.training.untransformed import decoded
 from pipeline.config.config import Config
-from pipeline.runs.cross_validation import transformed_examples
+from pipeline.runs.cross_validation import all_splits_transformed, background_of, examples
 from pipeline.runs.history import RunRecord
 
 
@@ -45,7 +40,7 @@ class Suspect:
       reading: the text that the folds read.
       confidence: the probability of the reading, 0 to 1.
       label_confidence: the probability of the label, 0 to 1.
-      score: the lowest margin of a character of the label over another character, -1 to 1. The lower, the more likely the label is wrong.
+      score: the lowest probability of a character of the label, 0 to 1. The lower, the more likely the label is wrong.
       picture: encoded.
     """
 
@@ -93,11 +88,10 @@ def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results
       CaptchaPipelineError: the run has no examples, too few of them, or another section captcha than the configuration.
     """
     spec = config.captcha
-    files = transformed_examples(config, run, SPLITS)
     counted = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
     parts: list[Readings] = []
-    with tempfile.TemporaryDirectory(dir=config.root) as directory:
-        for fold in out_of_fold(files, spec, config.trainer, folds, Path(directory)):
+    with all_splits_transformed(config, run) as (transformed, directory):
+        for fold in out_of_fold(transformed, spec, config.trainer, folds, directory):
             parts.append(fold)
             counted.add(fold.labels, fold.probabilities)
             on_fold(counted.results(config.evaluator.confidence))
@@ -113,9 +107,9 @@ def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results
     found: dict[int, Suspect] = {}
     with SpanIndex(Path(config.data.root), config.data.picture_rules, save=False) as index:
         index.refresh(list_spans(config.data.root))
-        for pixels, example in _examples(run, spec):
+        for example, pixels in decoded([file for split in SPLITS for file in examples(run, split)], spec, background_of(run)):
             image, label = example.features.feature[IMAGE].bytes_list.value[0], _text(example, LABEL)
-            row = rows.get((pixels, tuple(spec.encode(label))))
+            row = rows.get((pixels_key(pixels), tuple(spec.encode(label))))
             if row is None or row in found:
                 continue
             key = split_key(visible_picture(image, config.data.picture_rules))
@@ -136,22 +130,6 @@ def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results
                     picture=image,
                 )
     return Audit(run.run_id, len(labels), tuple(found[row] for row in findings.order.tolist() if row in found))
-
-
-def _examples(run: RunRecord, spec: CaptchaSpec) -> Iterator[tuple[bytes, Example]]:
-    """Yields the examples of all splits, from which the transformed examples were made, each with its `pixels_key` after Transform."""
-    folder = run.artifact_uri("CaptchaExampleGen", "examples")
-    if folder is None or not Path(folder).is_dir():
-        raise CaptchaPipelineError(f"Run {run.run_id} has no examples. Run `captcha-pipeline run` first.")
-    background = yaml.safe_load(run.configuration)["data"]["background"]
-
-    def decode(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        encoded = tf.io.parse_single_example(record, {IMAGE: tf.io.FixedLenFeature([], tf.string)})[IMAGE]
-        return record, decode_picture(encoded, spec, background)
-
-    files = [file for split in SPLITS for file in record_files([str(Path(folder, f"Split-{split}", "*"))], split)]
-    for record, pixels in tf.data.TFRecordDataset(files).map(decode, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator():
-        yield pixels_key(pixels.tobytes()), Example.FromString(record)
 
 
 def _place(index: SpanIndex, key: bytes, span: str, label: str, spec: CaptchaSpec) -> Place | None:

@@ -1,7 +1,8 @@
 """What fits to parts of a run's transformed examples show: cross-validation of a configuration, and its learning curve."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ def cross_validation(config: Config, run: RunRecord, folds: int, on_fold: Callab
     """
     from components.training.cross_validation import cross_validate
 
-    files = transformed_examples(config, run, SPLITS[:2])
+    files = [file for split in SPLITS[:2] for file in transformed_examples(config, run, split)]
     confidence = config.evaluator.confidence
     with tempfile.TemporaryDirectory(dir=config.root) as directory:
         counts = cross_validate(
@@ -77,16 +78,49 @@ def plan(config: Config, run: RunRecord, on_fit: Callable[["Fitted"], None]) -> 
     from components.training.batches import count_records
     from components.training.cross_validation import learning_curve
 
-    train, *others = (transformed_examples(config, run, [split]) for split in SPLITS)
-    files = [*train, *(file for some in others for file in some)]
+    with all_splits_transformed(config, run) as (files, directory):
+        fits = learning_curve(files, config.captcha, config.trainer, directory, on_fit)
+        labels, fitted = count_records(files), count_records(transformed_examples(config, run, SPLITS[0]))
+    return Plan(labels, fitted / labels, LearningCurve(fits))
+
+
+@contextmanager
+def all_splits_transformed(config: Config, run: RunRecord) -> Iterator[tuple[list[str], Path]]:
+    """Gives the files of a run's transformed examples of all splits, and a folder for temporary files. The test split is transformed here.
+
+    Raises:
+      CaptchaPipelineError: the run has no examples, or another section captcha than the configuration.
+    """
+    from components.training.untransformed import transform_like
+
+    files = [file for split in SPLITS[:2] for file in transformed_examples(config, run, split)]
     with tempfile.TemporaryDirectory(dir=config.root) as directory:
-        fits = learning_curve(files, config.captcha, config.trainer, Path(directory), on_fit)
-    labels = count_records(files)
-    return Plan(labels, count_records(train) / labels, LearningCurve(fits))
+        test = Path(directory, "test.gz")
+        transform_like(files[0], examples(run, SPLITS[2]), config.captcha, background_of(run), test)
+        yield [*files, str(test)], Path(directory)
 
 
-def transformed_examples(config: Config, run: RunRecord, splits: Sequence[str]) -> list[str]:
-    """Returns the files of a run's transformed examples, split by split.
+def examples(run: RunRecord, split: str) -> list[str]:
+    """Returns the files of a split's examples, as CaptchaExampleGen has written them.
+
+    Raises:
+      CaptchaPipelineError: the run has no examples.
+    """
+    from components.training.batches import record_files
+
+    folder = run.artifact_uri("CaptchaExampleGen", "examples")
+    if folder is None or not Path(folder).is_dir():
+        raise CaptchaPipelineError(f"Run {run.run_id} has no examples. Run `captcha-pipeline run` first.")
+    return record_files([str(Path(folder, f"Split-{split}", "*"))], split)
+
+
+def background_of(run: RunRecord) -> tuple[int, ...]:
+    """Returns the colour of transparent pixels in a run, RGB, 0 to 255."""
+    return tuple(yaml.safe_load(run.configuration)["data"]["background"])
+
+
+def transformed_examples(config: Config, run: RunRecord, split: str) -> list[str]:
+    """Returns the files of a run's transformed examples of the train or the eval split.
 
     Raises:
       CaptchaPipelineError: the run has no transformed examples, or another section captcha than the configuration.
@@ -98,4 +132,4 @@ def transformed_examples(config: Config, run: RunRecord, splits: Sequence[str]) 
         raise CaptchaPipelineError(f"Run {run.run_id} has no transformed examples. Run `captcha-pipeline run` first.")
     if (yaml.safe_load(run.configuration) or {}).get("captcha") != config.captcha.model_dump(mode="json"):
         raise CaptchaPipelineError("The section captcha differs from that of the latest complete run. Run `captcha-pipeline run` first.")
-    return [file for split in splits for file in record_files([str(Path(folder, f"Split-{split}", "*"))], split)]
+    return record_files([str(Path(folder, f"Split-{split}", "*"))], split)

@@ -23,7 +23,7 @@ from components.evaluation.learning_curve import Estimate
 from components.evaluation.metrics import Rate, ReadingCounts, Results, wilson_interval
 from pipeline.config.config import Config
 from pipeline.inference.untrained import BEST, READERS, Preparation
-from pipeline.runs.cross_validation import transformed_examples
+from pipeline.runs.cross_validation import examples, transformed_examples
 from pipeline.runs.drawn_styles import SHOWN, Changes, drawn_style, measure_changes
 from pipeline.runs.history import RunRecord
 
@@ -159,7 +159,7 @@ def _fits(config: Config, run: RunRecord, say: Callable[[str], None]) -> "list[P
     from components.training.batches import count_records
     from components.training.cross_validation import EACH, PARTS, learning_curve
 
-    files = transformed_examples(config, run, SPLITS[:2])
+    files = [file for split in SPLITS[:2] for file in transformed_examples(config, run, split)]
     count = count_records(files)
     say(
         f"Fits to an eighth, a quarter and a half of {count:,} pictures, then to fewer until {GOALS[0]:.0%} are read right".replace(
@@ -202,11 +202,8 @@ def _goal(accuracy: float, cost: LabelCost, cpu_seconds: float, config: Config) 
 
 def _pictures(config: Config, run: RunRecord) -> Iterator[tuple[bytes, str]]:
     """Yields pictures of the eval and the train split as PNGs, and their labels."""
-    folder = run.artifact_uri("CaptchaExampleGen", "examples")
-    if folder is None or not Path(folder).is_dir():
-        raise CaptchaPipelineError(f"Run {run.run_id} has no examples. Run `captcha-pipeline run` first.")
     for split in reversed(SPLITS[:2]):
-        for record in whole_records(Path(folder, f"Split-{split}")):
+        for record in whole_records(Path(examples(run, split)[0]).parent):
             feature = Example.FromString(record).features.feature
             image = visible_picture(feature[IMAGE].bytes_list.value[0], config.data.picture_rules)
             yield encode_png(image), feature[LABEL].bytes_list.value[0].decode()

@@ -36,7 +36,7 @@ def suspect(number: int, **changed: object) -> Suspect:
         "reading": f"AC{number:02d}",
         "confidence": 0.99,
         "label_confidence": 0.001,
-        "score": -0.98,
+        "score": 0.001,
         "picture": picture(number),
     }
     return Suspect(**fields | changed)  # type: ignore[arg-type]

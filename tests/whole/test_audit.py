@@ -22,6 +22,7 @@ from tests.support.recorded_run import last_run
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 WRONG = 24
+Truth = dict[str, tuple[str, str]]  # the split and the label of each picture, by its key
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def config(options: list[str]) -> Config:
     return load_config(options[1], options[3::2])
 
 
-def labels_of(config: Config, run: history.RunRecord) -> dict[str, tuple[str, str]]:
+def labels_of(config: Config, run: history.RunRecord) -> Truth:
     """Returns the split and the label of each picture that a run has read, by its key."""
     found = {}
     for split in SPLITS:
@@ -54,7 +55,7 @@ def table(path: Path, rows: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def truth(options: list[str], config: Config) -> dict[str, tuple[str, str]]:
+def truth(options: list[str], config: Config) -> Truth:
     """Draws pictures, and returns their splits and labels, as a run reads them."""
     call("data", "synth", *options)
     call("run", *options)
@@ -62,9 +63,7 @@ def truth(options: list[str], config: Config) -> dict[str, tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def wrong(
-    truth: dict[str, tuple[str, str]], options: list[str], config: Config, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
+def wrong(truth: Truth, options: list[str], config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Gives some pictures of each split a wrong label, runs, and returns their right labels by key."""
     keys = [key for split in SPLITS for key in [key for key, (its, _) in truth.items() if its == split][: WRONG // 3]]
     right = {key: truth[key][1] for key in keys}
@@ -87,9 +86,7 @@ def audited(wrong: dict[str, str], options: list[str], config: Config) -> list[d
     return rows
 
 
-def test_the_audit_finds_the_wrong_labels_in_every_split(
-    wrong: dict[str, str], audited: list[dict[str, object]], truth: dict[str, tuple[str, str]]
-) -> None:
+def test_the_audit_finds_the_wrong_labels_in_every_split(wrong: dict[str, str], audited: list[dict[str, object]], truth: Truth) -> None:
     found = {str(row["key"]): row for row in audited}
     assert len(found.keys() & wrong.keys()) >= 0.9 * len(wrong)
     assert len(found.keys() & wrong.keys()) >= 0.8 * len(found)
@@ -103,7 +100,7 @@ def test_the_audit_finds_the_wrong_labels_in_every_split(
 def test_a_superseded_record_does_not_reach_the_examples_of_the_next_run(
     wrong: dict[str, str],
     audited: list[dict[str, object]],
-    truth: dict[str, tuple[str, str]],
+    truth: Truth,
     options: list[str],
     config: Config,
     tmp_path: Path,
@@ -122,7 +119,7 @@ def test_a_superseded_record_does_not_reach_the_examples_of_the_next_run(
     assert measured["example_count"] == sum(split == "test" for split, _ in read.values()), "evaluate reads what the run has read"
 
 
-def test_the_plan_names_the_labels_that_an_accuracy_needs(truth: dict[str, tuple[str, str]], options: list[str]) -> None:
+def test_the_plan_names_the_labels_that_an_accuracy_needs(truth: Truth, options: list[str]) -> None:
     printed = call("plan", *options, "--set", "trainer.epochs=2")
     assert "1,200 (now)" in printed
     assert "2,400 (twice as many)" in printed
