@@ -106,7 +106,7 @@ def measure_changes(config: Config, plan: SynthPlan, own: bool, labels: int, cpu
 
 def _measured(style: Variant, labels: int, config: Config, unchanged: float | None) -> DrawnStyle:
     from components.training.cross_validation import fit_to_file
-    from components.training.direct_examples import write_examples
+    from components.training.untransformed import write_examples
 
     plan, spec = style.plan, style.plan.spec
     drawn_by = painter(plan)
