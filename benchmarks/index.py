@@ -21,7 +21,7 @@ from components.data.sources.painting import SynthConfig, SynthPlan
 from components.data.sources.sheet import samples
 from components.data.sources.sift import ImportPlan, NothingNew
 from components.data.sources.synthetic import synthesise
-from components.data.spans import list_spans
+from components.data.spans import Window, list_spans
 from pipeline.config.loading import load_config
 
 _INBOX = 1_000
@@ -42,7 +42,7 @@ def main() -> None:
         root, inbox = Path(name, "data"), Path(name, "inbox")
         inbox.mkdir()
         span = synthesise(SynthPlan(config.captcha, SynthConfig(count=count), splits), root)
-        for number, sample in zip(range(_INBOX), samples(span, "train"), strict=False):
+        for number, sample in zip(range(_INBOX), samples(span, "train", Window((span,), None), config.data.picture_rules), strict=False):
             assert sample.image is not None
             sample.image.save(inbox / f"{sample.label}_{number}.png")
         plan = ImportPlan(root, config.captcha, splits, "inbox", config.data.picture_rules, only_new=True)

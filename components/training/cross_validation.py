@@ -168,7 +168,7 @@ def learning_curve(
     if count < EACH * parts or not all(part.keys for part in divided[:: parts // PARTS]):
         part = "an eighth" if parts == PARTS else f"1/{parts}"
         raise CaptchaPipelineError(f"{count} pictures are too few to fit models to {part} of them. Label at least {EACH * parts} pictures.")
-    draws = next((draws for most, draws in _DRAWS if count * PARTS <= most * parts), 1)
+    draws = _draws(count, parts)
     results = []
     for width in _WIDTHS:
         for first in range(0, parts, parts // draws):
@@ -178,6 +178,16 @@ def learning_curve(
             results.append(_measured(turned[:width], held_out, width / parts, spec, parameters, strategy))
             on_fit(results[-1])
     return results
+
+
+def fit_sizes(count: int, parts: int = PARTS) -> list[int]:
+    """Returns to about how many of `count` pictures each fit of `learning_curve` is."""
+    return [count * width // parts for width in _WIDTHS for _ in range(_draws(count, parts))]
+
+
+def _draws(count: int, parts: int) -> int:
+    """Returns the number of fits of each size."""
+    return next((draws for most, draws in _DRAWS if count * PARTS <= most * parts), 1)
 
 
 def fit_to_file(train: Path, others: Path, spec: CaptchaSpec, parameters: Hyperparameters) -> PartFit:

@@ -60,6 +60,7 @@ def write_strength(title: str, strength: Strength, folder: Path) -> Path:
             (goal, labels_in_words(goal, strength), *minutes_in_words(goal, strength), dollars(goal, strength)) for goal in strength.goals
         ],
         interval=lambda estimate: interval(estimate, strength.cost.farthest),
+        texts=sum(len(strength.spec.characters) ** length for length in range(strength.spec.min_length, strength.spec.max_length + 1)),
         curve=_curve(strength),
         ticks=[step * 10**power for power in range(7) for step in (1, 2, 5)],
         stages=[(stage, stage.results.sequence_accuracy) for stage in strength.stages],

@@ -80,22 +80,21 @@ def _style(params: dict[str, object]) -> object:
     return json.loads(json.dumps({key: value for key, value in (_EARLIER | params).items() if key not in _NOT_STYLE}))
 
 
-def measure_changes(config: Config, plan: SynthPlan, own: bool, labels: int, cpu_seconds: float, say: Callable[[str], None]) -> Changes:
+def measure_changes(config: Config, plan: SynthPlan, own: bool, labels: int, cpu_minutes: float, say: Callable[[str], None]) -> Changes:
     """Fits once to pictures of each changed style.
 
     Args:
       config: gives the trainer's settings.
       plan, own: as `drawn_style` returns them.
       labels: the number of pictures to fit to.
-      cpu_seconds: of a step of a fit, to say how long it will take.
+      cpu_minutes: of one fit, to say how long all will take.
       say: called with lines about the progress.
 
     Raises:
       CaptchaPipelineError: the strategy is unavailable.
     """
     styles = [Variant("", plan), *variants(plan)]
-    minutes = len(styles) * config.trainer.fit_length(labels).steps * cpu_seconds / 60
-    say(f"{len(styles)} fits to {labels:,} drawn pictures each: about {max(1, round(minutes))} CPU minutes")
+    say(f"{len(styles)} fits to {labels:,} drawn pictures each: about {max(1, round(len(styles) * cpu_minutes))} CPU minutes")
     measured: list[DrawnStyle] = []
     for style in styles:
         measured.append(_measured(style, labels, config, measured[0].results.sequence_accuracy.value if measured else None))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from scipy.optimize import nnls
 
 from components.base.errors import CaptchaPipelineError
 from components.base.features import IMAGE, LABEL, SPLITS
@@ -31,8 +32,7 @@ if TYPE_CHECKING:  # imports TensorFlow
     from components.training.cross_validation import PartFit
 
 GOALS: Final = (0.1, 0.5, 0.9)  # full-sequence accuracies
-_FINER: Final = 8  # times smaller are the parts of each further round of fits
-_ROUNDS: Final = 3
+_PARTS_OF_ROUNDS: Final = (8, 64, 512)  # each round of fits is to parts that are an eighth of those before
 _UNTRAINED_PICTURES: Final = 200
 _HALF: Final = 0.5
 # The second one helped most on drawn captchas (benchmarks/results/readers.json).
@@ -52,6 +52,18 @@ class Goal:
     accuracy: float
     labels: Estimate
     cpu_minutes: Estimate
+
+
+@dataclass(frozen=True)
+class CpuTime:
+    """The CPU time of a fit over all cores, in seconds: to start, whatever its length, and for each step."""
+
+    start: float
+    step: float
+
+    def minutes(self, steps: int) -> float:
+        """Returns the CPU minutes of a fit with so many steps."""
+        return (self.start + self.step * steps) / 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +103,7 @@ class Strength:
       cost: accuracy by labels.
       stages: by number of labels, the fewest first.
       early: the stage that reads nearest to half of the pictures.
-      cpu_seconds: of a step.
+      cpu_time: of a fit.
       cores: of this machine, that this process may use.
       untrained: readers without training.
       changes: None if the pictures are not drawn.
@@ -106,7 +118,7 @@ class Strength:
     cost: LabelCost
     stages: tuple[Stage, ...]
     early: Stage
-    cpu_seconds: float
+    cpu_time: CpuTime
     cores: int
     untrained: tuple[Untrained, ...]
     changes: Changes | None
@@ -135,21 +147,23 @@ def strength(config: Config, run: RunRecord, spans: Sequence[Span], say: Callabl
     groups = [list(group) for _, group in itertools.groupby(sorted(fits, key=lambda fit: fit.share), key=lambda fit: fit.share)]
     stages = tuple(_stage(group, config.captcha, confidence) for group in groups)
     early = min(stages, key=lambda stage: abs(stage.results.sequence_accuracy.value - _HALF))
-    cost, seconds = LabelCost(groups), sum(fit.cpu_seconds for fit in fits) / sum(fit.steps for fit in fits)
+    # Neither number is negative.
+    cpu_time = CpuTime(*nnls(np.array([[1.0, fit.steps] for fit in fits]), np.array([fit.cpu_seconds for fit in fits]))[0].tolist())
+    cost, minutes = LabelCost(groups), lambda labels: cpu_time.minutes(parameters.fit_length(labels).steps)
     return Strength(
         run_id=run.run_id,
         pictures=round(fits[-1].fitted / fits[-1].share),
         spec=config.captcha,
         samples=tuple(picture for picture, _ in pictures[:SHOWN]),
-        goals=tuple(_goal(accuracy, cost, seconds, config) for accuracy in GOALS),
+        goals=tuple(_goal(accuracy, cost, minutes) for accuracy in GOALS),
         cost=cost,
         stages=stages,
         early=early,
-        cpu_seconds=seconds,
+        cpu_time=cpu_time,
         cores=len(os.sched_getaffinity(0)),
         untrained=tuple(_untrained(config.captcha, pictures, confidence, say)),
         # With as many labels as a fit that reads half of the pictures, because there a change shows most.
-        changes=measure_changes(config, *style, early.labels, seconds, say) if style else None,
+        changes=measure_changes(config, *style, early.labels, minutes(early.labels), say) if style else None,
         confidence=confidence,
     )
 
@@ -157,29 +171,28 @@ def strength(config: Config, run: RunRecord, spans: Sequence[Span], say: Callabl
 def _fits(config: Config, run: RunRecord, say: Callable[[str], None]) -> "list[PartFit]":
     """Returns fits to half of the pictures and to ever smaller parts, until few are read right or a part would be too small."""
     from components.training.batches import count_records
-    from components.training.cross_validation import EACH, PARTS, learning_curve
+    from components.training.cross_validation import EACH, PARTS, fit_sizes, learning_curve
 
     files = [file for split in SPLITS[:2] for file in transformed_examples(config, run, split)]
     count = count_records(files)
-    say(
-        f"Fits to an eighth, a quarter and a half of {count:,} pictures, then to fewer until {GOALS[0]:.0%} are read right".replace(
-            "%", " %"
-        )
-    )
+    rounds = [parts for parts in _PARTS_OF_ROUNDS if parts == PARTS or count >= EACH * parts]
+    sizes = [size for parts in rounds for size in fit_sizes(count, parts)]
+    say(f"Up to {len(sizes)} fits to {min(sizes):,} to {max(sizes):,} of {count:,} pictures, until the smallest read less than a tenth")
     fits: list[PartFit] = []
 
     def on_fit(fit: "PartFit") -> None:
         right = f"{1 - fit.misread / fit.read:.1%}".replace("%", " %")
         say(f"{fit.fitted:,} labels: {right} of {fit.read:,} others read, {fit.cpu_seconds / 60:.1f} CPU minutes")
+        if not fits:
+            seconds = fit.cpu_seconds / fit.steps * sum(config.trainer.fit_length(size).steps for size in sizes)
+            say(f"All of them take about {max(1, round(seconds / 60))} CPU minutes, or less")
+        fits.append(fit)
 
-    parts = PARTS
-    for _ in range(_ROUNDS):
+    for parts in rounds:
         with tempfile.TemporaryDirectory(dir=config.root) as directory:
-            fits += learning_curve(files, config.captcha, config.trainer, Path(directory), on_fit, parts)
+            learning_curve(files, config.captcha, config.trainer, Path(directory), on_fit, parts)
         smallest = [fit for fit in fits if fit.share == min(fit.share for fit in fits)]
-        right = 1 - sum(fit.misread for fit in smallest) / sum(fit.read for fit in smallest)
-        parts *= _FINER
-        if right <= GOALS[0] or count < EACH * parts:
+        if sum(fit.read - fit.misread for fit in smallest) <= GOALS[0] * sum(fit.read for fit in smallest):
             break
     return fits
 
@@ -191,13 +204,10 @@ def _stage(group: "Sequence[PartFit]", spec: CaptchaSpec, confidence: float) -> 
     return Stage(round(float(np.mean([fit.fitted for fit in group]))), len(group), counts.results(confidence))
 
 
-def _goal(accuracy: float, cost: LabelCost, cpu_seconds: float, config: Config) -> Goal:
+def _goal(accuracy: float, cost: LabelCost, minutes: Callable[[int], float]) -> Goal:
     labels = cost.labels_for(accuracy)
-
-    def minutes(number: float) -> float:
-        return config.trainer.fit_length(max(1, round(number))).steps * cpu_seconds / 60 if np.isfinite(number) else number
-
-    return Goal(accuracy, labels, Estimate(*(minutes(number) for number in (labels.value, labels.lower, labels.upper))))
+    numbers = (labels.value, labels.lower, labels.upper)
+    return Goal(accuracy, labels, Estimate(*(minutes(max(1, round(number))) if np.isfinite(number) else number for number in numbers)))
 
 
 def _pictures(config: Config, run: RunRecord) -> Iterator[tuple[bytes, str]]:

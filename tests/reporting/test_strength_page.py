@@ -16,7 +16,7 @@ from components.evaluation.learning_curve import Estimate, Fitted
 from components.evaluation.metrics import ReadingCounts, Results, wilson_interval
 from pipeline.reporting.strength_page import PAGE, Share, costliest, extremes, interval, labels_in_words, write_strength
 from pipeline.runs.drawn_styles import Changes, DrawnStyle
-from pipeline.runs.strength import Goal, Stage, Strength, Untrained
+from pipeline.runs.strength import CpuTime, Goal, Stage, Strength, Untrained
 from tests.support.html_page import read_page
 
 SPEC = CaptchaSpec(charset="AB<&", length=3, width=60, height=20)
@@ -50,7 +50,8 @@ def example() -> Strength:
     goals = [Goal(accuracy, cost.labels_for(accuracy), Estimate(3.2, 2.0, math.inf)) for accuracy in (0.1, 0.5, 0.9)]
     changes = Changes(100, True, (drawn("", 0.2), drawn("more <dots>", 0.5), drawn("more fonts", 0.2)))
     untrained = (Untrained("ddddocr", None, "not installed on this machine"), Untrained("Tesseract", wilson_interval(12, 200, 0.95)))
-    return Strength("run-1", 800, SPEC, (picture(),), tuple(goals), cost, stages, stages[1], 0.05, 2, untrained, changes, 0.95)
+    time = CpuTime(5.0, 0.05)
+    return Strength("run-1", 800, SPEC, (picture(),), tuple(goals), cost, stages, stages[1], time, 2, untrained, changes, 0.95)
 
 
 def test_the_page_says_what_was_measured_and_needs_neither_network_nor_script(tmp_path: Path) -> None:
@@ -68,6 +69,7 @@ def test_the_page_says_what_was_measured_and_needs_neither_network_nor_script(tm
     assert "shop <b>: what this captcha withstands" in text
     assert f"learns from {labels_in_words(strength.goals[1], strength)} labelled pictures reads half of all pictures" in text
     assert "not installed on this machine" in text
+    assert "There are only 64 different texts" in text
     assert "6.0 %" in text.replace("\N{NO-BREAK SPACE}", " ")
     assert "The change that costs the program most: more <dots>." in text
     assert "Clearly easier than most: position 1" in text

@@ -119,7 +119,7 @@ def test_cross_validation_uses_all_pictures_except_the_test_split(first_run: his
 def test_the_strength_page_has_labels_readers_and_changes(
     first_run: history.RunRecord, options: list[str], config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(strength, "_ROUNDS", 1)
+    monkeypatch.setattr(strength, "_PARTS_OF_ROUNDS", (8,))
     monkeypatch.setattr(strength, "_UNTRAINED_PICTURES", 6)
     monkeypatch.setattr(drawn_styles, "_READ", 60)
     output = call("strength", *options, "--set", "trainer.epochs=2")
@@ -127,8 +127,9 @@ def test_the_strength_page_has_labels_readers_and_changes(
     assert str(page) in output.replace("\n", "")
     transformed = first_run.artifact_uri("Transform", "transformed_examples")
     count = sum(len(examples(f"{transformed}/Split-{split}")) for split in ("train", "eval"))
-    assert f"a half of {count:,} pictures" in output
-    assert "fits to" in output, "the number of fits to drawn pictures is told before they start"
+    assert f"Up to 6 fits to {count // 8:,} to {count // 2:,} of {count:,} pictures" in output
+    assert "CPU minutes, or less" in output
+    assert "drawn pictures each: about" in output, "the number of further fits and their time are told before they start"
     html = page.read_text(encoding="utf-8")
     assert first_run.run_id in html
     assert "These pictures are drawn, so the drawing can be changed" in html

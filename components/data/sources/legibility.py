@@ -6,7 +6,7 @@ Friendly Human Interaction Proofs", 2005).
 """
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -43,12 +43,12 @@ def legibility(plan: SynthPlan) -> Legibility:
     pictures = [drawn_by.paint(index) for index in range(_PICTURES)]
     characters = float(np.mean([len(picture.label) for picture in pictures]))
     contrast = float(np.mean([contrast_ratio(picture.image) for picture in pictures]))
-    if plan.synth.free:
+    if not isinstance(drawn_by, CaptchaPainter):
         return Legibility(characters, contrast, None, None)
     apart = _Apart(plan)
-    text = shared = stray = 0
+    text, shared, stray = 0, 0, 0
     for index, picture in enumerate(pictures):
-        layers = sum(apart.ink(index, position).astype(np.int64) for position in range(len(picture.label)))
+        layers = np.sum([apart.ink(index, position) for position in range(len(picture.label))], axis=0)
         text += int((layers > 0).sum())
         shared += int((layers > 1).sum())
         stray += int((_ink(picture.image) & (layers == 0)).sum())
@@ -106,7 +106,7 @@ class _Apart(CaptchaPainter):
         self._wanted, self._seen = position, -1
         return _ink(self.paint(index).image)
 
-    def _draw_character(self, c: str, *arguments: object) -> Image.Image:
+    def _draw_character(self, c: str, *arguments: Any) -> Image.Image:
         glyph: Image.Image = super()._draw_character(c, *arguments)
         self._seen += c != " "  # the library puts spaces between characters
         return glyph if self._seen == self._wanted and c != " " else Image.new("RGBA", glyph.size)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec, LengthRange
-from components.data.sources.painting import INSTALLED_FONTS, SynthPlan, find_fonts
+from components.data.sources.painting import INSTALLED_FONTS, CaptchaPainter, SynthPlan, find_fonts, painter
 
 _FONTS: Final = 8
 _OVERLAP: Final = 0.25  # the captcha library's own
@@ -32,15 +32,19 @@ def _changed(plan: SynthPlan, name: str, **values: Any) -> Variant:
     return Variant(name, replace(plan, synth=plan.synth.model_copy(update=values)))
 
 
+def _is_library_style(plan: SynthPlan) -> bool:
+    return isinstance(painter(plan), CaptchaPainter)
+
+
 def _more_dots(plan: SynthPlan) -> Variant | None:
     now = plan.effective_noise_dots
     dots = min(2 * now or replace(plan, synth=plan.synth.model_copy(update={"noise_dots": None})).effective_noise_dots, _MOST["noise_dots"])
-    return None if plan.synth.free or dots <= now else _changed(plan, f"more dots: {dots} instead of {now}", noise_dots=dots)
+    return None if not _is_library_style(plan) or dots <= now else _changed(plan, f"more dots: {dots} instead of {now}", noise_dots=dots)
 
 
 def _more_curves(plan: SynthPlan) -> Variant | None:
     now = int(plan.synth.noise_curve)
-    if plan.synth.free or now >= _MOST["noise_curve"]:
+    if not _is_library_style(plan) or now >= _MOST["noise_curve"]:
         return None
     return _changed(plan, f"one more curve through the text: {now + 1} instead of {now}", noise_curve=now + 1)
 
@@ -48,7 +52,7 @@ def _more_curves(plan: SynthPlan) -> Variant | None:
 def _more_overlap(plan: SynthPlan) -> Variant | None:
     now = plan.synth.overlap
     overlap = min(2 * now or _OVERLAP, 1.0)
-    if plan.synth.free or overlap <= now:
+    if not _is_library_style(plan) or overlap <= now:
         return None
     return _changed(plan, f"more overlap: up to {overlap:.0%} of a character instead of {now:.0%}".replace("%", " %"), overlap=overlap)
 
@@ -69,7 +73,7 @@ def _less_contrast(plan: SynthPlan) -> Variant | None:
     now = plan.synth.background
     moved = round((_TEXT - sum(now) / 2) / 2)
     background = tuple(min(255, max(0, value + moved)) for value in now)
-    if plan.synth.free or background == now:
+    if not _is_library_style(plan) or background == now:
         return None
     name = f"less contrast: a background of {background[0]} to {background[1]} instead of {now[0]} to {now[1]}"
     return _changed(plan, name, background=background)
@@ -80,7 +84,7 @@ def _longer(plan: SynthPlan) -> Variant | None:
     if spec.max_length >= _MOST["length"]:
         return None
     length = spec.length + 1 if isinstance(spec.length, int) else LengthRange(min=spec.length.min + 1, max=spec.length.max + 1)
-    if plan.synth.free:  # its canvas has its own sizes
+    if not _is_library_style(plan):  # its canvas has its own size
         return Variant("one more character", replace(plan, spec=_with(spec, length=length)))
     # As wide for each character as before.
     mean = (spec.min_length + spec.max_length) / 2
