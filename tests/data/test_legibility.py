@@ -59,7 +59,7 @@ def test_what_people_have_to_read_grows_with_its_cause() -> None:
 
 @pytest.mark.slow
 def test_a_free_style_does_not_tell_its_overlap() -> None:
-    found = legibility(plan(CaptchaSpec(charset="digits", length={"min": 4, "max": 6}), free={}))  # type: ignore[arg-type]
+    found = legibility(plan(CaptchaSpec(charset="digits", length={"min": 4, "max": 6}), free={}))
     assert (found.overlap, found.stray) == (None, None)
     assert 4 <= found.characters <= 6
     assert found.contrast > 1
