@@ -1,10 +1,13 @@
 """Corrections: a new span with other labels, whose pictures no old span and no import brings back."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
@@ -110,6 +113,45 @@ def test_what_is_already_right_needs_no_correction(root: Path) -> None:
     assert corrected(root, *rows, (key(6), "6666")).known == 2
 
 
+@pytest.mark.slow
+@settings(max_examples=12)
+@given(
+    st.lists(
+        st.dictionaries(st.integers(0, 3), st.sampled_from(["", "1111", "2222"]), min_size=1, max_size=3) | st.integers(0, 3),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_a_run_reads_the_newest_correction_that_is_there(operations: list[dict[int, str] | int]) -> None:
+    """After any corrections and drops of spans. A number drops a span: the first of those that are left, the second, and so on."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "in")
+        folder.mkdir()
+        root = Path(name, "data")
+        there: dict[int, dict[int, str]] = {}
+        for seed in range(4):
+            (folder / f"{seed:04d}.png").write_bytes(picture(seed))
+        there[import_folder(folder, "{label}.*", plan(root, splits=EQUAL)).span.number] = {seed: f"{seed:04d}" for seed in range(4)}
+        for operation in operations:
+            # A span that was made later says more about a picture than those before it.
+            wanted = {seed: label for number in sorted(there) for seed, label in there[number].items()}
+            if isinstance(operation, int):
+                numbers = sorted(there)
+                if 0 < operation < len(numbers):
+                    drop_span(root, numbers[operation])
+                    del there[numbers[operation]]
+            else:
+                changed = {seed: label for seed, label in operation.items() if wanted[seed] != label}
+                rows = [(key(seed), label) for seed, label in operation.items()]
+                if changed:
+                    there[corrected(root, *rows).span.number] = changed
+                else:
+                    with pytest.raises(NothingNew):
+                        corrected(root, *rows)
+            left = {seed: label for number in sorted(there) for seed, label in there[number].items()}
+            assert read(root) == sorted(label for label in left.values() if label)
+
+
 def test_a_span_can_remove_pictures_only(root: Path) -> None:
     span = corrected(root, (key(2), ""), (key(5), "")).span
     assert sum(span.manifest.counts.values()) == len(span.manifest.files) == 0
@@ -181,11 +223,10 @@ def test_legacy_records_become_canonical_ones(tmp_path: Path) -> None:
     DataInfo.for_spec(spec).save(folder / "data_info.csv")
     root = tmp_path / "data"
     span = import_legacy(folder, plan(root, layout="book", splits=EQUAL)).span
-    (pair,) = ([sample for split in EQUAL for sample in samples(span, split, window(root, None), RULES)],)
-    wrong = next(sample for sample in pair if sample.label == "0001")
-    assert wrong.image
-    (tmp_path / "a.bmp").parent.mkdir(exist_ok=True)
-    wrong.image.save(tmp_path / "a.bmp")
+    whole = window(root, None)
+    pictures = {sample.label: sample.image for split in EQUAL for sample in samples(span, split, whole, RULES)}
+    assert pictures["0001"]
+    pictures["0001"].save(tmp_path / "a.bmp")
     made = corrected(root, ("a.bmp", "1111"), column="path").span
     assert made.manifest.layout == "canonical"
     assert read(root) == ["0002", "1111"]
