@@ -60,7 +60,7 @@ def test_the_page_says_what_was_measured_and_needs_neither_network_nor_script(tm
     assert path == tmp_path / "strength" / PAGE
     page = read_page(path)
     assert "script" not in page.tags
-    assert page.addresses == []
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
     (policy,) = [it["content"] for it in page.attributes if it.get("http-equiv") == "Content-Security-Policy"]
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
