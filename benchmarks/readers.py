@@ -15,30 +15,20 @@ and the model, the settings and the preparation of pictures that do best on pict
 
 import difflib
 import functools
-import io
 import itertools
-import os
-import shutil
 import statistics
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Final, TypeAlias
-
-import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from benchmarks.results import record
 from benchmarks.tasks import TASKS, Picture
-from components.data.captcha_spec import CaptchaSpec
 from components.evaluation.metrics import Rate, wilson_interval
 from components.serving import serving_dir
 from pipeline.config.config import Config
+from pipeline.inference.untrained import READERS, Preparation, Reader
 from pipeline.logs import load_tensorflow, silence
-
-Reader: TypeAlias = Callable[[bytes], str]
-"""Returns the text of an encoded picture."""
 
 _TEST_PICTURES: Final = 1_000
 _CHOICE_PICTURES: Final = 200  # of the eval split, to choose the settings of a reader
@@ -74,39 +64,6 @@ class Score:
     milliseconds: float
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """The changes to a picture before it is read, in this order.
-
-    Attributes:
-      median: whether a 3 x 3 median filter removes dots.
-      margin: width of an added margin in pixels, in the colour of the picture's corner.
-      scale: factor of the size.
-      stretch: additional factor of the width. Readers that scan along the width, like ddddocr, merge or drop narrow characters.
-    """
-
-    median: bool = False
-    margin: int = 0
-    scale: int = 1
-    stretch: float = 1.0
-
-    def __call__(self, encoded: bytes) -> bytes:
-        if self == Preparation():
-            return encoded
-        image = Image.open(io.BytesIO(encoded)).convert("L")
-        if self.median:
-            image = image.filter(ImageFilter.MedianFilter(3))
-        image = ImageOps.expand(image, self.margin, fill=int(np.asarray(image)[0, 0]))
-        size = (round(image.width * self.scale * self.stretch), image.height * self.scale)
-        prepared = io.BytesIO()
-        image.resize(size, Image.Resampling.LANCZOS).save(prepared, "PNG")
-        return prepared.getvalue()
-
-    def __str__(self) -> str:
-        changed = {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) != field.default}
-        return ", ".join(f"{name} {value}" for name, value in changed.items()).replace(" True", "") or "unchanged"
-
-
 _OPTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "stretch": (1.0, 1.5, 2.0, 2.5),
     "margin": (0, 5, 10),
@@ -137,69 +94,6 @@ def score(read: Reader, shown: Sequence[Picture], case_sensitive: bool) -> Score
 def _share(right: Iterable[bool]) -> Rate:
     counted = list(right)
     return wilson_interval(sum(counted), len(counted), _CONFIDENCE)
-
-
-def allowed_characters(spec: CaptchaSpec) -> str:
-    """Returns the charset, and the other case of its characters if case does not matter."""
-    return spec.characters if spec.case_sensitive else "".join(dict.fromkeys(spec.characters + spec.characters.swapcase()))
-
-
-def ddddocr_readers(spec: CaptchaSpec) -> Iterator[tuple[str, Reader]]:
-    """Yields each model of ddddocr, the default model first: unrestricted, and with each way to restrict it to the charset.
-
-    `set_ranges` drops characters outside the charset. Greedy CTC decoding (Graves et al., "Connectionist Temporal Classification",
-    2006) of only the probabilities of the charset and the blank replaces them by the next best character.
-
-    Raises:
-      ImportError: ddddocr is not installed.
-    """
-    import ddddocr
-
-    allowed = allowed_characters(spec)
-    for beta in (False, True):
-        model = "beta model" if beta else "default model"
-        yield f"{model}, unrestricted", ddddocr.DdddOcr(show_ad=False, beta=beta).classification
-        ranged = ddddocr.DdddOcr(show_ad=False, beta=beta)
-        ranged.set_ranges(allowed)
-        yield f"{model}, set_ranges", ranged.classification
-        yield f"{model}, charset probabilities", _from_probabilities(ddddocr.DdddOcr(show_ad=False, beta=beta), allowed)
-
-
-def _from_probabilities(engine: Any, allowed: str) -> Reader:
-    classes = engine.get_charset()  # Class 0 is CTC's blank.
-    ids = np.array([0, *(classes.index(character) for character in allowed if character in classes)])
-
-    def read(encoded: bytes) -> str:
-        probabilities = np.squeeze(np.array(engine.classification(encoded, probability=True)["probabilities"]))
-        best = ids[probabilities[:, ids].argmax(axis=1)]
-        return "".join(classes[i] for i, _ in itertools.groupby(best) if i)
-
-    return read
-
-
-def tesseract_readers(spec: CaptchaSpec) -> Iterator[tuple[str, Reader]]:
-    """Yields Tesseract for one line of text (psm 7) and for one word (psm 8), restricted to the charset, with one process per picture.
-
-    Raises:
-      FileNotFoundError: Tesseract is not installed.
-    """
-    if shutil.which("tesseract") is None:
-        raise FileNotFoundError("tesseract")
-    # The pictures show the charset's own case.
-    for psm in ("7", "8"):
-        yield f"psm {psm}, whitelist", _tesseract(["--psm", psm, "-c", f"tessedit_char_whitelist={spec.characters}"])
-
-
-def _tesseract(options: Sequence[str]) -> Reader:
-    # On pictures this small, the threads of Tesseract cost more than they gain.
-    environment = os.environ | {"OMP_THREAD_LIMIT": "1"}
-
-    def read(encoded: bytes) -> str:
-        command = ["tesseract", "stdin", "stdout", *options]
-        done = subprocess.run(command, input=encoded, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, check=True)
-        return "".join(done.stdout.decode(errors="replace").split())
-
-    return read
 
 
 def our_reader(config: Config) -> tuple[str, Reader]:
@@ -243,12 +137,6 @@ def _prepared(read: Reader, preparation: Preparation) -> Reader:
     return lambda encoded: read(preparation(encoded))
 
 
-_READERS: Final[dict[str, Callable[[CaptchaSpec], Iterator[tuple[str, Reader]]]]] = {
-    "ddddocr": ddddocr_readers,
-    "Tesseract": tesseract_readers,
-}
-
-
 def _row(task: str, reader: str, scored: Score | None) -> list[str]:
     if scored is None:
         return [task, reader, *[""] * (len(_COLUMNS) - 2)]
@@ -267,7 +155,7 @@ def _rows(task: str) -> Iterator[list[str]]:
     config = TASKS[task].config()
     spec = config.captcha
     test = TASKS[task].pictures("test", _TEST_PICTURES)
-    for name, make in _READERS.items():
+    for name, make in READERS.items():
         try:
             settings = dict(make(spec))
         except (ImportError, FileNotFoundError):

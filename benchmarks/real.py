@@ -29,7 +29,7 @@ import typer
 import yaml
 
 from benchmarks.peers import CRNN, FAST_PLATE_OCR, NotInstalled, fit_and_read
-from benchmarks.readers import Reader, best_reader, ddddocr_readers, tesseract_readers
+from benchmarks.readers import best_reader
 from benchmarks.real_sets import FOLDS, Division, Labelled, Part, divisions, first, spec_of
 from benchmarks.results import FOLDER, keep, kept, machine, record
 from benchmarks.season import fit_of
@@ -39,6 +39,7 @@ from components.evaluation.metrics import wilson_interval
 from pipeline.cli.data_output import CONTRADICTED
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
+from pipeline.inference.untrained import Reader, ddddocr_readers, tesseract_readers
 from pipeline.logs import load_tensorflow, silence
 
 OURS: Final = "ours"

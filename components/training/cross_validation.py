@@ -1,6 +1,8 @@
 """Reads pictures with models that were not fitted to them: in folds, or after fits to growing parts of the pictures."""
 
 import hashlib
+import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +25,12 @@ from components.training.devices import choose_strategy
 from components.training.hyperparameters import Hyperparameters
 from components.training.run_fn import EVALUATION_BATCH, Examples, check_batch_size, compiled_model, fit_to
 
-_PARTS: Final = 8  # of a learning curve
+PARTS: Final = 8  # of a learning curve
 _WIDTHS: Final = (1, 2, 4)  # of these parts, in the fits of a learning curve
-# The number of fits for each width, up to a number of pictures. Two fits to 40 of 300 pictures differ by much.
+# The number of fits for each width, up to a number of pictures in PARTS parts. Two fits to 40 of 300 pictures differ by much.
 _DRAWS: Final = ((1_000, 4), (4_000, 2))
-_FEWEST: Final = 10 * _PARTS
+EACH: Final = 10  # pictures in a part, at least
+_READ: Final = 2_000  # pictures that are enough to measure a fit to few pictures
 
 
 def pixels_key(pixels: bytes) -> bytes:
@@ -54,6 +57,23 @@ class Readings:
         """float32 [N, max_length, num_classes], not calibrated."""
         probabilities: npt.NDArray[np.float32] = softmax(self.logits, axis=-1)
         return probabilities
+
+
+@dataclass(frozen=True, eq=False)
+class PartFit(Fitted):
+    """A fit to a part of the pictures, and how it reads others.
+
+    Attributes:
+      share: of all pictures that were fitted, about.
+      steps: of the fit.
+      cpu_seconds: CPU time of the fit, over all cores.
+      counts: of the other pictures.
+    """
+
+    share: float
+    steps: int
+    cpu_seconds: float
+    counts: ReadingCounts
 
 
 @dataclass(frozen=True)
@@ -127,9 +147,14 @@ def members(
 
 
 def learning_curve(
-    files: Sequence[str], spec: CaptchaSpec, parameters: Hyperparameters, directory: Path, on_fit: Callable[[Fitted], None]
-) -> list[Fitted]:
-    """Fits models to an eighth, a quarter and a half of the pictures, and counts how they read all others.
+    files: Sequence[str],
+    spec: CaptchaSpec,
+    parameters: Hyperparameters,
+    directory: Path,
+    on_fit: Callable[[PartFit], None],
+    parts: int = PARTS,
+) -> list[PartFit]:
+    """Fits models to one, two and four of eight or more equal parts of the pictures, and counts how they read all others.
 
     A larger part contains a smaller one, so that the curve shows the number of pictures rather than which pictures they are. With few
     pictures there are several fits of each size, each to other pictures.
@@ -137,6 +162,7 @@ def learning_curve(
     Args:
       files, spec, parameters, directory: as for `out_of_fold`.
       on_fit: called after each fit with its result.
+      parts: the number of parts, at least PARTS. With more, the fits are to fewer pictures.
 
     Returns:
       The result of each fit.
@@ -145,30 +171,75 @@ def learning_curve(
       CaptchaPipelineError: there are too few pictures, the strategy is unavailable, or its replicas cannot share a batch evenly.
     """
     strategy = choose_strategy(parameters.strategy)
-    parts = _divide(files, _PARTS, directory)
-    count = sum(len(part.keys) for part in parts)
-    if count < _FEWEST or not all(part.keys for part in parts):
-        raise CaptchaPipelineError(f"{count} pictures are too few to fit models to an eighth of them. Label at least {_FEWEST} pictures.")
-    draws = next((draws for most, draws in _DRAWS if count <= most), 1)
+    divided = _divide(files, parts, directory)
+    count = sum(len(part.keys) for part in divided)
+    if count < EACH * parts or not all(part.keys for part in divided[:: parts // PARTS]):
+        part = "an eighth" if parts == PARTS else f"1/{parts}"
+        raise CaptchaPipelineError(f"{count} pictures are too few to fit models to {part} of them. Label at least {EACH * parts} pictures.")
+    draws = _draws(count, parts)
     results = []
     for width in _WIDTHS:
-        for first in range(0, _PARTS, _PARTS // draws):
+        for first in range(0, parts, parts // draws):
             # From a place on, in a circle: the parts of a smaller width are the first of a larger one.
-            turned = [*parts[first:], *parts[:first]]
-            readings = _read(_fit(turned[:width], turned[width], spec, parameters, strategy), turned[width:], spec)
-            counted = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
-            counted.add(readings.labels, readings.probabilities)
-            fitted = sum(len(part.keys) for part in turned[:width])
-            results.append(Fitted(fitted, counted.examples, counted.examples - counted.sequences_right))
+            turned = [*divided[first:], *divided[:first]]
+            held_out = turned[width:] if parts == PARTS else _enough(turned[width:])
+            results.append(_measured(turned[:width], held_out, width / parts, spec, parameters, strategy))
             on_fit(results[-1])
     return results
 
 
+def fit_sizes(count: int, parts: int = PARTS) -> list[int]:
+    """Returns to about how many of `count` pictures each fit of `learning_curve` is."""
+    return [count * width // parts for width in _WIDTHS for _ in range(_draws(count, parts))]
+
+
+def _draws(count: int, parts: int) -> int:
+    """Returns the number of fits of each size."""
+    return next((draws for most, draws in _DRAWS if count * PARTS <= most * parts), 1)
+
+
+def fit_to_file(train: Path, others: Path, spec: CaptchaSpec, parameters: Hyperparameters) -> PartFit:
+    """Fits a model to the transformed examples of a file, and counts how it reads those of another file.
+
+    Raises:
+      CaptchaPipelineError: the strategy is unavailable, or its replicas cannot share a batch evenly.
+    """
+    fitted, held_out = (_Part(path, tuple(map(_key, _records([str(path)])))) for path in (train, others))
+    return _measured([fitted], [held_out], 1.0, spec, parameters, choose_strategy(parameters.strategy))
+
+
+def _measured(
+    fitted: Sequence[_Part],
+    held_out: Sequence[_Part],
+    share: float,
+    spec: CaptchaSpec,
+    parameters: Hyperparameters,
+    strategy: tf.distribute.Strategy,
+) -> PartFit:
+    """Fits a model to some parts, and counts how it reads others."""
+    started = time.process_time()
+    # The evaluation after each epoch decides nothing here, so one part is enough for it.
+    model = _fit(fitted, max(held_out, key=lambda part: len(part.keys)), spec, parameters, strategy)
+    seconds = time.process_time() - started
+    readings = _read(model, held_out, spec)
+    counts = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
+    counts.add(readings.labels, readings.probabilities)
+    count = sum(len(part.keys) for part in fitted)
+    steps = parameters.fit_length(count).steps
+    return PartFit(count, counts.examples, counts.examples - counts.sequences_right, share, steps, seconds, counts)
+
+
+def _enough(parts: Sequence[_Part]) -> list[_Part]:
+    """Returns the first parts with _READ pictures together, or all."""
+    before = itertools.accumulate((len(part.keys) for part in parts), initial=0)
+    return [part for part, count in zip(parts, before, strict=False) if count < _READ]
+
+
 def _fit(
-    fitted: Sequence[_Part], watched: _Part, spec: CaptchaSpec, parameters: Hyperparameters, strategy: tf.distribute.Strategy
+    fitted: Sequence[_Part], evaluated: _Part, spec: CaptchaSpec, parameters: Hyperparameters, strategy: tf.distribute.Strategy
 ) -> keras.Model:
-    """Fits a model to some parts. It reads the part `watched` after each epoch, which decides nothing here. Its output are logits."""
-    examples = Examples([str(part.path) for part in fitted], [str(watched.path)], sum(len(part.keys) for part in fitted))
+    """Fits a model to some parts, and evaluates it on another after each epoch. Its outputs are logits."""
+    examples = Examples([str(part.path) for part in fitted], [str(evaluated.path)], sum(len(part.keys) for part in fitted))
     length = parameters.fit_length(examples.count)
     check_batch_size(parameters.batch_size, strategy.num_replicas_in_sync, examples.count)
     keras.backend.clear_session()
@@ -180,6 +251,7 @@ def _fit(
 
 
 def _read(model: keras.Model, parts: Sequence[_Part], spec: CaptchaSpec) -> Readings:
+    """Reads some parts with a model."""
     batches = evaluation_batches([str(part.path) for part in parts], spec, EVALUATION_BATCH)
     read = [(labels.numpy(), model.predict_on_batch(images)) for images, labels in batches]
     labels, logits = (np.concatenate(column) for column in zip(*read, strict=True))
@@ -191,12 +263,22 @@ def _divide(files: Sequence[str], count: int, directory: Path) -> list[_Part]:
     paths = [directory / f"part-{number}.gz" for number in range(count)]
     keys: dict[Path, list[bytes]] = {path: [] for path in paths}
     writers = {path: tf.io.TFRecordWriter(str(path), "GZIP") for path in paths}
-    for record in tf.data.TFRecordDataset(list(files), "GZIP").as_numpy_iterator():
-        (pixels,) = tf.train.Example.FromString(record).features.feature[PIXELS].bytes_list.value
-        key = pixels_key(pixels)
+    for record in _records(files):
+        key = _key(record)
         path = paths[int.from_bytes(key[:8], "big") % count]
         writers[path].write(record)
         keys[path].append(key)
     for writer in writers.values():
         writer.close()
     return [_Part(path, tuple(keys[path])) for path in paths]
+
+
+def _records(files: Sequence[str]) -> Iterator[bytes]:
+    records: Iterator[bytes] = tf.data.TFRecordDataset(list(files), "GZIP").as_numpy_iterator()
+    return records
+
+
+def _key(record: bytes) -> bytes:
+    """Returns the `pixels_key` of a transformed example."""
+    (pixels,) = tf.train.Example.FromString(record).features.feature[PIXELS].bytes_list.value
+    return pixels_key(pixels)

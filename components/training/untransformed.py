@@ -1,8 +1,12 @@
-"""Transforms examples in this process. Transform leaves out the test split, which no fit reads; an audit reads all splits."""
+"""Transforms examples in this process, without Beam.
+
+Transform leaves out the test split, which no fit reads; an audit reads all splits. Drawn pictures of `strength` are in no run.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from components.base.features import IMAGE, LABEL, LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
@@ -48,3 +52,34 @@ def transform_like(like: str, files: Sequence[str], spec: CaptchaSpec, backgroun
             label = example.features.feature[LABEL].bytes_list.value[0].decode()
             feature[LABEL_IDS].int64_list.value[:] = spec.encode(label)
             writer.write(transformed.SerializeToString())
+
+
+def write_examples(
+    pictures: Sequence[tuple[bytes, str]], spec: CaptchaSpec, path: Path, statistics: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """Writes pictures that no run has seen as Transform's features, as gzipped TFRecords.
+
+    Args:
+      pictures: PNGs or JPEGs, at least one, and their labels. Their pixels must fit into memory.
+      spec: the labels, and the size of the pixels.
+      path: of the file.
+      statistics: the mean and the deviation of the pixels that the examples state; None for those of these pictures, as resized.
+
+    Returns:
+      These statistics.
+    """
+    encoded = tf.data.Dataset.from_tensor_slices([picture for picture, _ in pictures])
+    all_pixels = encoded.map(lambda picture: decode_picture(picture, spec), num_parallel_calls=tf.data.AUTOTUNE)
+    pixels = np.stack(list(all_pixels.as_numpy_iterator()))
+    # The deviation of pictures of a single colour is 0, which cannot be a divisor.
+    mean, std = statistics or (float(pixels.mean(dtype=np.float64)), max(float(pixels.std(dtype=np.float64)), 1.0))
+    with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+        for picture, (_, label) in zip(pixels, pictures, strict=True):
+            feature = {
+                PIXELS: tf.train.Feature(bytes_list=tf.train.BytesList(value=[picture.tobytes()])),
+                PIXEL_MEAN: tf.train.Feature(float_list=tf.train.FloatList(value=[mean])),
+                PIXEL_STD: tf.train.Feature(float_list=tf.train.FloatList(value=[std])),
+                LABEL_IDS: tf.train.Feature(int64_list=tf.train.Int64List(value=spec.encode(label))),
+            }
+            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+    return mean, std

@@ -258,6 +258,11 @@ class Config(Section):
         return str(Path(self.root) / self.name / "audit")
 
     @property
+    def strength_dir(self) -> str:
+        """The folder of the page that `strength` writes."""
+        return str(Path(self.root) / self.name / "strength")
+
+    @property
     def report_dir(self) -> str:
         """The folder of the reports and the trend page."""
         return str(Path(self.root) / self.name / "reports")

@@ -30,6 +30,7 @@ def template(name: str) -> jinja2.Template:
         "duration": duration,
         "thousands": lambda number: f"{number:,}",
         "nice": nice_ceiling,
+        "log10": math.log10,
         "points": points,
         "picture": data_uri,
         "compare": compare,

@@ -38,7 +38,7 @@ def write_report(inputs: ReportInputs, path: Path) -> None:
         misread_total=_misread_total(inputs),
         misread=sorted(inputs.misread, key=lambda misread: -misread.confidence)[:MAX_MISREAD],
         confusion=_confusion_map(evaluation) if evaluation else None,
-        pairs=_confused_pairs(evaluation) if evaluation else [],
+        pairs=confused_pairs(evaluation) if evaluation else [],
         scores=_scores(evaluation) if evaluation else [],
         scale=_error_scale(evaluation) if evaluation else 1.0,
         reliability=_reliability(evaluation.results) if evaluation else [],
@@ -84,7 +84,7 @@ def _confusion_map(evaluation: Evaluation) -> dict[str, object]:
     }
 
 
-def _confused_pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
+def confused_pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
     """Returns the most common mistakes, each with truth, reading, count, and share of the truth's occurrences."""
     occurrences = _occurrences(evaluation)
     matrix, classes = evaluation.results.confusion_matrix, evaluation.classes

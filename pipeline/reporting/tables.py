@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # Some of these modules import TensorFlow, which the list of 
     from pipeline.runs.audit import Audit
     from pipeline.runs.cross_validation import Plan
     from pipeline.runs.retraining import Production, Retraining
+    from pipeline.runs.strength import Strength
 
 
 _SUSPECTS: Final = 20  # rows of the table of suspect labels
@@ -179,6 +180,36 @@ def _labels(pictures: float, plan: "Plan") -> str:
 
     farthest = plan.curve.farthest
     return f"{'more than ' * (pictures > farthest)}{round_up(min(pictures, farthest) / plan.trained_on):,}"
+
+
+def print_strength(console: Console, strength: "Strength", page: Path) -> None:
+    """Prints what a captcha withstands: labels and CPU time by accuracy, readers without training, changes, and where the page is."""
+    from components.evaluation.learning_curve import LEVEL
+    from pipeline.reporting import strength_page as words
+
+    table = Table(caption=f"interval: {LEVEL:.0%}".replace("%", " %"))
+    for column in ("pictures read", "labels", "interval", "CPU time"):
+        table.add_column(column, justify="right")
+    for goal in strength.goals:
+        interval = words.interval(goal.labels, strength.cost.farthest)
+        cells = (f"{goal.accuracy:.0%}", words.labels_in_words(goal, strength), interval, words.minutes_in_words(goal, strength)[0])
+        table.add_row(*(cell.replace("%", " %") for cell in cells))
+    console.print(table)
+    for reader in strength.untrained:
+        read = f"{_percent(reader.right)} read without training" if reader.right else reader.problem
+        console.print(f"{reader.name}: {read}", highlight=False, markup=False, soft_wrap=True)
+    if strength.changes:
+        table = Table(caption=f"drawn pictures; one training with {strength.changes.labels:,} labels for each row")
+        table.add_column("change")
+        for column in ("read %", "labels for the same", "contrast", "overlap %"):
+            table.add_column(column, justify="right")
+        for style in strength.changes.styles:
+            read, overlap = _percent(style.results.sequence_accuracy).removesuffix(" %"), style.legibility.overlap
+            times = words.times_in_words(style.times) if style.name else "-"
+            clear = f"{style.legibility.contrast:.1f}"
+            table.add_row(style.name or "none", read, times, clear, "-" if overlap is None else f"{100 * overlap:.1f}")
+        console.print(table)
+    console.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def accuracy_as_json(results: Results) -> dict[str, object]:

@@ -8,6 +8,7 @@ from components.base.errors import CaptchaPipelineError
 from components.base.features import LABEL_IDS, PIXELS
 from components.data.captcha_spec import CaptchaSpec
 from components.evaluation.learning_curve import Fitted
+from components.training import cross_validation
 from components.training.cross_validation import cross_validate, learning_curve, out_of_fold, pixels_key
 from components.training.hyperparameters import Hyperparameters
 from tests.support.encoded import encode
@@ -87,6 +88,20 @@ def test_a_learning_curve_fits_to_growing_parts_and_reads_the_others(files: list
         assert small < quarter < half
     assert sum(sizes[:4]) < count
     assert sizes[8] + sizes[10] == count, "the halves of opposite draws are disjoint"
+
+
+@pytest.mark.long
+def test_finer_parts_give_fits_to_fewer_pictures(files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_validation, "_READ", 50)
+    fits = learning_curve(files, SPEC, PARAMETERS.model_copy(update={"epochs": 1}), tmp_path, lambda fit: None, parts=16)
+    assert {fit.share for fit in fits} == {1 / 16, 1 / 8, 1 / 4}
+    count = 19 * len(LABELS)
+    for fit in fits:
+        assert fit.fitted == pytest.approx(fit.share * count, abs=15)
+        assert fit.read == fit.counts.examples
+        assert 50 <= fit.read < 50 + 2 * count / 16, "no more parts than needed are read"
+        assert fit.steps == -(-fit.fitted // 16), "batches of 16, for one epoch"
+        assert fit.cpu_seconds > 0
 
 
 def test_too_few_pictures_are_refused(tmp_path: Path) -> None:

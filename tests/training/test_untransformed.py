@@ -5,7 +5,9 @@ import tensorflow as tf
 
 from components.base.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
 from components.data.captcha_spec import CaptchaSpec
-from components.training.untransformed import decoded, transform_like
+from components.training.cross_validation import fit_to_file
+from components.training.hyperparameters import Hyperparameters
+from components.training.untransformed import decoded, transform_like, write_examples
 from tests.support.encoded import encode
 from tests.support.transform_run import draw, emitted, transform
 
@@ -39,3 +41,40 @@ def test_examples_become_what_transform_makes_of_them(tmp_path: Path) -> None:
     assert features(tmp_path / "here.gz") == features(by_transform)
     assert len(features(by_transform)) == len(rows)
     assert [pixels for _, pixels in decoded([raw], spec, WHITE)] == list(features(tmp_path / "here.gz"))
+
+
+SPEC = CaptchaSpec(charset="012", length={"min": 1, "max": 2}, width=16, height=32, channels=1)
+LABELS = ["0", "1", "2", *(f"{a}{b}" for a in "012" for b in "012")]
+
+
+def pictures(seeds: range) -> list[tuple[bytes, str]]:
+    return [(encode(draw(SPEC, label, seed)), label) for seed in seeds for label in LABELS]
+
+
+def test_pictures_of_no_run_become_what_transform_makes_of_them(tmp_path: Path) -> None:
+    shown = pictures(range(2))
+    statistics = write_examples(shown, SPEC, tmp_path / "here.gz")
+    transform(SPEC, {"train": [emitted(picture, label, SPEC) for picture, label in shown]}, tmp_path / "transformed")
+    (by_transform,) = (tmp_path / "transformed").glob("train-*")
+    here, there = features(tmp_path / "here.gz"), features(by_transform)
+    assert here.keys() == there.keys()
+    for pixels, (labels, *found) in here.items():
+        assert labels == there[pixels][0]
+        assert found == pytest.approx(there[pixels][1:], rel=1e-4)
+        assert found == pytest.approx(statistics)
+
+
+def test_other_pictures_state_the_statistics_of_the_training(tmp_path: Path) -> None:
+    assert write_examples(pictures(range(1)), SPEC, tmp_path / "others.gz", (1.5, 2.5)) == (1.5, 2.5)
+    assert {row[1:] for row in features(tmp_path / "others.gz").values()} == {(1.5, 2.5)}
+
+
+@pytest.mark.long
+def test_a_fit_to_a_file_reads_another(tmp_path: Path) -> None:
+    train, others = tmp_path / "train.gz", tmp_path / "others.gz"
+    write_examples(pictures(range(100, 104)), SPEC, others, write_examples(pictures(range(12)), SPEC, train))
+    parameters = Hyperparameters(epochs=6, batch_size=16, learning_rate=0.01, precision="float32", strategy="cpu")
+    fit = fit_to_file(train, others, SPEC, parameters)
+    assert (fit.fitted, fit.read, fit.steps, fit.share) == (12 * len(LABELS), 4 * len(LABELS), 54, 1.0)
+    assert fit.misread < fit.read / 2
+    assert fit.cpu_seconds > 0

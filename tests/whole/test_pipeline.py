@@ -19,8 +19,8 @@ from pipeline.cli.terminal import NOT_PUSHED
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
 from pipeline.inference.served_model import ServedModel
-from pipeline.reporting import results
-from pipeline.runs import history
+from pipeline.reporting import results, strength_page
+from pipeline.runs import drawn_styles, history, strength
 from pipeline.runs.outcomes import retrainings
 from pipeline.runs.policy import reason_to_retrain
 from tests.support.command import call
@@ -113,6 +113,31 @@ def test_cross_validation_uses_all_pictures_except_the_test_split(first_run: his
     assert f"{count:,} pictures; character accuracy " in output
     with pytest.raises(CaptchaPipelineError, match="The section captcha differs"):
         call("cross-validate", *options, "--set", "captcha.width=48")
+
+
+@pytest.mark.long
+def test_the_strength_page_has_labels_readers_and_changes(
+    first_run: history.RunRecord, options: list[str], config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strength, "_PARTS_OF_ROUNDS", (8,))
+    monkeypatch.setattr(strength, "_UNTRAINED_PICTURES", 6)
+    monkeypatch.setattr(drawn_styles, "_READ", 60)
+    output = call("strength", *options, "--set", "trainer.epochs=2")
+    page = Path(config.strength_dir, strength_page.PAGE)
+    assert str(page) in output.replace("\n", "")
+    transformed = first_run.artifact_uri("Transform", "transformed_examples")
+    count = sum(len(examples(f"{transformed}/Split-{split}")) for split in ("train", "eval"))
+    assert f"Up to 6 fits to {count // 8:,} to {count // 2:,} of {count:,} pictures" in output
+    assert "CPU minutes, or less" in output
+    assert "drawn pictures each: about" in output, "the number of further fits and their time are told before they start"
+    html = page.read_text(encoding="utf-8")
+    assert first_run.run_id in html
+    assert "These pictures are drawn, so the drawing can be changed" in html
+    for change in ("more dots: 8 instead of 4", "one more curve through the text: 1 instead of 0", "one more character"):
+        assert change in html
+    assert "ddddocr" in html
+    assert "Tesseract" in html
+    assert not [path for path in Path(config.root).iterdir() if path.name != config.name], "no temporary folder is left"
 
 
 def test_the_signatures_of_the_pushed_model(first_run: history.RunRecord, config: Config) -> None:

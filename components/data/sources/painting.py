@@ -17,7 +17,7 @@ from PIL.ImageFilter import SMOOTH
 from pydantic import Field, field_validator, model_validator
 
 from components.base.errors import CaptchaPipelineError
-from components.base.section import Byte, LocalPath, Section
+from components.base.section import Byte, Fraction, LocalPath, Section
 from components.data.captcha_spec import CaptchaSpec
 from components.data.sources.free_layout import FreeHand, FreeLayout
 from components.data.spans import Layout
@@ -26,6 +26,7 @@ from components.data.spans import Layout
 _RELATIVE_FONT_SIZES: Final = (42 / 60, 50 / 60, 56 / 60)
 _DOTS_PER_PIXEL: Final = 30 / (160 * 60)
 _FONT_FILES: Final = ("*.ttf", "*.otf")
+INSTALLED_FONTS: Final = "/usr/share/fonts"
 _REMEDY: Final = "Name suitable fonts with --set 'synth.fonts=[/path/to/font.ttf]'."
 
 
@@ -38,13 +39,14 @@ class SynthConfig(Section):
     fonts: tuple[LocalPath, ...] = Field((), description="paths of fonts, or of folders of fonts; empty for the captcha library's own")
     font_sizes: tuple[Annotated[int, Field(ge=6, le=512)], ...] = Field((), description="points; empty for the captcha library's own")
     noise_dots: int | None = Field(None, ge=0, le=10_000, description="null for the captcha library's density: 30 on 160 x 60")
-    noise_curve: bool = Field(True, description="a curve through the text")
+    noise_curve: bool | Annotated[int, Field(ge=0, le=20)] = Field(True, description="a curve through the text, or the number of curves")
+    overlap: Fraction = Field(0.25, description="how far a character may move over the one before it, as a share of a character's width")
     background: tuple[Byte, Byte] = Field((238, 255), description="the darkest and the brightest value of each colour channel")
     free: FreeLayout | None = Field(None, description="text anywhere on a canvas, in many styles; null for the captcha library's style")
 
     @model_validator(mode="after")
     def _one_style(self) -> "SynthConfig":
-        names = ("font_sizes", "noise_dots", "noise_curve", "background")
+        names = ("font_sizes", "noise_dots", "noise_curve", "overlap", "background")
         others = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if self.free and others:
             raise ValueError(f"{', '.join(others)} are settings of the captcha library's style: remove them, or remove synth.free")
@@ -103,7 +105,7 @@ class SynthPlan:
             params["free"] = self.synth.free.model_dump()
         else:
             params |= {"font_sizes": self.effective_font_sizes, "noise_dots": self.effective_noise_dots}
-            params |= {"noise_curve": self.synth.noise_curve, "background": self.synth.background}
+            params |= {"noise_curve": self.synth.noise_curve, "overlap": self.synth.overlap, "background": self.synth.background}
         # A different release of either library draws different pictures from the same seed.
         return params | {name: importlib.metadata.version(name) for name in ("captcha", "pillow")}
 
@@ -135,9 +137,11 @@ class CaptchaPainter(ImageCaptcha):
     def __init__(self, plan: SynthPlan):
         self._sizes = plan.effective_font_sizes
         super().__init__(plan.spec.width, plan.spec.height, list(plan.synth.fonts) or None, self._sizes)
+        self.word_offset_dx = plan.synth.overlap
         self._plan = plan
         self._params = {
             "curve": plan.synth.noise_curve,
+            "overlap": plan.synth.overlap,
             "dots": plan.effective_noise_dots,
             "font_sizes": self._sizes,
             "fonts": [Path(font).name for font in self._fonts],
@@ -158,7 +162,7 @@ class CaptchaPainter(ImageCaptcha):
         colour = random_color(10, 200, random.randint(220, 255))  # noqa: S311
         image = self.create_captcha_image(label, colour, background)
         self.create_noise_dots(image, colour, number=self._plan.effective_noise_dots)
-        if self._plan.synth.noise_curve:
+        for _ in range(int(self._plan.synth.noise_curve)):
             self.create_noise_curve(image, colour)
         return image.filter(SMOOTH), background, colour
 

@@ -1,0 +1,112 @@
+"""What a style of drawn pictures costs a human reader, in quantities that can be measured: proxies, not the errors of readers.
+
+Contrast is the contrast ratio of the Web Content Accessibility Guidelines (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio). Overlap and
+stray ink stand for crowding and clutter, of which readers make most of their errors in captchas (Chellapilla et al., "Designing Human
+Friendly Human Interaction Proofs", 2005).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from components.data.sources.painting import CaptchaPainter, SynthPlan, painter
+
+_PICTURES: Final = 40  # to measure
+_LUMINANCE: Final = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue, as in WCAG
+
+_Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Legibility:
+    """Means over some pictures of a style.
+
+    Attributes:
+      characters: to read and to type.
+      contrast: the contrast ratio of ink and background, 1 (none) to 21 (black on white).
+      overlap: the share of the text's ink that lies on ink of another character, 0 to 1; None if the style does not tell.
+      stray: ink outside the text, as a multiple of the text's ink; None if the style does not tell.
+    """
+
+    characters: float
+    contrast: float
+    overlap: float | None
+    stray: float | None
+
+
+def legibility(plan: SynthPlan) -> Legibility:
+    """Measures the first pictures of a plan."""
+    drawn_by = painter(plan)
+    pictures = [drawn_by.paint(index) for index in range(_PICTURES)]
+    characters = float(np.mean([len(picture.label) for picture in pictures]))
+    contrast = float(np.mean([contrast_ratio(picture.image) for picture in pictures]))
+    if not isinstance(drawn_by, CaptchaPainter):
+        return Legibility(characters, contrast, None, None)
+    apart = _Apart(plan)
+    text, shared, stray = 0, 0, 0
+    for index, picture in enumerate(pictures):
+        layers = np.sum([apart.ink(index, position) for position in range(len(picture.label))], axis=0)
+        text += int((layers > 0).sum())
+        shared += int((layers > 1).sum())
+        stray += int((_ink(picture.image) & (layers == 0)).sum())
+    return Legibility(characters, contrast, shared / max(text, 1), stray / max(text, 1))
+
+
+def contrast_ratio(image: Image.Image) -> float:
+    """Returns the contrast ratio, 1 to 21, of the mean luminance of the two classes of pixels into which Otsu's method divides a picture.
+
+    Otsu, "A Threshold Selection Method from Gray-Level Histograms", 1979: https://doi.org/10.1109/TSMC.1979.4310076.
+
+    Args:
+      image: of any mode without transparency.
+    """
+    values = np.asarray(image.convert("RGB")) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ _LUMINANCE
+    grey = np.asarray(image.convert("L"))
+    dark = grey <= _threshold(grey)
+    if dark.all():
+        return 1.0
+    one, other = luminance[dark].mean() + 0.05, luminance[~dark].mean() + 0.05
+    return float(max(one, other) / min(one, other))
+
+
+def _threshold(grey: npt.NDArray[np.uint8]) -> int:
+    """Returns the highest grey level of the darker class by Otsu's method."""
+    counts = np.bincount(grey.ravel(), minlength=256)
+    below, sums = counts.cumsum(), (counts * np.arange(256)).cumsum()
+    products = (below * (grey.size - below)).astype(float)
+    apart = np.divide((sums[-1] * below - grey.size * sums).astype(float) ** 2, products, out=np.zeros(256), where=products > 0)
+    return int(apart.argmax()) if apart.any() else 255
+
+
+def _ink(image: Image.Image) -> _Mask:
+    """Returns where a picture differs from its background, its commonest brightness, by more than half of the largest difference."""
+    pixels = np.asarray(image.convert("RGB")).astype(np.int64)
+    difference = np.abs(pixels - np.median(pixels, axis=(0, 1))).max(axis=-1)
+    ink: _Mask = difference > max(difference.max() / 2, 1)
+    return ink
+
+
+class _Apart(CaptchaPainter):
+    """Draws the characters of a picture one at a time, each where it is in the picture, without noise.
+
+    All random numbers are those of the picture, because the noise comes after the text.
+    """
+
+    def __init__(self, plan: SynthPlan):
+        super().__init__(replace(plan, synth=plan.synth.model_copy(update={"noise_dots": 0, "noise_curve": False})))
+        self._wanted = self._seen = 0
+
+    def ink(self, index: int, position: int) -> _Mask:
+        """Returns where the ink of one character is, bool [height, width]."""
+        self._wanted, self._seen = position, -1
+        return _ink(self.paint(index).image)
+
+    def _draw_character(self, c: str, *arguments: Any) -> Image.Image:
+        glyph: Image.Image = super()._draw_character(c, *arguments)
+        self._seen += c != " "  # the library puts spaces between characters
+        return glyph if self._seen == self._wanted and c != " " else Image.new("RGBA", glyph.size)

@@ -1,0 +1,123 @@
+"""What changes of a drawn style cost those who read the pictures: a program that learns from labelled ones, and people."""
+
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from components.base.errors import CaptchaPipelineError
+from components.data.records import encode_png
+from components.data.sources.legibility import Legibility, legibility
+from components.data.sources.painting import SynthPlan, find_fonts, painter
+from components.data.sources.style_variants import Variant, variants
+from components.data.sources.synthetic import SOURCE
+from components.data.spans import Span
+from components.evaluation.learning_curve import Estimate, LearningCurve
+from components.evaluation.metrics import Results
+from pipeline.config.config import Config
+
+SHOWN: Final = 3  # pictures of a style
+_READ: Final = 1_000  # drawn pictures
+_FURTHER_SEED: Final = 1_000_003  # so that no picture is one of the spans
+# Of a manifest's params: what does not belong to the style. Spans of earlier releases do not mention the overlap.
+_NOT_STYLE: Final = ("count", "shard_size", "splits", "captcha", "pillow")
+_EARLIER: Final = {"overlap": 0.25}
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnStyle:
+    """A style of drawn pictures, and what a fit to some of them reads.
+
+    Attributes:
+      name: what is changed; "" for the style as it is.
+      results: on other drawn pictures.
+      legibility: for a human reader.
+      times: how many times as many labels give the accuracy that the style as it is has.
+      samples: the first pictures, as PNGs.
+    """
+
+    name: str
+    results: Results
+    legibility: Legibility
+    times: Estimate
+    samples: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The style as it is, and with one change each.
+
+    Attributes:
+      labels: the number of drawn pictures that each fit is trained on.
+      own: whether the pictures of the run are drawn in this style; otherwise, the section `synth` of the configuration says so.
+      styles: the first one is as it is.
+    """
+
+    labels: int
+    own: bool
+    styles: tuple[DrawnStyle, ...]
+
+
+def drawn_style(config: Config, spans: Sequence[Span]) -> tuple[SynthPlan, bool] | None:
+    """Returns the plan that draws the pictures, and whether the spans are drawn with it; None if nothing says how, or a font is missing.
+
+    If the spans are not drawn with it, the section `synth` of the configuration says that it draws such pictures.
+    """
+    try:
+        fonts = find_fonts(SynthPlan(config.captcha, config.synth, {}).effective_fonts, config.captcha.characters)
+    except CaptchaPipelineError:
+        return None
+    synth = config.synth.model_copy(update={"fonts": fonts if config.synth.fonts else (), "seed": config.synth.seed + _FURTHER_SEED})
+    plan = SynthPlan(config.captcha, synth, config.data.splits.model_dump())
+    own = bool(spans) and all(span.manifest.source == SOURCE and _style(span.manifest.params) == _style(plan.params) for span in spans)
+    return (plan, own) if own or "synth" in config.model_fields_set else None
+
+
+def _style(params: dict[str, object]) -> object:
+    return json.loads(json.dumps({key: value for key, value in (_EARLIER | params).items() if key not in _NOT_STYLE}))
+
+
+def measure_changes(config: Config, plan: SynthPlan, own: bool, labels: int, cpu_minutes: float, say: Callable[[str], None]) -> Changes:
+    """Fits once to pictures of each changed style.
+
+    Args:
+      config: gives the trainer's settings.
+      plan, own: as `drawn_style` returns them.
+      labels: the number of pictures to fit to.
+      cpu_minutes: of one fit, to say how long all will take.
+      say: called with lines about the progress.
+
+    Raises:
+      CaptchaPipelineError: the strategy is unavailable.
+    """
+    styles = [Variant("", plan), *variants(plan)]
+    say(f"{len(styles)} fits to {labels:,} drawn pictures each: about {max(1, round(len(styles) * cpu_minutes))} CPU minutes")
+    measured: list[DrawnStyle] = []
+    for style in styles:
+        measured.append(_measured(style, labels, config, measured[0].results.sequence_accuracy.value if measured else None))
+        read = f"{measured[-1].results.sequence_accuracy.value:.1%}".replace("%", " %")
+        say(f"{style.name or 'the style as it is'}: {read} read")
+    return Changes(labels, own, tuple(measured))
+
+
+def _measured(style: Variant, labels: int, config: Config, unchanged: float | None) -> DrawnStyle:
+    from components.training.cross_validation import fit_to_file
+    from components.training.untransformed import write_examples
+
+    plan, spec = style.plan, style.plan.spec
+    drawn_by = painter(plan)
+    drawn = ((encode_png(picture.image), picture.label) for picture in map(drawn_by.paint, range(labels + _READ)))
+    train, others = list(itertools.islice(drawn, labels)), list(drawn)
+    with tempfile.TemporaryDirectory(dir=config.root) as directory:
+        paths = Path(directory, "train.gz"), Path(directory, "others.gz")
+        write_examples(others, spec, paths[1], write_examples(train, spec, paths[0]))
+        fit = fit_to_file(*paths, spec, config.trainer)
+    results = fit.counts.results(config.evaluator.confidence)
+    wanted = results.sequence_accuracy.value if unchanged is None else unchanged
+    # No number of labels gives exactly 0 or 1.
+    needed = LearningCurve([fit]).pictures_for(min(max(wanted, 0.5 / fit.read), 1 - 0.5 / fit.read))
+    times = Estimate(*(number / labels for number in (needed.value, needed.lower, needed.upper)))
+    return DrawnStyle(style.name, results, legibility(plan), times, tuple(picture for picture, _ in train[:SHOWN]))
