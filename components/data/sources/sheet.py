@@ -19,7 +19,7 @@ from components.data.captcha_spec import CaptchaSpec
 from components.data.example_proto import Example
 from components.data.legacy_layout import DataInfo, legacy_label, legacy_picture
 from components.data.pictures import ALLOWED_FORMATS
-from components.data.sources.painting import find_fonts
+from components.data.sources.painting import INSTALLED_FONTS, find_fonts
 from components.data.spans import Span
 from components.data.tfrecords import Record
 
@@ -27,7 +27,6 @@ _SHEET_WIDTH: Final = 1200  # pixels, like the following lengths
 _CELL_WIDTH: Final = 138
 _GAP: Final = 10
 _TEXT: Final = 16
-_INSTALLED: Final = "/usr/share/fonts"
 _MAX_PIXELS: Final = 4_000_000
 
 
@@ -165,7 +164,7 @@ def _font(spans: list[Span], spec: CaptchaSpec) -> ImageFont.FreeTypeFont:
     drawn = itertools.chain.from_iterable(span.manifest.params.get("fonts", ()) for span in spans)
     if own := next(filter(os.path.isfile, drawn), None):
         return ImageFont.truetype(own, _TEXT)
-    for place in (DEFAULT_FONTS[0], _INSTALLED):
+    for place in (DEFAULT_FONTS[0], INSTALLED_FONTS):
         with contextlib.suppress(CaptchaPipelineError):
             return ImageFont.truetype(find_fonts([place], spec.characters)[0], _TEXT)
     return _title_font()
