@@ -54,7 +54,7 @@ def fit(
 
         real = read_sample(folder, settings.data.picture_rules, lambda done, total: show("Reading pictures", done, total))
         fonts = usable_fonts(settings.synth.fonts, settings.captcha.characters)
-        fitted = fit_style(real, fonts, settings.captcha, show)
+        fitted = fit_style(real, fonts, settings.captcha, page.with_suffix(".ttf"), show)
     section = section_of(fitted, real, str(folder))
     write_style_page(folder.resolve().name, fitted, real, section, page)
     typer.echo(section, nl=False)

@@ -194,7 +194,8 @@ class Config(Section):
         if own and self.data.wrong_size == "refuse" and not own.has_one_size(spec.width, spec.height):
             size = f"{spec.width} x {spec.height}"
             raise ValueError(
-                f"synth.{self.synth.own_style} draws sizes other than captcha's {size}, which data.wrong_size=refuse refuses; set data.wrong_size to resize"
+                f"synth.{self.synth.own_style} draws sizes other than captcha's {size}, which data.wrong_size=refuse refuses; "
+                "set data.wrong_size to resize"
             )
         return self
 

@@ -15,7 +15,8 @@ from components.data.captcha_spec import CaptchaSpec
 from components.data.sources.free_layout import FreeLayout
 from components.data.sources.painting import SynthConfig, SynthPlan, painter
 from components.data.sources.sheet import samples
-from components.data.sources.style import DotStyle, GroundStyle, LineStyle, Palette, Style, StyleHand, TextStyle
+from components.data.sources.style import DotStyle, GroundStyle, LineStyle, Palette, Style, TextStyle
+from components.data.sources.style_hand import StyleHand
 from components.data.sources.synthetic import in_processes, synthesise
 from pipeline.config.loading import load_config
 from tests.support.drawing import synth_plan
@@ -225,7 +226,7 @@ def test_styles_cannot_be_mixed_and_ranges_are_ordered(tmp_path):
     config = tmp_path / "a.yaml"
     SynthConfig(style=style())
     config.write_text("name: a\ndata: {wrong_size: refuse}\nsynth: {style: " + style().model_dump_json() + "}\n")
-    with pytest.raises(CaptchaPipelineError, match="synth.style draws sizes other than captcha's 100 x 30"):
+    with pytest.raises(CaptchaPipelineError, match=r"synth\.style draws sizes other than captcha's 100 x 30"):
         load_config(config)
 
 

@@ -17,8 +17,9 @@ from components.data.sources import style_search
 from components.data.sources.glyph_matching import Hand, Matcher, find_hands
 from components.data.sources.painting import find_fonts
 from components.data.sources.real_pictures import RealPictures, read_sample
-from components.data.sources.style import DotStyle, GroundStyle, LineStyle, Palette, Style, StyleHand, TextStyle
+from components.data.sources.style import DotStyle, GroundStyle, LineStyle, Palette, Style, TextStyle
 from components.data.sources.style_estimates import Measures, frame_of, jpeg_quality
+from components.data.sources.style_hand import StyleHand
 from components.data.sources.style_search import fit_style
 from components.data.sources.traced_font import trace
 from components.data.sources.two_sample import Distance, auc, compare, features, grounds, ink_of

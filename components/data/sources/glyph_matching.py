@@ -112,12 +112,15 @@ class Matcher:
         pad = max(max(glyph.mask.size) for glyph in glyphs) // 3 + _MARGIN
         ink = np.pad(self._ink[part[0] : part[-1] + 1], ((0, 0), (pad, pad), (pad, pad)))
         templates = [_template(glyph) for glyph in glyphs]
-        shape = [fft.next_fast_len(side + max(template.shape[axis] for template in templates), real=True) for axis, side in enumerate(ink.shape[1:])]
+        shape = [
+            fft.next_fast_len(side + max(template.shape[axis] for template in templates), real=True)
+            for axis, side in enumerate(ink.shape[1:])
+        ]
         spectra = fft.rfft2(ink, shape)
         height, width = ink.shape[1:]
         energy = np.empty((len(part), len(glyphs), width), np.float32)
         rows = np.empty(energy.shape, np.int32)
-        for number, (glyph, template) in enumerate(zip(glyphs, templates, strict=True)):
+        for number, template in enumerate(templates):
             found = fft.irfft2(spectra * np.conj(fft.rfft2(template, shape)), shape)[:, :height, :width].clip(0)
             rows[:, number] = found.argmax(axis=1)
             energy[:, number] = found.max(axis=1) ** 2
@@ -136,7 +139,7 @@ class Matcher:
 
     def _sequences(self, energy: Floats, widths: Sequence[int]) -> tuple[Floats, list[list[tuple[int, int]]]]:
         """Returns the largest sum of energies of characters that do not overlap, float [N], and the characters and their columns."""
-        count, _, columns = energy.shape
+        count = len(energy)
         steps = [max(2, round(width * (1 - _OVERLAP))) for width in widths]
         values, before = [energy], list[tuple[Floats, npt.NDArray[np.int64]]]()
         for _ in range(self._spec.max_length - 1):
@@ -188,7 +191,12 @@ def find_hands(ink: Floats, fonts: Sequence[str], spec: CaptchaSpec, on_step: Ca
     scale = min(1.0, _COARSE / height)
     few = ndimage.zoom(ink[:: -(-count // _SAMPLE)], (1, scale, scale), order=1)
     whole, small = Matcher(ink, spec), Matcher(few, spec)
-    total = len(some) * len(_HEIGHTS) + len(unit) + min(_BETTER, len(unit)) * 2 + min(_FINAL, len(unit)) * len((*_SIZES, *_WIDTHS, *_SIZES_AGAIN))
+    total = (
+        len(some) * len(_HEIGHTS)
+        + len(unit)
+        + min(_BETTER, len(unit)) * 2
+        + min(_FINAL, len(unit)) * len((*_SIZES, *_WIDTHS, *_SIZES_AGAIN))
+    )
     done = 0
 
     def match(matcher: Matcher, hand: Hand) -> Match:

@@ -20,7 +20,8 @@ from components.base.errors import CaptchaPipelineError
 from components.base.section import Byte, LocalPath, Section
 from components.data.captcha_spec import CaptchaSpec
 from components.data.sources.free_layout import FreeHand, FreeLayout
-from components.data.sources.style import Style, StyleHand
+from components.data.sources.style import Style
+from components.data.sources.style_hand import StyleHand
 from components.data.spans import Layout
 
 # The captcha library's defaults are for pictures of 160 x 60 pixels: fonts of 42, 50 and 56 points, and 30 dots.
@@ -54,7 +55,9 @@ class SynthConfig(Section):
         names = ("font_sizes", "noise_dots", "noise_curve", "background")
         others = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if self.own_style and others:
-            raise ValueError(f"{', '.join(others)} are settings of the captcha library's style: remove them, or remove synth.{self.own_style}")
+            raise ValueError(
+                f"{', '.join(others)} are settings of the captcha library's style: remove them, or remove synth.{self.own_style}"
+            )
         return self
 
     @property

@@ -85,8 +85,8 @@ def read_sample(folder: Path, rules: PictureRules, on_file: Callable[[int, int],
         )
     if min(size) < _LEAST_SIDE or size[0] * size[1] > _MOST_PIXELS:
         raise CaptchaPipelineError(
-            f"The pictures in {folder} have {size[0]}x{size[1]} pixels; a style can be found for pictures of at least {_LEAST_SIDE} pixels in "
-            f"width and height, and of at most {_MOST_PIXELS:,} pixels. Resize them first."
+            f"The pictures in {folder} have {size[0]}x{size[1]} pixels; a style can be found for pictures that are at least {_LEAST_SIDE} "
+            f"pixels wide and high, and have at most {_MOST_PIXELS:,} pixels. Resize them first."
         )
     qualities = Counter(quality for _, _, quality in chosen)
     return RealPictures(

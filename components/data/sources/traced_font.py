@@ -39,7 +39,7 @@ class _Shape:
 
 
 def trace(ink: Floats, match: Match, characters: str, smooth: bool) -> bytes:
-    """Returns a TrueType font, in which one pixel is 64 units, so that its size in `match.hand` draws characters as large as they were found.
+    """Returns a TrueType font that draws characters as large as they were found, if it has the size of `match.hand`: 64 units are a pixel.
 
     Args:
       ink: see `two_sample.ink_of`, float32 [N, height, width].
@@ -47,7 +47,10 @@ def trace(ink: Floats, match: Match, characters: str, smooth: bool) -> bytes:
       characters: that the font gets.
       smooth: whether edges are smooth; otherwise outlines follow the pixels.
     """
-    shapes = {character: _shape(ink, [one for one in match.placed if one.character == character], character, match.hand) for character in characters}
+    shapes = {
+        character: _shape(ink, [one for one in match.placed if one.character == character], character, match.hand)
+        for character in characters
+    }
     return _font(shapes, match.hand.size, _FINE if smooth else 1)
 
 

@@ -6,7 +6,7 @@ its accuracy on pictures that it has not seen, here the area under the ROC curve
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +108,7 @@ def features(pixels: Floats) -> tuple[Floats, list[str]]:
     return np.concatenate([part.astype(np.float32) for part in parts.values()], axis=1), names
 
 
-def _mean_where(pixels: Floats, chosen: npt.NDArray[np.bool_]) -> Floats:
+def _mean_where(pixels: npt.NDArray[Any], chosen: npt.NDArray[np.bool_]) -> Floats:
     weights = chosen[..., np.newaxis].astype(np.float32)
     return (pixels * weights).sum(axis=(1, 2)) / weights.sum(axis=(1, 2)).clip(1)
 
@@ -192,7 +192,8 @@ _KERNELS: Final = np.random.default_rng(7).standard_normal((25, _FILTERS)).astyp
 
 def _patterns(grey: Floats) -> Floats:
     """Mean strength and spread of the responses of random filters, whose weights sum to zero."""
-    windows = np.lib.stride_tricks.sliding_window_view(grey / 64, (5, 5), axis=(1, 2))[:, ::2, ::2]
+    view = np.lib.stride_tricks.sliding_window_view
+    windows = view(view(grey / 64, 5, axis=1), 5, axis=2)[:, ::2, ::2]
     responses = windows.reshape(len(grey), -1, 25) @ (_KERNELS - _KERNELS.mean(axis=0))
     strength = np.abs(responses)
     return np.log1p(np.concatenate([strength.mean(axis=1), strength.std(axis=1)], axis=1))

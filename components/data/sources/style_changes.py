@@ -1,0 +1,169 @@
+"""The ways in which the search for a style changes a style: knobs to turn a little, and alternatives to try."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from components.data.sources.style import Palette, Style
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A way to change a style.
+
+    Attributes:
+      path: of a range in the style.
+      unit: the change of one turn, in the units of the range.
+      of_width: whether the range becomes wider; otherwise it moves.
+      least, most: bounds of the range.
+      whole: whether its values are whole numbers.
+    """
+
+    path: tuple[str | int, ...]
+    unit: float
+    of_width: bool
+    least: float = 0.0
+    most: float = math.inf
+    whole: bool = False
+
+
+def knobs_of(style: Style) -> list[Knob]:
+    """Returns the knobs of a style: ranges can move and become wider, except those that are zero, such as the angle of straight text."""
+    width, height, size = style.width, style.height, style.text.size[1]
+    anywhere = -float(max(width, height))
+    ranges: list[tuple[tuple[str | int, ...], float, float, float, bool]] = [
+        (("text", "size"), 0.03 * size, 4, 512, False),
+        (("text", "stretch"), 0.03, 0.3, 3, False),
+        (("text", "start"), 0.06 * size, anywhere, 2.0 * width, False),
+        (("text", "gap"), 0.05 * size, anywhere, 2.0 * width, False),
+        (("text", "baseline"), 0.02 * height, anywhere, 2.0 * height, False),
+        (("text", "lift"), 0.02 * height, anywhere, 2.0 * height, False),
+        (("blur",), 0.15, 0, 10, False),
+    ]
+    if any(style.text.stroke):
+        ranges.append((("text", "stroke"), 0.25, 0, 8, False))
+    if any(style.text.angle):
+        ranges.append((("text", "angle"), 4, -180, 180, False))
+    if style.text.pitch:
+        ranges.append((("text", "pitch"), 0.03 * size, 0, 512, False))
+    if style.text.wave[1]:
+        ranges += [(("text", "wave"), 0.01 * height, 0, 64, False), (("text", "wave_length"), 0.1 * width, 4, 500, False)]
+    if style.text.scatter[1]:
+        ranges.append((("text", "scatter"), 0.4, 0, 16, False))
+        if style.text.scatter_at:
+            ranges += [(("text", "scatter_at"), 0.08 * width, 0, width, False), (("text", "scatter_reach"), 0.06 * width, 1, 500, False)]
+    if style.ground.grain[1]:
+        ranges.append((("ground", "grain"), 2, 0, 100, False))
+    for number, line in enumerate(style.lines):
+        of: tuple[str | int, ...] = ("lines", number)
+        ranges += [((*of, "count"), 1 + 0.15 * line.count[1], 0, 200, True), ((*of, "width"), 0.3, 0, 20, False)]
+        ranges += [((*of, name), 0.04 * width, anywhere, 2.0 * width, False) for name in ("x", "dx")]
+        heights = ("y", "dy", "bend") if any(line.bend) else ("y", "dy")
+        ranges += [((*of, name), 0.06 * height, anywhere, 2.0 * height, False) for name in heights]
+        if line.end_width:
+            ranges.append(((*of, "end_width"), 0.3, 0, 20, False))
+    if style.dots.count[1]:
+        ranges += [(("dots", "count"), 1 + 0.15 * style.dots.count[1], 0, 1000, True), (("dots", "radius"), 0.2, 0.3, 20, False)]
+    return [Knob(path, unit, of_width, least, most, whole) for path, unit, least, most, whole in ranges for of_width in (False, True)]
+
+
+def turned(style: Style, knobs: Sequence[Knob], setting: npt.NDArray[np.floating]) -> Style:
+    """Returns a style with its knobs turned, each by a number of units."""
+    tree = style.model_dump()
+    for knob, turn in zip(knobs, setting.tolist(), strict=True):
+        *parents, last = knob.path
+        parent: Any = tree
+        for part in parents:
+            parent = parent[part]
+        low, high = parent[last]
+        middle, half = (low + high) / 2, (high - low) / 2
+        if knob.of_width:
+            half = max(0.0, half + turn * knob.unit / 2)
+        else:
+            middle += turn * knob.unit
+        ends = (min(knob.most, max(knob.least, middle + off)) for off in (-half, half))
+        # Whole numbers are rounded when the knobs have been turned: two knobs turn each range.
+        parent[last] = tuple(ends)
+    for knob in knobs:
+        *parents, last = knob.path
+        parent = tree
+        for part in parents:
+            parent = parent[part]
+        parent[last] = tuple(round(value) if knob.whole else round(value, 2) for value in parent[last])
+    return Style.model_validate(tree)
+
+
+def alternatives(style: Style) -> list[list[dict[str, Any]]]:
+    """Returns groups of changes to try, each as values by their path in the style."""
+    width, height = style.width, style.height
+    middle = (width / 2, width / 2)
+    groups: list[list[dict[str, Any]]] = [
+        [{"smooth": not style.smooth}],
+        [{"blur": (low, low + 0.2)} for low in (0.0, 0.3, 0.6, 0.9)],
+        [{"text.stroke": (value, value)} for value in (0.0, 0.25, 0.5, 0.75, 1.0)],
+        [{"text.scatter": (value, value), "text.scatter_at": None} for value in (0.0, 0.5, 1.0, 2.0)],
+        [
+            {"text.scatter": (value, value), "text.scatter_at": at, "text.scatter_reach": (reach * width, reach * width)}
+            for value in (1.0, 2.0, 3.0)
+            for at in (middle, (width / 3, width / 3), (width / 1.5, width / 1.5))
+            for reach in (0.1, 0.2)
+        ],
+        [
+            {"text.wave": (0, high * height), "text.wave_length": (length * width, 1.3 * length * width)}
+            for high in (0.0, 0.04, 0.08)
+            for length in (0.25, 0.5)
+        ],
+        [{"text.angle": (-value, value)} for value in (0.0, 4.0, 8.0, 16.0)],
+        [
+            {"ground.grain": (value, value), "ground.grain_scale": scale, "ground.grain_each": each}
+            for value in (0.0, 2.0, 4.0, 8.0)
+            for scale in (0.0, 1.0)
+            for each in ((False,) if style.grey else (False, True))
+        ],
+    ]
+    groups.append([{"text.palette": _saturated(style.text.palette, by)} for by in (0.8, 1.25, 1.6, 2.0)])
+    groups.append([{"text.palette": _brighter(style.text.palette, by)} for by in (-25, -12, 12, 25)])
+    groups.append([{"dots.count": tuple(round(by * value) for value in style.dots.count)} for by in (0, 0.5, 1.5, 2)])
+    for number, line in enumerate(style.lines):
+        groups.append([{f"lines.{number}.palette": None}])
+        groups.append([{f"lines.{number}.bend": (-value * height, value * height)} for value in (0.0, 0.1, 0.2)])
+        groups.append([{f"lines.{number}.dx": _scaled(line.dx, by), f"lines.{number}.dy": _scaled(line.dy, by)} for by in (0.7, 1.3, 1.7)])
+        groups.append([{f"lines.{number}.over": not line.over}])
+        groups.append([{f"lines.{number}.width": (value, value), f"lines.{number}.end_width": None} for value in (1.0, 1.5, 2.0, 3.0)])
+        groups.append(
+            [{f"lines.{number}.width": ends[:1] * 2, f"lines.{number}.end_width": ends[1:] * 2} for ends in ((3, 1), (3, 2), (1, 3))]
+        )
+        groups.append([{f"lines.{number}.count": tuple(round(by * value) for value in line.count)} for by in (0, 0.5, 1.5, 2)])
+    return groups
+
+
+def _scaled(bounds: tuple[float, float], by: float) -> tuple[float, float]:
+    return bounds[0] * by, bounds[1] * by
+
+
+def _saturated(palette: Palette, by: float) -> dict[str, Any]:
+    """Returns a palette whose colours differ more from grey."""
+    colours = np.asarray(palette.colours, float)
+    grey = colours.mean(axis=1, keepdims=True)
+    return {"colours": (grey + by * (colours - grey)).clip(0, 255).round().astype(int).tolist(), "spread": palette.spread}
+
+
+def _brighter(palette: Palette, by: float) -> dict[str, Any]:
+    colours = (np.asarray(palette.colours) + by).clip(0, 255).round().astype(int)
+    return {"colours": colours.tolist(), "spread": palette.spread}
+
+
+def changed(style: Style, change: Mapping[str, Any]) -> Style:
+    """Returns a style with other values, given by their paths such as `text.size` or `lines.0.width`."""
+    tree = style.model_dump()
+    for path, value in change.items():
+        *parents, last = path.split(".")
+        parent: Any = tree
+        for part in parents:
+            parent = parent[int(part)] if part.isdigit() else parent[part]
+        parent[last] = value
+    return Style.model_validate(tree)
