@@ -1,5 +1,6 @@
 import io
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from components.data.captcha_spec import CaptchaSpec
 from components.data.pictures import PictureRules
 from components.data.sources import style_search
 from components.data.sources.glyph_matching import Hand, Matcher, find_hands
+from components.data.sources.glyphs import glyph_of
 from components.data.sources.painting import find_fonts
 from components.data.sources.real_pictures import RealPictures, read_sample
 from components.data.sources.style import DotStyle, GroundStyle, LineStyle, Palette, Style, TextStyle
@@ -94,8 +96,8 @@ def test_the_classifier_knows_a_wrong_style_and_not_the_true_one(wrong, names):
     different = compare(real, features_of(style(**wrong), 120, seed=2), none, names)
     assert different.auc > 0.9
     assert sum(share for _, share in different.signs) == pytest.approx(1)
-    measure = Distance(real)
-    assert measure(again) < 0.6 * measure(features_of(style(**wrong), 120, seed=2))
+    measure = Distance(real, names)
+    assert measure(again) < 0.8 * measure(features_of(style(**wrong), 120, seed=2))
 
 
 def test_features_have_names_and_are_finite(names):
@@ -144,12 +146,29 @@ def test_labels_of_many_lengths_are_found():
 
 
 @pytest.mark.slow
-def test_a_traced_font_draws_what_was_traced():
+def test_a_traced_font_draws_what_was_traced(tmp_path):
     drawn = pictures(style(), 40)
     ink = ink_of(stack(drawn), grounds(stack(drawn)))
     match = Matcher(ink, SPEC).match(Hand(SANS, 22))
     font = trace(ink, match, SPEC.characters, smooth=True)
     assert font == trace(ink, match, SPEC.characters, smooth=True)
+    path = tmp_path / "traced.ttf"
+    path.write_bytes(font)
+    assert find_fonts([str(path)], SPEC.characters) == (str(path),)
+
+    def drawn_with(name: str, character: str) -> np.ndarray:
+        canvas = Image.new("L", (30, 40))
+        glyph = glyph_of(character, name, 22.0)
+        canvas.paste(glyph.mask, (5 + round(glyph.left), 30 + round(glyph.top)))
+        return np.asarray(canvas, int)
+
+    for character in SPEC.characters:
+        true = drawn_with(BOLD, character)
+        off, before = (
+            min(np.abs(np.roll(drawn_with(name, character), step, axis=1) - true).sum() for step in (-2, -1, 0, 1, 2))
+            for name in (str(path), SANS)
+        )
+        assert off < 0.6 * before
 
 
 def test_frames_and_qualities_of_jpegs_are_measured():
@@ -180,7 +199,7 @@ def test_what_can_be_seen_is_measured(text, expected):
     match = Matcher(ink_of(pixels, grounds(pixels)), SPEC).match(Hand(BOLD, 22))
     found = Measures(pixels, 0, match).style(grey=False, quality=None)
     for name, value in expected.items():
-        assert getattr(found.text, name) == (pytest.approx(value, abs=6) if name == "angle" else value)
+        assert getattr(found.text, name) == (pytest.approx(value, abs=10) if name == "angle" else value)
     assert np.mean(found.text.baseline) == pytest.approx(24, abs=1)
     assert (found.width, found.height, found.grey, found.jpeg) == (80, 32, False, None)
 
@@ -201,19 +220,12 @@ def test_the_search_recovers_a_style(tmp_path):
     assert all(done <= total for _, done, total in steps)
 
 
-def sample_of(count: int) -> RealPictures:
-    from collections import Counter
-
-    return RealPictures(stack(pictures(style(), count)), tuple(map(str, range(count))), False, None, Counter())
-
-
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(style_search, "_GENERATIONS", 1)
     monkeypatch.setattr(style_search, "_POPULATION", 3)
     monkeypatch.setattr(style_search, "_ELITE", 2)
     monkeypatch.setattr(style_search, "_DRAWN", 8)
-    monkeypatch.setattr(style_search, "_ROUNDS", 1)
     monkeypatch.setattr(style_search, "_JUDGED_AGAINST", 40)
 
 
@@ -225,11 +237,11 @@ def test_the_command_writes_a_section_that_data_synth_draws_with(tmp_path, quick
     values = {"name": "shop", "captcha": {"length": 4, "width": 80, "height": 32}, "data": {"root": str(tmp_path / "data")}}
     config.write_text(yaml.safe_dump(values))
     options = ["--config", str(config), "--set", f"synth.fonts=[{BOLD}, {SERIF}]", "--page", str(page)]
-    result = CliRunner(mix_stderr=False).invoke(app, ["synth", "fit", str(real), *options], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["synth", "fit", str(real), *options], catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
     assert str(page) in result.stderr
     section = yaml.safe_load(result.stdout)
-    assert (section["synth"]["style"]["width"], section["synth"]["style"]["variation"]) == (80, 0.15)
+    assert (section["synth"]["style"]["width"], section["synth"]["style"]["variation"]) == (80, 0.4)
     assert result.stdout.count("#") > 5
     config.write_text(config.read_text() + result.stdout)
     drawn = CliRunner().invoke(app, ["data", "synth", "--config", str(config), "--count", "8", "--workers", "1"], catch_exceptions=False)
@@ -251,13 +263,22 @@ def test_folders_that_cannot_be_used_are_explained(tmp_path):
     with pytest.raises(CaptchaPipelineError, match=r"has 3 pictures that can.*\n  1 left out: image_\w+\n  1 left out: image_\w+"):
         read_sample(few, RULES)
     sizes = folder(tmp_path / "sizes", pictures(style(), 49) + [(Image.new("RGB", (40 + n, 20)), "") for n in range(9)])
-    with pytest.raises(CaptchaPipelineError, match="49 pictures of the commonest size, 80x32, that"):
+    with pytest.raises(CaptchaPipelineError, match="49 pictures of the commonest size, 80x32 that"):
         read_sample(sizes, RULES)
     tiny = folder(tmp_path / "tiny", [(Image.new("RGB", (12, 12), (n, 0, 0)), "") for n in range(50)])
     with pytest.raises(CaptchaPipelineError, match="12x12 pixels; a style can be found"):
         read_sample(tiny, RULES)
     missing = CliRunner().invoke(app, ["synth", "fit", str(tmp_path / "missing")])
     assert "missing does not exist" in str(missing.exception)
+
+
+@pytest.mark.slow
+def test_pictures_without_text_are_refused(tmp_path):
+    rng = np.random.default_rng(3)
+    noise = rng.integers(180, 255, (50, 24, 60, 3)).astype(np.float32)
+    blank = RealPictures(noise, tuple(map(str, range(50))), False, None, Counter())
+    with pytest.raises(CaptchaPipelineError, match="No characters of the charset were found"):
+        fit_style(blank, [BOLD], SPEC, tmp_path / "a.ttf", lambda *step: None)
 
 
 def test_a_sample_says_what_the_pictures_have_in_common(tmp_path):

@@ -27,7 +27,7 @@ _CHUNK: Final = 8  # pictures
 _HEIGHTS: Final = 0.8 * 1.12 ** -np.arange(12.0)  # heights of characters to try, relative to the picture's
 _SAMPLE: Final = 8  # pictures, and fonts, for the first tries
 _BETTER: Final = 40  # fonts that are tried in neighbouring sizes
-_FINAL: Final = 8  # fonts whose size and width are tried finely
+_FINAL: Final = 6  # fonts whose size and width are tried finely
 _COARSE: Final = 32  # pixels: the height of the pictures for the first tries
 _SIZES: Final = (0.92, 0.96, 1.0, 1.04, 1.08)
 _WIDTHS: Final = (0.9, 1.1)
@@ -174,10 +174,10 @@ def _template(glyph: Glyph) -> Floats:
 
 
 def find_hands(ink: Floats, fonts: Sequence[str], spec: CaptchaSpec, on_step: Callable[[int, int], None]) -> list[Match]:
-    """Returns the eight fonts that explain the pictures best, the best first.
+    """Returns the six fonts that explain the pictures best, the best first.
 
     First some fonts are tried in many sizes on some pictures, then all fonts in the size that explained most, then the better fonts in
-    neighbouring sizes, then the best eight in finer sizes and other widths on all pictures.
+    neighbouring sizes, then the best six in finer sizes and other widths on all pictures.
 
     Args:
       ink: see `Matcher`.

@@ -20,7 +20,7 @@ from components.data.sources.two_sample import Floats
 LEAST: Final = 50  # pictures
 _MOST: Final = 400  # pictures; more would only cost time
 _LEAST_SIDE: Final = 16  # pixels
-_MOST_PIXELS: Final = 250_000  # of a picture: larger ones are no short texts, and the search would take hours
+_MOST_PIXELS: Final = 60_000  # of a picture: larger ones are no short texts, and the search would take hours
 _SEED: Final = 25
 
 

@@ -31,25 +31,33 @@ class Knob:
     whole: bool = False
 
 
-def knobs_of(style: Style) -> list[Knob]:
-    """Returns the knobs of a style: ranges can move and become wider, except those that are zero, such as the angle of straight text."""
+def knobs_of(style: Style, measured: bool) -> list[Knob]:
+    """Returns the knobs of a style: ranges can move and become wider, except those that are zero, such as the angle of straight text.
+
+    Args:
+      style: to be changed.
+      measured: whether the size and the places of the characters are known; then they have no knobs.
+    """
     width, height, size = style.width, style.height, style.text.size[1]
     anywhere = -float(max(width, height))
-    ranges: list[tuple[tuple[str | int, ...], float, float, float, bool]] = [
-        (("text", "size"), 0.03 * size, 4, 512, False),
-        (("text", "stretch"), 0.03, 0.3, 3, False),
-        (("text", "start"), 0.06 * size, anywhere, 2.0 * width, False),
-        (("text", "gap"), 0.05 * size, anywhere, 2.0 * width, False),
-        (("text", "baseline"), 0.02 * height, anywhere, 2.0 * height, False),
-        (("text", "lift"), 0.02 * height, anywhere, 2.0 * height, False),
-        (("blur",), 0.15, 0, 10, False),
-    ]
+    ranges: list[tuple[tuple[str | int, ...], float, float, float, bool]] = []
+    if not measured:
+        ranges += [
+            (("text", "size"), 0.03 * size, 4, 512, False),
+            (("text", "stretch"), 0.03, 0.3, 3, False),
+            (("text", "start"), 0.06 * size, anywhere, 2.0 * width, False),
+            (("text", "gap"), 0.05 * size, anywhere, 2.0 * width, False),
+            (("text", "baseline"), 0.02 * height, anywhere, 2.0 * height, False),
+            (("text", "lift"), 0.02 * height, anywhere, 2.0 * height, False),
+        ]
+        if style.text.pitch:
+            ranges.append((("text", "pitch"), 0.03 * size, 0, 512, False))
+    if any(style.blur):
+        ranges.append((("blur",), 0.15, 0, 10, False))
     if any(style.text.stroke):
         ranges.append((("text", "stroke"), 0.25, 0, 8, False))
     if any(style.text.angle):
         ranges.append((("text", "angle"), 4, -180, 180, False))
-    if style.text.pitch:
-        ranges.append((("text", "pitch"), 0.03 * size, 0, 512, False))
     if style.text.wave[1]:
         ranges += [(("text", "wave"), 0.01 * height, 0, 64, False), (("text", "wave_length"), 0.1 * width, 4, 500, False)]
     if style.text.scatter[1]:
@@ -61,8 +69,8 @@ def knobs_of(style: Style) -> list[Knob]:
     for number, line in enumerate(style.lines):
         of: tuple[str | int, ...] = ("lines", number)
         ranges += [((*of, "count"), 1 + 0.15 * line.count[1], 0, 200, True), ((*of, "width"), 0.3, 0, 20, False)]
-        ranges += [((*of, name), 0.04 * width, anywhere, 2.0 * width, False) for name in ("x", "dx")]
-        heights = ("y", "dy", "bend") if any(line.bend) else ("y", "dy")
+        ranges.append(((*of, "dx"), 0.04 * width, anywhere, 2.0 * width, False))
+        heights = ("dy", "bend") if any(line.bend) else ("dy",)
         ranges += [((*of, name), 0.06 * height, anywhere, 2.0 * height, False) for name in heights]
         if line.end_width:
             ranges.append(((*of, "end_width"), 0.3, 0, 20, False))
@@ -99,46 +107,47 @@ def turned(style: Style, knobs: Sequence[Knob], setting: npt.NDArray[np.floating
 
 def alternatives(style: Style) -> list[list[dict[str, Any]]]:
     """Returns groups of changes to try, each as values by their path in the style."""
-    width, height = style.width, style.height
-    middle = (width / 2, width / 2)
-    groups: list[list[dict[str, Any]]] = [
-        [{"smooth": not style.smooth}],
-        [{"blur": (low, low + 0.2)} for low in (0.0, 0.3, 0.6, 0.9)],
-        [{"text.stroke": (value, value)} for value in (0.0, 0.25, 0.5, 0.75, 1.0)],
-        [{"text.scatter": (value, value), "text.scatter_at": None} for value in (0.0, 0.5, 1.0, 2.0)],
-        [
-            {"text.scatter": (value, value), "text.scatter_at": at, "text.scatter_reach": (reach * width, reach * width)}
-            for value in (1.0, 2.0, 3.0)
-            for at in (middle, (width / 3, width / 3), (width / 1.5, width / 1.5))
-            for reach in (0.1, 0.2)
-        ],
+    width, height, palette = style.width, style.height, style.text.palette
+    groups: list[list[dict[str, Any]]] = []
+    for number, line in enumerate(style.lines):
+        of = f"lines.{number}"
+        groups += [
+            [{f"{of}.count": _times(line.count, by)} for by in (0, 0.5, 1.5, 2)],
+            [
+                {f"{of}.width": (start, start), f"{of}.end_width": (end, end)}
+                for start, end in ((1, 1), (1.5, 1.5), (2, 2), (3, 3), (3, 1), (1, 3))
+            ],
+            [{f"{of}.dx": _scaled(line.dx, by), f"{of}.dy": _scaled(line.dy, by)} for by in (0.7, 1.3, 1.7)],
+            [{f"{of}.palette": None}],
+            [{f"{of}.over": not line.over}],
+        ]
+    scatter = [{"text.scatter": (value, value), "text.scatter_at": None} for value in (0.5, 1.0, 2.0)]
+    scatter += [
+        {"text.scatter": (value, value), "text.scatter_at": (at * width, at * width), "text.scatter_reach": (0.15 * width, 0.15 * width)}
+        for at in (1 / 3, 1 / 2, 2 / 3)
+        for value in (1.5, 3.0)
+    ]
+    grains = ((value, scale, each) for value in (2.0, 5.0) for scale in (0.0, 1.0) for each in ((False,) if style.grey else (False, True)))
+    return [
+        *groups,
+        [{"dots.count": _times(style.dots.count, by)} for by in (0, 0.5, 2)],
+        [{"text.palette": _saturated(palette, by)} for by in (0.8, 1.25, 1.6)],
+        [{"text.palette": _brighter(palette, by)} for by in (-25, -12, 12, 25)],
+        [{"ground.grain": (value, value), "ground.grain_scale": scale, "ground.grain_each": each} for value, scale, each in grains],
+        [{"blur": (low, low + 0.2)} for low in (0.3, 0.6, 0.9)],
+        [{"text.stroke": (value, value)} for value in (0.25, 0.5, 1.0)],
+        scatter,
         [
             {"text.wave": (0, high * height), "text.wave_length": (length * width, 1.3 * length * width)}
-            for high in (0.0, 0.04, 0.08)
+            for high in (0.04, 0.08)
             for length in (0.25, 0.5)
         ],
-        [{"text.angle": (-value, value)} for value in (0.0, 4.0, 8.0, 16.0)],
-        [
-            {"ground.grain": (value, value), "ground.grain_scale": scale, "ground.grain_each": each}
-            for value in (0.0, 2.0, 4.0, 8.0)
-            for scale in (0.0, 1.0)
-            for each in ((False,) if style.grey else (False, True))
-        ],
+        [{"text.angle": (-value, value)} for value in (0.0, 5.0, 10.0)],
     ]
-    groups.append([{"text.palette": _saturated(style.text.palette, by)} for by in (0.8, 1.25, 1.6, 2.0)])
-    groups.append([{"text.palette": _brighter(style.text.palette, by)} for by in (-25, -12, 12, 25)])
-    groups.append([{"dots.count": tuple(round(by * value) for value in style.dots.count)} for by in (0, 0.5, 1.5, 2)])
-    for number, line in enumerate(style.lines):
-        groups.append([{f"lines.{number}.palette": None}])
-        groups.append([{f"lines.{number}.bend": (-value * height, value * height)} for value in (0.0, 0.1, 0.2)])
-        groups.append([{f"lines.{number}.dx": _scaled(line.dx, by), f"lines.{number}.dy": _scaled(line.dy, by)} for by in (0.7, 1.3, 1.7)])
-        groups.append([{f"lines.{number}.over": not line.over}])
-        groups.append([{f"lines.{number}.width": (value, value), f"lines.{number}.end_width": None} for value in (1.0, 1.5, 2.0, 3.0)])
-        groups.append(
-            [{f"lines.{number}.width": ends[:1] * 2, f"lines.{number}.end_width": ends[1:] * 2} for ends in ((3, 1), (3, 2), (1, 3))]
-        )
-        groups.append([{f"lines.{number}.count": tuple(round(by * value) for value in line.count)} for by in (0, 0.5, 1.5, 2)])
-    return groups
+
+
+def _times(counts: tuple[int, int], by: float) -> tuple[int, int]:
+    return round(by * counts[0]), round(by * counts[1])
 
 
 def _scaled(bounds: tuple[float, float], by: float) -> tuple[float, float]:

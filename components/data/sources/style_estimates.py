@@ -23,6 +23,7 @@ _SURE: Final = 0.6  # the least correlation of a character that is measured
 _TURNS: Final = tuple(range(-30, 31, 6))  # degrees
 _RELATIVE_SIZES: Final = (0.8, 0.9, 1.0, 1.1, 1.2)
 _MEASURED: Final = 6  # characters of each picture whose shape is measured
+_OWN: Final = 0.4  # characters have their own sizes if those in one picture differ by this share of the difference of all sizes
 _SIZES_DIFFER: Final = 0.15  # a range of relative sizes that is narrower is none
 _CORE: Final = 200  # of 255: a pixel of a character that is not at its edge
 _QUALITIES: Final = range(10, 96)
@@ -139,24 +140,20 @@ class Measures:
 
     def _shapes(self) -> tuple[tuple[float, float], bool, tuple[float, float]]:
         """Returns the range of sizes, whether each character has its own size, and the range of angles, all where characters fit best."""
-        turns, sizes, of_pictures = list[float](), list[float](), list[float]()
-        for ink, placed in zip(self.ink, self._placed, strict=True):
-            shapes = [_best_shape(ink, one, self._hand) for one in placed[:_MEASURED] if one.fit >= _SURE]
-            if shapes:
-                turns += [turn for turn, _ in shapes]
-                sizes += [size for _, size in shapes]
-                of_pictures.append(float(np.median([size for _, size in shapes])))
-        low, high = range_of(turns or [0.0])
+        shapes = [
+            [_best_shape(ink, one, self._hand) for one in placed[:_MEASURED] if one.fit >= _SURE]
+            for ink, placed in zip(self.ink, self._placed, strict=True)
+        ]
+        low, high = range_of([turn for found in shapes for turn, _ in found] or [0.0])
         # One step in either direction is not an angle yet: a character that is not turned fits there nearly as well.
         angle = (0.0, 0.0) if max(-low, high) <= _TURNS[1] - _TURNS[0] else (low, high)
-        found = np.array(sizes or [1.0])
-        within = float(np.ptp(np.percentile(found, OUTER)))
-        between = float(np.ptp(np.percentile(of_pictures or [1.0], OUTER)))
-        if within < _SIZES_DIFFER:
+        sizes = [[size for _, size in found] for found in shapes if found] or [[1.0]]
+        overall = float(np.ptp(np.percentile(np.concatenate(sizes), OUTER)))
+        if overall < _SIZES_DIFFER:
             return (self._hand.size, self._hand.size), False, angle
-        chosen = found if between < 0.6 * within else np.array(of_pictures)
-        low, high = range_of(self._hand.size * chosen)
-        return (low, high), chosen is found, angle
+        each = float(np.mean([np.ptp(of) for of in sizes])) > _OWN * overall
+        low, high = range_of(self._hand.size * (np.concatenate(sizes) if each else np.array([np.median(of) for of in sizes])))
+        return (low, high), each, angle
 
     def _ink_colours(self) -> tuple[Palette, bool]:
         """Returns the colours of the text, and whether each character has its own."""

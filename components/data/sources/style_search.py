@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from PIL.Image import Image
 
+from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
 from components.data.sources.glyph_matching import Hand, Match, Matcher, find_hands
 from components.data.sources.painting import SynthConfig, SynthPlan, painter
@@ -28,14 +29,16 @@ from components.data.sources.two_sample import Comparison, Distance, Floats, com
 _MOST_MEASURED: Final = 100  # real pictures
 _DRAWN: Final = 32  # pictures of each trial
 _JUDGED_AGAINST: Final = 400  # drawn pictures
-_GENERATIONS: Final = 10
-_POPULATION: Final = 20
-_ELITE: Final = 5
-_SMOOTHING: Final = 0.7  # of the new mean and deviation, which is the value that the tutorial recommends
+_GENERATIONS: Final = 9
+_POPULATION: Final = 16
+_ELITE: Final = 4
+_SMOOTHING: Final = 0.7  # the weight of the new mean and deviation; the tutorial names 0.4 to 0.9
 _START: Final = 0.7  # deviation of the first generation, in the units of the knobs
-_ROUNDS: Final = 2  # of trying each alternative
+_WORTH: Final = 0.99  # of the distance: an effect that does not bring the pictures closer than this is left out
 _TRACES: Final = 3  # a traced font finds characters better, and these trace a better font
 _BETTER_FIT: Final = 0.002  # by which the characters of a traced font must correlate more with the pictures
+_LEAST_FIT: Final = 0.35  # the mean correlation of the best font's characters with the pictures: noise has less
+_GOOD_FIT: Final = 0.85  # the same, with which the places of the characters are measured better than a search could find them
 _MOST_DRAFTS: Final = 4  # fonts that are compared by the pictures drawn with them
 _LIKELY: Final = 0.8  # of the ink that the best font explains: a font that explains less is not tried further
 # What is measured with a font, and fits no other.
@@ -79,21 +82,29 @@ def fit_style(real: RealPictures, fonts: Sequence[str], spec: CaptchaSpec, font_
       spec: of the labels of the pictures; its size and channels have no effect.
       font_file: a font that is traced from the pictures is written beside this file, under its name with a hash of the font.
       on_step: called after each step.
+
+    Raises:
+      CaptchaPipelineError: the pictures have no text that resembles the characters in any of the fonts.
     """
     measured = min(_MOST_MEASURED, len(real.pixels) // 2)
     sample = real.pixels[:measured]
     frame = frame_of(sample)
     ink = without_frame(ink_of(sample, grounds(sample, frame)), frame)
     matches = find_hands(ink, fonts, spec, lambda done, total: on_step("Comparing fonts", done, total))
+    if matches[0].fit < _LEAST_FIT:
+        raise CaptchaPipelineError(
+            "No characters of the charset were found in the pictures. Check captcha.charset and captcha.length in the configuration; name "
+            "fonts that look like that of the pictures with --set 'synth.fonts=[/path/to/font.ttf]'."
+        )
 
     def draft(match: Match) -> _Draft:
-        return _Draft(Measures(sample, frame, match).style(real.grey, real.quality), (match.hand.font,))
+        return _Draft(Measures(sample, frame, match).style(real.grey, real.quality), (match.hand.font,), match.fit)
 
     with tempfile.TemporaryDirectory() as scratch:
         drafts = [draft(match) for match in matches[:_MOST_DRAFTS] if match.explained.mean() >= _LIKELY * matches[0].explained.mean()]
         traced = _traced(ink, matches[0], spec, drafts[0].style.smooth, Path(scratch))
         drafts += [draft(traced)] if traced else []
-        search = _Search(features(sample)[0], spec)
+        search = _Search(sample, spec)
         best = search.choose(drafts[-1] if traced else drafts[0], on_step)
         found = search.refine(min((best.with_shapes_of(other) for other in drafts), key=search.distance), on_step)
         judge = _pictures(found.style, found.fonts, spec, _JUDGED_AGAINST, 2 * _SEED)
@@ -121,22 +132,23 @@ def _traced(ink: Floats, match: Match, spec: CaptchaSpec, smooth: bool, folder: 
 
 @dataclass(frozen=True)
 class _Draft:
-    """A style and the fonts it is drawn with."""
+    """A style, the fonts it is drawn with, and how well these fit the pictures."""
 
     style: Style
     fonts: tuple[str, ...]
+    fit: float
 
     def with_shapes_of(self, other: "_Draft") -> "_Draft":
         """Returns this draft with the font of another, and its measures of the text."""
         text = self.style.text.model_copy(update={name: getattr(other.style.text, name) for name in _OF_FONT})
-        return _Draft(self.style.model_copy(update={"text": text}), other.fonts)
+        return _Draft(self.style.model_copy(update={"text": text}), other.fonts, other.fit)
 
 
 class _Search:
     """Looks for the style with the smallest distance from features of real pictures."""
 
     def __init__(self, sample: Floats, spec: CaptchaSpec):
-        self._distance = Distance(sample)
+        self._distance = Distance(*features(sample))
         self._spec = spec
 
     def distance(self, draft: _Draft, seed: int = 0) -> float:
@@ -147,21 +159,20 @@ class _Search:
     def choose(self, draft: _Draft, on_step: OnStep) -> _Draft:
         """Tries what cannot be seen directly, one thing after the other, and keeps each change that brings the pictures closer."""
         least = self.distance(draft)
-        total = _ROUNDS * sum(len(changes) for changes in alternatives(draft.style))
+        total = sum(len(changes) for changes in alternatives(draft.style))
         done = 0
-        for _ in range(_ROUNDS):
-            for number in range(len(alternatives(draft.style))):
-                for change in alternatives(draft.style)[number]:
-                    trial = replace(draft, style=changed(draft.style, change))
-                    if (distance := self.distance(trial)) < least - 1e-4:
-                        draft, least = trial, distance
-                    done += 1
-                    on_step("Trying effects", done, total)
+        for number in range(len(alternatives(draft.style))):
+            for change in alternatives(draft.style)[number]:
+                trial = replace(draft, style=changed(draft.style, change))
+                if (distance := self.distance(trial)) < _WORTH * least:
+                    draft, least = trial, distance
+                done += 1
+                on_step("Trying effects", done, total)
         return draft
 
     def refine(self, draft: _Draft, on_step: OnStep) -> _Draft:
         """Searches with the cross-entropy method around a draft."""
-        knobs = knobs_of(draft.style)
+        knobs = knobs_of(draft.style, draft.fit >= _GOOD_FIT)
         rng = np.random.default_rng(_SEED)
         mean, deviation = np.zeros(len(knobs)), np.full(len(knobs), _START)
         for generation in range(_GENERATIONS):

@@ -7,7 +7,7 @@ import yaml
 from components.data.sources.real_pictures import RealPictures
 from components.data.sources.style_search import Fitted
 
-VARIATION: Final = 0.15  # with which pictures to learn from are drawn
+VARIATION: Final = 0.4  # with which pictures to learn from are drawn
 _WIDTH: Final = 118
 
 

@@ -4,6 +4,7 @@ The test is that of Lopez-Paz and Oquab, "Revisiting classifier two-sample tests
 its accuracy on pictures that it has not seen, here the area under the ROC curve, says how different the samples are.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -202,23 +203,26 @@ def _patterns(grey: Floats) -> Floats:
 class Distance:
     """How different samples are from one sample of pictures, by the distribution of each feature on its own."""
 
-    def __init__(self, sample: Floats):
+    def __init__(self, sample: Floats, names: Sequence[str]):
         """Args:
         sample: features of the pictures, float32 [N, F].
+        names: of the features; those with the same name count together as much as any other name.
         """
         self._levels = np.linspace(0.05, 0.95, 10)
         self._quantiles = np.quantile(sample, self._levels, axis=0)
         spread = np.quantile(sample, 0.9, axis=0) - np.quantile(sample, 0.1, axis=0)
         # A feature that is constant in the sample is measured by its own size.
         self._scale = np.maximum(spread, 0.02 * np.abs(sample).mean(axis=0) + 1e-3)
+        counts = Counter(names)
+        self._weights = np.array([1 / (counts[name] * len(counts)) for name in names])
 
     def __call__(self, other: Floats) -> float:
-        """Returns the mean over the features of the distance of their quantiles, in units of their spread.
+        """Returns the weighted mean over the features of the distance of their quantiles, in units of their spread.
 
         It is the first Wasserstein distance, and each feature counts at most as much as three spreads.
         """
         off = np.abs(np.quantile(other, self._levels, axis=0) - self._quantiles).mean(axis=0) / self._scale
-        return float(np.minimum(off, 3.0).mean())
+        return float(np.minimum(off, 3.0) @ self._weights)
 
 
 @dataclass(frozen=True)
