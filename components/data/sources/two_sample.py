@@ -25,6 +25,7 @@ _AREAS: Final = (4, 12, 40)  # pixels: bounds of the areas of specks
 _LEAST_INK: Final = 22.0  # the least distance from the background, in levels of 0 to 255, that is ink
 _OF_STRONGEST: Final = 0.3  # the same as a share of the strongest ink of the picture
 _FOLDS: Final = 5
+_FLOOR: Final = 0.05  # the least spread of a feature, relative to the size of the features with its name
 _PLANE_PIXELS: Final = 2_000
 
 
@@ -211,8 +212,9 @@ class Distance:
         self._levels = np.linspace(0.05, 0.95, 10)
         self._quantiles = np.quantile(sample, self._levels, axis=0)
         spread = np.quantile(sample, 0.9, axis=0) - np.quantile(sample, 0.1, axis=0)
-        # A feature that is constant in the sample is measured by its own size.
-        self._scale = np.maximum(spread, 0.02 * np.abs(sample).mean(axis=0) + 1e-3)
+        # A feature that hardly varies in the sample is measured by the size of the features with its name.
+        sizes = {name: float(np.abs(sample[:, [other == name for other in names]]).mean()) for name in set(names)}
+        self._scale = np.maximum(spread, [_FLOOR * sizes[name] + 1e-3 for name in names])
         counts = Counter(names)
         self._weights = np.array([1 / (counts[name] * len(counts)) for name in names])
 
@@ -271,7 +273,7 @@ def compare(judged: Floats, drawn: Floats, more: Floats, names: Sequence[str]) -
         shares += np.abs(direction * ((first - second.mean(axis=0)) / scale).mean(axis=0))
     area = float(np.average(aucs, weights=weights))
     lower, upper = _interval(area, len(judged), len(drawn))
-    signs = {name: float(shares[[other == name for other in names]].sum() / shares.sum()) for name in dict.fromkeys(names)}
+    signs = {name: float(shares[[other == name for other in names]].sum() / max(shares.sum(), 1e-12)) for name in dict.fromkeys(names)}
     return Comparison(area, lower, upper, sorted(signs.items(), key=lambda sign: -sign[1]), scores)
 
 
