@@ -105,8 +105,8 @@ def turned(style: Style, knobs: Sequence[Knob], setting: npt.NDArray[np.floating
     return Style.model_validate(tree)
 
 
-def alternatives(style: Style) -> list[list[dict[str, Any]]]:
-    """Returns groups of changes to try, each as values by their path in the style."""
+def alternatives(style: Style, measured: bool) -> list[list[dict[str, Any]]]:
+    """Returns groups of changes to try, each as values by their path in the style. `measured` is as in `knobs_of`."""
     width, height, palette = style.width, style.height, style.text.palette
     groups: list[list[dict[str, Any]]] = []
     for number, line in enumerate(style.lines):
@@ -121,20 +121,26 @@ def alternatives(style: Style) -> list[list[dict[str, Any]]]:
             [{f"{of}.palette": None}],
             [{f"{of}.over": not line.over}],
         ]
+    grains = ((value, scale, each) for value in (2.0, 5.0) for scale in (0.0, 1.0) for each in ((False,) if style.grey else (False, True)))
+    groups += [
+        [{"dots.count": _times(style.dots.count, by)} for by in (0, 0.5, 2)],
+        [{"text.palette": _saturated(palette, by)} for by in (0.8, 1.25, 1.6)],
+        [{"text.palette": _brighter(palette, by)} for by in (-25, -12, 12, 25)],
+        [{"ground.grain": (value, value), "ground.grain_scale": scale, "ground.grain_each": each} for value, scale, each in grains],
+        [{"blur": (low, low + 0.2)} for low in (0.3, 0.6, 0.9)],
+    ]
+    return groups if measured else groups + _distortions(width, height)
+
+
+def _distortions(width: int, height: int) -> list[list[dict[str, Any]]]:
+    """Returns groups of changes to the shape of characters. A font that fits the pictures well needs none."""
     scatter = [{"text.scatter": (value, value), "text.scatter_at": None} for value in (0.5, 1.0, 2.0)]
     scatter += [
         {"text.scatter": (value, value), "text.scatter_at": (at * width, at * width), "text.scatter_reach": (0.15 * width, 0.15 * width)}
         for at in (1 / 3, 1 / 2, 2 / 3)
         for value in (1.5, 3.0)
     ]
-    grains = ((value, scale, each) for value in (2.0, 5.0) for scale in (0.0, 1.0) for each in ((False,) if style.grey else (False, True)))
     return [
-        *groups,
-        [{"dots.count": _times(style.dots.count, by)} for by in (0, 0.5, 2)],
-        [{"text.palette": _saturated(palette, by)} for by in (0.8, 1.25, 1.6)],
-        [{"text.palette": _brighter(palette, by)} for by in (-25, -12, 12, 25)],
-        [{"ground.grain": (value, value), "ground.grain_scale": scale, "ground.grain_each": each} for value, scale, each in grains],
-        [{"blur": (low, low + 0.2)} for low in (0.3, 0.6, 0.9)],
         [{"text.stroke": (value, value)} for value in (0.25, 0.5, 1.0)],
         scatter,
         [

@@ -138,6 +138,11 @@ class _Draft:
     fonts: tuple[str, ...]
     fit: float
 
+    @property
+    def measured(self) -> bool:
+        """Whether the size and the places of the characters are known."""
+        return self.fit >= _GOOD_FIT
+
     def with_shapes_of(self, other: "_Draft") -> "_Draft":
         """Returns this draft with the font of another, and its measures of the text."""
         text = self.style.text.model_copy(update={name: getattr(other.style.text, name) for name in _OF_FONT})
@@ -159,10 +164,10 @@ class _Search:
     def choose(self, draft: _Draft, on_step: OnStep) -> _Draft:
         """Tries what cannot be seen directly, one thing after the other, and keeps each change that brings the pictures closer."""
         least = self.distance(draft)
-        total = sum(len(changes) for changes in alternatives(draft.style))
+        total = sum(len(changes) for changes in alternatives(draft.style, draft.measured))
         done = 0
-        for number in range(len(alternatives(draft.style))):
-            for change in alternatives(draft.style)[number]:
+        for number in range(len(alternatives(draft.style, draft.measured))):
+            for change in alternatives(draft.style, draft.measured)[number]:
                 trial = replace(draft, style=changed(draft.style, change))
                 if (distance := self.distance(trial)) < _WORTH * least:
                     draft, least = trial, distance
@@ -172,7 +177,7 @@ class _Search:
 
     def refine(self, draft: _Draft, on_step: OnStep) -> _Draft:
         """Searches with the cross-entropy method around a draft."""
-        knobs = knobs_of(draft.style, draft.fit >= _GOOD_FIT)
+        knobs = knobs_of(draft.style, draft.measured)
         rng = np.random.default_rng(_SEED)
         mean, deviation = np.zeros(len(knobs)), np.full(len(knobs), _START)
         for generation in range(_GENERATIONS):
