@@ -46,7 +46,7 @@ def style(**changes: Any) -> Style:
         "height": 32,
         "text": TextStyle(size=(22, 22), start=(7, 10), gap=(2, 3), baseline=(23, 25), palette=dark),
         "ground": GroundStyle(palette=light),
-        "lines": (LineStyle(count=(2, 4), x=(0, 70), y=(0, 31), dx=(6, 14), dy=(-4, 4), palette=grey),),
+        "lines": (LineStyle(count=(2, 4), x=(0, 70), y=(0, 31), dx=(6, 14), dy=(-4, 4), width=(1.5, 1.5), palette=grey),),
     }
     return Style(**options | changes)
 

@@ -16,6 +16,7 @@ _SPECK: Final = 2  # pixels of ink that a compression may leave
 _THIN: Final = 0.45  # a piece is a line if its width is at most this share of its length, otherwise a dot
 _SPAN: Final = 0.5  # of the width: a line that is longer runs across the picture
 _BEYOND: Final = 0.04  # of the width, by which it reaches beyond the text
+_ENDS: Final = 6  # columns at each end of a line, in which its width is measured
 _OFTEN: Final = 0.6  # the share of pictures with such a line
 _SOME: Final = 0.5  # short lines in a picture, on average
 
@@ -43,7 +44,8 @@ def find_clutter(pixels: Floats, dark: npt.NDArray[np.bool_], text: npt.NDArray[
     ]
     rest = dark & ~near
     if len(across) >= _OFTEN * len(spans):
-        lines.append(_line_across(across))
+        widths = [_widths(picture, span) for picture, span in zip(dark, spans, strict=True) if span is not None]
+        lines.append(_line_across(across, widths))
         for span, left in zip(spans, rest, strict=True):
             if span is not None:
                 for x, y in zip(*span, strict=True):
@@ -62,7 +64,7 @@ def find_clutter(pixels: Floats, dark: npt.NDArray[np.bool_], text: npt.NDArray[
     return tuple(lines), _dot_style(pixels, compact, free)
 
 
-def _line_across(spans: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]) -> LineStyle:
+def _line_across(spans: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]], widths: Sequence[tuple[float, float]]) -> LineStyle:
     starts, ends = np.array([(x[0], y[0]) for x, y in spans]), np.array([(x[-1], y[-1]) for x, y in spans])
     bends = [y[len(y) // 2] - (y[0] + y[-1]) / 2 for _, y in spans]
     return LineStyle(
@@ -72,10 +74,19 @@ def _line_across(spans: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int
         dx=range_of(ends[:, 0] - starts[:, 0]),
         dy=range_of(ends[:, 1] - starts[:, 1]),
         bend=range_of(bends),
-        width=(1.5, 2.0),
-        end_width=(1.5, 2.0),
+        width=range_of([start for start, _ in widths]),
+        end_width=range_of([end for _, end in widths]),
         palette=None,
     )
+
+
+def _widths(dark: npt.NDArray[np.bool_], span: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]) -> tuple[float, float]:
+    """Returns the width of a line at its start and at its end, pixels: the median height of its ink in some columns."""
+    heights = []
+    for x, y in zip(*span, strict=True):
+        labelled, _ = ndimage.label(dark[:, x])
+        heights.append(int((labelled == labelled[y]).sum()) if labelled[y] else 0)
+    return float(np.median(heights[1 : _ENDS + 1])), float(np.median(heights[-_ENDS - 1 : -1]))
 
 
 def _short_lines(pixels: Floats, pieces: Sequence[Piece], free: float) -> LineStyle:

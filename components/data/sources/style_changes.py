@@ -108,7 +108,7 @@ def turned(style: Style, knobs: Sequence[Knob], setting: npt.NDArray[np.floating
 def alternatives(style: Style, measured: bool) -> list[list[dict[str, Any]]]:
     """Returns groups of changes to try, each as values by their path in the style. `measured` is as in `knobs_of`."""
     width, height, palette = style.width, style.height, style.text.palette
-    groups: list[list[dict[str, Any]]] = []
+    groups: list[list[dict[str, Any]]] = [[{"smooth": not style.smooth}]]
     for number, line in enumerate(style.lines):
         of = f"lines.{number}"
         groups += [
@@ -124,11 +124,17 @@ def alternatives(style: Style, measured: bool) -> list[list[dict[str, Any]]]:
     grains = ((value, scale, each) for value in (2.0, 5.0) for scale in (0.0, 1.0) for each in ((False,) if style.grey else (False, True)))
     groups += [
         [{"dots.count": _times(style.dots.count, by)} for by in (0, 0.5, 2)],
-        [{"text.palette": _saturated(palette, by)} for by in (0.8, 1.25, 1.6)],
-        [{"text.palette": _brighter(palette, by)} for by in (-25, -12, 12, 25)],
-        [{"ground.grain": (value, value), "ground.grain_scale": scale, "ground.grain_each": each} for value, scale, each in grains],
         [{"blur": (low, low + 0.2)} for low in (0.3, 0.6, 0.9)],
     ]
+    if style.jpeg:  # it makes the colours of strokes paler, and its blocks hide or imitate grain
+        groups += [
+            [{"text.palette": _saturated(palette, by)} for by in (0.8, 1.25, 1.6)],
+            [{"text.palette": _brighter(palette, by)} for by in (-25, -12, 12, 25)],
+        ]
+    if style.jpeg or style.ground.grain[1]:
+        groups.append(
+            [{"ground.grain": (value, value), "ground.grain_scale": scale, "ground.grain_each": each} for value, scale, each in grains]
+        )
     return groups if measured else groups + _distortions(width, height)
 
 

@@ -24,6 +24,7 @@ _TURNS: Final = tuple(range(-30, 31, 6))  # degrees
 _RELATIVE_SIZES: Final = (0.8, 0.9, 1.0, 1.1, 1.2)
 _MEASURED: Final = 6  # characters of each picture whose shape is measured
 _OWN: Final = 0.4  # characters have their own sizes if those in one picture differ by this share of the difference of all sizes
+_LEAST_GRAIN: Final = 1.5  # levels of 0 to 255
 _SIZES_DIFFER: Final = 0.15  # a range of relative sizes that is narrower is none
 _CORE: Final = 200  # of 255: a pixel of a character that is not at its edge
 _QUALITIES: Final = range(10, 96)
@@ -178,8 +179,9 @@ class Measures:
         if self._frame:
             # JPEG gives a frame a tinge of what is beside it; the frame has one colour.
             frame = Palette(colours=(rgb(np.median(self._pixels[:, 0], axis=(0, 1))),))
+        grain = self._grain()
         if np.median(np.hypot(across, down)) < SAME:
-            return GroundStyle(palette=palette_of(self._planes[:, 0]), frame=self._frame, frame_palette=frame)
+            return GroundStyle(palette=palette_of(self._planes[:, 0]), grain=(grain, grain), frame=self._frame, frame_palette=frame)
         angles = np.arctan2(down, across)
         # Degrees on both sides of the commonest direction, so that -179 and 179 are close.
         middle = float(np.angle(np.exp(1j * angles).mean()))
@@ -188,7 +190,14 @@ class Measures:
         half *= (np.abs(np.cos(angles)) + np.abs(np.sin(angles)))[:, None]
         low, high = range_of(np.degrees(off + middle))
         start, end = palette_of(self._planes[:, 0] - half), palette_of(self._planes[:, 0] + half)
-        return GroundStyle(palette=start, end=end, angle=(low, high), frame=self._frame, frame_palette=frame)
+        return GroundStyle(palette=start, end=end, angle=(low, high), grain=(grain, grain), frame=self._frame, frame_palette=frame)
+
+    def _grain(self) -> float:
+        """Returns the deviation of the background from its plane; 0 if it is smooth."""
+        away = ~ndimage.binary_dilation(self._dark, np.ones((1, 5, 5), bool))
+        found = [float(np.sqrt((ink[light] ** 2).mean())) for ink, light in zip(self.ink, away, strict=True) if light.any()]
+        grain = round(float(np.median(found or [0.0])), 1)
+        return grain if grain >= _LEAST_GRAIN else 0.0
 
     def _is_smooth(self) -> bool:
         """Whether there are pixels between ink and background at the edges of strokes: about one for each pixel of the outline."""
