@@ -98,7 +98,7 @@ def _short_lines(pixels: Floats, pieces: Sequence[Piece], free: float) -> LineSt
             first, last = int(np.argmin(rows)), int(np.argmax(rows))
         starts.append((columns[first], rows[first]))
         moves.append((columns[last] - columns[first], rows[last] - rows[first]))
-        colours.append(np.median(pixels[number, rows, columns], axis=0))
+        colours.append(_colour(pixels[number], rows, columns))
     start, move = np.array(starts), np.array(moves)
     return LineStyle(
         count=counts_of(counts),
@@ -116,8 +116,15 @@ def _dot_style(pixels: Floats, pieces: Sequence[Piece], free: float) -> DotStyle
     if np.median(counts) < 1:
         return DotStyle()
     radii = [max(0.5, (len(rows) / np.pi) ** 0.5) for _, _, rows in pieces]
-    colours = [np.median(pixels[number, rows, columns], axis=0) for number, columns, rows in pieces]
+    colours = [_colour(pixels[number], rows, columns) for number, columns, rows in pieces]
     return DotStyle(count=counts_of(counts), radius=range_of(radii), palette=palette_of(np.array(colours), most=8))
+
+
+def _colour(picture: Floats, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+    """Returns the colour of a piece where it differs most from the picture: its edges are mixed with the background."""
+    found = picture[rows, columns]
+    strength = np.abs(found - np.median(picture, axis=(0, 1))).max(axis=1)
+    return np.median(found[strength >= np.percentile(strength, 70)], axis=0)
 
 
 def _is_thin(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> bool:

@@ -127,7 +127,8 @@ def _ground_noise(grey: Floats, dark: npt.NDArray[np.bool_]) -> Floats:
     for step in (1, 2, 4):
         both = (light[:, :, step:] & light[:, :, :-step]).astype(np.float32)
         found.append((np.abs(grey[:, :, step:] - grey[:, :, :-step]) * both).sum(axis=(1, 2)) / both.sum(axis=(1, 2)).clip(1))
-    return np.stack(found, axis=1)
+    # In units that make differences that people cannot see small.
+    return np.stack(found, axis=1) / 8
 
 
 def _bands(profiles: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.floating]:
@@ -214,7 +215,7 @@ class Distance:
         spread = np.quantile(sample, 0.9, axis=0) - np.quantile(sample, 0.1, axis=0)
         # A feature that hardly varies in the sample is measured by the size of the features with its name.
         sizes = {name: float(np.abs(sample[:, [other == name for other in names]]).mean()) for name in set(names)}
-        self._scale = np.maximum(spread, [_FLOOR * sizes[name] + 1e-3 for name in names])
+        self._scale = np.maximum(spread, [_FLOOR * sizes[name] + 0.02 for name in names])
         counts = Counter(names)
         self._weights = np.array([1 / (counts[name] * len(counts)) for name in names])
 
