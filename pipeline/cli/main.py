@@ -25,6 +25,7 @@ from pipeline.cli import exporting, history, labelling, reading, running, servin
 from pipeline.cli.config import config_app
 from pipeline.cli.data import data_app
 from pipeline.cli.kubeflow import kubeflow_app
+from pipeline.cli.synth import synth_app
 from pipeline.cli.terminal import console
 from pipeline.logs import silence
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(kubeflow_app, name="kubeflow")
+app.add_typer(synth_app, name="synth")
 for group in (labelling, running, reading, exporting, serving, history):
     for command in group.COMMANDS:
         app.command(command.__name__.replace("_", "-"))(command)

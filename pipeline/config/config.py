@@ -192,11 +192,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _drawn_pictures_are_taken(self) -> "Config":
-        free, spec = self.synth.free, self.captcha
-        if free and self.data.wrong_size == "refuse" and not free.has_one_size(spec.width, spec.height):
+        own, spec = self.synth.free or self.synth.style, self.captcha
+        if own and self.data.wrong_size == "refuse" and not own.has_one_size(spec.width, spec.height):
             size = f"{spec.width} x {spec.height}"
             raise ValueError(
-                f"synth.free draws sizes other than captcha's {size}, which data.wrong_size=refuse refuses; set data.wrong_size to resize"
+                f"synth.{self.synth.own_style} draws sizes other than captcha's {size}, which data.wrong_size=refuse refuses; "
+                "set data.wrong_size to resize"
             )
         return self
 

@@ -3,8 +3,6 @@
 Lengths in this module are pixels on a canvas 80 pixels high, and scale with the height of the canvas.
 """
 
-import functools
-import io
 import math
 import random
 from collections.abc import Sequence
@@ -12,10 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 from pydantic import Field, model_validator
 
 from components.base.section import Section
+from components.data.sources.glyphs import font_of, through_jpeg
 
 _HEIGHT: Final = 80
 _FONT_SIZE: Final = (0.42, 0.85)  # of the height
@@ -26,7 +25,6 @@ _MAX_STROKE: Final = 3  # pixels that a bold character gains on each side
 _MIN_CONTRAST: Final = 70
 _LIGHT: Final = (195, 255)
 _DARK: Final = (0, 70)
-_FONTS_IN_MEMORY: Final = 512
 
 Colour = tuple[int, int, int]
 
@@ -94,7 +92,7 @@ class FreeHand:
             "blur": round(blur, 2),
             "jpeg": quality,
         }
-        return image if quality is None else _through_jpeg(image, quality), about
+        return image if quality is None else through_jpeg(image, quality), about
 
     def _write(
         self,
@@ -138,16 +136,11 @@ class FreeHand:
         return round(size)
 
 
-@functools.lru_cache(_FONTS_IN_MEMORY)
-def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
-
-
 def _glyph(character: str, font: str, size: int, stroke: int, angle: float) -> Image.Image:
     """Returns a mask of mode L, rotated by an angle in degrees and cropped to the ink."""
     side = 3 * size
     mask = Image.new("L", (side, side))
-    ImageDraw.Draw(mask).text((side / 2, side / 2), character, fill=255, font=_font(font, size), anchor="mm", stroke_width=stroke)
+    ImageDraw.Draw(mask).text((side / 2, side / 2), character, fill=255, font=font_of(font, size), anchor="mm", stroke_width=stroke)
     box = mask.getbbox() or (0, 0, 1, 1)
     mask = mask.crop(box).rotate(angle, Image.Resampling.BICUBIC, expand=True)
     return mask.crop(mask.getbbox() or (0, 0, 1, 1))
@@ -217,10 +210,3 @@ def _clutter(
     for _ in range(dots):
         x, y, radius = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.4, 1.6) * unit
         drawing.ellipse((x - radius, y - radius, x + radius, y + radius), colour())
-
-
-def _through_jpeg(image: Image.Image, quality: int) -> Image.Image:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    with Image.open(buffer) as opened:
-        return opened.convert("RGB")

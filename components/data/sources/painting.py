@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 from captcha.image import DEFAULT_FONTS, ImageCaptcha, random_color
 from PIL.Image import Image
@@ -20,6 +20,8 @@ from components.base.errors import CaptchaPipelineError
 from components.base.section import Byte, Fraction, LocalPath, Section
 from components.data.captcha_spec import CaptchaSpec
 from components.data.sources.free_layout import FreeHand, FreeLayout
+from components.data.sources.style import Style
+from components.data.sources.style_hand import StyleHand
 from components.data.spans import Layout
 
 # The captcha library's defaults are for pictures of 160 x 60 pixels: fonts of 42, 50 and 56 points, and 30 dots.
@@ -43,14 +45,26 @@ class SynthConfig(Section):
     overlap: Fraction = Field(0.25, description="how far a character may move over the one before it, as a share of a character's width")
     background: tuple[Byte, Byte] = Field((238, 255), description="the darkest and the brightest value of each colour channel")
     free: FreeLayout | None = Field(None, description="text anywhere on a canvas, in many styles; null for the captcha library's style")
+    style: Style | None = Field(
+        None, description="a style of its own, such as `captcha-pipeline synth fit` finds; null for the captcha library's style"
+    )
 
     @model_validator(mode="after")
     def _one_style(self) -> "SynthConfig":
+        if self.free and self.style:
+            raise ValueError("synth.free and synth.style are two styles: remove one of them")
         names = ("font_sizes", "noise_dots", "noise_curve", "overlap", "background")
         others = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
-        if self.free and others:
-            raise ValueError(f"{', '.join(others)} are settings of the captcha library's style: remove them, or remove synth.free")
+        if self.own_style and others:
+            raise ValueError(
+                f"{', '.join(others)} are settings of the captcha library's style: remove them, or remove synth.{self.own_style}"
+            )
         return self
+
+    @property
+    def own_style(self) -> Literal["free", "style"] | None:
+        """The key of the style that is not the captcha library's; None for the library's."""
+        return "free" if self.free else "style" if self.style else None
 
     @field_validator("background")
     @classmethod
@@ -103,6 +117,8 @@ class SynthPlan:
         }
         if self.synth.free:
             params["free"] = self.synth.free.model_dump()
+        elif self.synth.style:
+            params["style"] = self.synth.style.model_dump(mode="json")
         else:
             params |= {"font_sizes": self.effective_font_sizes, "noise_dots": self.effective_noise_dots}
             params |= {"noise_curve": self.synth.noise_curve, "overlap": self.synth.overlap, "background": self.synth.background}
@@ -128,7 +144,11 @@ class Painter(Protocol):
 
 def painter(plan: SynthPlan) -> Painter:
     """Returns the painter of a plan."""
-    return FreePainter(plan) if plan.synth.free else CaptchaPainter(plan)
+    if plan.synth.free:
+        return HandPainter(plan, FreeHand(plan.synth.free, plan.effective_fonts))
+    if plan.synth.style:
+        return HandPainter(plan, StyleHand(plan.synth.style, plan.effective_fonts))
+    return CaptchaPainter(plan)
 
 
 class CaptchaPainter(ImageCaptcha):
@@ -167,13 +187,12 @@ class CaptchaPainter(ImageCaptcha):
         return image.filter(SMOOTH), background, colour
 
 
-class FreePainter:
-    """Draws in colour on a canvas of the plan's free layout. The spec's channels and size have no effect."""
+class HandPainter:
+    """Draws with a hand that has its own sizes and colours. The spec's channels and size have no effect."""
 
-    def __init__(self, plan: SynthPlan):
-        assert plan.synth.free is not None
+    def __init__(self, plan: SynthPlan, hand: FreeHand | StyleHand):
         self._plan = plan
-        self._hand = FreeHand(plan.synth.free, plan.effective_fonts)
+        self._hand = hand
 
     def paint(self, index: int) -> Captcha:
         """Draws like Painter."""
@@ -214,6 +233,25 @@ def find_fonts(paths: Iterable[str], characters: str) -> tuple[str, ...]:
             )
         fonts += usable
     return tuple(fonts)
+
+
+def usable_fonts(paths: Sequence[str], characters: str) -> tuple[str, ...]:
+    """Returns the fonts to try for pictures of a style that is not known yet.
+
+    Args:
+      paths: as in `find_fonts`; () for the fonts of this machine and the captcha library's own that have the characters.
+      characters: that the fonts must have.
+
+    Raises:
+      CaptchaPipelineError: as `find_fonts`, or no font of this machine has the characters.
+    """
+    if paths:
+        return find_fonts(paths, characters)
+    installed = [str(file) for pattern in _FONT_FILES for file in Path(INSTALLED_FONTS).rglob(pattern)]
+    usable = [font for font in (*DEFAULT_FONTS, *sorted(installed)) if _has_glyphs(font, characters)]
+    if not usable:
+        raise CaptchaPipelineError(f"No installed font has all characters of the charset; fonts checked: {len(installed)}. {_REMEDY}")
+    return tuple(usable)
 
 
 def _has_glyphs(font: str, characters: str) -> bool:

@@ -112,10 +112,14 @@ def synthesise(plan: SynthPlan, root: str | Path, make_shards: MakeShards = in_p
         uses Beam.
 
     Raises:
-      CaptchaPipelineError: a font is missing or lacks characters, the legacy layout is combined with `free`, or the span cannot be written.
+      CaptchaPipelineError: a font is missing or lacks characters, the legacy layout is combined with `free` or `style`, or the span cannot
+        be written.
     """
-    if plan.synth.free and plan.layout == "book":
-        raise CaptchaPipelineError("synth.free draws pictures of many sizes; the legacy layout has one size. Omit --layout.")
+    if plan.synth.own_style and plan.layout == "book":
+        raise CaptchaPipelineError(
+            f"synth.{plan.synth.own_style} draws pictures of many sizes, or of another size than captcha's; "
+            "the legacy layout has one size. Omit --layout."
+        )
     fonts = find_fonts(plan.effective_fonts, plan.spec.characters)
     plan = replace(plan, synth=plan.synth.model_copy(update={"fonts": fonts if plan.synth.fonts else ()}))
     making = new_span(root)

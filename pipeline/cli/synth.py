@@ -1,0 +1,61 @@
+"""`captcha-pipeline synth`: finds how synthetic pictures must be drawn."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.base.errors import CaptchaPipelineError
+from pipeline.cli.data_output import progress_bar
+from pipeline.cli.options import ConfigOption, SetOption
+from pipeline.config import DEFAULT_CONFIG
+
+synth_app = typer.Typer(no_args_is_help=True, help="Find out how to draw pictures that look like real ones. `data synth` draws them.")
+
+
+@synth_app.callback()
+def _synth() -> None:
+    """Keeps `fit` a command of its own: Typer would make the only command of a group the group itself."""
+
+
+@synth_app.command()
+def fit(
+    folder: Annotated[Path, typer.Argument(help="Folder of 50 or more real pictures, labelled or not.", show_default=False)],
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    page: Annotated[Path, typer.Option(help="File for the page with real and drawn pictures side by side.")] = Path("style.html"),
+) -> None:
+    """Find the style of real pictures, for `data synth`.
+
+    Fonts, sizes, spacing, colours, lines and the like are chosen so that a
+    classifier can hardly tell drawn pictures from the real ones. No labels are
+    needed, only the charset and the length in the section captcha. Fonts come
+    from synth.fonts, or from those installed on this machine.
+
+    The section synth goes to standard output, with reasons. Append it to the
+    configuration, look at the page, then draw pictures with `data synth`.
+
+    Example: captcha-pipeline synth fit ~/shop --config shop.yaml > synth.yaml
+    """
+    from components.data.sources.painting import usable_fonts
+    from components.data.sources.real_pictures import read_sample
+    from components.data.sources.style_search import fit_style
+    from components.data.sources.style_section import section_of
+    from pipeline.config.loading import load_config
+    from pipeline.reporting.style_page import write_style_page
+
+    settings = load_config(config, overrides)
+    if not folder.is_dir():
+        raise CaptchaPipelineError(f"The folder {folder} does not exist. Give a folder of pictures.")
+    with progress_bar("Reading pictures", None) as (bar, task):
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        real = read_sample(folder, settings.data.picture_rules, lambda done, total: show("Reading pictures", done, total))
+        fonts = usable_fonts(settings.synth.fonts, settings.captcha.characters)
+        fitted = fit_style(real, fonts, settings.captcha, page.with_suffix(".ttf"), show)
+    section = section_of(fitted, real, str(folder))
+    write_style_page(folder.resolve().name, fitted, real, section, page)
+    typer.echo(section, nl=False)
+    typer.echo(f"Real and drawn pictures side by side: {page}", err=True)
