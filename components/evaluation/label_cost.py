@@ -1,7 +1,7 @@
 """What an accuracy costs in labels, from fits to very different numbers of pictures.
 
-A power law (LearningCurve) holds only roughly over a factor of a hundred. So there is a curve for each size of the fits, from the fits up
-to this size, of which the nearest count most. Between two sizes, the answer goes over from the curve of the one to that of the other.
+A power law (LearningCurve) holds only roughly over a factor of a hundred. So there is a curve for each size of the fits, from the fits of
+this size and of the next smaller ones. Between two sizes, the answer goes over from the curve of the one to that of the other.
 """
 
 import functools
@@ -13,6 +13,8 @@ import numpy as np
 
 from components.evaluation.learning_curve import Estimate, Fitted, Floats, LearningCurve
 
+_NEAR: Final = 2  # sizes that make a curve
+_NEAR_END: Final = 3  # that make the last curve, which also says what follows
 _GRID: Final = 240  # numbers of labels
 _BELOW: Final = 16  # times fewer than the smallest fit has
 
@@ -30,7 +32,9 @@ class LabelCost:
 
     def __init__(self, groups: Sequence[Sequence[Fitted]]):
         self._sizes = np.log([sum(fit.fitted for fit in group) / len(group) for group in groups])
-        self._curves = [LearningCurve([fit for group in groups[: place + 1] for fit in group]) for place in range(len(groups))]
+        near = [*[_NEAR] * (len(groups) - 1), _NEAR_END]
+        nearest = (groups[max(0, place + 1 - sizes) : place + 1] for place, sizes in enumerate(near))
+        self._curves = [LearningCurve([fit for group in some for fit in group]) for some in nearest]
         self.fewest, self.most = (round(math.exp(self._sizes[place])) for place in (0, -1))
         self.farthest = self._curves[-1].farthest
 

@@ -152,7 +152,7 @@ def strength(config: Config, run: RunRecord, spans: Sequence[Span], say: Callabl
     cost, minutes = LabelCost(groups), lambda labels: cpu_time.minutes(parameters.fit_length(labels).steps)
     return Strength(
         run_id=run.run_id,
-        pictures=round(fits[-1].fitted / fits[-1].share),
+        pictures=fits[0].fitted + fits[0].read,
         spec=config.captcha,
         samples=tuple(picture for picture, _ in pictures[:SHOWN]),
         goals=tuple(_goal(accuracy, cost, minutes) for accuracy in GOALS),
