@@ -108,7 +108,7 @@ def turned(style: Style, knobs: Sequence[Knob], setting: npt.NDArray[np.floating
 def alternatives(style: Style, measured: bool) -> list[list[dict[str, Any]]]:
     """Returns groups of changes to try, each as values by their path in the style. `measured` is as in `knobs_of`."""
     width, height, palette = style.width, style.height, style.text.palette
-    groups: list[list[dict[str, Any]]] = [[{"smooth": not style.smooth}]]
+    groups: list[list[dict[str, Any]]] = []
     for number, line in enumerate(style.lines):
         of = f"lines.{number}"
         groups += [

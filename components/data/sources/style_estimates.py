@@ -24,6 +24,8 @@ _TURNS: Final = tuple(range(-30, 31, 6))  # degrees
 _RELATIVE_SIZES: Final = (0.8, 0.9, 1.0, 1.1, 1.2)
 _MEASURED: Final = 6  # characters of each picture whose shape is measured
 _OWN: Final = 0.4  # characters have their own sizes if those in one picture differ by this share of the difference of all sizes
+_MIXED: Final = 0.1
+_MIXED_BY_JPEG: Final = 0.35  # JPEG mixes text and background, even if the edges of strokes are hard
 _LEAST_GRAIN: Final = 1.5  # levels of 0 to 255
 _SIZES_DIFFER: Final = 0.15  # a range of relative sizes that is narrower is none
 _CORE: Final = 200  # of 255: a pixel of a character that is not at its edge
@@ -88,7 +90,7 @@ class Measures:
             width=width,
             height=height,
             grey=grey,
-            smooth=self._is_smooth(),
+            smooth=self._is_smooth(_MIXED if quality is None else _MIXED_BY_JPEG),
             text=self._text(),
             ground=self._ground(),
             lines=lines,
@@ -199,12 +201,12 @@ class Measures:
         grain = round(float(np.median(found or [0.0])), 1)
         return grain if grain >= _LEAST_GRAIN else 0.0
 
-    def _is_smooth(self) -> bool:
-        """Whether there are pixels between ink and background at the edges of strokes: about one for each pixel of the outline."""
+    def _is_smooth(self, least: float) -> bool:
+        """Whether there are pixels between ink and background at the edges of strokes: at least this share of the outline."""
         strongest = np.percentile(self.ink, 99, axis=(1, 2), keepdims=True)
         share = self.ink / strongest.clip(1)
         outline = self._dark & ~ndimage.binary_erosion(self._dark, np.ones((1, 3, 3), bool))
-        return bool(((share > 0.25) & (share < 0.7)).sum() > 0.35 * outline.sum())
+        return bool(((share > 0.25) & (share < 0.7)).sum() > least * outline.sum())
 
 
 def without_frame(ink: Floats, frame: int) -> Floats:
