@@ -7,9 +7,9 @@ class, which class is confidently read instead. Its rows, scaled to the number o
 are labelled wrong. So many characters are suspect: those whose reading is the furthest above their label.
 
 Three hundred labels of five characters from 19 classes have 342 pairs of classes, and perhaps nine wrong characters, so nearly every count
-off the diagonal is zero or one. The numbers are therefore added up over all pairs before the characters are chosen. On such labels, with
-planted mistakes, the authors' package cleanlab 2.9 chose the same ones in each of its six ways. It would be one more dependency for these
-few lines.
+off the diagonal is zero or one. The numbers are therefore added up over all pairs before the characters are chosen. On 300 and on 600
+labels of a public set, with planted mistakes, the authors' package cleanlab 2.9 chose the same labels in each of its six ways. It would be
+one more dependency for these few lines.
 """
 
 from dataclasses import dataclass

@@ -32,7 +32,7 @@ _EXPONENTS: Final = np.geomspace(0.1, 4.0, 36)
 # The misread characters of a text, at the largest fit, that more labels would remove: any order of magnitude is as likely as another.
 _REMOVABLE: Final = np.geomspace(1e-4, 10.0, 70)
 # Those that no number of labels removes, such as of pictures that are labelled wrong or that nobody can read: log-normal. A public set of
-# four digits has 0.02 to 0.025, drawn digits have less than 0.002.
+# four digits has 0.02 (docs/recipe.md), drawn digits have less than 0.002.
 _FLOOR: Final = 0.002
 _FLOOR_SPREAD: Final = 1.2  # of its logarithm
 _FLOORS: Final = np.geomspace(1e-5, 0.2, 16)

@@ -62,6 +62,14 @@ def truth(options: list[str], config: Config) -> Truth:
     return labels_of(config, last_run(config))
 
 
+def test_the_plan_names_the_labels_that_an_accuracy_needs(truth: Truth, options: list[str]) -> None:
+    printed = call("plan", *options, "--set", "trainer.epochs=2")
+    assert "1,200 (now)" in printed
+    assert "2,400 (twice as many)" in printed
+    for goal in ("90 %", "95 %", "98 %", "99 %"):
+        assert f"For {goal}: " in printed
+
+
 @pytest.fixture(scope="module")
 def wrong(truth: Truth, options: list[str], config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Gives some pictures of each split a wrong label, runs, and returns their right labels by key."""
@@ -117,11 +125,3 @@ def test_a_superseded_record_does_not_reach_the_examples_of_the_next_run(
     assert "superseded" in result_of(config, run).report.read_text(encoding="utf-8")
     measured = json.loads(call("evaluate", "--json", *options))
     assert measured["example_count"] == sum(split == "test" for split, _ in read.values()), "evaluate reads what the run has read"
-
-
-def test_the_plan_names_the_labels_that_an_accuracy_needs(truth: Truth, options: list[str]) -> None:
-    printed = call("plan", *options, "--set", "trainer.epochs=2")
-    assert "1,200 (now)" in printed
-    assert "2,400 (twice as many)" in printed
-    for goal in ("90 %", "95 %", "98 %", "99 %"):
-        assert f"For {goal}: " in printed
