@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 from tfx.types import artifact_utils, standard_artifacts
 
-from components.base.features import MANIFEST, SPLITS
+from components.base.features import CORRECTIONS, MANIFEST, SPLITS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.pictures import PictureRules
 from components.data.records import canonical_example, encode_png
@@ -65,7 +65,13 @@ def make_span(
                 for data in records.get(split, []):
                     writer.write(split, data)
         prepare(draft)
-        about: dict[str, Any] = {"layout": layout, "spec": spec, "seed": None, "source": "test", "params": {}}
+        about: dict[str, Any] = {
+            "layout": layout,
+            "spec": spec,
+            "seed": None,
+            "source": CORRECTIONS if supersedes else "test",
+            "params": {},
+        }
         write_manifest(draft, **about, files=writer.files, supersedes=supersedes)
     return making.span
 

@@ -63,7 +63,7 @@ def test_the_trial_with_the_lowest_exported_cross_entropy_wins(tmp_path: Path, m
 
     monkeypatch.setattr(tuner_fn, "fit_to", fit)
     monkeypatch.setattr(tuner_fn, "compiled_model", lambda *_: None)
-    monkeypatch.setattr(tuner_fn, "find_examples", lambda _: Examples([], [], 640))
+    monkeypatch.setattr(tuner_fn, "find_examples", lambda _: Examples([], [], 640, choose=True))
     config = {"spec": SPEC.model_dump_json(), "trainer": Hyperparameters().model_dump(), "fixed": [], "trials": 3, "epochs": 3}
     search = tuner_fn.tuner_fn(FnArgs(custom_config=config | {"search_dir": str(tmp_path)})).tuner
     search.search()
