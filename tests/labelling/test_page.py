@@ -1,13 +1,14 @@
 """The page on which a person labels, in a browser: with a real program, which is killed in between."""
 
+import contextlib
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Response, expect
 
 from components.base.features import LABEL, PARAMS
 from components.data.example_proto import Example
@@ -67,6 +68,11 @@ def label(page: Page, text: str, shown: str) -> None:
     ready(page)
 
 
+def stores(text: str) -> Callable[[Response], bool]:
+    """Returns whether a response says that this text is stored while it is being typed."""
+    return lambda response: response.ok and response.url.endswith("/draft") and f'"text":"{text}"' in (response.request.post_data or "")
+
+
 def label_all(page: Page, labels: dict[str, str], count: int) -> list[str]:
     """Labels pictures as they are, by keyboard; returns their names."""
     found = []
@@ -96,16 +102,17 @@ def test_thirty_labels_by_keyboard_survive_a_kill(browser: Browser, tmp_path: Pa
         port = int(program.address.rsplit(":", 1)[1].strip("/"))
         done = label_all(page, labels, 17)
         begun = name(page)
-        page.keyboard.type("1")
-        page.wait_for_load_state("networkidle")
+        with page.expect_response(stores("1")):
+            page.keyboard.type("1")
         program.kill()
         page.keyboard.type("0")  # while nothing answers
         expect(page.locator("#trouble")).to_contain_text("does not answer")
-        with labelling(tmp_path, folder, port=port) as again:
+        with contextlib.ExitStack() as opened:
+            with page.expect_response(stores("10"), timeout=60_000):
+                again = opened.enter_context(labelling(tmp_path, folder, port=port))
             expect(page.locator("#trouble")).to_be_hidden(timeout=30_000)
             assert name(page) == begun  # the same picture, with its text
             assert page.input_value("#text") == "10"
-            page.wait_for_load_state("networkidle")
             again.kill()
             with labelling(tmp_path, folder, port=port) as last:
                 page.reload()
