@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components.base.errors import CaptchaPipelineError
-from pipeline.cli.data_output import complain, describe, importing, progress_bar, statistics_table, tell, tell_corrections
+from pipeline.cli.data_output import complain, describe, importing, progress_bar, statistics_table, tell
 from pipeline.cli.options import DEFAULT_PATTERN, BeamOption, ConfigOption, PatternOption, SetOption
 from pipeline.config import DEFAULT_CONFIG
 
 if TYPE_CHECKING:
     from components.data.sources.painting import SynthPlan
-    from components.data.sources.sift import ImportPlan
-    from components.data.spans import Layout, Span
+    from components.data.spans import Span
     from pipeline.config.config import Config
 
 
@@ -138,11 +137,12 @@ def import_(
     """
     from components.data.sources.formats import Options, import_path
     from components.data.sources.imported import source_name
+    from pipeline.config.imports import import_plan
 
     settings = _load(config, overrides)
     if not path.exists():
         raise CaptchaPipelineError(f"{path} does not exist. Give a folder of pictures, a .csv or .jsonl table, or a TFRecord file.")
-    plan = _import_plan(settings, source_name(source, path), layout.value, dry_run=dry_run)
+    plan = import_plan(settings, source_name(source, path), layout.value, dry_run=dry_run)
     with importing() as progress:
         imported = import_path(path, Options(pattern, outside), plan, progress)
     tell(imported, plan)
@@ -169,9 +169,10 @@ def ingest(
     """
     from components.data.sources.imported import import_folder, source_name
     from components.data.sources.sift import NothingNew
+    from pipeline.config.imports import import_plan
 
     settings = _load(config, overrides)
-    plan = _import_plan(settings, source_name(source, inbox), "canonical", only_new=True)
+    plan = import_plan(settings, source_name(source, inbox), "canonical", only_new=True)
     try:
         with importing() as progress:
             imported = import_folder(inbox, pattern, plan, progress)
@@ -180,82 +181,6 @@ def ingest(
         complain(nothing.result)
         return
     tell(imported, plan)
-
-
-@data_app.command()
-def pseudo(
-    folder: Annotated[Path, typer.Argument(help="Folder of pictures without labels.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    folds: Annotated[int, typer.Option(min=2, max=20, help="Number of models, each fitted to the labels without one fold.")] = 5,
-) -> None:
-    """Let models label pictures, and store those on which they agree in a new span. Made for few labels and many pictures.
-
-    Fits several models to the labels of the latest complete run. A picture gets a
-    label if they read the same, also when it is moved by two pixels. The span has
-    the source pseudo and only a train split: its pictures are trained on, but
-    never judge a model. A picture that a person has labelled is left out, and so
-    is one that looks like a test or eval picture. When you import a label of your
-    own for a picture, it replaces that of the models.
-
-    Example: captcha-pipeline data pseudo ~/captures && captcha-pipeline run
-    """
-    from components.base.features import PSEUDO
-    from components.data.sources.imported import import_entries
-    from components.data.sources.listing import Entry, regular_files
-    from components.data.sources.sift import Imported
-    from pipeline.cli.terminal import console
-    from pipeline.logs import load_tensorflow
-    from pipeline.runs import history
-
-    settings = _load(config, overrides)
-    run = history.latest_complete_run(settings.metadata_path)
-    result = Imported()
-    entries = [Entry(path, name, "") for path, name in regular_files(folder, result.leave_out)]
-    load_tensorflow()
-    from pipeline.reporting import tables
-    from pipeline.runs.pseudo_labels import votes
-
-    with console.status(f"{folds} fits …"):
-        found = votes(settings, run, entries, folds, result, lambda so_far: tables.print_fold(console, so_far))
-    agreed = [vote.entry for vote in found if vote.agreed]
-    typer.echo(f"{folds} models agree on {len(agreed):,} of {len(found):,} pictures.")
-    plan = _import_plan(settings, PSEUDO, "canonical")
-    with importing() as progress:
-        imported = import_entries(agreed, plan, result, progress)
-    tell(imported, plan)
-
-
-@data_app.command()
-def correct(
-    table: Annotated[Path, typer.Argument(help="Table (.csv or .jsonl) with the columns key and label, or path and label.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-) -> None:
-    """Correct labels of pictures that are in spans, or remove pictures. The corrections become a new span; no old span changes.
-
-    The page of `captcha-pipeline audit` writes such a table, with the keys of the
-    pictures. In a table of your own, path names a picture file, relative to the
-    table's folder, and label is its right label. An empty label removes the
-    picture. Runs then leave out the old records of these pictures. `data drop`
-    of the new span takes the corrections back.
-
-    Example: captcha-pipeline data correct ~/Downloads/corrections.csv
-    """
-    from components.base.features import CORRECTIONS
-    from components.data.sources.corrections import correct
-    from components.data.sources.sift import NothingNew
-
-    settings = _load(config, overrides)
-    plan = _import_plan(settings, CORRECTIONS, "canonical")
-    try:
-        with importing() as progress:
-            corrected = correct(table, plan, progress)
-    except NothingNew as nothing:
-        typer.echo(f"Nothing to correct: {nothing.result.known:,} pictures already are as {table} wants them.")
-        complain(nothing.result)
-        return
-    tell_corrections(corrected)
 
 
 @data_app.command()
@@ -327,19 +252,3 @@ def _load(path: Path, overrides: list[str] | None, beam: str | None = None) -> "
     from pipeline.config.loading import load_config
 
     return load_config(path, overrides, beam=beam)
-
-
-def _import_plan(settings: "Config", source: str, layout: "Layout", *, only_new: bool = False, dry_run: bool = False) -> "ImportPlan":
-    from components.data.sources.sift import ImportPlan
-
-    return ImportPlan(
-        root=Path(settings.data.root),
-        spec=settings.captcha,
-        splits=settings.data.splits.model_dump(),
-        source=source,
-        rules=settings.data.picture_rules,
-        layout=layout,
-        shard_size=settings.synth.shard_size,
-        only_new=only_new,
-        dry_run=dry_run,
-    )

@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from components.base.disk import writing_in
 from components.base.errors import CaptchaPipelineError
-from pipeline.cli import exporting, history, labelling, reading, running, serving
+from pipeline.cli import data_labels, exporting, history, labelling, reading, running, serving
 from pipeline.cli.config import config_app
 from pipeline.cli.data import data_app
 from pipeline.cli.kubeflow import kubeflow_app
@@ -40,6 +40,8 @@ app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(kubeflow_app, name="kubeflow")
 app.add_typer(synth_app, name="synth")
+for command in data_labels.COMMANDS:
+    data_app.command()(command)
 for group in (labelling, running, reading, exporting, serving, history):
     for command in group.COMMANDS:
         app.command(command.__name__.replace("_", "-"))(command)

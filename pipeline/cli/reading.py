@@ -83,7 +83,7 @@ def audit(
 
     settings = load_config(config, overrides)
     load_tensorflow()
-    from pipeline.reporting import tables
+    from pipeline.reporting import label_tables, tables
     from pipeline.reporting.audit_page import write_audit
     from pipeline.runs import history
     from pipeline.runs.audit import audit
@@ -92,7 +92,7 @@ def audit(
     with console.status(f"{folds} fits …"):
         result = audit(settings, run, folds, lambda so_far: tables.print_fold(console, so_far))
     page = write_audit(settings.name, result, settings.captcha, Path(settings.audit_dir))
-    tables.print_audit(console, result, page)
+    label_tables.print_audit(console, result, page)
 
 
 @stoppable("No result was kept.")
@@ -105,14 +105,14 @@ def plan(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None) -> 
 
     settings = load_config(config, overrides)
     load_tensorflow()
-    from pipeline.reporting import tables
+    from pipeline.reporting import label_tables
     from pipeline.runs import history
     from pipeline.runs.cross_validation import plan
 
     run = history.latest_complete_run(settings.metadata_path)
     with console.status("Fits to parts of the labels …"):
-        result = plan(settings, run, lambda fit: tables.print_fit(console, fit))
-    tables.print_plan(console, result)
+        result = plan(settings, run, lambda fit: label_tables.print_fit(console, fit))
+    label_tables.print_plan(console, result)
 
 
 @stoppable("No result was kept.")
@@ -128,7 +128,7 @@ def strength(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None)
     settings = load_config(config, overrides)
     load_tensorflow()
     from components.data.spans import list_spans
-    from pipeline.reporting import tables
+    from pipeline.reporting import label_tables
     from pipeline.reporting.strength_page import write_strength
     from pipeline.runs import history
     from pipeline.runs.strength import strength
@@ -138,7 +138,7 @@ def strength(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None)
     with console.status("Fits to parts of the labels …"):
         result = strength(settings, run, spans, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
     page = write_strength(settings.name, result, Path(settings.strength_dir))
-    tables.print_strength(console, result, page)
+    label_tables.print_strength(console, result, page)
 
 
 def predict(

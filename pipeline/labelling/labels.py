@@ -16,6 +16,7 @@ from components.data.sources.sift import Imported, ImportPlan, Item, NothingNew,
 from components.data.span_writer import lock_data
 from components.data.spans import list_spans
 from pipeline.config.config import Config
+from pipeline.config.imports import import_plan
 from pipeline.labelling.catalogue import Catalogue
 
 
@@ -63,7 +64,7 @@ def write_span(config: Config, catalogue: Catalogue, labels: Mapping[int, str]) 
     Raises:
       CaptchaPipelineError: a span is damaged, or the data folder cannot be written.
     """
-    plan = _plan(config, source_name("", catalogue.folder))
+    plan = import_plan(config, source_name("", catalogue.folder), only_new=True)
     result = Imported()
     plan.root.mkdir(parents=True, exist_ok=True)
     try:
@@ -92,7 +93,7 @@ def correct_spans(config: Config, corrections: Mapping[bytes, str], path: Path) 
     table.writerow([KEY, LABEL])
     table.writerows([key.hex(), label] for key, label in corrections.items())
     write_whole(path, rows.getvalue())
-    return correct(path, _plan(config, CORRECTIONS))
+    return correct(path, import_plan(config, CORRECTIONS))
 
 
 def _items(catalogue: Catalogue, labels: Mapping[int, str], plan: ImportPlan, result: Imported) -> Iterator[Item]:
@@ -105,15 +106,3 @@ def _items(catalogue: Catalogue, labels: Mapping[int, str], plan: ImportPlan, re
             result.leave_out("the file has changed since it was labelled", name)
             continue
         yield item
-
-
-def _plan(config: Config, source: str) -> ImportPlan:
-    return ImportPlan(
-        root=Path(config.data.root),
-        spec=config.captcha,
-        splits=config.data.splits.model_dump(),
-        source=source,
-        rules=config.data.picture_rules,
-        shard_size=config.synth.shard_size,
-        only_new=True,
-    )

@@ -3,9 +3,8 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import rich.filesize
 from rich.console import Console
@@ -23,18 +22,10 @@ from pipeline.runs.history import StepRecord
 from pipeline.runs.lineage import Lineage
 
 if TYPE_CHECKING:  # Some of these modules import TensorFlow, which the list of runs does not need.
-    from components.evaluation.learning_curve import Estimate, Fitted
     from pipeline.garbage import Garbage
     from pipeline.inference.prediction import Answer
     from pipeline.reporting.results import RunResult
-    from pipeline.runs.audit import Audit
-    from pipeline.runs.cross_validation import Plan
     from pipeline.runs.retraining import Production, Retraining
-    from pipeline.runs.strength import Strength
-
-
-_SUSPECTS: Final = 20  # rows of the table of suspect labels
-_GOALS: Final = (0.9, 0.95, 0.98, 0.99)  # full-sequence accuracies
 
 
 class StepProgress:
@@ -112,7 +103,7 @@ def print_accuracy(console: Console, results: Results, title: str) -> None:
     rates = [("full sequence", results.sequence_accuracy)]
     rates += [(f"position {i}", rate) for i, rate in enumerate(results.position_accuracy, start=1) if not math.isnan(rate.value)]
     for name, rate in rates:
-        table.add_row(name, _percent(rate).removesuffix(" %"), f"{rate.lower:.2%} to {rate.upper:.2%}".replace("%", " %"))
+        table.add_row(name, percent(rate).removesuffix(" %"), f"{rate.lower:.2%} to {rate.upper:.2%}".replace("%", " %"))
     console.print(table)
     if (results.position_count != results.example_count).any():
         console.print("The accuracy of a position counts only pictures whose label has a character there.", highlight=False)
@@ -124,92 +115,7 @@ def print_fold(console: Console, so_far: Results) -> None:
     """Prints the accuracy over the completed folds."""
     rate = so_far.sequence_accuracy
     interval = f"{rate.lower:.2%} to {rate.upper:.2%}"
-    console.print(f"{so_far.example_count:,} pictures read: full sequence {_percent(rate)} ({interval})", highlight=False)
-
-
-def print_audit(console: Console, audit: "Audit", page: Path) -> None:
-    """Prints how many labels are probably wrong, the first of them, and where all of them are."""
-    count = len(audit.suspects)
-    what = "label is" if count == 1 else "labels are"
-    console.print(f"{count:,} of {audit.pictures:,} {what} probably wrong.", highlight=False)
-    if count:
-        table = Table(caption=f"the first {_SUSPECTS}" if count > _SUSPECTS else None)
-        for column in ("label", "read as", "confidence", "split", "span", "file"):
-            table.add_column(column, overflow="fold")
-        for suspect in audit.suspects[:_SUSPECTS]:
-            texts = (suspect.label, suspect.reading, f"{suspect.confidence:.4f}", suspect.split, suspect.span, suspect.file or "-")
-            table.add_row(*map(escape, texts))
-        console.print(table)
-        console.print("Look at them, and save your corrections: open the page in a browser.", highlight=False)
-    console.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
-
-
-def print_fit(console: Console, fit: "Fitted") -> None:
-    """Prints the result of one fit of a learning curve."""
-    right = 1 - fit.misread / fit.read
-    console.print(f"{fit.fitted:,} pictures fitted: {right:.2%} of {fit.read:,} others read".replace("%", " %"), highlight=False)
-
-
-def print_plan(console: Console, plan: "Plan") -> None:
-    """Prints the accuracy that more labels would give, and the labels that an accuracy needs, with intervals."""
-    from components.evaluation.learning_curve import LEVEL
-
-    caption = f"interval: {LEVEL:.0%}; labels: of all splits, {plan.trained_on:.0%} of them in the train split"
-    table = Table(caption=caption.replace("%", " %"))
-    for column in ("labels", "full sequence %", "interval"):
-        table.add_column(column, justify="right")
-    for name, times in (("now", 1.0), ("half as many more", 1.5), ("twice as many", 2.0), ("four times as many", 4.0)):
-        labels = round(plan.labels * times)
-        accuracy = plan.curve.accuracy(round(labels * plan.trained_on))
-        table.add_row(f"{labels:,} ({name})", f"{accuracy.value:.1%}".removesuffix("%"), f"{_points(accuracy)}")
-    console.print(table)
-    for goal in _GOALS:
-        needed = plan.curve.pictures_for(goal)
-        value, lower, upper = (_labels(pictures, plan) for pictures in (needed.value, needed.lower, needed.upper))
-        interval = f" ({lower} to {upper})" if math.isfinite(needed.lower) else ""
-        console.print(f"For {goal:.0%}: {value} labels{interval}".replace("%", " %"), highlight=False)
-
-
-def _points(estimate: "Estimate") -> str:
-    return f"{estimate.lower:.1%} to {estimate.upper:.1%}".replace("%", " %")
-
-
-def _labels(pictures: float, plan: "Plan") -> str:
-    """Returns the number of labels of which so many pictures are in the train split."""
-    from components.evaluation.learning_curve import round_up
-
-    farthest = plan.curve.farthest
-    return f"{'more than ' * (pictures > farthest)}{round_up(min(pictures, farthest) / plan.trained_on):,}"
-
-
-def print_strength(console: Console, strength: "Strength", page: Path) -> None:
-    """Prints what a captcha withstands: labels and CPU time by accuracy, readers without training, changes, and where the page is."""
-    from components.evaluation.learning_curve import LEVEL
-    from pipeline.reporting import strength_page as words
-
-    table = Table(caption=f"interval: {LEVEL:.0%}".replace("%", " %"))
-    for column in ("pictures read", "labels", "interval", "CPU time"):
-        table.add_column(column, justify="right")
-    for goal in strength.goals:
-        interval = words.interval(goal.labels, strength.cost.farthest)
-        cells = (f"{goal.accuracy:.0%}", words.labels_in_words(goal, strength), interval, words.minutes_in_words(goal, strength)[0])
-        table.add_row(*(cell.replace("%", " %") for cell in cells))
-    console.print(table)
-    for reader in strength.untrained:
-        read = f"{_percent(reader.right)} read without training" if reader.right else reader.problem
-        console.print(f"{reader.name}: {read}", highlight=False, markup=False, soft_wrap=True)
-    if strength.changes:
-        table = Table(caption=f"drawn pictures; one training with {strength.changes.labels:,} labels for each row")
-        table.add_column("change")
-        for column in ("read %", "labels for the same", "contrast", "overlap %"):
-            table.add_column(column, justify="right")
-        for style in strength.changes.styles:
-            read, overlap = _percent(style.results.sequence_accuracy).removesuffix(" %"), style.legibility.overlap
-            times = words.times_in_words(style.times) if style.name else "-"
-            clear = f"{style.legibility.contrast:.1f}"
-            table.add_row(style.name or "none", read, times, clear, "-" if overlap is None else f"{100 * overlap:.1f}")
-        console.print(table)
-    console.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{so_far.example_count:,} pictures read: full sequence {percent(rate)} ({interval})", highlight=False)
 
 
 def accuracy_as_json(results: Results) -> dict[str, object]:
@@ -277,8 +183,8 @@ def _time(retraining: "Retraining") -> str:
 def _against(comparison: SetResult | None) -> str:
     if comparison is None:
         return "-"
-    production = f" ({_percent(comparison.production).removesuffix(' %')})" if comparison.production else ""
-    return _percent(comparison.candidate).removesuffix(" %") + production
+    production = f" ({percent(comparison.production).removesuffix(' %')})" if comparison.production else ""
+    return percent(comparison.candidate).removesuffix(" %") + production
 
 
 def print_trials(console: Console, trials: Sequence[Mapping[str, float]]) -> None:
@@ -341,7 +247,7 @@ def _print_sets(console: Console, sets: Mapping[str, SetResult]) -> None:
     for column in ("test set", "pictures", "this model %", "other model %", "p"):
         table.add_column(column, justify="left" if column == "test set" else "right")
     for name, part in sets.items():
-        rates = [_percent(rate).removesuffix(" %") if rate else "-" for rate in (part.candidate, part.production)]
+        rates = [percent(rate).removesuffix(" %") if rate else "-" for rate in (part.candidate, part.production)]
         table.add_row(name, f"{part.count:,}", *rates, "-" if part.p_value is None else f"{part.p_value:.2g}")
     console.print(table)
 
@@ -357,5 +263,6 @@ def _print_steps(console: Console, steps: Sequence[StepRecord]) -> None:
     console.print(table)
 
 
-def _percent(rate: Rate) -> str:
+def percent(rate: Rate) -> str:
+    """Returns a rate as text, such as 98.40 %."""
     return "-" if math.isnan(rate.value) else f"{rate.value:.2%}".replace("%", " %")

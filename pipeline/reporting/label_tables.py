@@ -1,0 +1,105 @@
+"""Prints what fits to parts of the labels show: labels that are probably wrong, what more labels would bring, what a captcha withstands."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.reporting.tables import percent
+
+if TYPE_CHECKING:
+    from components.evaluation.learning_curve import Estimate, Fitted
+    from pipeline.runs.audit import Audit
+    from pipeline.runs.cross_validation import Plan
+    from pipeline.runs.strength import Strength
+
+_SUSPECTS: Final = 20  # rows of the table of suspect labels
+_GOALS: Final = (0.9, 0.95, 0.98, 0.99)  # full-sequence accuracies
+
+
+def print_audit(console: Console, audit: "Audit", page: Path) -> None:
+    """Prints how many labels are probably wrong, the first of them, and where all of them are."""
+    count = len(audit.suspects)
+    what = "label is" if count == 1 else "labels are"
+    console.print(f"{count:,} of {audit.pictures:,} {what} probably wrong.", highlight=False)
+    if count:
+        table = Table(caption=f"the first {_SUSPECTS}" if count > _SUSPECTS else None)
+        for column in ("label", "read as", "confidence", "split", "span", "file"):
+            table.add_column(column, overflow="fold")
+        for suspect in audit.suspects[:_SUSPECTS]:
+            texts = (suspect.label, suspect.reading, f"{suspect.confidence:.4f}", suspect.split, suspect.span, suspect.file or "-")
+            table.add_row(*map(escape, texts))
+        console.print(table)
+        console.print("Look at them, and save your corrections: open the page in a browser.", highlight=False)
+    console.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_fit(console: Console, fit: "Fitted") -> None:
+    """Prints the result of one fit of a learning curve."""
+    right = 1 - fit.misread / fit.read
+    console.print(f"{fit.fitted:,} pictures fitted: {right:.2%} of {fit.read:,} others read".replace("%", " %"), highlight=False)
+
+
+def print_plan(console: Console, plan: "Plan") -> None:
+    """Prints the accuracy that more labels would give, and the labels that an accuracy needs, with intervals."""
+    from components.evaluation.learning_curve import LEVEL
+
+    caption = f"interval: {LEVEL:.0%}; labels: of all splits, {plan.trained_on:.0%} of them in the train split"
+    table = Table(caption=caption.replace("%", " %"))
+    for column in ("labels", "full sequence %", "interval"):
+        table.add_column(column, justify="right")
+    for name, times in (("now", 1.0), ("half as many more", 1.5), ("twice as many", 2.0), ("four times as many", 4.0)):
+        labels = round(plan.labels * times)
+        accuracy = plan.curve.accuracy(round(labels * plan.trained_on))
+        table.add_row(f"{labels:,} ({name})", f"{accuracy.value:.1%}".removesuffix("%"), f"{_points(accuracy)}")
+    console.print(table)
+    for goal in _GOALS:
+        needed = plan.curve.pictures_for(goal)
+        value, lower, upper = (_labels(pictures, plan) for pictures in (needed.value, needed.lower, needed.upper))
+        interval = f" ({lower} to {upper})" if math.isfinite(needed.lower) else ""
+        console.print(f"For {goal:.0%}: {value} labels{interval}".replace("%", " %"), highlight=False)
+
+
+def _points(estimate: "Estimate") -> str:
+    return f"{estimate.lower:.1%} to {estimate.upper:.1%}".replace("%", " %")
+
+
+def _labels(pictures: float, plan: "Plan") -> str:
+    """Returns the number of labels of which so many pictures are in the train split."""
+    from components.evaluation.learning_curve import round_up
+
+    farthest = plan.curve.farthest
+    return f"{'more than ' * (pictures > farthest)}{round_up(min(pictures, farthest) / plan.trained_on):,}"
+
+
+def print_strength(console: Console, strength: "Strength", page: Path) -> None:
+    """Prints what a captcha withstands: labels and CPU time by accuracy, readers without training, changes, and where the page is."""
+    from components.evaluation.learning_curve import LEVEL
+    from pipeline.reporting import strength_page as words
+
+    table = Table(caption=f"interval: {LEVEL:.0%}".replace("%", " %"))
+    for column in ("pictures read", "labels", "interval", "CPU time"):
+        table.add_column(column, justify="right")
+    for goal in strength.goals:
+        interval = words.interval(goal.labels, strength.cost.farthest)
+        cells = (f"{goal.accuracy:.0%}", words.labels_in_words(goal, strength), interval, words.minutes_in_words(goal, strength)[0])
+        table.add_row(*(cell.replace("%", " %") for cell in cells))
+    console.print(table)
+    for reader in strength.untrained:
+        read = f"{percent(reader.right)} read without training" if reader.right else reader.problem
+        console.print(f"{reader.name}: {read}", highlight=False, markup=False, soft_wrap=True)
+    if strength.changes:
+        table = Table(caption=f"drawn pictures; one training with {strength.changes.labels:,} labels for each row")
+        table.add_column("change")
+        for column in ("read %", "labels for the same", "contrast", "overlap %"):
+            table.add_column(column, justify="right")
+        for style in strength.changes.styles:
+            read, overlap = percent(style.results.sequence_accuracy).removesuffix(" %"), style.legibility.overlap
+            times = words.times_in_words(style.times) if style.name else "-"
+            clear = f"{style.legibility.contrast:.1f}"
+            table.add_row(style.name or "none", read, times, clear, "-" if overlap is None else f"{100 * overlap:.1f}")
+        console.print(table)
+    console.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
