@@ -7,6 +7,7 @@ pictures give the same bytes.
 """
 
 import contextlib
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
@@ -200,8 +201,11 @@ class Window:
 
     def superseded(self, span: Span) -> frozenset[bytes]:
         """Returns the keys of the pictures whose records in this span are left out, because a later span corrects or removes them."""
-        newest = replacements((*self.corrections, *self.spans))
-        return frozenset(key for key, number in newest.items() if number > span.number)
+        return frozenset(key for key, number in self._replaced.items() if number > span.number)
+
+    @functools.cached_property
+    def _replaced(self) -> dict[bytes, int]:
+        return replacements((*self.corrections, *self.spans))
 
     def only(self, span: Span) -> "Window":
         """Returns a window that reads one of the spans, and leaves out the same records of it."""

@@ -49,7 +49,7 @@ def pseudo(
         found = votes(settings, run, entries, folds, result, lambda so_far: tables.print_fold(console, so_far))
     agreed = [vote.entry for vote in found if vote.agreed]
     typer.echo(f"{folds} models agree on {len(agreed):,} of {len(found):,} pictures.")
-    plan = import_plan(settings, PSEUDO, "canonical")
+    plan = import_plan(settings, PSEUDO)
     with importing() as progress:
         imported = import_entries(agreed, plan, result, progress)
     tell(imported, plan)
@@ -77,7 +77,7 @@ def correct(
     from pipeline.config.loading import load_config
 
     settings = load_config(config, overrides)
-    plan = import_plan(settings, CORRECTIONS, "canonical")
+    plan = import_plan(settings, CORRECTIONS)
     try:
         with importing() as progress:
             corrected = correct(table, plan, progress)

@@ -14,8 +14,7 @@ from pipeline.labelling.labels import correct_spans
 from pipeline.labelling.opening import folder_of
 from pipeline.labelling.retraining import take_over_production
 from pipeline.labelling.session import Session
-from pipeline.server.limits import limited_to
-from pipeline.server.run import listen
+from pipeline.server.run import listen, uvicorn_config
 
 
 @dataclass
@@ -55,20 +54,8 @@ def run(config: Config, labelling: Session, goal: Goal, socket_: socket.socket) 
     """
     take_over_production(config)
     app = LabelApp(config, labelling, goal)
-    settings = uvicorn.Config(
-        app.starlette(),
-        http=limited_to(LIMITS.body_seconds, LIMITS.connections),  # type: ignore[arg-type]  # it calls whatever makes a protocol
-        ws="none",
-        lifespan="on",
-        loop="uvloop",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=LIMITS.drain_seconds,
-    )
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has ended
-        uvicorn.Server(settings).run([socket_])
+        uvicorn.Server(uvicorn_config(app.starlette(), LIMITS)).run([socket_])
     app.retraining.finish()
     corrections = labelling.corrections()
     corrected = correct_spans(config, corrections, folder_of(config) / "corrections.csv") if corrections else None

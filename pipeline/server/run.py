@@ -21,6 +21,7 @@ from pipeline.logs import load_tensorflow, silence
 
 _CONFIG_VARIABLE: Final = "CAPTCHA_PIPELINE_SERVED_CONFIG"  # hands the configuration to the workers
 METRICS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client: where several workers share their metrics
+_CREATE: Final = "pipeline.server.run:create"
 _BACKLOG: Final = 2048
 
 
@@ -36,12 +37,12 @@ def run(config: Config, listener: socket.socket) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection needs a file descriptor, and the default is often 1,024
     if settings.workers == 1:
-        uvicorn.Server(_uvicorn_config(settings)).run([listener])
+        uvicorn.Server(uvicorn_config(_CREATE, settings, factory=True)).run([listener])
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with tempfile.TemporaryDirectory() as shared:
         os.environ[METRICS_VARIABLE] = shared
-        workers = _Workers(_uvicorn_config(settings), sockets=[listener])
+        workers = _Workers(uvicorn_config(_CREATE, settings, factory=True), sockets=[listener])
         workers.run()
     if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
         raise CaptchaPipelineError("The workers could not start; the lines above say why.")
@@ -108,12 +109,19 @@ class _Workers(Multiprocess):
             mark_process_dead(pid)  # or its gauges would count for ever
 
 
-def _uvicorn_config(settings: ServerConfig) -> uvicorn.Config:
+def uvicorn_config(app: Starlette | str, settings: ServerConfig, *, factory: bool = False) -> uvicorn.Config:
+    """Returns uvicorn's configuration with the limits of a server.
+
+    Args:
+      app: the application, or where a worker finds it, as `module:name`.
+      settings: the limits, and the number of workers.
+      factory: whether `app` names a function that returns the application.
+    """
     from pipeline.server.limits import limited_to
 
     return uvicorn.Config(
-        "pipeline.server.run:create",
-        factory=True,
+        app,
+        factory=factory,
         http=limited_to(settings.body_seconds, settings.connections),  # type: ignore[arg-type]  # it calls whatever makes a protocol
         ws="none",
         lifespan="on",
