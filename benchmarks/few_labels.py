@@ -9,7 +9,6 @@ seeds can run one by one, with `--case gt4-200 --seeds 2`. A case takes about 15
 """
 
 import random
-import shutil
 import statistics
 import time
 from collections import defaultdict
@@ -22,8 +21,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from benchmarks.real import import_and_run, prepared, readings, right
-from benchmarks.real_sets import Division, Labelled, divisions, spec_of
+from benchmarks.real_sets import Division, divisions, spec_of
 from benchmarks.results import keep, kept, machine, record
+from benchmarks.subset_fits import without_labels
 from benchmarks.tasks import command
 from components.evaluation.metrics import wilson_interval
 from pipeline.config.loading import load_config
@@ -87,7 +87,7 @@ def measure(name: str, division: Division, seed: int) -> Iterator[dict[str, Any]
     labelled, others = shuffled[: case.labels], shuffled[case.labels :][: case.unlabelled]
     spec = spec_of(labelled)
     settings = prepared(f"few-{name}-{seed}", spec, labelled)
-    unlabelled = _without_labels(others, settings.with_name("unlabelled"))
+    unlabelled = without_labels(others, settings.with_name("unlabelled"))
     start = time.perf_counter()
     for pseudo in (False, True):
         if pseudo:
@@ -106,14 +106,6 @@ def measure(name: str, division: Division, seed: int) -> Iterator[dict[str, Any]
             "seconds": round(seconds),
             "machine": machine(),
         }
-
-
-def _without_labels(pictures: Sequence[Labelled], folder: Path) -> Path:
-    """Copies pictures under names that do not have their labels; returns the folder."""
-    folder.mkdir()
-    for number, picture in enumerate(pictures):
-        shutil.copy(picture.path, folder / f"{number:05d}{picture.path.suffix}")
-    return folder
 
 
 def table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

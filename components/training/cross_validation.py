@@ -58,6 +58,12 @@ class Readings:
         probabilities: npt.NDArray[np.float32] = softmax(self.logits, axis=-1)
         return probabilities
 
+    def counts(self, spec: CaptchaSpec) -> ReadingCounts:
+        """Returns how many of the pictures are read right."""
+        counts = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
+        counts.add(self.labels, self.probabilities)
+        return counts
+
 
 @dataclass(frozen=True, eq=False)
 class PartFit(Fitted):
@@ -198,14 +204,15 @@ def _draws(count: int, parts: int) -> int:
     return next((draws for most, draws in _DRAWS if count * PARTS <= most * parts), 1)
 
 
-def fit_to_file(train: Path, others: Path, spec: CaptchaSpec, parameters: Hyperparameters) -> PartFit:
-    """Fits a model to the transformed examples of a file, and counts how it reads those of another file.
+def fit_to_file(train: Path, others: Path, spec: CaptchaSpec, parameters: Hyperparameters) -> Readings:
+    """Fits a model to the transformed examples of a file, and returns how it reads those of another file, in their order.
 
     Raises:
       CaptchaPipelineError: the strategy is unavailable, or its replicas cannot share a batch evenly.
     """
     fitted, held_out = (_Part(path, tuple(map(_key, _records([str(path)])))) for path in (train, others))
-    return _measured([fitted], [held_out], 1.0, spec, parameters, choose_strategy(parameters.strategy))
+    model = _fit([fitted], held_out, spec, parameters, choose_strategy(parameters.strategy))
+    return _read(model, [held_out], spec)
 
 
 def _measured(
@@ -221,9 +228,7 @@ def _measured(
     # The evaluation after each epoch decides nothing here, so one part is enough for it.
     model = _fit(fitted, max(held_out, key=lambda part: len(part.keys)), spec, parameters, strategy)
     seconds = time.process_time() - started
-    readings = _read(model, held_out, spec)
-    counts = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
-    counts.add(readings.labels, readings.probabilities)
+    counts = _read(model, held_out, spec).counts(spec)
     count = sum(len(part.keys) for part in fitted)
     steps = parameters.fit_length(count).steps
     return PartFit(count, counts.examples, counts.examples - counts.sequences_right, share, steps, seconds, counts)

@@ -15,7 +15,7 @@ from components.data.sources.painting import SynthPlan, find_fonts, painter
 from components.data.sources.style_variants import Variant, variants
 from components.data.sources.synthetic import SOURCE
 from components.data.spans import Span
-from components.evaluation.learning_curve import Estimate, LearningCurve
+from components.evaluation.learning_curve import Estimate, Fitted, LearningCurve
 from components.evaluation.metrics import Results
 from pipeline.config.config import Config
 
@@ -114,8 +114,9 @@ def _measured(style: Variant, labels: int, config: Config, unchanged: float | No
     with tempfile.TemporaryDirectory(dir=config.root) as directory:
         paths = Path(directory, "train.gz"), Path(directory, "others.gz")
         write_examples(others, spec, paths[1], write_examples(train, spec, paths[0]))
-        fit = fit_to_file(*paths, spec, config.trainer)
-    results = fit.counts.results(config.evaluator.confidence)
+        counts = fit_to_file(*paths, spec, config.trainer).counts(spec)
+    fit = Fitted(labels, counts.examples, counts.examples - counts.sequences_right)
+    results = counts.results(config.evaluator.confidence)
     wanted = results.sequence_accuracy.value if unchanged is None else unchanged
     # No number of labels gives exactly 0 or 1.
     needed = LearningCurve([fit]).pictures_for(min(max(wanted, 0.5 / fit.read), 1 - 0.5 / fit.read))

@@ -74,7 +74,8 @@ def test_a_fit_to_a_file_reads_another(tmp_path: Path) -> None:
     train, others = tmp_path / "train.gz", tmp_path / "others.gz"
     write_examples(pictures(range(100, 104)), SPEC, others, write_examples(pictures(range(12)), SPEC, train))
     parameters = Hyperparameters(epochs=6, batch_size=16, learning_rate=0.01, precision="float32", strategy="cpu")
-    fit = fit_to_file(train, others, SPEC, parameters)
-    assert (fit.fitted, fit.read, fit.steps, fit.share) == (12 * len(LABELS), 4 * len(LABELS), 54, 1.0)
-    assert fit.misread < fit.read / 2
-    assert fit.cpu_seconds > 0
+    readings = fit_to_file(train, others, SPEC, parameters)
+    assert readings.labels.tolist() == [labels for labels, *_ in features(others).values()]
+    counts = readings.counts(SPEC)
+    assert counts.examples == 4 * len(LABELS)
+    assert counts.sequences_right > counts.examples / 2
