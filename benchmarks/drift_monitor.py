@@ -27,10 +27,10 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from benchmarks.results import ROOT, record
 from benchmarks.tasks import Task, command
+from components.data.drawing.painting import SynthPlan, find_fonts, painter
 from components.data.drift import NUMBERS, SIZE, Profile
 from components.data.pictures import PictureRules
 from components.data.records import encode_png
-from components.data.sources.painting import SynthPlan, find_fonts, painter
 from components.serving import serving_dir
 from components.serving.training_profile import TrainingProfile
 from pipeline.config.loading import load_config

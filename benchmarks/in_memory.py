@@ -17,7 +17,7 @@ from keras import ops
 
 from components.base.features import SPLITS
 from components.data.captcha_spec import CaptchaSpec
-from components.data.sources.painting import CaptchaPainter, SynthPlan
+from components.data.drawing.painting import CaptchaPainter, SynthPlan
 from components.data.splits import split_key, split_of
 from pipeline.config.config import Config
 

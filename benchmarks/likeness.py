@@ -21,9 +21,9 @@ from PIL import Image
 
 from benchmarks.results import record
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drawing.painting import CaptchaPainter, SynthConfig, SynthPlan
 from components.data.likeness import MAX_DISTANCE, look_of
 from components.data.sources.listing import folder_entries, table_entries
-from components.data.sources.painting import CaptchaPainter, SynthConfig, SynthPlan
 from pipeline.config.loading import load_config
 
 _DRAWN = 1_500

@@ -28,8 +28,8 @@ import typer
 
 from benchmarks.results import record
 from components.base.features import WEIGHTS_FILE
+from components.data.drawing.painting import CaptchaPainter, SynthPlan
 from components.data.records import encode_png
-from components.data.sources.painting import CaptchaPainter, SynthPlan
 from components.data.spans import list_spans
 from components.serving import serving_dir
 from pipeline.config.config import Config

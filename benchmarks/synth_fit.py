@@ -23,10 +23,10 @@ from benchmarks.real_sets import Division, divisions, spec_of
 from benchmarks.results import keep, kept, machine, record
 from benchmarks.subset_fits import without_labels
 from benchmarks.tasks import command
-from components.data.sources.painting import usable_fonts
-from components.data.sources.real_pictures import read_sample
-from components.data.sources.style_search import fit_style
-from components.data.sources.style_section import section_of
+from components.data.drawing.painting import usable_fonts
+from components.data.style_fit.real_pictures import read_sample
+from components.data.style_fit.style_search import fit_style
+from components.data.style_fit.style_section import section_of
 from components.evaluation.metrics import wilson_interval
 from pipeline.config.loading import load_config
 from pipeline.logs import silence

@@ -19,8 +19,8 @@ from captcha.image import ImageCaptcha
 
 from benchmarks.results import record
 from benchmarks.tasks import TASKS
-from components.data.sources.painting import SynthPlan
-from components.data.sources.synthetic import make_shard, synthesise
+from components.data.drawing.painting import SynthPlan
+from components.data.drawing.synthetic import make_shard, synthesise
 from pipeline.config.loading import load_config
 
 CHUNK: Final = 500  # pictures drawn alternately by the library and by this project

@@ -14,7 +14,7 @@ from typing import Final
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from components.data.sources.painting import SynthPlan, painter
+from components.data.drawing.painting import SynthPlan, painter
 from pipeline.config.loading import load_config
 from pipeline.exporting.browser import executable
 

@@ -16,7 +16,7 @@ from pipeline.cli.options import DEFAULT_PATTERN, BeamOption, ConfigOption, Patt
 from pipeline.config import DEFAULT_CONFIG
 
 if TYPE_CHECKING:
-    from components.data.sources.painting import SynthPlan
+    from components.data.drawing.painting import SynthPlan
     from components.data.spans import Span
     from pipeline.config.config import Config
 
@@ -68,8 +68,8 @@ def synth(
 
     Example: captcha-pipeline data synth --count 2000 --set synth.noise_dots=60
     """
-    from components.data.sources.painting import SynthPlan
-    from components.data.sources.synthetic import in_processes, synthesise
+    from components.data.drawing.painting import SynthPlan
+    from components.data.drawing.synthetic import in_processes, synthesise
     from components.data.spans import next_number
     from pipeline.config.engines import LOCAL
 
@@ -92,8 +92,8 @@ def synth(
 
 
 def _synthesise_elsewhere(settings: "Config", plan: "SynthPlan") -> "Span":
-    from components.data.sources.synthetic import synthesise
-    from components.data.sources.synthetic_beam import make_shards
+    from components.data.drawing.synthetic import synthesise
+    from components.data.drawing.synthetic_beam import make_shards
     from pipeline.runners.beam.engine_check import check_engines
 
     engine = settings.beam.of("synth")

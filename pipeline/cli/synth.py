@@ -37,10 +37,10 @@ def fit(
 
     Example: captcha-pipeline synth fit ~/shop --config shop.yaml > synth.yaml
     """
-    from components.data.sources.painting import usable_fonts
-    from components.data.sources.real_pictures import read_sample
-    from components.data.sources.style_search import fit_style
-    from components.data.sources.style_section import section_of
+    from components.data.drawing.painting import usable_fonts
+    from components.data.style_fit.real_pictures import read_sample
+    from components.data.style_fit.style_search import fit_style
+    from components.data.style_fit.style_section import section_of
     from pipeline.config.loading import load_config
     from pipeline.reporting.style_page import write_style_page
 

@@ -8,8 +8,8 @@ from pydantic import Field, field_validator, model_validator
 from components.base.files import pattern_characters
 from components.base.section import Byte, Fraction, LocalPath, Section
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drawing.painting import SynthConfig
 from components.data.pictures import PictureRules
-from components.data.sources.painting import SynthConfig
 from components.data.spans import Window, window
 from components.evaluation.gate import Gate
 from components.training.hyperparameters import Hyperparameters

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from components.base.files import write_whole
-from components.data.sources.real_pictures import RealPictures
-from components.data.sources.style_search import Fitted
+from components.data.style_fit.real_pictures import RealPictures
+from components.data.style_fit.style_search import Fitted
 from pipeline.reporting import filters
 
 _SHOWN: Final = 24  # pictures of each kind

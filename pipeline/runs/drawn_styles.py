@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from components.base.errors import CaptchaPipelineError
+from components.data.drawing.legibility import Legibility, legibility
+from components.data.drawing.painting import SynthPlan, find_fonts, painter
+from components.data.drawing.style_variants import Variant, variants
+from components.data.drawing.synthetic import SOURCE
 from components.data.records import encode_png
-from components.data.sources.legibility import Legibility, legibility
-from components.data.sources.painting import SynthPlan, find_fonts, painter
-from components.data.sources.style_variants import Variant, variants
-from components.data.sources.synthetic import SOURCE
 from components.data.spans import Span
 from components.evaluation.learning_curve import Estimate, Fitted, LearningCurve
 from components.evaluation.metrics import Results

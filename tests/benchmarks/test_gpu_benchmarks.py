@@ -13,7 +13,7 @@ from benchmarks.in_memory import draw, passes, shifted
 from benchmarks.operations import reading_operations, training_operations
 from components.base.features import SPLITS
 from components.data.captcha_spec import CaptchaSpec
-from components.data.sources.painting import Captcha, CaptchaPainter, SynthPlan
+from components.data.drawing.painting import Captcha, CaptchaPainter, SynthPlan
 from components.data.splits import split_key, split_of
 from components.training.augmentations.shift import random_shift
 from components.training.model import PRESETS, build_model

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drawing.free_layout import FreeHand, FreeLayout, PixelRange
+from components.data.drawing.painting import SynthConfig, SynthPlan, find_fonts, painter
+from components.data.drawing.synthetic import synthesise
 from components.data.pictures import PictureRules
-from components.data.sources.free_layout import FreeHand, FreeLayout, PixelRange
-from components.data.sources.painting import SynthConfig, SynthPlan, find_fonts, painter
 from components.data.sources.sheet import samples
-from components.data.sources.synthetic import synthesise
 from components.data.spans import Span, Window, list_spans
 from pipeline.cli.main import app
 from tests.support.drawing import synth_plan

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drawing.synthetic import synthesise
 from components.data.example_proto import Example, bytes_example
 from components.data.legacy_layout import DataInfo, legacy_example, to_canonical
 from components.data.sources import imported
 from components.data.sources.imported import import_folder, import_legacy, import_table
-from components.data.sources.synthetic import synthesise
 from components.data.span_writer import ShardWriter
 from components.data.spans import list_spans
 from components.data.splits import SPLIT_RULE

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from components.base.errors import CaptchaPipelineError
+from components.data.drawing.painting import CaptchaPainter
+from components.data.drawing.synthetic import synthesise
 from components.data.sources.imported import import_folder
 from components.data.sources.index import Place, SpanIndex
-from components.data.sources.painting import CaptchaPainter
 from components.data.sources.seen import of_encoded, of_pixels
 from components.data.sources.sift import Imported, NothingNew
-from components.data.sources.synthetic import synthesise
 from components.data.span_writer import drop_span, lock_data
 from components.data.spans import list_spans
 from tests.support.drawing import synth_plan

@@ -7,9 +7,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from components.data.captcha_spec import CaptchaSpec, LengthRange
-from components.data.sources.legibility import contrast_ratio, legibility
-from components.data.sources.painting import SynthPlan
-from components.data.sources.style_variants import variants
+from components.data.drawing.legibility import contrast_ratio, legibility
+from components.data.drawing.painting import SynthPlan
+from components.data.drawing.style_variants import variants
 from tests.support.drawing import synth_plan
 
 SPEC = CaptchaSpec(charset="digits", length=4, width=100, height=30)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drawing.painting import CaptchaPainter
 from components.data.likeness import MAX_DISTANCE, bands, distance, look_of
-from components.data.sources.painting import CaptchaPainter
 from tests.support.drawing import synth_plan
 
 SPECS = [CaptchaSpec(), CaptchaSpec(charset="alnum", width=128, height=64), CaptchaSpec(length=1, width=40, height=40)]

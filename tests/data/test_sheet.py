@@ -5,10 +5,10 @@ from typer.testing import CliRunner
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drawing.synthetic import synthesise
 from components.data.pictures import PictureRules
 from components.data.records import canonical_example, encode_png
 from components.data.sources.sheet import contact_sheet, samples, span_statistics
-from components.data.sources.synthetic import synthesise
 from components.data.span_writer import ShardWriter, new_span, write_manifest
 from components.data.spans import Window
 from pipeline.cli.data import data_app

@@ -10,10 +10,10 @@ from PIL import Image
 from components.base.errors import CaptchaPipelineError
 from components.base.features import PSEUDO
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drawing.painting import CaptchaPainter
 from components.data.example_proto import Example
 from components.data.legacy_layout import DataInfo, legacy_example
 from components.data.sources.imported import import_folder, import_legacy, import_table
-from components.data.sources.painting import CaptchaPainter
 from components.data.span_writer import ShardWriter
 from components.data.spans import Span, list_spans, window
 from components.data.splits import split_key

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
-from components.data.sources.free_layout import FreeLayout
-from components.data.sources.painting import SynthConfig, SynthPlan, painter
+from components.data.drawing.free_layout import FreeLayout
+from components.data.drawing.painting import SynthConfig, SynthPlan, painter
+from components.data.drawing.style import DotStyle, GroundStyle, LineStyle, Palette, Style, TextStyle
+from components.data.drawing.style_hand import StyleHand
+from components.data.drawing.synthetic import in_processes, synthesise
 from components.data.sources.sheet import samples
-from components.data.sources.style import DotStyle, GroundStyle, LineStyle, Palette, Style, TextStyle
-from components.data.sources.style_hand import StyleHand
-from components.data.sources.synthetic import in_processes, synthesise
 from components.data.spans import Window
 from pipeline.config.config import DataConfig
 from pipeline.config.loading import load_config

@@ -13,19 +13,19 @@ from typer.testing import CliRunner
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drawing.glyphs import glyph_of
+from components.data.drawing.painting import find_fonts
+from components.data.drawing.style import DotStyle, GroundStyle, LineStyle, Palette, Style, TextStyle
+from components.data.drawing.style_hand import StyleHand
 from components.data.pictures import PictureRules
-from components.data.sources import style_search
-from components.data.sources.glyph_matching import Hand, Matcher, find_hands
-from components.data.sources.glyphs import glyph_of
-from components.data.sources.painting import find_fonts
-from components.data.sources.real_pictures import RealPictures, read_sample
-from components.data.sources.style import DotStyle, GroundStyle, LineStyle, Palette, Style, TextStyle
-from components.data.sources.style_estimates import Measures, frame_of, jpeg_quality
-from components.data.sources.style_hand import StyleHand
-from components.data.sources.style_search import fit_style
-from components.data.sources.traced_font import trace
-from components.data.sources.two_sample import Distance, auc, compare, features, grounds, ink_of
 from components.data.spans import list_spans
+from components.data.style_fit import style_search
+from components.data.style_fit.glyph_matching import Hand, Matcher, find_hands
+from components.data.style_fit.real_pictures import RealPictures, read_sample
+from components.data.style_fit.style_estimates import Measures, frame_of, jpeg_quality
+from components.data.style_fit.style_search import fit_style
+from components.data.style_fit.traced_font import trace
+from components.data.style_fit.two_sample import Distance, auc, compare, features, grounds, ink_of
 from pipeline.cli.main import app
 from tests.support.encoded import encode
 from tests.support.html_page import read_page

@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drawing import synthetic_beam
+from components.data.drawing.painting import CaptchaPainter, find_fonts
+from components.data.drawing.synthetic import in_processes, make_shard, synthesise
 from components.data.example_proto import Example
 from components.data.legacy_layout import DataInfo, to_canonical
 from components.data.pictures import PictureRules
-from components.data.sources import synthetic_beam
-from components.data.sources.painting import CaptchaPainter, find_fonts
 from components.data.sources.seen import of_encoded
 from components.data.sources.sheet import samples
-from components.data.sources.synthetic import in_processes, make_shard, synthesise
 from components.data.spans import Window
 from components.data.splits import SPLIT_RULE, split_of
 from components.data.tfrecords import read_records
@@ -193,7 +193,7 @@ def test_a_file_that_is_no_font_is_named(tmp_path):
 
 
 def test_drawing_does_not_load_tensorflow():
-    modules = "components.data.sources.synthetic, components.data.sources.imported, components.data.sources.sheet, pipeline.cli.data"
+    modules = "components.data.drawing.synthetic, components.data.sources.imported, components.data.sources.sheet, pipeline.cli.data"
     script = f"import sys, {modules}; print('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "False\n"
 

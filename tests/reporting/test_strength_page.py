@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.data.captcha_spec import CaptchaSpec
-from components.data.sources.legibility import Legibility
+from components.data.drawing.legibility import Legibility
 from components.evaluation.label_cost import LabelCost
 from components.evaluation.learning_curve import Estimate, Fitted
 from components.evaluation.metrics import ReadingCounts, Results, wilson_interval

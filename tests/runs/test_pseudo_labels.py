@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.base.features import PSEUDO
+from components.data.drawing.painting import SynthPlan, painter
 from components.data.sources.listing import Entry
-from components.data.sources.painting import SynthPlan, painter
 from components.data.spans import list_spans, window
 from components.data.splits import split_key
 from pipeline.config.loading import load_config

@@ -5,8 +5,8 @@ import pytest
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
-from components.data.sources.painting import SynthPlan
-from components.data.sources.synthetic import synthesise
+from components.data.drawing.painting import SynthPlan
+from components.data.drawing.synthetic import synthesise
 from components.data.spans import Span
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config

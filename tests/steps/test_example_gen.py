@@ -15,9 +15,9 @@ from PIL import Image
 from components.base.errors import CaptchaPipelineError
 from components.base.features import DATA_INFO, SPLITS
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drawing.synthetic import synthesise
 from components.data.legacy_layout import DataInfo, legacy_example
 from components.data.record_check import CheckShard
-from components.data.sources.synthetic import synthesise
 from components.data.span_writer import drop_span
 from components.data.spans import list_spans, window
 from components.example_gen import CaptchaExampleGen

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.data.captcha_spec import CaptchaSpec
-from components.data.sources.painting import SynthConfig, SynthPlan
+from components.data.drawing.painting import SynthConfig, SynthPlan
 
 
 def synth_plan(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.data.sources.painting import SynthPlan, painter
+from components.data.drawing.painting import SynthPlan, painter
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
 from tests.support.paths import ROOT, TINY

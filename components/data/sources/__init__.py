@@ -1,1 +1,1 @@
-"""The sources of pictures: drawn or imported."""
+"""Imports pictures, and corrects their labels."""

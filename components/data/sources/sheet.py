@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from components.base.errors import CaptchaPipelineError
 from components.base.features import DATA_INFO, IMAGE, LABEL, SPLITS
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drawing.painting import INSTALLED_FONTS, find_fonts
 from components.data.example_proto import Example
 from components.data.legacy_layout import DataInfo, legacy_label, legacy_picture
 from components.data.pictures import ALLOWED_FORMATS, PictureRules
-from components.data.sources.painting import INSTALLED_FONTS, find_fonts
 from components.data.sources.seen import of_record
 from components.data.spans import Span, Window
 from components.data.tfrecords import Record

@@ -1,4 +1,4 @@
-"""Draws pictures in a style (`components.data.sources.style`)."""
+"""Draws pictures in a style (`components.data.drawing.style`)."""
 
 import math
 import random
@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from scipy import ndimage
 
-from components.data.sources.glyphs import Glyph, glyph_of, through_jpeg
-from components.data.sources.style import Colour, LineStyle, Palette, Style
+from components.data.drawing.glyphs import Glyph, glyph_of, through_jpeg
+from components.data.drawing.style import Colour, LineStyle, Palette, Style
 
 _FINE: Final = 3  # lines and dots with smooth edges are drawn so many times larger, and then reduced
 _SEGMENTS: Final = 6  # of a line

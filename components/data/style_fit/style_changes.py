@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.data.sources.style import Palette, Style
+from components.data.drawing.style import Palette, Style
 
 
 @dataclass(frozen=True)

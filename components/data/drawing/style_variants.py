@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec, LengthRange
-from components.data.sources.painting import INSTALLED_FONTS, CaptchaPainter, SynthPlan, find_fonts, painter
+from components.data.drawing.painting import INSTALLED_FONTS, CaptchaPainter, SynthPlan, find_fonts, painter
 
 _FONTS: Final = 8
 _OVERLAP: Final = 0.25  # the captcha library's own

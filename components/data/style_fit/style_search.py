@@ -17,14 +17,14 @@ from PIL.Image import Image
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
-from components.data.sources.glyph_matching import Hand, Match, Matcher, find_hands
-from components.data.sources.painting import SynthConfig, SynthPlan, painter
-from components.data.sources.real_pictures import RealPictures
-from components.data.sources.style import Style
-from components.data.sources.style_changes import alternatives, changed, knobs_of, turned
-from components.data.sources.style_estimates import Measures, frame_of, without_frame
-from components.data.sources.traced_font import trace
-from components.data.sources.two_sample import Comparison, Distance, Floats, compare, features, grounds, ink_of
+from components.data.drawing.painting import SynthConfig, SynthPlan, painter
+from components.data.drawing.style import Style
+from components.data.style_fit.glyph_matching import Hand, Match, Matcher, find_hands
+from components.data.style_fit.real_pictures import RealPictures
+from components.data.style_fit.style_changes import alternatives, changed, knobs_of, turned
+from components.data.style_fit.style_estimates import Measures, frame_of, without_frame
+from components.data.style_fit.traced_font import trace
+from components.data.style_fit.two_sample import Comparison, Distance, Floats, compare, features, grounds, ink_of
 
 _MOST_MEASURED: Final = 100  # real pictures
 _DRAWN: Final = 32  # pictures of each trial

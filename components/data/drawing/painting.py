@@ -19,9 +19,9 @@ from pydantic import Field, field_validator, model_validator
 from components.base.errors import CaptchaPipelineError
 from components.base.section import Byte, Fraction, LocalPath, Section
 from components.data.captcha_spec import CaptchaSpec
-from components.data.sources.free_layout import FreeHand, FreeLayout
-from components.data.sources.style import Style
-from components.data.sources.style_hand import StyleHand
+from components.data.drawing.free_layout import FreeHand, FreeLayout
+from components.data.drawing.style import Style
+from components.data.drawing.style_hand import StyleHand
 from components.data.spans import Layout
 
 # The captcha library's defaults are for pictures of 160 x 60 pixels: fonts of 42, 50 and 56 points, and 30 dots.

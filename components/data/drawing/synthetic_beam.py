@@ -11,8 +11,8 @@ import apache_beam as beam
 
 from components.base.features import SPLITS
 from components.base.files import write_whole
-from components.data.sources.painting import SynthPlan
-from components.data.sources.synthetic import in_processes
+from components.data.drawing.painting import SynthPlan
+from components.data.drawing.synthetic import in_processes
 from components.data.spans import ShardFile
 
 _MADE: Final = "made.jsonl"

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from components.data.sources.glyph_matching import Hand, Match, Placed
-from components.data.sources.glyphs import glyph_of
-from components.data.sources.two_sample import Floats
+from components.data.drawing.glyphs import glyph_of
+from components.data.style_fit.glyph_matching import Hand, Match, Placed
+from components.data.style_fit.two_sample import Floats
 
 _PAD: Final = 3  # pixels around a character of the first font, for one that is larger
 _REACH: Final = 2  # pixels by which outlines may differ from the first font's

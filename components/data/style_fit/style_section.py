@@ -4,8 +4,8 @@ from typing import Any, Final
 
 import yaml
 
-from components.data.sources.real_pictures import RealPictures
-from components.data.sources.style_search import Fitted
+from components.data.style_fit.real_pictures import RealPictures
+from components.data.style_fit.style_search import Fitted
 
 VARIATION: Final = 0.4  # with which pictures to learn from are drawn
 _WIDTH: Final = 118

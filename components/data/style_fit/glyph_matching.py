@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import fft, ndimage
 
 from components.data.captcha_spec import CaptchaSpec
-from components.data.sources.glyphs import Glyph, glyph_of
+from components.data.drawing.glyphs import Glyph, glyph_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -36,7 +36,7 @@ _SIZES_AGAIN: Final = (0.95, 0.98, 1.02, 1.05)
 
 @dataclass(frozen=True)
 class Hand:
-    """A font in a size and a width; see `components.data.sources.glyphs.glyph_of`."""
+    """A font in a size and a width; see `components.data.drawing.glyphs.glyph_of`."""
 
     font: str
     size: float

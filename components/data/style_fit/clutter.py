@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from components.data.sources.observed import counts_of, palette_of, range_of
-from components.data.sources.style import DotStyle, LineStyle
-from components.data.sources.two_sample import Floats
+from components.data.drawing.style import DotStyle, LineStyle
+from components.data.style_fit.observed import counts_of, palette_of, range_of
+from components.data.style_fit.two_sample import Floats
 
 _AROUND: Final = 12  # ink that is nearer to a character than the height divided by this is taken as part of the character
 _SPECK: Final = 2  # pixels of ink that a compression may leave

@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from components.data.sources.style import Colour, Palette
+from components.data.drawing.style import Colour, Palette
 
 OUTER: Final = (8, 92)  # percentiles that bound a range
 SAME: Final = 14.0  # levels of 0 to 255: colours that differ by less are one colour

@@ -19,9 +19,9 @@ import numpy as np
 from components.base.disk import writing_in
 from components.base.errors import CaptchaPipelineError
 from components.base.features import DATA_INFO
+from components.data.drawing.painting import Captcha, SynthPlan, find_fonts, painter
 from components.data.legacy_layout import DataInfo, legacy_example
 from components.data.records import canonical_example, encode_png
-from components.data.sources.painting import Captcha, SynthPlan, find_fonts, painter
 from components.data.span_writer import ShardWriter, new_span, write_manifest
 from components.data.spans import ShardFile, Span
 from components.data.splits import split_key, split_of

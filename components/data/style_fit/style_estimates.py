@@ -10,12 +10,12 @@ import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 from scipy import ndimage
 
-from components.data.sources.clutter import find_clutter
-from components.data.sources.glyph_matching import Hand, Match, Placed
-from components.data.sources.glyphs import glyph_of
-from components.data.sources.observed import OUTER, SAME, palette_of, range_of, rgb
-from components.data.sources.style import GroundStyle, Palette, Style, TextStyle
-from components.data.sources.two_sample import Floats, grounds, ink_of, is_ink
+from components.data.drawing.glyphs import glyph_of
+from components.data.drawing.style import GroundStyle, Palette, Style, TextStyle
+from components.data.style_fit.clutter import find_clutter
+from components.data.style_fit.glyph_matching import Hand, Match, Placed
+from components.data.style_fit.observed import OUTER, SAME, palette_of, range_of, rgb
+from components.data.style_fit.two_sample import Floats, grounds, ink_of, is_ink
 
 _FRAME: Final = 45.0  # levels by which a frame differs from the background
 _MOST_FRAME: Final = 4  # pixels

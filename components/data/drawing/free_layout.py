@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from pydantic import Field, model_validator
 
 from components.base.section import Section
-from components.data.sources.glyphs import font_of, through_jpeg
+from components.data.drawing.glyphs import font_of, through_jpeg
 
 _HEIGHT: Final = 80
 _FONT_SIZE: Final = (0.42, 0.85)  # of the height

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from components.data.sources.painting import CaptchaPainter, SynthPlan, painter
+from components.data.drawing.painting import CaptchaPainter, SynthPlan, painter
 
 _PICTURES: Final = 40  # to measure
 _LUMINANCE: Final = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue, as in WCAG

@@ -1,0 +1,1 @@
+"""Draws pictures with known labels."""

@@ -1,0 +1,1 @@
+"""Finds the style of real pictures, so that `components.data.drawing` can draw such pictures."""
