@@ -8,7 +8,8 @@ from PIL import Image
 
 from components.data.captcha_spec import CaptchaSpec, LengthRange
 from components.data.drawing.legibility import contrast_ratio, legibility
-from components.data.drawing.painting import SynthPlan
+from components.data.drawing.painting import SynthPlan, painter
+from components.data.drawing.style import DotStyle, GroundStyle, LineStyle, Palette, Style, TextStyle
 from components.data.drawing.style_variants import variants
 from tests.support.drawing import synth_plan
 
@@ -90,6 +91,58 @@ def test_variants_of_a_free_style_and_of_a_range_of_lengths() -> None:
     found = variants(plan(CaptchaSpec(charset="digits", length=LengthRange(min=4, max=6)), free={}))
     assert {variant.name.split(":")[0] for variant in found} - {"more fonts"} == {"one more character"}
     assert found[-1].plan.spec.length == LengthRange(min=5, max=7)
+
+
+STYLE = Style(
+    width=100,
+    height=30,
+    text=TextStyle(size=(20, 20), start=(8, 8), baseline=(22, 22), palette=Palette(colours=((0, 0, 0),))),
+    ground=GroundStyle(palette=Palette(colours=((255, 255, 255),))),
+)
+
+
+@pytest.mark.slow
+def test_variants_of_a_style_change_one_thing() -> None:
+    before = plan(style=STYLE)
+    found = {variant.name.split(":")[0]: variant.plan for variant in variants(before)}
+    assert found.keys() - {"more fonts"} == {
+        "more dots",
+        "one more line",
+        "characters 3.0 pixels closer together",
+        "half the contrast",
+        "one more character, on a picture as much wider",
+    }
+    *same_size, longer = (painter(found[name]).paint(0).image for name in found)
+    assert {image.size for image in same_size} == {(100, 30)}
+    assert longer.size == (125, 30)
+    now, noisy, lined, pale = (
+        legibility(changed) for changed in (before, found["more dots"], found["one more line"], found["half the contrast"])
+    )
+    assert now.stray == 0
+    assert noisy.stray is not None
+    assert lined.stray is not None
+    assert min(noisy.stray, lined.stray) > 0
+    assert pale.contrast < now.contrast
+    assert ink_width(found["characters 3.0 pixels closer together"]) < ink_width(before)
+
+
+@pytest.mark.slow
+def test_dots_and_lines_of_a_style_become_more() -> None:
+    line = LineStyle(count=(1, 2), x=(0, 0), y=(5, 5), dx=(99, 99), dy=(0, 0))
+    crowded = STYLE.model_copy(
+        update={"lines": (line,), "dots": DotStyle(count=(5, 7)), "text": STYLE.text.model_copy(update={"pitch": (10, 12)})}
+    )
+    found = variants(plan(style=crowded))
+    styles = {variant.name.split(":")[0]: variant.plan.synth.style for variant in found if variant.plan.synth.style}
+    assert styles["more dots"].dots.count == (10, 14)
+    assert styles["one more line"].lines == (line.model_copy(update={"count": (2, 3)}),)
+    assert styles["characters 3.0 pixels closer together"].text.pitch == (7, 9)
+
+
+def ink_width(of: SynthPlan) -> int:
+    """Returns the width of the text of the first picture, in pixels."""
+    columns = np.flatnonzero((np.asarray(painter(of).paint(0).image.convert("L")) < 128).any(axis=0))
+    return int(columns[-1] - columns[0])
 
 
 def test_a_style_at_its_limits_has_fewer_variants() -> None:

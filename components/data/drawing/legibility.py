@@ -13,9 +13,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.data.drawing.painting import CaptchaPainter, SynthPlan, painter
+from components.data.drawing.style import DotStyle
 
 _PICTURES: Final = 40  # to measure
 _LUMINANCE: Final = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue, as in WCAG
+_NOTHING_ELSE: Final = {"lines": (), "dots": DotStyle()}
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -43,6 +45,12 @@ def legibility(plan: SynthPlan) -> Legibility:
     pictures = [drawn_by.paint(index) for index in range(_PICTURES)]
     characters = float(np.mean([len(picture.label) for picture in pictures]))
     contrast = float(np.mean([contrast_ratio(picture.image) for picture in pictures]))
+    if style := None if plan.synth.free else plan.synth.style:
+        # A picture's text does not depend on what is drawn after it.
+        bare = painter(replace(plan, synth=plan.synth.model_copy(update={"style": style.model_copy(update=_NOTHING_ELSE)})))
+        texts = [_ink(bare.paint(index).image) for index in range(_PICTURES)]
+        outside = sum(int((_ink(picture.image) & ~ink).sum()) for picture, ink in zip(pictures, texts, strict=True))
+        return Legibility(characters, contrast, None, outside / max(int(np.sum(texts)), 1))
     if not isinstance(drawn_by, CaptchaPainter):
         return Legibility(characters, contrast, None, None)
     apart = _Apart(plan)

@@ -1,17 +1,21 @@
 """Changes to a style of drawn pictures, one at a time, to see what each costs those who read the pictures."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec, LengthRange
 from components.data.drawing.painting import INSTALLED_FONTS, CaptchaPainter, SynthPlan, find_fonts, painter
+from components.data.drawing.style import Colour, Counts, DotStyle, Lengths, LineStyle, Palette, Sizes, Style, TextStyle
 
 _FONTS: Final = 8
 _OVERLAP: Final = 0.25  # the captcha library's own
 _TEXT: Final = 105  # the mean of the text's channels, which the captcha library draws from 10 to 200
-_MOST: Final = {"width": 2048, "length": 64, "noise_curve": 20, "noise_dots": 10_000}  # of the configuration
+_PIXELS_PER_DOT: Final = 320  # as the captcha library's own dots
+_CLOSER: Final = 0.15  # of the font size: about a quarter of a character
+_MOST: Final = {"width": 2048, "length": 64, "noise_curve": 20, "noise_dots": 10_000, "dots": 2_000}  # of the configuration
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Variant:
 def variants(plan: SynthPlan) -> list[Variant]:
     """Returns the changes that a plan's style allows. Each is made to the plan as it is."""
     made = (change(plan) for change in _CHANGES)
-    return [variant for variant in made if variant]
+    return [*_restyled(plan), *(variant for variant in made if variant)]
 
 
 def _changed(plan: SynthPlan, name: str, **values: Any) -> Variant:
@@ -79,17 +83,113 @@ def _less_contrast(plan: SynthPlan) -> Variant | None:
     return _changed(plan, name, background=background)
 
 
+def _more_dots_of_style(style: Style) -> tuple[str, Style] | None:
+    low, high = style.dots.count
+    area = style.width * style.height
+    count = (min(2 * low, _MOST["dots"]), min(2 * high, _MOST["dots"])) if high else (area // _PIXELS_PER_DOT,) * 2
+    if count == style.dots.count:
+        return None
+    dots = style.dots.model_copy(update={"count": count}) if high else DotStyle(count=count, radius=(0.5, 1.5))
+    return f"more dots: {_span(count)} instead of {_span(style.dots.count)}", style.model_copy(update={"dots": dots})
+
+
+def _more_lines_of_style(style: Style) -> tuple[str, Style] | None:
+    if style.lines:
+        first, *others = style.lines
+        count = (first.count[0] + 1, first.count[1] + 1)
+        more = (first.model_copy(update={"count": count}), *others)
+    else:
+        width, height = style.width, style.height
+        more = (
+            LineStyle(
+                count=(1, 1),
+                x=(0, 0.1 * width),
+                y=(0.3 * height, 0.7 * height),
+                dx=(0.8 * width, 0.9 * width),
+                dy=(-0.3 * height, 0.3 * height),
+                bend=(-0.2 * height, 0.2 * height),
+                width=(max(1.0, height / 30),) * 2,
+            ),
+        )
+    return "one more line", style.model_copy(update={"lines": more})
+
+
+def _closer_text_of_style(style: Style) -> tuple[str, Style]:
+    closer = _CLOSER * sum(style.text.size) / 2
+    # With a pitch, the gap moves a character and not those after it.
+    text = {"pitch": _moved(style.text.pitch, -closer, 0)} if style.text.pitch else {"gap": _moved(style.text.gap, -closer)}
+    return f"characters {closer:.1f} pixels closer together", _with_text(style, text)
+
+
+def _less_contrast_of_style(style: Style) -> tuple[str, Style] | None:
+    inks = style.text.palette.colours
+    ink = [sum(colour[channel] for colour in inks) / len(inks) for channel in range(3)]
+
+    def paler(palette: Palette) -> Palette:
+        colours: list[Colour] = []
+        for colour in palette.colours:
+            red, green, blue = (round((value + other) / 2) for value, other in zip(colour, ink, strict=True))
+            colours.append((red, green, blue))
+        return palette.model_copy(update={"colours": tuple(colours)})
+
+    ground = style.ground
+    changed = ground.model_copy(update={"palette": paler(ground.palette), "end": paler(ground.end) if ground.end else None})
+    return None if changed == ground else ("half the contrast", style.model_copy(update={"ground": changed}))
+
+
+_OF_STYLE: Final[tuple[Callable[[Style], tuple[str, Style] | None], ...]] = (
+    _more_dots_of_style,
+    _more_lines_of_style,
+    _closer_text_of_style,
+    _less_contrast_of_style,
+)
+
+
+def _restyled(plan: SynthPlan) -> Iterator[Variant]:
+    """Yields the changes to a style that `synth fit` has found, or that a person wrote."""
+    if plan.synth.style is None or plan.synth.free:
+        return
+    for change in _OF_STYLE:
+        if found := change(plan.synth.style):
+            name, style = found
+            yield _changed(plan, name, style=style)
+
+
+def _with_text(style: Style, text: dict[str, Any]) -> Style:
+    return style.model_copy(update={"text": TextStyle(**(style.text.model_dump() | text))})
+
+
+def _moved(bounds: Lengths | Sizes, by: float, least: float = -math.inf) -> tuple[float, float]:
+    low, high = bounds
+    return max(low + by, least), max(high + by, least)
+
+
+def _span(count: Counts) -> str:
+    low, high = count
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def _longer(plan: SynthPlan) -> Variant | None:
-    spec = plan.spec
+    spec, style = plan.spec, plan.synth.style
     if spec.max_length >= _MOST["length"]:
         return None
     length = spec.length + 1 if isinstance(spec.length, int) else LengthRange(min=spec.length.min + 1, max=spec.length.max + 1)
-    if not _is_library_style(plan):  # its canvas has its own size
+    if plan.synth.free:  # its canvas has a size of its own
         return Variant("one more character", replace(plan, spec=_with(spec, length=length)))
     # As wide for each character as before.
     mean = (spec.min_length + spec.max_length) / 2
     width = min(round(spec.width * (mean + 1) / mean), _MOST["width"])
-    return Variant("one more character, on a picture as much wider", replace(plan, spec=_with(spec, length=length, width=width)))
+    longer = replace(plan, spec=_with(spec, length=length, width=width))
+    name = "one more character, on a picture as much wider"
+    return _changed(longer, name, style=_wider(style, (mean + 1) / mean)) if style else Variant(name, longer)
+
+
+def _wider(style: Style, times: float) -> Style:
+    width = min(round(style.width * times), _MOST["width"])
+    added = width - style.width
+    lines = tuple(line.model_copy(update={"x": (line.x[0], line.x[1] + added)}) for line in style.lines)
+    wider = style.model_copy(update={"width": width, "lines": lines})
+    return _with_text(wider, {"start": _moved(style.text.start, added / 2)}) if style.text.centred else wider
 
 
 def _with(spec: CaptchaSpec, **values: Any) -> CaptchaSpec:
