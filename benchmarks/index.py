@@ -19,8 +19,9 @@ from components.data.drawing.painting import SynthConfig, SynthPlan
 from components.data.drawing.synthetic import synthesise
 from components.data.sources.imported import import_folder
 from components.data.sources.index import SpanIndex
+from components.data.sources.outcome import NothingNew
 from components.data.sources.sheet import samples
-from components.data.sources.sift import ImportPlan, NothingNew
+from components.data.sources.sift import ImportPlan
 from components.data.spans import Window, list_spans
 from pipeline.config.loading import load_config
 

@@ -168,7 +168,7 @@ def ingest(
     Example: captcha-pipeline data ingest /srv/inbox --pattern '{label}_*.png'
     """
     from components.data.sources.imported import import_folder, source_name
-    from components.data.sources.sift import NothingNew
+    from components.data.sources.outcome import NothingNew
     from pipeline.config.imports import import_plan
 
     settings = _load(config, overrides)

@@ -32,7 +32,7 @@ def pseudo(
     from components.base.features import PSEUDO
     from components.data.sources.imported import import_entries
     from components.data.sources.listing import Entry, regular_files
-    from components.data.sources.sift import Imported
+    from components.data.sources.outcome import Imported
     from pipeline.config.imports import import_plan
     from pipeline.config.loading import load_config
     from pipeline.runs import history
@@ -72,7 +72,7 @@ def correct(
     """
     from components.base.features import CORRECTIONS
     from components.data.sources.corrections import correct
-    from components.data.sources.sift import NothingNew
+    from components.data.sources.outcome import NothingNew
     from pipeline.config.imports import import_plan
     from pipeline.config.loading import load_config
 

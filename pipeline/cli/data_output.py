@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from components.data.sources.corrections import Corrected
     from components.data.sources.index import Progress
+    from components.data.sources.outcome import Imported
     from components.data.sources.sheet import SplitStatistics
-    from components.data.sources.sift import Imported, ImportPlan
+    from components.data.sources.sift import ImportPlan
     from components.data.spans import Span
 
 CONTRADICTED: Final = 3  # complete, but pictures with two labels were left out

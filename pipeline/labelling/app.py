@@ -19,7 +19,7 @@ from starlette.routing import Route
 from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import LabelError
 from components.data.pictures import PictureError, visible_picture
-from components.data.sources.sift import Imported
+from components.data.sources.outcome import Imported
 from components.evaluation.metrics import Rate, wilson_interval
 from pipeline.config.config import Config
 from pipeline.config.server import ServerConfig

@@ -15,7 +15,7 @@ from components.data.pictures import PictureError, PictureRules, visible_picture
 from components.data.sources.imported import read_entry
 from components.data.sources.index import Progress
 from components.data.sources.listing import Entry, regular_files
-from components.data.sources.sift import Imported
+from components.data.sources.outcome import Imported
 from components.data.splits import split_key, split_of
 
 _THUMBNAIL: Final = (16, 8)  # width and height

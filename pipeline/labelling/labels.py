@@ -12,7 +12,8 @@ from components.base.files import write_whole
 from components.data.sources.corrections import KEY, Corrected, correct
 from components.data.sources.imported import picture_item, source_name
 from components.data.sources.index import Place, Progress, SpanIndex
-from components.data.sources.sift import Imported, ImportPlan, Item, NothingNew, label_problem, save
+from components.data.sources.outcome import Imported, NothingNew
+from components.data.sources.sift import ImportPlan, Item, label_problem, save
 from components.data.span_writer import lock_data
 from components.data.spans import list_spans
 from pipeline.config.config import Config

@@ -10,7 +10,7 @@ from typing import Final
 
 from components.base.features import CONFIDENCE, MAX_PIXELS, TEXT, VALID, WRONG_SIZE
 from components.data.pictures import PictureError, PictureRules, inspect_picture
-from components.data.sources.sift import Imported
+from components.data.sources.outcome import Imported
 from components.data.spans import span_numbers
 from pipeline.config.config import Config
 from pipeline.labelling.session import Session

@@ -23,7 +23,7 @@ from components.base.errors import Busy, CaptchaPipelineError
 from components.base.features import SPLITS
 from components.base.files import locked, write_whole
 from components.data.sources.index import Place
-from components.data.sources.sift import Imported
+from components.data.sources.outcome import Imported
 from components.data.spans import list_spans, span_numbers
 from components.serving.serving_dir import push, versions
 from components.training.hyperparameters import WarmStart

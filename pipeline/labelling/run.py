@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from components.data.sources.corrections import Corrected
-from components.data.sources.sift import Imported
+from components.data.sources.outcome import Imported
 from pipeline.config.config import Config
 from pipeline.labelling.app import HOST, LIMITS, Goal, LabelApp
 from pipeline.labelling.labels import correct_spans

@@ -25,7 +25,7 @@ from components.data.pictures import PictureError, inspect_picture
 from components.data.records import canonical_example
 from components.data.sources.imported import read_entry
 from components.data.sources.listing import Entry
-from components.data.sources.sift import Imported
+from components.data.sources.outcome import Imported
 from components.data.spans import list_spans
 from components.evaluation.metrics import ReadingCounts, Results, read
 from components.training.batches import evaluation_batches

@@ -16,9 +16,9 @@ from components.data.legacy_layout import DataInfo, legacy_example
 from components.data.pictures import PictureRules
 from components.data.sources.corrections import Corrected, correct
 from components.data.sources.imported import import_folder, import_legacy
+from components.data.sources.outcome import NothingNew
 from components.data.sources.seen import of_encoded
 from components.data.sources.sheet import samples
-from components.data.sources.sift import NothingNew
 from components.data.span_writer import ShardWriter, drop_span
 from components.data.spans import Span, list_spans, window
 from pipeline.cli.data_output import CONTRADICTED

@@ -13,8 +13,8 @@ from components.data.drawing.painting import CaptchaPainter
 from components.data.drawing.synthetic import synthesise
 from components.data.sources.imported import import_folder
 from components.data.sources.index import Place, SpanIndex
+from components.data.sources.outcome import Imported, NothingNew
 from components.data.sources.seen import of_encoded, of_pixels
-from components.data.sources.sift import Imported, NothingNew
 from components.data.span_writer import drop_span, lock_data
 from components.data.spans import list_spans
 from tests.support.drawing import synth_plan
@@ -156,7 +156,7 @@ from pathlib import Path
 from tests.support.imports import plan
 from components.data import span_writer
 from components.data.sources.imported import import_folder
-from components.data.sources.sift import NothingNew
+from components.data.sources.outcome import NothingNew
 
 root, inbox, kill_after = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 

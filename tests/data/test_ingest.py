@@ -7,7 +7,7 @@ import pytest
 
 from components.base.errors import CaptchaPipelineError
 from components.data.sources.imported import import_folder
-from components.data.sources.sift import NothingNew
+from components.data.sources.outcome import NothingNew
 from components.data.spans import list_spans
 from tests.support.command import call
 from tests.support.imports import labelled, picture, plan

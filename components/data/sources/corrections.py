@@ -19,8 +19,9 @@ from components.data.legacy_layout import DataInfo, to_canonical
 from components.data.sources.imported import read_entry
 from components.data.sources.index import Place, Progress, SpanIndex
 from components.data.sources.listing import PATH, Entry, table_rows
+from components.data.sources.outcome import Imported, NothingNew
 from components.data.sources.seen import of_encoded, of_record
-from components.data.sources.sift import Imported, ImportPlan, Item, NothingNew, counted, finish, label_problem, write_shards
+from components.data.sources.sift import ImportPlan, Item, counted, finish, label_problem, write_shards
 from components.data.span_writer import new_span
 from components.data.spans import list_spans
 from components.data.tfrecords import Record, read_records

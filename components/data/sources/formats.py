@@ -12,7 +12,8 @@ from components.base.features import DATA_INFO
 from components.data.sources.imported import import_folder, import_legacy, import_table
 from components.data.sources.index import Progress
 from components.data.sources.listing import TABLES
-from components.data.sources.sift import Imported, ImportPlan
+from components.data.sources.outcome import Imported
+from components.data.sources.sift import ImportPlan
 
 
 @dataclass(frozen=True)

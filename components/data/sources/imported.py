@@ -23,8 +23,9 @@ from components.data.pictures import PictureError, inspect_picture
 from components.data.records import RecordError, canonical_example
 from components.data.sources.index import Progress
 from components.data.sources.listing import Entry, folder_entries, regular_files, table_entries
+from components.data.sources.outcome import Imported
 from components.data.sources.seen import FILE, of_encoded, of_legacy
-from components.data.sources.sift import Imported, ImportPlan, Item, label_problem, save
+from components.data.sources.sift import ImportPlan, Item, label_problem, save
 from components.data.tfrecords import Damage, read_records
 
 MAX_FILE_BYTES: Final = 16 * 2**20
