@@ -18,7 +18,7 @@ from components.serving.serving_dir import roll_back, versions
 from pipeline.runners.kubeflow.compile import _NEVER_CACHED
 from tests.support.command import call
 from tests.support.kubeflow import ACCEPTANCE, SHAPES, older_than, shape
-from tests.support.paths import TINY
+from tests.support.paths import tiny_options
 
 # Where the launcher keeps artifacts in a pod: LocalPathForURI in its launcher_v2.go.
 MIRROR = Path("/s3")
@@ -50,7 +50,7 @@ def test_driver_and_launcher_run_every_step(tmp_path: Path, bucket: str) -> None
     from tests.support.kfp_cluster import cluster
 
     volume, pipeline, parameters = tmp_path / "volume", tmp_path / "pipeline.yaml", tmp_path / "parameters.json"
-    options = ["--config", str(TINY), "--set", f"root={volume / 'output'}", "--set", f"data.root={volume / 'data'}"]
+    options = tiny_options(volume)
     call("data", "synth", *options)
     pods = ["--set", f"kubeflow.volumes={{{volume}: captcha}}", "--set", "kubeflow.trainer.gpus=1", "--set", "kubeflow.trainer.memory=16"]
     call("kubeflow", "compile", "-o", str(pipeline), *options, *pods, "--image", "captcha:1", "--root", f"s3://{bucket}/artifacts")

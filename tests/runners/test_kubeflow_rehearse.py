@@ -28,7 +28,7 @@ from pipeline.runners.kubeflow.rehearse import Rehearsal
 from pipeline.runs import history
 from tests.support.command import call
 from tests.support.kubeflow import SHAPES, older_than, shape
-from tests.support.paths import TINY
+from tests.support.paths import TINY, tiny_options
 
 TYPE = {"instanceSchema": "title: tfx.Artifact\ntype: object\n"}
 # A step: writes its inputs to its output, counts its runs, and fails if a file `break-NAME` exists.
@@ -196,7 +196,7 @@ def perfect_reading(config: Config) -> golden.GoldenReading:
 @pytest.mark.long
 def test_the_complete_graph_gives_the_results_of_a_local_run(tmp_path: Path) -> None:
     volume, pipeline, cluster = tmp_path / "volume", tmp_path / "pipeline.yaml", tmp_path / "cluster"
-    options = ["--config", str(TINY), "--set", f"root={volume / 'output'}", "--set", f"data.root={volume / 'data'}"]
+    options = tiny_options(volume)
     options += ["--set", "data.golden=1"]
     call("data", "synth", *options)
     claim = ["--set", f"kubeflow.volumes={{{volume}: captcha}}", "--image", "captcha:1", "--root", "minio://bucket/captcha"]

@@ -16,7 +16,7 @@ from components.data.splits import split_key
 from pipeline.config.loading import load_config
 from pipeline.runs.pseudo_labels import Vote, moved
 from tests.support.command import call
-from tests.support.paths import TINY
+from tests.support.paths import tiny_options
 
 
 @given(st.integers(5, 9), st.integers(5, 9), st.integers(1, 3))
@@ -37,7 +37,7 @@ def test_four_of_five_readings_are_an_agreement(share: float, agreed: bool) -> N
 
 @pytest.mark.long
 def test_models_label_what_they_agree_on_and_a_person_has_the_last_word(tmp_path: Path) -> None:
-    options = ["--config", str(TINY), "--set", f"root={tmp_path / 'output'}", "--set", f"data.root={tmp_path / 'data'}"]
+    options = tiny_options(tmp_path)
     config = load_config(options[1], options[3::2])
     call("data", "synth", *options)
     call("run", *options)

@@ -19,7 +19,7 @@ from components.training.run_fn import Examples
 from pipeline.cli.terminal import STOPPED
 from pipeline.config.loading import load_config
 from tests.support.command import call
-from tests.support.paths import TINY
+from tests.support.paths import TINY, tiny_options
 from tests.support.recorded_run import last_run
 
 pytestmark = pytest.mark.slow
@@ -74,7 +74,7 @@ def test_the_trial_with_the_lowest_exported_cross_entropy_wins(tmp_path: Path, m
 
 @pytest.mark.long
 def test_a_run_uses_the_tuned_values_except_for_keys_that_the_user_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ["--config", str(TINY), "--set", f"root={tmp_path / 'output'}", "--set", f"data.root={tmp_path / 'data'}"]
+    options = tiny_options(tmp_path)
     call("data", "synth", *options, "--set", "synth.count=300")
     fixed = [*options, "--set", "trainer.shift=1"]
     search = ["tune", *fixed, "--trials", "3", "--epochs", "1"]

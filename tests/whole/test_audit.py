@@ -16,7 +16,7 @@ from pipeline.config.loading import load_config
 from pipeline.reporting.results import result_of
 from pipeline.runs import history
 from tests.support.command import call
-from tests.support.paths import TINY
+from tests.support.paths import tiny_options
 from tests.support.recorded_run import last_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -28,7 +28,7 @@ Truth = dict[str, tuple[str, str]]  # the split and the label of each picture, b
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("audit")
-    return ["--config", str(TINY), "--set", f"root={root / 'output'}", "--set", f"data.root={root / 'data'}"]
+    return tiny_options(root)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from components.serving import serving_dir
 from pipeline.config.loading import load_config
 from pipeline.reporting import results
 from tests.support.command import call
-from tests.support.paths import TINY
+from tests.support.paths import TINY, tiny_options
 from tests.support.recorded_run import last_run
 
 pytestmark = pytest.mark.long
@@ -56,7 +56,7 @@ def write_legacy_set(folder: Path, count: int, files: int, seed: int) -> None:
 
 def test_legacy_records_train(tmp_path: Path) -> None:
     """The records are imported into both layouts."""
-    options = ["--config", str(TINY), "--set", f"root={tmp_path / 'output'}", "--set", f"data.root={tmp_path / 'data'}"]
+    options = tiny_options(tmp_path)
     options += ["--set", "captcha.channels=3"]
     for seed, layout in enumerate(LAYOUTS):
         folder = tmp_path / layout

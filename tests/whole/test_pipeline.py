@@ -24,7 +24,7 @@ from pipeline.runs import drawn_styles, history, strength
 from pipeline.runs.outcomes import retrainings
 from pipeline.runs.policy import reason_to_retrain
 from tests.support.command import call
-from tests.support.paths import TINY
+from tests.support.paths import tiny_options
 from tests.support.recorded_run import last_run
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ MODEL_STEPS = {"Trainer", "LatestPushedModel", "CaptchaEvaluator", "AtomicPusher
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("tiny")
-    return ["--config", str(TINY), "--set", f"root={root / 'output'}", "--set", f"data.root={root / 'data'}"]
+    return tiny_options(root)
 
 
 @pytest.fixture(scope="module")
