@@ -158,7 +158,7 @@ def test_the_first_model_waits_for_random_pictures(config: Config, session: Sess
     with page(config, session) as (client, _):
         for number in trained[: FIRST + 5]:
             session.decide("a", number, 0, Kind.LABEL, "абв")
-        client.wait(lambda: "when 4 pictures of the eval split are labelled; 0 are" in state(client)["training"]["words"])
+        client.wait(lambda: "when 4 pictures of the eval split are labelled; so far there are 0." in state(client)["training"]["words"])
         assert list_spans(config.data.root) == []
 
 
