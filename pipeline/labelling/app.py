@@ -164,7 +164,7 @@ class LabelApp:
         return json_response({"id": decision.id})
 
     async def state(self, request: Request) -> Response:
-        """POST /state: returns the state of the labelling. A window calls it regularly, with the `key` of its picture or null (`Leases`)."""
+        """POST /state: returns the state of the labelling. A window calls it regularly with the `key` of its picture, or null."""
         body = await self._body(request)
         self._session.touch(self._window(body), None if body.get("key") is None else self._number(body["key"]))
         return json_response(self._state())
