@@ -28,9 +28,11 @@ def label(
 ) -> None:
     """Label the pictures of a folder on a page in the browser, in the order that helps the model most.
 
-    Models are trained in the background, and fill in what they read. Every keystroke is saved to the disk at once: you can stop or kill the
-    command at any time, and run it again to continue. When it ends, it writes the labels to a span, as `data import` does. Only this
-    machine can open the page. The models serve only the labelling; `run` trains the model for production.
+    Models are trained in the background, and fill in what they read. Every
+    keystroke is saved to the disk at once: you can stop or kill the command at any
+    time, and run it again to continue. When it ends, it writes the labels to a
+    span, as `data import` does. Only this machine can open the page. The models
+    serve only the labelling; `run` trains the model for production.
 
     Example: captcha-pipeline label ~/shop --config shop.yaml
     """
@@ -54,7 +56,7 @@ def label(
         if left_out := catalogue.left_out.describe():
             typer.echo(left_out, err=True)
         host, chosen = socket.getsockname()[:2]
-        _say(f"Label them at http://{host}:{chosen}/. Press Ctrl-C here when you are done.")
+        _say(f"Label them at http://{host}:{chosen}/ and press Ctrl-C here when you are done.")
         _tell(labelling.run(settings, session, Goal(goal, retrain_every), socket))
 
 
