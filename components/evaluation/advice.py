@@ -14,8 +14,9 @@ _CLEARLY: Final = 0.02  # a difference of accuracies above this is clear
 # Readings with at least this confidence are sure: at most one in five should be wrong. It is not higher, because many wrong labels in the
 # data keep all confidences low.
 _SURE: Final = 0.8
-_COMMON: Final = 0.15  # a mistake is common if it has at least this share of all mistakes,
-_FEW: Final = 3  # and occurs at least so often; fewer may be chance
+# A kind of mistake is common if it is at least this share of all mistakes, and occurs at least this many times; fewer may be chance.
+_COMMON: Final = 0.15
+_FEW: Final = 3
 _LOOK_AT_THE_DATA: Final = (
     "The model reads no better than by guessing. Look at some pictures with their labels: do they match, and do captcha.length, "
     "captcha.charset and captcha.case_sensitive suit them? If so, make the fit longer: double trainer.epochs."

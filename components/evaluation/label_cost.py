@@ -13,8 +13,8 @@ import numpy as np
 
 from components.evaluation.learning_curve import Estimate, Fitted, Floats, LearningCurve
 
-_NEAR: Final = 2  # a curve is estimated from the fits of so many sizes: its own and the next smaller ones
-_NEAR_END: Final = 3  # the same for the curve of the largest size, which is also used to extrapolate
+_NEAR: Final = 2  # a curve is estimated from the fits of this many sizes: its own and the next smaller ones
+_NEAR_END: Final = 3  # the curve of the largest size, which is also used to extrapolate, is estimated from this many sizes
 _GRID: Final = 240  # numbers of labels at which `labels_for` looks
 _BELOW: Final = 16  # the lowest of them is the size of the smallest fits divided by this
 

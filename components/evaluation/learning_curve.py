@@ -38,7 +38,7 @@ _FLOOR_SPREAD: Final = 1.2  # the standard deviation of its logarithm
 _FLOORS: Final = np.geomspace(1e-5, 0.2, 16)
 # The standard deviation of the log-odds of an error, from fit to fit, at the largest fit.
 _SPREADS: Final = np.array([0.05, 0.1, 0.2, 0.4])
-_WIDEST: Final = 1.9  # this standard deviation is at most so large: for 2 and more, _beta would give no distribution
+_WIDEST: Final = 1.9  # the largest value of this standard deviation; with 2 or more, _beta would give no distribution
 _DRAWS: Final = 4_000  # samples from the posterior distribution
 
 

@@ -27,8 +27,8 @@ from components.training.run_fn import EVALUATION_BATCH, Examples, check_batch_s
 
 PARTS: Final = 8  # into how many parts a learning curve divides the pictures, unless more are wanted
 _WIDTHS: Final = (1, 2, 4)  # to how many of these parts the models of a learning curve are fitted
-# Pairs: up to this number of pictures in PARTS parts, so many fits are made for each width; above the last one, one fit. With few pictures,
-# fits differ a lot: for example, two fits to 40 of 300 pictures.
+# Pairs: the largest number of pictures in PARTS parts, and the number of fits for each width. With more pictures than in the last pair
+# there is one fit. With few pictures, fits differ a lot: for example, two fits to 40 of 300 pictures.
 _DRAWS: Final = ((1_000, 4), (4_000, 2))
 EACH: Final = 10  # the least mean number of pictures in a part
 _READ: Final = 2_000  # this many pictures are enough to measure a fit to a small part

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-# A lease ends after so long without a request. Browsers let a window in the background send one only once a minute.
+# A lease ends after this time without a request. It is long, because browsers let a window in the background send one only once a minute.
 _SECONDS: Final = 180.0
 
 

@@ -41,10 +41,10 @@ _WARM_SHARE: Final = 1 / 3  # the passes of a warm start, as a share of those of
 _FEWEST_PASSES: Final = 2  # of a warm start
 _KEPT: Final = 2  # the number of models and of runs that are kept
 _NICENESS: Final = 10  # of the training process, so that the page stays quick
-_TAIL_BYTES: Final = 4096  # at the end of the log, among which the lines to show are looked for
-_TAIL_LINES: Final = 12  # of the log, shown after a failure
+_TAIL_LINES: Final = 12  # of the log, shown on the page after a failure
+_TAIL_BYTES: Final = 4096  # of the log, read to find these lines
 _LOOK_AGAIN: Final = 1.0  # seconds between two checks whether a training can begin
-_SECONDS_TO_END: Final = 60.0  # that a training gets to end by itself
+_SECONDS_TO_END: Final = 60.0  # an interrupted training is killed if it has not ended after this time
 _AT_WORK: Final = "A run (process {}) is at work in %s. The training begins when that run ends."
 
 State = Literal["waiting", "running", "failed"]

@@ -12,7 +12,7 @@ from components.data.style_fit.observed import counts_of, palette_of, range_of
 from components.data.style_fit.two_sample import Floats
 
 _AROUND: Final = 12  # ink closer to a character than the height divided by this counts as part of the character
-_SPECK: Final = 2  # pieces of so few pixels are ignored: JPEG compression may leave them
+_SPECK: Final = 2  # pieces of ink with this many pixels or fewer are ignored: JPEG compression may leave them
 _THIN: Final = 0.45  # a piece of ink is a line if its width is at most this share of its length, and a dot otherwise
 _SPAN: Final = 0.5  # a line runs across the picture if it is at least this share of the picture's width long,
 _BEYOND: Final = 0.04  # and reaches beyond the text by this share of the width

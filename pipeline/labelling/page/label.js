@@ -222,11 +222,11 @@ function showAccuracy({ points, since, goal, outlook, version }) {
   const last = points.at(-1);
   element("accuracy").textContent = last ? percent(last.value) : "Not known yet";
   element("interval").textContent = last
-    ? `${percent(last.lower)} to ${percent(last.upper)}: ${last.right} of ${last.count} random pictures that its training did not use`
+    ? `${percent(last.lower)} to ${percent(last.upper)}: ${last.right} of ${last.count} random pictures that were not used to train the model`
     : "One picture in five is random. The accuracy is measured on these as soon as there is a model.";
   element("outlook").textContent = outlook.replace(" %", "\u00a0%");
   element("model").textContent = version
-    ? `Model ${version}. ${since ? `Before they were labelled, it had read ${since.right} of ${since.count} random pictures right (${percent(since.lower)} to ${percent(since.upper)}).` : ""}`
+    ? `Model ${version}. ${since ? `It read ${since.right} of ${since.count} random pictures right before a person labelled them (${percent(since.lower)} to ${percent(since.upper)}).` : ""}`
     : "";
   element("chart").toggleAttribute("hidden", !last);
   if (last) drawChart(points, goal);
