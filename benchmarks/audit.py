@@ -1,12 +1,12 @@
-"""How many wrong labels `captcha-pipeline audit` finds, and what correcting them gives.
+"""Measures how many wrong labels `captcha-pipeline audit` finds, and how much better a model reads after they are corrected.
 
     uv run python -m benchmarks.audit --data FOLDER
 
-FOLDER has the sets gt4 and v2, as for benchmarks/real.py. 3 % of the training labels get a wrong character: half of them any other one,
-half one that looks alike. Then a run, the audit, the right labels for all pictures that it shows, and another run; beside it, a run with
-labels that were right from the start. The test part is read by each of the three models, and decides nothing. Another seed takes other
-pictures and other mistakes. The result of each audit is stored at once: cases and seeds can run one by one, with `--case v2-800 --seeds 2`.
-A case takes about half an hour per seed on 2 cores.
+FOLDER has the sets gt4 and v2, as for benchmarks/real.py. 3 % of the training labels get one wrong character: in half of them any other
+character, in the other half one that looks similar. The benchmark makes a run and an audit, gives all pictures that the audit shows their
+right labels, and makes another run. For comparison, it makes a run with labels that were right from the start. Each of the three models
+reads the test part; nothing is chosen by the results. Each seed chooses other pictures and other mistakes. The result of each audit is
+stored at once, so cases and seeds can run one by one, with `--case v2-800 --seeds 2`. A case takes about half an hour per seed on 2 cores.
 """
 
 import csv
@@ -35,11 +35,11 @@ from pipeline.runs import history
 
 _NAME: Final = "audit"
 _CASES: Final = MappingProxyType({"v2-800": ("v2", 800), "gt4-2000": ("gt4", 2_000)})
-_WRONG: Final = 0.03
+_WRONG: Final = 0.03  # the share of the labels that are made wrong
 _FOLDS: Final = 5
 _LOOK_ALIKE: Final = ("0o8d", "1l7i", "2z7", "38b", "4a9", "5s6", "6bg8", "9gq", "ceo", "nmhr", "vyu", "pqb", "dcl", "fte", "wx", "kx")
 _CONFIDENCE: Final = 0.95
-_GOALS: Final = (0.95, 0.9)  # share of the wrong labels that are found; share of the labels found that are wrong
+_GOALS: Final = (0.95, 0.9)  # recall: the share of the wrong labels that is shown; precision: the share of the shown labels that is wrong
 
 
 def main(
@@ -61,7 +61,13 @@ def main(
 
 
 def measure(name: str, division: Division, seed: int) -> dict[str, Any]:
-    """Plants wrong labels, audits, corrects, and returns a result row."""
+    """Makes labels wrong, audits, corrects, and returns a result row.
+
+    Args:
+      name: of the case.
+      division: its set.
+      seed: chooses the pictures and the mistakes.
+    """
     from pipeline.runs.audit import audit
 
     part = division.parts[0]
@@ -103,7 +109,13 @@ def measure(name: str, division: Division, seed: int) -> dict[str, Any]:
 
 
 def plant(pictures: Sequence[Labelled], spec: CaptchaSpec, seed: int) -> dict[int, str]:
-    """Returns wrong labels for some pictures, by their places in the sequence. Every second one has a character that looks alike."""
+    """Returns wrong labels for some pictures, by index in the sequence. In every second one, the wrong character looks like the right one.
+
+    Args:
+      pictures: with their right labels.
+      spec: gives the charset.
+      seed: chooses the pictures and the wrong characters.
+    """
     generator = random.Random(seed)
     wrong = {}
     for number, at in enumerate(generator.sample(range(len(pictures)), round(_WRONG * len(pictures)))):
@@ -120,7 +132,7 @@ def _alike(character: str, spec: CaptchaSpec) -> list[str]:
 
 
 def table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Returns the columns and the rows: one row per case."""
+    """Returns the columns and the rows of the table: one row for each case."""
     columns = [
         "set",
         "labels",

@@ -1,11 +1,12 @@
-"""Few labels and many pictures without labels: what the model reads with the labels alone, and what pseudo-labels add.
+"""Measures how well a model reads that is trained on few labels, and how much better with pseudo-labels for many other pictures.
 
     uv run python -m benchmarks.few_labels --data FOLDER
 
-FOLDER has the sets gt4, v2 and cc6, as for benchmarks/real.py. Each case takes some of the training pictures of a set as labelled, and all
-others as pictures without labels: first a run with the labels alone, then `captcha-pipeline data pseudo` and another run. The test part is
-read after each run, and decides nothing. Another seed takes other labelled pictures. The result of each run is stored at once: cases and
-seeds can run one by one, with `--case gt4-200 --seeds 2`. A case takes about 15 minutes per seed on 2 cores.
+FOLDER has the sets gt4, v2 and cc6, as for benchmarks/real.py. Each case uses the labels of some training pictures of a set, and other
+training pictures without their labels. It makes a run with the labels alone, and then `captcha-pipeline data pseudo` and another run. The
+model reads the test part after each run; nothing is chosen by the result. Each seed chooses other labelled pictures. The result of each
+run is stored at once, so cases and seeds can run one by one, with `--case gt4-200 --seeds 2`. A case takes about 15 minutes per seed on 2
+cores.
 """
 
 import random
@@ -39,9 +40,9 @@ class Case:
 
     Attributes:
       division: the name of the set.
-      labels: the number of labelled pictures, from which the eval and the test split of the run are also taken.
+      labels: the number of labelled pictures, in all splits of the run.
       unlabelled: the largest number of pictures without labels.
-      goal: the share of test pictures to be read.
+      goal: the share of the test part that should be read right.
     """
 
     division: str
@@ -81,7 +82,13 @@ def main(
 
 
 def measure(name: str, division: Division, seed: int) -> Iterator[dict[str, Any]]:
-    """Yields a result row for the labels alone, and one with pseudo-labels."""
+    """Yields a result row for the labels alone, and one for labels and pseudo-labels.
+
+    Args:
+      name: of the case.
+      division: its set.
+      seed: chooses the labelled pictures.
+    """
     case, part = _CASES[name], division.parts[0]
     shuffled = random.Random(seed).sample(part.train, len(part.train))
     labelled, others = shuffled[: case.labels], shuffled[case.labels :][: case.unlabelled]
@@ -109,7 +116,7 @@ def measure(name: str, division: Division, seed: int) -> Iterator[dict[str, Any]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Returns the columns and the rows: two rows per case, the labels alone and with pseudo-labels."""
+    """Returns the columns and the rows of the table: two rows for each case, with the labels alone and with pseudo-labels."""
     columns = ["set", "labels", "pictures without labels", "test pictures", "full sequence, per seed", "median (95 %)", "goal", "minutes"]
     groups: dict[tuple[str, int], dict[int, dict[str, Any]]] = defaultdict(dict)
     for row in rows:

@@ -1,14 +1,14 @@
-"""How many labels the order of `captcha-pipeline label` saves, compared with labelling pictures at random.
+"""Measures how many labels the order of `captcha-pipeline label` saves, compared with labelling pictures in random order.
 
     uv run python -m benchmarks.label_order --data FOLDER
 
 FOLDER has the sets gt4 and v2, as for benchmarks/real.py. A simulated person labels pictures of the training part, in the order in which
-the page would show them. After 60 labels, and after every 50 more, a model is fitted to the labels so far: it decides the order from then
-on, and reads the test part, which decides nothing. Beside it, models are fitted to as many labels of pictures drawn at random. Another seed
-draws others, and begins the fits of both orders with other weights.
+the page would show them. After 60 labels, and after every 50 more, a model is fitted to the labels so far. From then on it decides the
+order. It also reads the test part; nothing is chosen by that result. For comparison, models are fitted to as many labels of pictures that
+are drawn at random. Each seed draws other pictures, and gives the models of both orders other initial weights.
 
-The result of each fit is stored at once, so that sets, orders and seeds can run one by one, with `--only gt4 --orders random --seeds 2`. A
-seed of a set takes 12 fits of about two minutes on 2 cores.
+The result of each fit is stored at once, so sets, orders and seeds can run one by one, with `--only gt4 --orders random --seeds 2`. A seed
+of a set takes 12 fits of about two minutes on 2 cores.
 """
 
 import math
@@ -40,9 +40,9 @@ from pipeline.logs import load_tensorflow, silence
 _NAME: Final = "label_order"
 _SETS: Final = ("gt4", "v2")
 _ACTIVE, _RANDOM = _ORDERS = ("of the page", "random")
-_BUDGETS: Final = (60, 110, 160, 210, 260, 310)  # labels
-_WINDOW: Final = "benchmark"
-_GOAL: Final = 0.6
+_BUDGETS: Final = (60, 110, 160, 210, 260, 310)  # numbers of labels at which a model is fitted
+_WINDOW: Final = "benchmark"  # the name of the simulated browser window
+_GOAL: Final = 0.6  # the number of labels should be at most this share of the random labels for the same accuracy
 
 
 def main(
@@ -66,7 +66,13 @@ def main(
 
 
 def measure(division: Division, order: str, seed: int) -> Iterator[dict[str, Any]]:
-    """Yields a result row for each number of labels."""
+    """Yields a result row for each number of labels.
+
+    Args:
+      division: the set.
+      order: one of _ORDERS.
+      seed: draws the pictures, and the initial weights.
+    """
     part = division.parts[0]
     spec = spec_of(part.train)
     settings = prepared(f"order-{division.name}-{order.replace(' ', '-')}-{seed}", spec, part.train)
@@ -92,7 +98,7 @@ def measure(division: Division, order: str, seed: int) -> Iterator[dict[str, Any
 
 
 def _label(session: Session, truth: Sequence[Labelled], labels: int) -> list[int]:
-    """Labels pictures as they are shown until there are enough labels; returns the numbers of all labelled pictures."""
+    """Labels the pictures that the session shows until there are `labels` labels. Returns the indices of all labelled pictures."""
     while session.counts()["labelled"] < labels:
         number = session.next(_WINDOW)
         assert number is not None, "the folder has more pictures"
@@ -110,7 +116,7 @@ def _fit(
     *,
     follow: bool,
 ) -> int:
-    """Fits a model, and returns how many test pictures it reads right. If `follow`, the session goes on with its readings."""
+    """Fits a model, and returns how many test pictures it reads right. If `follow` is true, its readings then order the session."""
     spec = config.captcha
     parameters = config.trainer.model_copy(update={"seed": seed})
     others = sorted(set(range(len(truth))) - set(fitted)) if follow else []
@@ -122,14 +128,14 @@ def _fit(
 
 
 def _follow(config: Config, session: Session, numbers: Sequence[int], labels: np.ndarray, logits: np.ndarray) -> None:
-    """Does what a training of `captcha-pipeline label` does: writes the labels to a span, and lets the model's readings order the rest."""
+    """Does what `captcha-pipeline label` does for a training: writes the labels to a span, and orders the rest by the model's readings."""
     from components.training.calibration import temperature
 
     write_span(config, session.catalogue, session.unwritten())
     session.written(labels_in_spans(config, session.catalogue))
     span = max(span_numbers(config.data.root))
     session.begin_model(span)
-    version = span  # each training has one more span
+    version = span  # any number that grows with each training
     session.use_model(version, span)
     judged = [place for place, number in enumerate(numbers) if session.is_random(number) and session.label(number) is not None]
     probabilities = softmax(logits / temperature(logits[judged], labels[judged]), axis=-1)
@@ -143,7 +149,7 @@ def _follow(config: Config, session: Session, numbers: Sequence[int], labels: np
 
 
 def table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Returns the columns and the rows: one row per set and number of labels."""
+    """Returns the columns and the rows of the table: one row for each set and number of labels."""
     columns = [
         "set",
         "labels",
@@ -183,12 +189,17 @@ def _per_seed(runs: dict[int, dict[str, Any]]) -> str:
 
 
 def _error(rows: Iterable[dict[str, Any]]) -> float:
-    """Returns the mean share of misread pictures over the seeds, above 0."""
+    """Returns the mean share of misread pictures over the seeds. It is above 0, because no mistake counts as half a mistake."""
     return statistics.mean(max(row["test"] - row["read"], 0.5) / row["test"] for row in rows)
 
 
 def _labels_for(error: float, curve: dict[int, float]) -> float | str:
-    """Returns the number of random labels with an error; a text if the curve does not reach it, or begins below it."""
+    """Returns how many random labels give the same error; a text if the error is outside the measured curve.
+
+    Args:
+      error: the share of misread pictures.
+      curve: this share by the number of random labels.
+    """
     labels = sorted(curve)
     errors = np.minimum.accumulate([curve[number] for number in labels])
     if error > errors[0]:

@@ -1,11 +1,11 @@
-"""Whether `captcha-pipeline plan` is right: the accuracy that it expects at twice the labels, and the accuracy of a fit to so many.
+"""Tests whether `captcha-pipeline plan` is right: compares the accuracy that it expects with twice the labels with that of a fit to them.
 
     uv run python -m benchmarks.plan --data FOLDER
 
-FOLDER has the sets gt4 and v2, as for benchmarks/real.py. Each seed takes some pictures of the training part, fits models to an eighth, a
-quarter and half of them as `plan` does, and extrapolates. Then one model is fitted to twice as many pictures of the training part, and
-reads the test part. In eight of ten trials its accuracy should be in the interval. The result of each trial is stored at once: sets and
-seeds can run one by one, with `--only v2 --seeds 2`. A trial takes about 15 minutes on 2 cores.
+FOLDER has the sets gt4 and v2, as for benchmarks/real.py. For each seed, the benchmark takes some pictures of the training part, fits
+models to an eighth, a quarter and half of them as `plan` does, and extrapolates. Then it fits one model to twice as many pictures of the
+training part, which reads the test part. In eight of ten trials, its accuracy should be in the interval. The result of each trial is stored
+at once, so sets and seeds can run one by one, with `--only v2 --seeds 2`. A trial takes about 15 minutes on 2 cores.
 """
 
 import random
@@ -25,7 +25,7 @@ from components.training.hyperparameters import Hyperparameters
 from pipeline.logs import load_tensorflow, silence
 
 _NAME: Final = "plan"
-_LABELS: Final = MappingProxyType({"gt4": 160, "v2": 240})
+_LABELS: Final = MappingProxyType({"gt4": 160, "v2": 240})  # from which the accuracy with twice as many is extrapolated
 
 
 def main(
@@ -48,7 +48,7 @@ def main(
 
 
 def measure(division: Division, seed: int) -> dict[str, Any]:
-    """Returns the result row of a trial."""
+    """Returns the result row of a trial: a set and a seed, which chooses the pictures and the initial weights."""
     from components.training.cross_validation import learning_curve
 
     part, labels = division.parts[0], _LABELS[division.name]
@@ -74,7 +74,7 @@ def measure(division: Division, seed: int) -> dict[str, Any]:
 
 
 def table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Returns the columns and the rows: one row per trial."""
+    """Returns the columns and the rows of the table: one row for each trial."""
     columns = ["set", "seed", "labels", "expected at twice as many", "interval", "test pictures", "reached", "in the interval"]
     return columns, [
         [

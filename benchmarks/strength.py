@@ -1,10 +1,11 @@
-"""Whether `captcha-pipeline strength` is right: the labels that it names for 50 % of the pictures, and what fits to so many read.
+"""Tests whether `captcha-pipeline strength` is right: whether a model reads half of the pictures with the number of labels that it names.
 
     uv run python -m benchmarks.strength --data FOLDER
 
-FOLDER has the sets gt4 and v2, as for benchmarks/real.py. A run with all training pictures, `strength`, and then fits to the number of
-labels that it names, to 1.5 times fewer and to 1.5 times more, each with three seeds. The answer is within a factor of 1.5 if the fits to
-fewer read less than half of the test part, and those to more read more. About 40 minutes per set on 2 cores.
+FOLDER has the sets gt4 and v2, as for benchmarks/real.py. The benchmark makes a run with all training pictures, and then `strength`. It
+fits models to the number of labels that `strength` names for 50 % of the pictures, to this number divided by 1.5, and to this number times
+1.5, each with three seeds. The answer is right within a factor of 1.5 if the models with fewer labels read less than half of the test part
+on average, and those with more labels read more than half. A set takes about 40 minutes on 2 cores.
 """
 
 import random
@@ -28,7 +29,7 @@ _SETS: Final = ("gt4", "v2")
 _HALF: Final = 0.5
 _FACTOR: Final = 1.5
 _SEEDS: Final = (1, 2, 3)
-_RUN: Final = ("trainer.epochs=1", "evaluator.min_sequence_accuracy=0")  # only its examples are used
+_RUN: Final = ("trainer.epochs=1", "evaluator.min_sequence_accuracy=0")  # a short fit, because only the examples of the run are used
 
 
 def main(
@@ -75,7 +76,7 @@ def measure(division: Division) -> dict[str, Any]:
 
 
 def table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Returns the columns and the rows: one row per set."""
+    """Returns the columns and the rows of the table: one row for each set."""
     columns = [
         "set",
         "labels for 50 % (80 % interval)",

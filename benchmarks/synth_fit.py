@@ -1,11 +1,12 @@
-"""What a model reads that was trained only on pictures drawn in the style that `captcha-pipeline synth fit` finds.
+"""Measures how well a model reads that is trained only on pictures drawn in the style that `captcha-pipeline synth fit` finds.
 
     uv run python -m benchmarks.synth_fit --data FOLDER
 
-FOLDER has the sets gt4 and v2, as for benchmarks/real.py. 50 pictures of the training part, without their labels, give the style; the
-charset and the length come from the training labels, as an owner knows them. 20,000 pictures are drawn, a model is trained on them, and it
-reads the test part. Half of the 50 pictures decide nothing: a classifier tries to tell them from drawn ones. Another seed takes other
-pictures. About 20 minutes per set and seed on 2 cores. The style and its page are in data/benchmarks/real/synth-fit-SET-SEED.
+FOLDER has the sets gt4 and v2, as for benchmarks/real.py. The style is found from 50 pictures of the training part, without their labels.
+The charset and the length are those of the training labels, because the owner of a captcha knows them. 20,000 pictures are drawn, a model
+is trained on them, and it reads the test part. Half of the 50 pictures are not used to find the style: a classifier tries to tell them from
+drawn ones. Each seed takes other pictures. A seed of a set takes about 20 minutes on 2 cores. The style and its page are written to
+data/benchmarks/real/synth-fit-SET-SEED.
 """
 
 import random
@@ -33,11 +34,11 @@ from pipeline.logs import silence
 from pipeline.reporting.style_page import write_style_page
 
 _NAME: Final = "synth_fit"
-_GOALS: Final = MappingProxyType({"gt4": 0.8, "v2": 0.4})
-_REAL: Final = 50
-_DRAWN: Final = 20_000
+_GOALS: Final = MappingProxyType({"gt4": 0.8, "v2": 0.4})  # the share of the test part that should be read right
+_REAL: Final = 50  # pictures from which the style is found
+_DRAWN: Final = 20_000  # pictures to train on
 _CONFIDENCE: Final = 0.95
-_AUC_GOAL: Final = 0.65
+_AUC_GOAL: Final = 0.65  # the AUC should be at most this
 
 
 def main(
@@ -83,7 +84,7 @@ def measure(division: Division, seed: int) -> dict[str, Any]:
 
 
 def table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Returns the columns and the rows: one row per set."""
+    """Returns the columns and the rows of the table: one row for each set."""
     columns = ["set", "test pictures", "full sequence, per seed", "median (95 %)", "goal", "AUC, per seed", "goal of the AUC"]
     groups: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for row in rows:

@@ -1,4 +1,4 @@
-"""Advice on a model that reads too few pictures: sentences from the results of its run. Input and output are plain data."""
+"""Gives advice on a model that reads too few pictures, in sentences, from the results of its run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,14 @@ import numpy as np
 from components.evaluation.learning_curve import FARTHEST, Fitted, LearningCurve, round_up
 from components.evaluation.metrics import Results
 
-_AT_CHANCE: Final = 2.0  # times the accuracy of guessing
-_CLEARLY: Final = 0.02
-# At most one in five readings with this confidence is wrong. Wrong labels count as well: many of them keep all confidences low.
+_AT_CHANCE: Final = 2.0  # below this many times the accuracy of guessing, a model has learned nothing
+_CLEARLY: Final = 0.02  # a difference of accuracies above this is clear
+# Readings with at least this confidence are sure: at most one in five should be wrong. It is not higher, because many wrong labels in the
+# data keep all confidences low.
 _SURE: Final = 0.8
-_COMMON: Final = 0.15  # the share of all wrong characters
-_FEW: Final = 3  # fewer mistakes of a kind may be chance
+# A kind of mistake is common if it is at least this share of all mistakes, and occurs at least this many times; fewer may be chance.
+_COMMON: Final = 0.15
+_FEW: Final = 3
 _LOOK_AT_THE_DATA: Final = (
     "The model reads no better than by guessing. Look at some pictures with their labels: do they match, and do captcha.length, "
     "captcha.charset and captcha.case_sensitive suit them? If so, make the fit longer: double trainer.epochs."
@@ -29,15 +31,18 @@ def advise(
     floor: float,
     wrong: Sequence[float],
 ) -> list[str]:
-    """Returns advice on how to raise a model above the floor, the most promising first; [] if it is not under the floor.
+    """Returns advice on how to raise the accuracy of a model above the floor, the most promising advice first.
 
     Args:
       results: on the test split.
-      classes: the characters of the model's classes in order; "" for the blank.
-      history: of the fit, as the Trainer writes it.
-      pictures: the number of pictures in the training split.
-      floor: of the full-sequence accuracy, 0 to 1.
+      classes: the character of each of the model's classes, in order; "" for the blank.
+      history: a row for each epoch of the fit, as the Trainer writes it.
+      pictures: the number of pictures in the train split.
+      floor: the least full-sequence accuracy that is wanted, 0 to 1.
       wrong: the confidences, 0 to 1, of the readings that differ from their label.
+
+    Returns:
+      [] if the model is not below the floor, if its accuracy or its history is unknown, or if nothing stands out.
     """
     accuracy = results.sequence_accuracy.value
     if math.isnan(accuracy) or accuracy >= floor or not history:
@@ -68,9 +73,9 @@ def _labels(pictures: int, results: Results, floor: float) -> str:
     misread = round(results.example_count * (1 - results.sequence_accuracy.value))
     needed = LearningCurve([Fitted(pictures, results.example_count, misread)]).pictures_for(floor).value
     if math.isinf(needed):
-        return f"To reach {floor:.1%} takes more than {FARTHEST} times the {pictures:,} training pictures."
-    about = f"To reach {floor:.1%} takes about {round_up(needed):,} training pictures instead of {pictures:,}."
-    return f"{about} `captcha-pipeline plan` measures it."
+        return f"Reaching {floor:.1%} takes more than {FARTHEST} times the {pictures:,} training pictures."
+    about = f"Reaching {floor:.1%} takes about {round_up(needed):,} training pictures instead of {pictures:,}."
+    return f"{about} `captcha-pipeline plan` makes a better estimate."
 
 
 def _confusion(results: Results, classes: Sequence[str]) -> list[str]:
@@ -84,7 +89,7 @@ def _confusion(results: Results, classes: Sequence[str]) -> list[str]:
     if not truth:
         what = f"are a '{reading}' after the end of the text. Does every label contain all characters of its picture?"
     elif not reading:
-        what = f"are a '{truth}' that is left out, most often at the end of a text. Do the pictures show the whole text?"
+        what = f"are a '{truth}' that the model leaves out, most often at the end of a text. Do the pictures show the whole text?"
     else:
         what = (
             f"are '{reading}' for '{truth}'. Add labels with these two characters. If nobody can tell them apart, use one character "

@@ -1,15 +1,16 @@
 """Finds labels that are probably wrong: confident learning (Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in
 Dataset Labels", JAIR 2021, https://arxiv.org/abs/1911.00068). NumPy only.
 
-A class counts as confidently read if its probability is at least its *threshold*: the mean probability of the class over the characters
-that are labelled with it. So a class that the model finds hard needs less confidence. The *confident joint* counts, for each labelled
-class, which class is confidently read instead. Its rows, scaled to the number of characters with that label, estimate how many characters
-are labelled wrong. So many characters are suspect: those whose reading is the furthest above their label.
+A character is confidently read as a class if the probability of this class is at least the *threshold* of the class: its mean probability
+over the characters that are labelled with it. So a class that the model finds hard needs less confidence. The *confident joint* counts, for
+each labelled class, as which class the characters are confidently read. Its rows, scaled to the number of characters with that label,
+estimate how many characters are labelled wrong. That many characters are suspect: those where the probability of another class exceeds that
+of the label the most.
 
 Three hundred labels of five characters from 19 classes have 342 pairs of classes, and perhaps nine wrong characters, so nearly every count
-off the diagonal is zero or one. The numbers are therefore added up over all pairs before the characters are chosen. On 300 and on 600
-labels of a public set, with planted mistakes, the authors' package cleanlab 2.9 chose the same labels in each of its six ways. It would be
-one more dependency for these few lines.
+off the diagonal is zero or one. The estimates of all pairs are therefore added up before the characters are chosen. On 300 and on 600
+labels of a public set, with planted mistakes, each of the six methods of the authors' package cleanlab 2.9 chose the same labels as this
+module. It would be one more dependency for these few lines.
 """
 
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-# A threshold is the mean over this many further characters with the mean probability of all classes. Three hundred labels of five
-# characters from 36 classes have some classes with two or three characters, whose mean alone would be chance.
+# The mean of a threshold includes this many imaginary characters that have the mean probability of all classes. Three hundred labels of
+# five characters from 36 classes have some classes with two or three characters, and the mean of so few would be left to chance.
 _PRIOR: Final = 5.0
 
 
@@ -31,10 +32,10 @@ class Findings:
     """What confident learning finds in N labels.
 
     Attributes:
-      thresholds: float64 [num_classes], the probability from which a class counts as confidently read; 1 or less.
-      joint: int64 [num_classes, num_classes], the confident joint over all heads: rows are the labels, columns what is confidently read. A
-        character that is not confidently read as any class is not counted.
-      suspect: bool [N], whether a character of the label is suspect.
+      thresholds: float64 [num_classes], the probability from which a character counts as confidently read as a class; at most 1.
+      joint: int64 [num_classes, num_classes], the confident joint over all heads: rows are the labels, columns the classes that are
+        confidently read. A character that is not confidently read as any class is not counted.
+      suspect: bool [N], whether any character of the label is suspect.
       score: float64 [N], the lowest probability of a labelled class over the heads: the lower, the more likely the label is wrong.
     """
 
@@ -45,7 +46,7 @@ class Findings:
 
     @property
     def order(self) -> Ints:
-        """The numbers of the suspect labels, int64 [suspects], the most likely wrong label first."""
+        """The indices of the suspect labels, int64 [number of suspects], the label that is most likely wrong first."""
         found = np.flatnonzero(self.suspect)
         return found[np.argsort(self.score[found], kind="stable")]
 
@@ -53,9 +54,9 @@ class Findings:
 def find(label_ids: npt.NDArray[np.integer], probabilities: npt.NDArray[np.floating]) -> Findings:
     """Looks for wrong labels.
 
-    All heads are pooled: they have the same classes, and a threshold from the few characters of one class at one position would be chance.
-    A label is suspect if it is at any head. Labels are ranked by their least probable character (Wang and Mueller, "Detecting Label Errors
-    in Token Classification Data", 2022, https://arxiv.org/abs/2210.03920).
+    The characters of all heads (positions) are taken together, because the heads have the same classes, and a class has too few characters
+    at one position for a threshold. A label is suspect if any of its characters is. Labels are ranked by their least probable character
+    (Wang and Mueller, "Detecting Label Errors in Token Classification Data", 2022, https://arxiv.org/abs/2210.03920).
 
     Args:
       label_ids: int [N, heads], the classes of the labels.
@@ -75,19 +76,20 @@ def find(label_ids: npt.NDArray[np.integer], probabilities: npt.NDArray[np.float
     margins = own - others.max(axis=-1)
     suspect = np.zeros(margins.shape, np.bool_)
     suspect.flat[np.argsort(margins, axis=None, kind="stable")[: _wrong(labels, joint)]] = True
-    # A character that is read as it is labelled is right, whatever the estimate.
+    # A character is not suspect if its label is the most probable class, whatever the estimated number of wrong characters.
     return Findings(thresholds, joint, (suspect & (margins < 0)).any(axis=-1), own.min(axis=-1))
 
 
 def _thresholds(labels: Ints, own: Floats, classes: int) -> Floats:
-    """Returns by class the mean of `own`, the probabilities of the labelled classes; that of a rare class leans to the mean of all."""
+    """Returns the mean of `own`, the probabilities of the labelled classes, by class. For a rare class it is close to the mean of all."""
     counts = np.bincount(labels.ravel(), minlength=classes)
     sums = np.bincount(labels.ravel(), weights=own.ravel(), minlength=classes)
     return (sums + _PRIOR * own.mean()) / (counts + _PRIOR)
 
 
 def _joint(labels: Ints, given: Floats, thresholds: Floats) -> Ints:
-    # Of several classes above their thresholds, the most probable one is read.
+    """Returns the confident joint, see `Findings`."""
+    # Of several classes above their thresholds, the most probable one counts as read.
     confident = np.where(given >= thresholds, given, -np.inf)
     is_confident = np.isfinite(confident).any(axis=-1)
     joint = np.zeros((given.shape[-1],) * 2, np.int64)

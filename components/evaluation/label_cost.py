@@ -1,7 +1,7 @@
-"""What an accuracy costs in labels, from fits to very different numbers of pictures.
+"""Estimates how many labels an accuracy needs, from fits to very different numbers of pictures.
 
-A power law (LearningCurve) holds only roughly over a factor of a hundred. So there is a curve for each size of the fits, from the fits of
-this size and of the next smaller ones. Between two sizes, the answer goes over from the curve of the one to that of the other.
+Over a factor of a hundred, a power law (LearningCurve) holds only roughly. So each size of fits has its own curve, which is estimated from
+the fits of this size and of the next smaller sizes. Between two sizes, the result is interpolated between the two curves.
 """
 
 import functools
@@ -13,21 +13,21 @@ import numpy as np
 
 from components.evaluation.learning_curve import Estimate, Fitted, Floats, LearningCurve
 
-_NEAR: Final = 2  # sizes that make a curve
-_NEAR_END: Final = 3  # that make the last curve, which also says what follows
-_GRID: Final = 240  # numbers of labels
-_BELOW: Final = 16  # times fewer than the smallest fit has
+_NEAR: Final = 2  # a curve is estimated from the fits of this many sizes: its own and the next smaller ones
+_NEAR_END: Final = 3  # the curve of the largest size, which is also used to extrapolate, is estimated from this many sizes
+_GRID: Final = 240  # numbers of labels at which `labels_for` looks
+_BELOW: Final = 16  # the lowest of them is the size of the smallest fits divided by this
 
 
 class LabelCost:
     """Accuracy by the number of labels, and labels by accuracy.
 
     Args:
-      groups: at least one, each with the fits to about equally many pictures, the smallest fits first.
+      groups: at least one. Each has the fits to about equally many pictures; the group with the fewest pictures comes first.
 
     Attributes:
       fewest, most: the mean number of pictures of the smallest and of the largest fits.
-      farthest: the largest number of labels that `labels_for` returns.
+      farthest: the largest finite number of labels that `labels_for` returns.
     """
 
     def __init__(self, groups: Sequence[Sequence[Fitted]]):
@@ -40,7 +40,7 @@ class LabelCost:
 
     def accuracy(self, labels: float) -> Estimate:
         """Returns the full-sequence accuracy, 0 to 1, of one fit to a number of labels, at least 1."""
-        # 0.0 at the first size, 0.5 halfway to the second one on a logarithmic scale, 1.0 there.
+        # On a logarithmic scale: 0.0 at the first size, 1.0 at the second, 0.5 halfway between them, and so on.
         place = float(np.interp(math.log(labels), self._sizes, np.arange(len(self._sizes))))
         before, after = (self._curves[round_(place)].accuracy(round(labels)) for round_ in (math.floor, math.ceil))
         share = place % 1
@@ -48,10 +48,15 @@ class LabelCost:
         return Estimate(*((1 - share) * one + share * other).tolist())
 
     def labels_for(self, accuracy: float) -> Estimate:
-        """Returns the number of labels with which a fit reaches an accuracy, above 0 and below 1.
+        """Returns the number of labels with which a fit reaches a full-sequence accuracy.
 
-        The bounds are the numbers at which the upper and the lower bound of `accuracy` reach it. A number above `farthest` is infinite; one
-        far below `fewest` is the lowest that was tried.
+        The bounds are the numbers of labels at which the upper and the lower bound of the method `accuracy` reach the value.
+
+        Args:
+          accuracy: above 0 and below 1.
+
+        Returns:
+          The number. It is infinite where it would be above `farthest`, and at least a sixteenth of `fewest`.
         """
         labels, values, lowers, uppers = self._grid
 
@@ -68,7 +73,10 @@ class LabelCost:
 
     @functools.cached_property
     def _grid(self) -> tuple[Floats, Floats, Floats, Floats]:
-        """Numbers of labels, and the accuracy there, its lower and its upper bound, none of which falls."""
+        """Increasing numbers of labels, float64 [_GRID], and the accuracy for each, its lower and its upper bound.
+
+        Accuracies and bounds are made to never fall: each is the largest so far.
+        """
         labels = np.geomspace(max(1, self.fewest / _BELOW), self.farthest, _GRID)
         shares = [self.accuracy(number) for number in labels.tolist()]
         values, lowers, uppers = np.maximum.accumulate([[it.value, it.lower, it.upper] for it in shares]).T

@@ -1,14 +1,14 @@
 """Extrapolates how accuracy grows with the number of labels.
 
-The mean number of misread characters in a text falls with the number n of training pictures as a power law with a floor, a * n**-b + c
-(Hestness et al., "Deep Learning Scaling is Predictable, Empirically", 2017, https://arxiv.org/abs/1712.00409; the floor and the levelling
-off at few examples as in Rosenfeld et al., "A Constructive Prediction of the Generalization Error Across Scales", 2020,
-https://arxiv.org/abs/1909.12673). A text is misread if a character is. With characters misread independently, the share of misread texts is
-1 - exp(-(a * n**-b + c)).
+The model is a power law with a floor: with n training pictures, the mean number of misread characters in a text is a * n**-b + c (Hestness
+et al., "Deep Learning Scaling is Predictable, Empirically", 2017, https://arxiv.org/abs/1712.00409; the floor c, and the levelling off at
+few examples, as in Rosenfeld et al., "A Constructive Prediction of the Generalization Error Across Scales", 2020,
+https://arxiv.org/abs/1909.12673). A text is misread if at least one of its characters is. If characters are misread independently, the
+share of misread texts is 1 - exp(-(a * n**-b + c)).
 
-Two fits to equally many pictures differ by more than the chance of a count. The number of misread texts therefore has a beta-binomial
-distribution: the log-odds of an error vary from fit to fit. The parameters have a posterior distribution on a grid. Nothing is optimised,
-so there is always an answer, and with few fits its interval is wide.
+Two fits to equally many pictures differ by more than the sampling error of a count. The number of misread texts therefore has a
+beta-binomial distribution: the log-odds of an error vary from fit to fit. The posterior distribution of the parameters is computed on a
+grid, without optimisation, so there is always an answer. With few fits, its interval is wide.
 """
 
 import math
@@ -22,29 +22,35 @@ from scipy.special import betaln
 
 Floats = npt.NDArray[np.float64]
 
-LEVEL: Final = 0.8  # of the intervals
-FARTHEST: Final = 50  # times the pictures of the largest fit; beyond, a power law is a guess
-# The exponent b: log-normal. Measured on full sequences: 0.8 on drawn digits (250 and 3,000 labels), 0.5 on a public set of four digits
-# (249 and 3,392 labels). Hestness et al. found 0.07 to 0.35 on far larger data; 0.5 is the rate of a simple estimator.
+LEVEL: Final = 0.8  # the probability that an interval contains the true value
+FARTHEST: Final = 50  # the curve ends at this many times the pictures of the largest fit; beyond that, a power law is a guess
+# The exponent b has a log-normal prior. Measured on full sequences, it is 0.8 on drawn digits (250 and 3,000 labels), and 0.5 on a public
+# set of four digits (249 and 3,392 labels). Hestness et al. found 0.07 to 0.35 on far larger data; 0.5 is the rate of a simple estimator.
 _EXPONENT: Final = 0.65
-_EXPONENT_SPREAD: Final = 0.5  # of its logarithm
+_EXPONENT_SPREAD: Final = 0.5  # the standard deviation of its logarithm
 _EXPONENTS: Final = np.geomspace(0.1, 4.0, 36)
-# The misread characters of a text, at the largest fit, that more labels would remove: any order of magnitude is as likely as another.
+# The number of misread characters of a text, at the largest fit, that more labels would remove. Its logarithm has a uniform prior.
 _REMOVABLE: Final = np.geomspace(1e-4, 10.0, 70)
-# Those that no number of labels removes, such as of pictures that are labelled wrong or that nobody can read: log-normal. A public set of
-# four digits has 0.02 (docs/recipe.md), drawn digits have less than 0.002.
+# The floor c, which no number of labels removes: for example, pictures that are labelled wrong or that nobody can read. It has a log-normal
+# prior. A public set of four digits has 0.02 (docs/recipe.md), drawn digits have less than 0.002.
 _FLOOR: Final = 0.002
-_FLOOR_SPREAD: Final = 1.2  # of its logarithm
+_FLOOR_SPREAD: Final = 1.2  # the standard deviation of its logarithm
 _FLOORS: Final = np.geomspace(1e-5, 0.2, 16)
-# The standard deviation of the log-odds of an error from fit to fit.
+# The standard deviation of the log-odds of an error, from fit to fit, at the largest fit.
 _SPREADS: Final = np.array([0.05, 0.1, 0.2, 0.4])
-_WIDEST: Final = 1.9  # a beta distribution has no larger one
-_DRAWS: Final = 4_000
+_WIDEST: Final = 1.9  # the largest value of this standard deviation; with 2 or more, _beta would give no distribution
+_DRAWS: Final = 4_000  # samples from the posterior distribution
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The result of one fit: the number of pictures fitted to, of other pictures read, and of these, the number that was misread."""
+    """The result of one fit.
+
+    Attributes:
+      fitted: the number of pictures that the model was fitted to.
+      read: the number of other pictures that it read.
+      misread: how many of these it misread.
+    """
 
     fitted: int
     read: int
@@ -53,7 +59,12 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The median of a quantity, and the bounds of its interval of LEVEL."""
+    """An estimated quantity.
+
+    Attributes:
+      value: the median.
+      lower, upper: the bounds of the interval that contains the quantity with the probability LEVEL.
+    """
 
     value: float
     lower: float
@@ -64,11 +75,11 @@ class LearningCurve:
     """The posterior distribution of learning curves, given the results of fits.
 
     Args:
-      fits: at least one. The further a fit is from the largest one, in the logarithm of its number of pictures, the less it counts, because
-        the power law holds only roughly: few labels often teach nothing at all.
+      fits: at least one. A fit to far fewer pictures than the largest one counts less, because the power law holds only roughly: a model
+        often learns nothing at all from few labels.
 
     Attributes:
-      farthest: the largest number of pictures that `pictures_for` returns.
+      farthest: the largest finite number of pictures that `pictures_for` returns.
     """
 
     def __init__(self, fits: Sequence[Fitted]):
@@ -82,7 +93,7 @@ class LearningCurve:
             right, wrong = _beta(error, self._spread(spread, fit.fitted))
             log_posterior = log_posterior + betaln(fit.misread + wrong, fit.read - fit.misread + right) - betaln(wrong, right)
         weights = np.exp(log_posterior - log_posterior.max()).ravel()
-        # The same fits give the same answer.
+        # A fixed seed, so that the same fits always give the same answer.
         self._random = np.random.default_rng(1)
         chosen = self._random.choice(weights.size, _DRAWS, p=weights / weights.sum())
         places = np.unravel_index(chosen, log_posterior.shape)
@@ -90,19 +101,19 @@ class LearningCurve:
         self._removable, self._exponent, self._floor, self._spreads = (grid[at] for grid, at in zip(grids, places, strict=True))
 
     def accuracy(self, pictures: int) -> Estimate:
-        """Returns the full-sequence accuracy, 0 to 1, of one fit to this many pictures."""
+        """Returns the full-sequence accuracy, 0 to 1, of one fit to a number of pictures, at least 1."""
         error = _error(self._removable, self._exponent, self._floor, pictures / self._largest)
         right, wrong = _beta(error, self._spread(self._spreads, pictures))
         return _estimate(np.random.default_rng(2).beta(right, wrong))
 
     def pictures_for(self, accuracy: float) -> Estimate:
-        """Returns the number of training pictures with which fits reach a full-sequence accuracy on average.
+        """Returns the number of training pictures at which the mean full-sequence accuracy of fits reaches a value.
 
         Args:
           accuracy: above 0, at most 1.
 
         Returns:
-          A number above `farthest` is infinite.
+          The number. It is infinite where it would be above `farthest`.
         """
         above_floor = -math.log(accuracy) - self._floor
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -115,24 +126,24 @@ class LearningCurve:
 
 
 def round_up(number: float) -> int:
-    """Returns a number rounded up to two digits, because an extrapolation has no more."""
+    """Returns a finite number rounded up to two digits, because an extrapolation is not more exact."""
     digits = 10 ** max(0, math.floor(math.log10(max(number, 1))) - 1)
     return math.ceil(number / digits) * digits
 
 
 def _error(removable: Floats, exponent: Floats, floor: Floats, times: float) -> Floats:
-    """Returns the share of misread texts after a fit to `times` as many pictures as the largest fit, above 0 and below 1."""
+    """Returns the share of misread texts, above 0 and below 1, after a fit to `times` as many pictures as the largest fit."""
     return np.clip(-np.expm1(-(removable * times**-exponent + floor)), 1e-9, 1 - 1e-9)
 
 
 def _beta(error: Floats, spread: Floats) -> tuple[Floats, Floats]:
-    """Returns the parameters of the beta distribution of the accuracy: mean 1 - error, and `spread` as the deviation of its log-odds."""
+    """Returns both parameters of the beta distribution of the accuracy: its mean is 1 - error, `spread` the deviation of its log-odds."""
     size = 1 / (spread**2 * error * (1 - error)) - 1
     return (1 - error) * size, error * size
 
 
 def _estimate(values: Floats) -> Estimate:
-    # Quantiles that are values themselves, because a mean with an infinite value is infinite.
+    # Each quantile is one of the values. An interpolation between a finite and an infinite value would be infinite.
     quantiles = (0.5, (1 - LEVEL) / 2, (1 + LEVEL) / 2)
     median, lower, upper = np.quantile(values, quantiles, method="nearest").tolist()
     return Estimate(median, lower, upper)

@@ -1,4 +1,4 @@
-"""Reads pictures with models that were not fitted to them: in folds, or after fits to growing parts of the pictures."""
+"""Reads pictures with models that were not fitted to them: by cross-validation, or after fits to parts of growing size."""
 
 import hashlib
 import itertools
@@ -25,16 +25,17 @@ from components.training.devices import choose_strategy
 from components.training.hyperparameters import Hyperparameters
 from components.training.run_fn import EVALUATION_BATCH, Examples, check_batch_size, compiled_model, fit_to
 
-PARTS: Final = 8  # of a learning curve
-_WIDTHS: Final = (1, 2, 4)  # of these parts, in the fits of a learning curve
-# The number of fits for each width, up to a number of pictures in PARTS parts. Two fits to 40 of 300 pictures differ by much.
+PARTS: Final = 8  # into how many parts a learning curve divides the pictures, unless more are wanted
+_WIDTHS: Final = (1, 2, 4)  # to how many of these parts the models of a learning curve are fitted
+# Pairs: the largest number of pictures in PARTS parts, and the number of fits for each width. With more pictures than in the last pair
+# there is one fit. With few pictures, fits differ a lot: for example, two fits to 40 of 300 pictures.
 _DRAWS: Final = ((1_000, 4), (4_000, 2))
-EACH: Final = 10  # pictures in a part, at least
-_READ: Final = 2_000  # pictures that are enough to measure a fit to few pictures
+EACH: Final = 10  # the least mean number of pictures in a part
+_READ: Final = 2_000  # this many pictures are enough to measure a fit to a small part
 
 
 def pixels_key(pixels: bytes) -> bytes:
-    """Returns what identifies a picture after Transform, 32 bytes. Pictures with the same PIXELS are the same picture for a model."""
+    """Returns a hash, 32 bytes, that identifies a picture after Transform. For a model, pictures with the same PIXELS are the same."""
     return hashlib.sha256(pixels).digest()
 
 
@@ -43,7 +44,7 @@ class Readings:
     """How models read N pictures that they were not fitted to.
 
     Attributes:
-      keys: the `pixels_key` of each picture.
+      keys: the `pixels_key` of each picture, N of them.
       labels: int64 [N, max_length], the class ids of the labels.
       logits: float32 [N, max_length, num_classes], not calibrated.
     """
@@ -70,10 +71,10 @@ class PartFit(Fitted):
     """A fit to a part of the pictures, and how it reads others.
 
     Attributes:
-      share: of all pictures that were fitted, about.
-      steps: of the fit.
-      cpu_seconds: CPU time of the fit, over all cores.
-      counts: of the other pictures.
+      share: about which share of all pictures the model was fitted to, 0 to 1.
+      steps: the number of steps of the fit.
+      cpu_seconds: the CPU time of the fit, in seconds, summed over all cores.
+      counts: how the model read other pictures.
     """
 
     share: float
@@ -98,7 +99,7 @@ def cross_validate(
     directory: Path,
     on_fold: Callable[[ReadingCounts], None],
 ) -> ReadingCounts:
-    """Measures how well a recipe reads where pictures are few. Confidences are not calibrated.
+    """Measures by cross-validation how well models read that are trained in this way. For few pictures. Confidences are not calibrated.
 
     Args:
       files, spec, parameters, folds, directory: as for `out_of_fold`.
@@ -108,7 +109,7 @@ def cross_validate(
       The counts over all pictures.
 
     Raises:
-      CaptchaPipelineError: as `out_of_fold`.
+      CaptchaPipelineError: as for `members`.
     """
     counted = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
     for fold in out_of_fold(files, spec, parameters, folds, directory):
@@ -118,7 +119,7 @@ def cross_validate(
 
 
 def out_of_fold(files: Sequence[str], spec: CaptchaSpec, parameters: Hyperparameters, folds: int, directory: Path) -> Iterator[Readings]:
-    """Yields how each of the `members` reads the fold that it was not fitted to. Arguments and errors are those of `members`."""
+    """Yields how each model of `members` reads the fold that it was not fitted to. The arguments and errors are those of `members`."""
     for _, readings in members(files, spec, parameters, folds, directory):
         yield readings
 
@@ -129,15 +130,15 @@ def members(
     """Divides pictures into folds. For each fold, fits a model to the other folds, and yields the model and how it reads the fold.
 
     The method is cross-validation (Stone, "Cross-Validatory Choice and Assessment of Statistical Predictions", 1974). Pictures with the
-    same pixels are in the same fold. The weights after the last epoch are used, because choosing an epoch by the fold that is then measured
-    would flatter the model.
+    same pixels are in the same fold. The weights after the last epoch are used: to choose an epoch by the fold that is then measured would
+    make the result too good.
 
     Args:
-      files: gzipped TFRecords of Transform's features.
-      spec: what the models read.
+      files: gzipped TFRecord files with Transform's features.
+      spec: the labels, and the size of the pictures.
       parameters: how to fit. `patience` is ignored.
-      folds: the number of folds.
-      directory: a folder for temporary files.
+      folds: the number of folds, at least 2.
+      directory: a folder for temporary files, `part-NUMBER.gz`, which stay in it.
 
     Raises:
       CaptchaPipelineError: a fold has no picture, the strategy is unavailable, or its replicas cannot share a batch evenly.
@@ -160,15 +161,16 @@ def learning_curve(
     on_fit: Callable[[PartFit], None],
     parts: int = PARTS,
 ) -> list[PartFit]:
-    """Fits models to one, two and four of eight or more equal parts of the pictures, and counts how they read all others.
+    """Divides the pictures into parts of about equal size. Fits models to one, two and four parts, and counts how they read other pictures.
 
-    A larger part contains a smaller one, so that the curve shows the number of pictures rather than which pictures they are. With few
-    pictures there are several fits of each size, each to other pictures.
+    With eight parts, a model reads all other pictures. With more parts, it reads enough of them to measure it. The four parts contain the
+    two, and these the one, so that the curve shows the effect of the number of pictures, not of which pictures they are. With few pictures
+    there are several fits for each number of parts, which start at different parts.
 
     Args:
-      files, spec, parameters, directory: as for `out_of_fold`.
+      files, spec, parameters, directory: as for `members`.
       on_fit: called after each fit with its result.
-      parts: the number of parts, at least PARTS. With more, the fits are to fewer pictures.
+      parts: a multiple of PARTS. With more parts, the models are fitted to fewer pictures.
 
     Returns:
       The result of each fit.
@@ -186,7 +188,7 @@ def learning_curve(
     results = []
     for width in _WIDTHS:
         for first in range(0, parts, parts // draws):
-            # From a place on, in a circle: the parts of a smaller width are the first of a larger one.
+            # The parts in a circle, from `first` on, so that the parts of a smaller width are also in a larger width.
             turned = [*divided[first:], *divided[:first]]
             held_out = turned[width:] if parts == PARTS else _enough(turned[width:])
             results.append(_measured(turned[:width], held_out, width / parts, spec, parameters, strategy))
@@ -195,17 +197,21 @@ def learning_curve(
 
 
 def fit_sizes(count: int, parts: int = PARTS) -> list[int]:
-    """Returns to about how many of `count` pictures each fit of `learning_curve` is."""
+    """Returns for each fit of `learning_curve` the approximate number of pictures it is fitted to, out of `count` pictures."""
     return [count * width // parts for width in _WIDTHS for _ in range(_draws(count, parts))]
 
 
 def _draws(count: int, parts: int) -> int:
-    """Returns the number of fits of each size."""
+    """Returns the number of fits for each of _WIDTHS, if `count` pictures are in `parts` parts."""
     return next((draws for most, draws in _DRAWS if count * PARTS <= most * parts), 1)
 
 
 def fit_to_file(train: Path, others: Path, spec: CaptchaSpec, parameters: Hyperparameters) -> Readings:
-    """Fits a model to the transformed examples of a file, and returns how it reads those of another file, in their order.
+    """Fits a model to the transformed examples of one file, and returns how it reads those of another file, in their order.
+
+    Args:
+      train, others: gzipped TFRecord files with Transform's features. `others` also gives the loss after each epoch.
+      spec, parameters: as for `members`.
 
     Raises:
       CaptchaPipelineError: the strategy is unavailable, or its replicas cannot share a batch evenly.
@@ -223,9 +229,9 @@ def _measured(
     parameters: Hyperparameters,
     strategy: tf.distribute.Strategy,
 ) -> PartFit:
-    """Fits a model to some parts, and counts how it reads others."""
+    """Fits a model to some parts, and counts how it reads other parts."""
     started = time.process_time()
-    # The evaluation after each epoch decides nothing here, so one part is enough for it.
+    # The evaluation after each epoch has no effect on the result, so one part is enough for it.
     model = _fit(fitted, max(held_out, key=lambda part: len(part.keys)), spec, parameters, strategy)
     seconds = time.process_time() - started
     counts = _read(model, held_out, spec).counts(spec)
@@ -235,7 +241,7 @@ def _measured(
 
 
 def _enough(parts: Sequence[_Part]) -> list[_Part]:
-    """Returns the first parts with _READ pictures together, or all."""
+    """Returns the first parts that together have at least _READ pictures; all parts if they have fewer."""
     before = itertools.accumulate((len(part.keys) for part in parts), initial=0)
     return [part for part, count in zip(parts, before, strict=False) if count < _READ]
 
@@ -243,7 +249,7 @@ def _enough(parts: Sequence[_Part]) -> list[_Part]:
 def _fit(
     fitted: Sequence[_Part], evaluated: _Part, spec: CaptchaSpec, parameters: Hyperparameters, strategy: tf.distribute.Strategy
 ) -> keras.Model:
-    """Fits a model to some parts, and evaluates it on another after each epoch. Its outputs are logits."""
+    """Returns a model that was fitted to some parts, and evaluated on another part after each epoch. Its outputs are logits."""
     examples = Examples([str(part.path) for part in fitted], [str(evaluated.path)], sum(len(part.keys) for part in fitted))
     length = parameters.fit_length(examples.count)
     check_batch_size(parameters.batch_size, strategy.num_replicas_in_sync, examples.count)
@@ -256,7 +262,7 @@ def _fit(
 
 
 def _read(model: keras.Model, parts: Sequence[_Part], spec: CaptchaSpec) -> Readings:
-    """Reads some parts with a model."""
+    """Returns how a model reads some parts."""
     batches = evaluation_batches([str(part.path) for part in parts], spec, EVALUATION_BATCH)
     read = [(labels.numpy(), model.predict_on_batch(images)) for images, labels in batches]
     labels, logits = (np.concatenate(column) for column in zip(*read, strict=True))
@@ -264,7 +270,7 @@ def _read(model: keras.Model, parts: Sequence[_Part], spec: CaptchaSpec) -> Read
 
 
 def _divide(files: Sequence[str], count: int, directory: Path) -> list[_Part]:
-    """Writes each record to the file of its part, which the pixels of its picture decide."""
+    """Divides records into parts, and writes each part to a file in `directory`. The pixels of a picture decide its part."""
     paths = [directory / f"part-{number}.gz" for number in range(count)]
     keys: dict[Path, list[bytes]] = {path: [] for path in paths}
     writers = {path: tf.io.TFRecordWriter(str(path), "GZIP") for path in paths}

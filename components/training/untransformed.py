@@ -1,6 +1,7 @@
-"""Transforms examples in this process, without Beam.
+"""Transforms examples in this process, without Beam: those that the step Transform has not transformed.
 
-Transform leaves out the test split, which no fit reads; an audit reads all splits. Drawn pictures of `strength` are in no run.
+Transform leaves out the test split, because no fit of a run reads it, but `audit` and `plan` use all splits. The pictures that `strength`
+draws belong to no run at all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,11 @@ from components.data.example_proto import Example
 
 
 def decoded(files: Sequence[str], spec: CaptchaSpec, background: Sequence[int]) -> Iterator[tuple[Example, bytes]]:
-    """Yields examples, each with the PIXELS that Transform makes of its picture.
+    """Yields examples, each with the PIXELS that Transform makes of its picture: height x width x channels bytes.
 
     Args:
-      files: TFRecords of CaptchaExampleGen's examples.
-      spec: gives the size of the pictures.
+      files: TFRecord files with the examples of CaptchaExampleGen.
+      spec: gives the size and the channels of the pixels.
       background: the colour of transparent pixels, RGB, 0 to 255.
     """
 
@@ -34,12 +35,15 @@ def decoded(files: Sequence[str], spec: CaptchaSpec, background: Sequence[int]) 
 
 
 def transform_like(like: str, files: Sequence[str], spec: CaptchaSpec, background: Sequence[int], path: Path) -> None:
-    """Writes examples as Transform's features, as gzipped TFRecords.
+    """Writes examples with Transform's features to a gzipped TFRecord file.
 
     Args:
-      like: a file that Transform wrote. Its mean and deviation of the pixels are taken.
+      like: a file that Transform wrote, with at least one example. The mean and the deviation of the pixels are taken from it.
       files, spec, background: as for `decoded`.
-      path: the file to write.
+      path: of the file to write.
+
+    Raises:
+      LabelError: a label does not fit the spec.
     """
     first = next(tf.data.TFRecordDataset(like, "GZIP").take(1).as_numpy_iterator())
     transformed = Example.FromString(first)
@@ -57,21 +61,24 @@ def transform_like(like: str, files: Sequence[str], spec: CaptchaSpec, backgroun
 def write_examples(
     pictures: Sequence[tuple[bytes, str]], spec: CaptchaSpec, path: Path, statistics: tuple[float, float] | None = None
 ) -> tuple[float, float]:
-    """Writes pictures that no run has seen as Transform's features, as gzipped TFRecords.
+    """Writes pictures that are in no run, with Transform's features, to a gzipped TFRecord file.
 
     Args:
-      pictures: PNGs or JPEGs, at least one, and their labels. Their pixels must fit into memory.
-      spec: the labels, and the size of the pixels.
-      path: of the file.
-      statistics: the mean and the deviation of the pixels that the examples state; None for those of these pictures, as resized.
+      pictures: at least one encoded picture (PNG or JPEG), each with its label. Their pixels must fit into memory.
+      spec: the labels, and the size and channels of the pixels.
+      path: of the file to write.
+      statistics: the mean and the standard deviation of pixels to write with each example; None to compute them from these pictures.
 
     Returns:
-      These statistics.
+      The mean and the standard deviation that were written.
+
+    Raises:
+      LabelError: a label does not fit the spec.
     """
     encoded = tf.data.Dataset.from_tensor_slices([picture for picture, _ in pictures])
     all_pixels = encoded.map(lambda picture: decode_picture(picture, spec), num_parallel_calls=tf.data.AUTOTUNE)
     pixels = np.stack(list(all_pixels.as_numpy_iterator()))
-    # The deviation of pictures of a single colour is 0, which cannot be a divisor.
+    # If all pixels are equal, their deviation is 0, and nothing can be divided by it.
     mean, std = statistics or (float(pixels.mean(dtype=np.float64)), max(float(pixels.std(dtype=np.float64)), 1.0))
     with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
         for picture, (_, label) in zip(pixels, pictures, strict=True):

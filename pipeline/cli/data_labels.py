@@ -1,4 +1,4 @@
-"""`captcha-pipeline data pseudo` and `data correct`: labels for pictures without labels, and other labels for pictures of old spans."""
+"""`captcha-pipeline data pseudo` labels pictures with models. `data correct` corrects labels of pictures that are in spans."""
 
 from pathlib import Path
 from typing import Annotated, Final
@@ -16,16 +16,17 @@ def pseudo(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures without labels.")],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    folds: Annotated[int, typer.Option(min=2, max=20, help="Number of models, each fitted to the labels without one fold.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, max=20, help="Number of models. Each is fitted to all folds of the labels but one.")] = 5,
 ) -> None:
-    """Let models label pictures, and store those on which they agree in a new span. Made for few labels and many pictures.
+    """Let models label pictures, and store the pictures on which they agree in a new span. For few labels and many pictures.
 
     Fits several models to the labels of the latest complete run. A picture gets a
-    label if they read the same, also when it is moved by two pixels. The span has
-    the source pseudo and only a train split: its pictures are trained on, but
-    never judge a model. A picture that a person has labelled is left out, and so
-    is one that looks like a test or eval picture. When you import a label of your
-    own for a picture, it replaces that of the models.
+    label if nearly all of them read the same text, even after the picture is moved
+    by two pixels. The new span has the source pseudo and only a train split: its
+    pictures train models, but never measure them. Pictures that a person has
+    labelled are left out, and so are pictures that look like an eval or a test
+    picture. If you import your own label for a picture later, it replaces the label
+    of the models.
 
     Example: captcha-pipeline data pseudo ~/captures && captcha-pipeline run
     """
@@ -60,13 +61,13 @@ def correct(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
 ) -> None:
-    """Correct labels of pictures that are in spans, or remove pictures. The corrections become a new span; no old span changes.
+    """Correct the labels of pictures that are in spans, or remove pictures. The corrections become a new span; no old span changes.
 
     The page of `captcha-pipeline audit` writes such a table, with the keys of the
     pictures. In a table of your own, path names a picture file, relative to the
-    table's folder, and label is its right label. An empty label removes the
-    picture. Runs then leave out the old records of these pictures. `data drop`
-    of the new span takes the corrections back.
+    table's folder, and label is the right label. An empty label removes the
+    picture. Later runs leave out the old records of these pictures. To undo the
+    corrections, remove the new span with `data drop`.
 
     Example: captcha-pipeline data correct ~/Downloads/corrections.csv
     """
@@ -82,7 +83,7 @@ def correct(
         with importing() as progress:
             corrected = correct(table, plan, progress)
     except NothingNew as nothing:
-        typer.echo(f"Nothing to correct: {nothing.result.known:,} pictures already are as {table} wants them.")
+        typer.echo(f"Nothing to correct: {nothing.result.known:,} pictures already match {table}.")
         complain(nothing.result)
         return
     tell_corrections(corrected)

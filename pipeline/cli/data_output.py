@@ -1,4 +1,4 @@
-"""The output of `captcha-pipeline data`: progress bars, the result of an import, the statistics of spans."""
+"""What `captcha-pipeline data` prints: progress bars, the result of an import, the statistics of spans."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from components.data.sources.sift import ImportPlan
     from components.data.spans import Span
 
-CONTRADICTED: Final = 3  # complete, but pictures with two labels were left out
+CONTRADICTED: Final = 3  # exit status: the command has done its work, but has left out pictures with two different labels
 
 
 def tell(imported: "Imported", plan: "ImportPlan") -> None:
-    """Prints the result of an import. Exits with CONTRADICTED if pictures have two labels."""
+    """Prints the result of an import.
+
+    Raises:
+      typer.Exit: with the status CONTRADICTED, if pictures have two different labels.
+    """
     if plan.dry_run:
         typer.echo(f"Would be imported: {counts_of(imported.counts)}, source {plan.source}. Nothing was written.")
     else:
@@ -33,7 +37,7 @@ def tell(imported: "Imported", plan: "ImportPlan") -> None:
         left_out = "left out" if plan.only_new else "imported again"
         typer.echo(f"{imported.known:,} already in a span with the same label: {left_out}.")
     if imported.alike:
-        typer.echo(f"{imported.alike:,} copies of known pictures, encoded again or resized: put into the split of the known picture.")
+        typer.echo(f"{imported.alike:,} look like a known picture (encoded again or resized): put into the split of that picture.")
     if plan.dry_run or set(imported.sizes) - {(plan.spec.width, plan.spec.height)}:
         sizes = ", ".join(f"{width}x{height} {count:,}" for (width, height), count in imported.sizes.most_common(5))
         typer.echo(f"Sizes: {sizes}{' …' if len(imported.sizes) > 5 else ''}. The configured size is {plan.spec.width}x{plan.spec.height}.")
@@ -41,7 +45,11 @@ def tell(imported: "Imported", plan: "ImportPlan") -> None:
 
 
 def tell_corrections(corrected: "Corrected") -> None:
-    """Prints the result of corrections. Exits with CONTRADICTED if the table gives a picture two labels."""
+    """Prints the result of corrections.
+
+    Raises:
+      typer.Exit: with the status CONTRADICTED, if the table gives a picture two different labels.
+    """
     labels, removed = corrected.counts.total(), corrected.removed
     typer.echo(
         f"{corrected.span.path} corrects {labels:,} label{'s' * (labels != 1)} and removes {removed:,} picture{'s' * (removed != 1)}."
@@ -53,14 +61,20 @@ def tell_corrections(corrected: "Corrected") -> None:
 
 
 def complain(imported: "Imported") -> None:
+    """Prints what may be wrong with an import or with corrections to standard error.
+
+    Raises:
+      typer.Exit: with the status CONTRADICTED, if pictures have two different labels.
+    """
     if imported.doubtful.count:
-        typer.echo(f"{imported.doubtful.count:,} look like a picture with another label: {imported.doubtful}", err=True)
+        typer.echo(f"{imported.doubtful.count:,} look like a picture with a different label: {imported.doubtful}", err=True)
     for reason, found in imported.refused_pictures.items():
-        typer.echo(f"{found.count:,} to be quarantined by a run: {reason}: {found}", err=True)
+        typer.echo(f"{found.count:,} will be quarantined by the next run: {reason}: {found}", err=True)
     if imported.refused_labels:
         shown = "\n  ".join(imported.refused_labels[:5])
         typer.echo(
-            f"{len(imported.refused_labels):,} to be quarantined by a run: wrong label for captcha.charset or captcha.length:\n  {shown}",
+            f"{len(imported.refused_labels):,} will be quarantined by the next run: label refused by captcha.charset or captcha.length:\n"
+            f"  {shown}",
             err=True,
         )
     if description := imported.describe():
@@ -71,15 +85,18 @@ def complain(imported: "Imported") -> None:
 
 @contextmanager
 def importing() -> Iterator["Progress"]:
+    """Shows a progress bar on standard error. Gives the function to pass as the `progress` of an import."""
     with progress_bar("Importing", None) as (bar, task):
         yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def describe(span: "Span", verb: str = "now has") -> str:
+    """Returns the path of a span, the verb, and the number of pictures in each split."""
     return f"{span.path} {verb} {counts_of(span.manifest.counts)}"
 
 
 def counts_of(counts: Mapping[str, int]) -> str:
+    """Returns numbers of pictures by split as text, such as "3 pictures (train 1, eval 1, test 1)"."""
     parts = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS)
     total = sum(counts.values())
     return f"{total:,} picture{'s' * (total != 1)} ({parts})"
@@ -87,6 +104,12 @@ def counts_of(counts: Mapping[str, int]) -> str:
 
 @contextmanager
 def progress_bar(what: str, total: int | None) -> Iterator[tuple["Bar", "TaskID"]]:
+    """Shows a progress bar on standard error, and removes it at the end. Gives the bar and its task.
+
+    Args:
+      what: the description.
+      total: the number of steps; None if it is not known yet.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -96,6 +119,7 @@ def progress_bar(what: str, total: int | None) -> Iterator[tuple["Bar", "TaskID"
 
 
 def statistics_table(statistics: "list[SplitStatistics]") -> "Table":
+    """Returns a table with a row for each split."""
     from rich.table import Table
 
     table = Table("split", "pictures", "broken", "label length", "share per character", "size", "bytes per picture")

@@ -15,7 +15,7 @@ def runs(
     overrides: SetOption = None,
     version: Annotated[str | None, typer.Option(help="Show the lineage of this pushed version: its spans, base model and steps.")] = None,
 ) -> None:
-    """List all runs: trigger, spans, drift, accuracy against the production model, and decision. --version shows one version's lineage."""
+    """List all runs: trigger, spans, drift, accuracy and that of the production model, decision. --version shows one version's lineage."""
     from pipeline.config.loading import load_config
 
     settings = load_config(config, overrides)

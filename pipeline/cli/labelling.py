@@ -17,20 +17,22 @@ if TYPE_CHECKING:
     from pipeline.labelling.run import Ended
 
 
-@stoppable("Every label is on the disk. The same command goes on from there.")
+@stoppable("Every label is on the disk. Run the same command again to continue.")
 def label(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures, with or without subfolders.")],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port of the page on this machine; 0 for any free port.")] = 8502,
-    goal: Annotated[float, typer.Option(min=0, max=1, help="Share of the texts that the model should read right.")] = 0.98,
-    retrain_every: Annotated[int, typer.Option(min=1, help="Number of further labels after which a model is trained.")] = 50,
+    goal: Annotated[float, typer.Option(min=0, max=1, help="Share of the texts that the model should read right, from 0 to 1.")] = 0.98,
+    retrain_every: Annotated[int, typer.Option(min=1, help="Train a new model after this many new labels.")] = 50,
 ) -> None:
     """Label the pictures of a folder on a page in the browser, in the order that helps the model most.
 
-    Models are trained in the background, and fill in what they read. Every keystroke is on the disk at once: the command can be ended or
-    killed at any time, and goes on from there. At its end it writes the labels to a span, as `data import` does. The page is for this
-    machine only. Its models are not pushed into production; `run` trains the one for that.
+    Models are trained in the background, and fill in what they read. Every
+    keystroke is saved to the disk at once: you can stop or kill the command at any
+    time, and run it again to continue. When it ends, it writes the labels to a
+    span, as `data import` does. Only this machine can open the page. The models
+    serve only the labelling; `run` trains the model for production.
 
     Example: captcha-pipeline label ~/shop --config shop.yaml
     """
@@ -54,7 +56,7 @@ def label(
         if left_out := catalogue.left_out.describe():
             typer.echo(left_out, err=True)
         host, chosen = socket.getsockname()[:2]
-        _say(f"Label them at http://{host}:{chosen}/ and press Ctrl-C here at the end.")
+        _say(f"Label them at http://{host}:{chosen}/ and press Ctrl-C here when you are done.")
         _tell(labelling.run(settings, session, Goal(goal, retrain_every), socket))
 
 

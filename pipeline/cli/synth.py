@@ -1,4 +1,4 @@
-"""`captcha-pipeline synth`: finds how synthetic pictures must be drawn."""
+"""`captcha-pipeline synth`: finds out how to draw synthetic pictures that look like real ones."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ synth_app = typer.Typer(no_args_is_help=True, help="Find out how to draw picture
 
 @synth_app.callback()
 def _synth() -> None:
-    """Keeps `fit` a command of its own: Typer would make the only command of a group the group itself."""
+    """Makes `synth fit` a subcommand. Without a callback, Typer turns a group with one command into that command."""
 
 
 @synth_app.command()
@@ -23,16 +23,17 @@ def fit(
     folder: Annotated[Path, typer.Argument(help="Folder of 50 or more real pictures, labelled or not.", show_default=False)],
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
-    page: Annotated[Path, typer.Option(help="File for the page with real and drawn pictures side by side.")] = Path("style.html"),
+    page: Annotated[Path, typer.Option(help="File to write: a page with real and drawn pictures side by side.")] = Path("style.html"),
 ) -> None:
     """Find the style of real pictures, for `data synth`.
 
-    Fonts, sizes, spacing, colours, lines and the like are chosen so that a
-    classifier can hardly tell drawn pictures from the real ones. No labels are
-    needed, only the charset and the length in the section captcha. Fonts come
-    from synth.fonts, or from those installed on this machine.
+    The command chooses fonts, sizes, spacing, colours, lines and so on, such that
+    a classifier can hardly tell drawn pictures from real ones. It needs no labels,
+    only the charset and the length in the section captcha. It tries the fonts in
+    synth.fonts, or else the fonts that are installed on this machine. If a font
+    traced from the pictures fits better, it is written next to the page.
 
-    The section synth goes to standard output, with reasons. Append it to the
+    The section synth is printed to standard output, with reasons. Append it to the
     configuration, look at the page, then draw pictures with `data synth`.
 
     Example: captcha-pipeline synth fit ~/shop --config shop.yaml > synth.yaml

@@ -1,4 +1,4 @@
-"""The web application of `captcha-pipeline label`: the page, and what it asks for."""
+"""The web application of `captcha-pipeline label`: the page, and the endpoints that the page calls."""
 
 import asyncio
 import contextlib
@@ -34,31 +34,40 @@ from pipeline.server.page_files import HEADERS, SHARED, PageFiles
 
 HOST: Final = "127.0.0.1"
 LIMITS: Final = ServerConfig(max_body_mib=0.0625, max_bodies_mib=4)
-_HOSTS: Final = (HOST, "localhost")  # no other: a name of another site that leads to this machine is refused (DNS rebinding)
-_LONGEST_TEXT: Final = 256
-_LONGEST_WINDOW: Final = 64
+_HOSTS: Final = (HOST, "localhost")  # a request to any other host name is refused: the name may belong to another site (DNS rebinding)
+_LONGEST_TEXT: Final = 256  # characters
+_LONGEST_WINDOW: Final = 64  # characters
 _JSON: Final = "application/json"
-_GONE: Final = "Another window has decided about this picture meanwhile."
+_GONE: Final = "Another window has decided about this picture in the meantime."
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What the person wants: the full-sequence accuracy, 0 to 1, and the number of labels between two models."""
+    """What the person wants.
+
+    Attributes:
+      accuracy: the full-sequence accuracy to reach, 0 to 1.
+      retrain_every: the number of new labels after which a new model is trained.
+    """
 
     accuracy: float
     retrain_every: int
 
 
 class LabelApp:
-    """The endpoints of the page. All POST requests have a JSON object with `window`, a random name of the browser's window."""
+    """The endpoints of the page. The body of each POST request is a JSON object with `window`, the random name of a browser window.
+
+    Attributes:
+      retraining: trains models while the application runs.
+    """
 
     def __init__(self, config: Config, session: Session, goal: Goal):
         """Loads nothing yet; the models are loaded when the application starts.
 
         Args:
           config: of the pipeline.
-          session: what is known of the pictures.
-          goal: of the person.
+          session: the state of the labelling.
+          goal: what the person wants to reach.
         """
         self._config = config
         self._session = session
@@ -102,10 +111,10 @@ class LabelApp:
             self._models.close()
 
     async def picture(self, request: Request) -> Response:
-        """GET /picture/KEY: the pixels that the model sees, as a PNG, whatever the format of the file."""
+        """GET /picture/KEY: returns the pixels that the model sees as a PNG, whatever the format of the file."""
         number = self._number(request.path_params["key"])
         content = await asyncio.to_thread(self._visible, number)
-        # Only this page may show it, not one of another site.
+        # Only this page may show the picture, no page of another site.
         headers = HEADERS | {"Cross-Origin-Resource-Policy": "same-origin"}
         return Response(content, headers=headers, media_type="image/png")
 
@@ -120,11 +129,11 @@ class LabelApp:
         return encoded.getvalue()
 
     async def next(self, request: Request) -> Response:
-        """POST /next: the picture that the window shows next, or null, and the state."""
+        """POST /next: returns the picture that the window shows next, null if no picture is left, and the state."""
         return await self._answer(self._session.next(self._window(await self._body(request))))
 
     async def show(self, request: Request) -> Response:
-        """POST /show: the picture `key`, which the window has shown before, and the state."""
+        """POST /show: returns the picture `key`, which the window has shown before, and the state."""
         return await self._answer(self._number((await self._body(request)).get("key")))
 
     async def draft(self, request: Request) -> Response:
@@ -136,10 +145,10 @@ class LabelApp:
         return json_response({})
 
     async def decide(self, request: Request) -> Response:
-        """POST /decide: stores a decision about the picture `key`: its `kind`, its `text` and the id `seen` of the decision before it.
+        """POST /decide: stores a decision about the picture `key`: its `kind` and its `text`.
 
-        The answer has the id of the decision. The status is 422 if the configuration refuses the label, and 409 if another window has
-        decided meanwhile.
+        `seen` is the id of the earlier decision that the window shows, 0 if it shows none. Returns the `id` of the new decision. The status
+        is 422 if the configuration refuses the label, and 409 if another window has decided in the meantime.
         """
         body = await self._body(request)
         number, window = self._number(body.get("key")), self._window(body)
@@ -155,18 +164,18 @@ class LabelApp:
         return json_response({"id": decision.id})
 
     async def state(self, request: Request) -> Response:
-        """POST /state: the state of the labelling, and a sign of life of the window that shows the picture `key`, or null."""
+        """POST /state: returns the state of the labelling. A window calls it regularly with the `key` of its picture, or null."""
         body = await self._body(request)
         self._session.touch(self._window(body), None if body.get("key") is None else self._number(body["key"]))
         return json_response(self._state())
 
     async def leave(self, request: Request) -> Response:
-        """POST /leave: the window is being closed."""
+        """POST /leave: notes that the window is being closed."""
         self._session.leave(self._window(await self._body(request)))
         return json_response({})
 
     async def _body(self, request: Request) -> dict[str, Any]:
-        # Browsers let pages of other sites send only the types of forms and plain text without asking.
+        # Without permission, a browser lets a page of another site send only the content types of forms and plain text.
         if request.headers.get("content-type") != _JSON:
             raise RequestError(415, f"The body must be {_JSON}.")
         if request.headers.get("origin", f"http://{request.headers['host']}") != f"http://{request.headers['host']}":

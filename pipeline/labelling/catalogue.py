@@ -1,4 +1,4 @@
-"""The pictures of a folder: each once, by a hash of its visible pixels, so that renamed files and copies stay known."""
+"""Lists the pictures of a folder. A hash of the visible pixels identifies a picture, so renamed files and copies are recognised."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,15 +23,15 @@ _THUMBNAIL: Final = (16, 8)  # width and height
 
 @dataclass
 class Catalogue:
-    """The pictures of a folder that a model can read.
+    """The N different pictures of a folder that a model can read.
 
     Attributes:
       folder: the folder.
-      entries: the files, one for each picture, in the order of their names.
-      keys: of the pictures, see components/data/splits.py.
+      entries: a file for each picture, in the order of the file names.
+      keys: the key of each picture, see components/data/splits.py.
       embeddings: float32 [N, 128], from `embedding`.
       copies: the number of files that have the same pixels as an earlier file.
-      left_out: notes the files that are no usable pictures, by reason.
+      left_out: has the files that are not usable pictures, by reason.
     """
 
     folder: Path
@@ -46,11 +46,13 @@ class Catalogue:
 
     @property
     def broken(self) -> int:
-        """The number of files that are no usable pictures."""
+        """The number of files that are not usable pictures."""
         return sum(self.left_out.left_out.values())
 
     def splits(self, shares: Mapping[str, int]) -> list[str]:
-        """Returns the split of each picture: the one that `data import` would put it into.
+        """Returns the split of each picture, from its key alone.
+
+        `data import` chooses the same split, unless the picture looks like a picture in a span.
 
         Args:
           shares: the relative size of each split.
@@ -67,9 +69,9 @@ def scan(folder: Path, spec: CaptchaSpec, rules: PictureRules, progress: Progres
 
     Args:
       folder: links that lead out of it are not followed.
-      spec: gives the size of the pictures if the rules refuse others.
+      spec: gives the only size that is accepted if the rules refuse pictures of other sizes.
       rules: how pictures are decoded.
-      progress: called after each file.
+      progress: called before each file is read.
 
     Raises:
       CaptchaPipelineError: the folder does not exist, or has no usable picture.
@@ -106,9 +108,10 @@ def scan(folder: Path, spec: CaptchaSpec, rules: PictureRules, progress: Progres
 
 
 def embedding(picture: Image.Image) -> npt.NDArray[np.float32]:
-    """Returns a vector by whose distance pictures are compared: float32 [128] of length 1, or 0 for a picture of one colour.
+    """Returns a vector that describes a picture: float32 [128] of length 1, or all zeros for a picture of one colour.
 
-    It is a thumbnail of 16x8 grey pixels without its mean, so that brightness and contrast do not count.
+    The distance of two vectors says how different the pictures are. The vector is a thumbnail of 16x8 grey pixels, minus its mean and
+    divided by its length, so that brightness and contrast do not count.
 
     Args:
       picture: of mode L or RGB.

@@ -1,4 +1,4 @@
-"""The accuracy of the models of a labelling, how it grew with the labels, and how many more labels a goal needs."""
+"""How the accuracy of the models grew with the number of labels, and how many more labels are needed to reach a goal."""
 
 import functools
 import math
@@ -9,18 +9,18 @@ from typing import Final
 from components.evaluation.learning_curve import Fitted, LearningCurve, round_up
 from components.evaluation.metrics import Rate, wilson_interval
 
-_UNIT: Final = 10  # a smaller one would pretend to be exact
+_UNIT: Final = 10  # the number of further labels is a multiple of this, because the estimate is not more exact
 
 
 @dataclass(frozen=True)
 class Point:
-    """How a model reads random pictures that it was not made with.
+    """How a model reads labelled random pictures that its training did not use.
 
     Attributes:
       version: of the model.
-      labels: the number of labelled pictures when its training began.
-      right: the number of random pictures that it reads right.
-      count: the number of random pictures.
+      labels: the number of labelled pictures of the folder when its training began.
+      right: the number of these random pictures that the model reads right.
+      count: the number of these random pictures.
     """
 
     version: int
@@ -29,12 +29,15 @@ class Point:
     count: int
 
     def rate(self, confidence: float) -> Rate:
-        """Returns the full-sequence accuracy with its interval of this confidence, such as 0.95."""
+        """Returns the full-sequence accuracy with its interval; `confidence` is that of the interval, such as 0.95."""
         return wilson_interval(self.right, self.count, confidence)
 
 
 def more_labels(points: Sequence[Point], goal: float) -> int | None:
-    """Returns about how many more labels a goal needs: the median of `LearningCurve`; 0 if it is reached, None if that cannot be said.
+    """Returns about how many more labels are needed to reach a goal: the median estimate of `LearningCurve`.
+
+    The result is 0 if the newest model has reached the goal. It is None if nothing can be estimated: no model with labels was measured, the
+    goal is 1, or it is beyond what `LearningCurve` extrapolates.
 
     Args:
       points: of all models, oldest first.
@@ -50,13 +53,13 @@ def more_labels(points: Sequence[Point], goal: float) -> int | None:
     return None if math.isinf(needed) else max(_UNIT * math.ceil(round_up(needed - last.labels) / _UNIT), _UNIT)
 
 
-@functools.lru_cache(1)  # the page asks again for each picture
+@functools.lru_cache(1)  # the page asks for it with each picture, and it changes rarely
 def _curve(points: tuple[Point, ...]) -> LearningCurve:
     return LearningCurve([Fitted(point.labels, point.count, point.count - point.right) for point in points])
 
 
 def outlook(points: Sequence[Point], goal: float, confidence: float, left: int) -> str:
-    """Returns in a sentence what a goal needs; "" before the first model is measured.
+    """Returns a sentence about the labels that a goal needs; "" before the first model is measured.
 
     Args:
       points, goal: as for `more_labels`.
@@ -69,7 +72,7 @@ def outlook(points: Sequence[Point], goal: float, confidence: float, left: int) 
     aim = f"{100 * goal:g} %"
     needed = more_labels(known, goal)
     if needed is None:
-        return f"It cannot be said yet how many labels {aim} needs: many times as many as there are."
+        return f"The number of labels for {aim} cannot be estimated yet; it may be many times the present number."
     if needed:
         about = f"About {needed:,} more labels to reach {aim}"
         return f"{about}." if needed <= left else f"{about}; the folder has only {left:,} pictures left."

@@ -1,8 +1,8 @@
-"""The record of a labelling on disk: every decision, the texts that are being typed, and what the models read.
+"""The journal of labelling on disk: every decision, the texts that are being typed, and what the models read.
 
-It is an SQLite file. SQLite leaves no transaction half done after a kill; with synchronous=FULL none is lost in a power failure either.
-Nothing is overwritten: a correction is a further decision, and the newest one of a picture counts. Pictures are named by the hash of
-their pixels, so one file serves all folders of a pipeline, and files may be renamed.
+It is an SQLite file. A kill leaves no SQLite transaction half done, and with synchronous=FULL a power failure loses none. Decisions are
+never overwritten: a change is one more decision, and the newest decision about a picture counts. A hash of the pixels identifies a
+picture, so one file serves all folders of a pipeline, and picture files may be renamed.
 """
 
 import sqlite3
@@ -30,11 +30,11 @@ _TABLES: Final = f"""
     PRAGMA user_version = {_VERSION};
     COMMIT;
 """
-_UNFINISHED: Final = 0  # the version of a model whose training has begun
+_UNFINISHED: Final = 0  # stands for the version of a model until its training has ended
 
 
 class Kind(str, Enum):
-    """What a person has decided about a picture. A skipped picture comes again after all others."""
+    """The kinds of decisions about a picture. A skipped picture is shown again after all others."""
 
     LABEL = "label"
     SKIP = "skip"
@@ -46,10 +46,10 @@ class Decision:
     """A decision about a picture.
 
     Attributes:
-      id: later decisions have higher numbers.
+      id: above 0; later decisions have higher ids.
       kind: what was decided.
-      text: the label, in the form of the charset; "" if there is none.
-      window: the window in which it was decided.
+      text: the label, as `CaptchaSpec.canonical` returns it; "" for the other kinds.
+      window: the name of the browser window in which it was decided.
     """
 
     id: int
@@ -60,12 +60,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model, by what it was trained on.
+    """A model, and the data that there were when its training began.
 
     Attributes:
-      version: its number.
-      span: the number of the newest span when its training began.
-      labels: the number of labelled pictures of the folder then.
+      version: its number in the serving folder.
+      span: the number of the newest span at that time.
+      labels: the number of pictures of the folder that had a label in a span at that time.
     """
 
     version: int
@@ -75,17 +75,20 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model read in a picture. `before` says whether it did so before the picture was labelled."""
+    """What a model read in a picture, and whether it did so before a person labelled the picture."""
 
     text: str
     before: bool
 
 
 class Journal:
-    """The record of a labelling. Each method that writes returns when its data are on the disk. Use it in one thread."""
+    """The journal. A method that writes returns only when its data are on the disk. Use it in one thread.
+
+    Every method that writes raises CaptchaPipelineError if the folder cannot be written.
+    """
 
     def __init__(self, path: Path):
-        """Opens the record, or begins it.
+        """Opens the file, or creates it.
 
         Raises:
           CaptchaPipelineError: the file is damaged, another release wrote it, or the folder cannot be written.
@@ -106,12 +109,14 @@ class Journal:
             except sqlite3.DatabaseError as error:
                 self._database.close()
                 raise CaptchaPipelineError(
-                    f"{path} is damaged: {error}. It has the labels that are in no span yet. Put a copy of it back, or move it "
-                    "elsewhere to begin anew."
+                    f"{path} is damaged: {error}. It has the labels that are not in a span yet. Restore it from a backup, or move it away "
+                    "to start with an empty one."
                 ) from None
         if version not in (0, _VERSION):
             self._database.close()
-            raise CaptchaPipelineError(f"Another release of this project wrote {path}. Use that release, or move the file elsewhere.")
+            raise CaptchaPipelineError(
+                f"Another release of this project wrote {path}. Use that release, or move the file away to start with an empty one."
+            )
 
     def close(self) -> None:
         """Closes the file."""
@@ -129,8 +134,8 @@ class Journal:
           key: of the picture.
           kind: what was decided.
           text: the label; "" if there is none.
-          window: the window in which it was decided.
-          readings: the version of a model and its reading, made before the decision, if they are needed to measure the model.
+          window: the name of the window in which it was decided.
+          readings: what models had read in the picture before the decision, as pairs of version and text, to measure these models.
         """
         with writing_in(self._path.parent), self._database:
             number = self._database.execute(
@@ -145,25 +150,25 @@ class Journal:
         return Decision(number, kind, text, window)
 
     def drafts(self) -> dict[bytes, str]:
-        """Returns the texts that were being typed, by key, the oldest first."""
+        """Returns the texts that were typed but not accepted, by key of the picture, the oldest first."""
         return dict(self._database.execute("SELECT key, text FROM draft ORDER BY id"))
 
     def draft(self, key: bytes, text: str) -> None:
-        """Stores the text that is being typed for a picture, in place of an earlier one."""
+        """Stores the text that is being typed for a picture. It replaces an earlier one."""
         with writing_in(self._path.parent), self._database:
             self._database.execute("REPLACE INTO draft (key, text) VALUES (?, ?)", (key, text))
 
     def begin_model(self, span: int, labels: int) -> None:
-        """Notes what the next model is trained on: the newest span, and the number of labels."""
+        """Notes the data of the training that begins now: the number of the newest span, and the number of labels."""
         with writing_in(self._path.parent), self._database:
             self._database.execute("REPLACE INTO model VALUES (?, ?, ?)", (_UNFINISHED, span, labels))
 
     def finish_model(self, version: int, span: int, labels: int) -> TrainedModel:
-        """Returns what a model was trained on. If that is not known yet, it is the one that was begun last.
+        """Returns the data of a model. If the journal does not have them yet, notes that the training that began last has made the model.
 
         Args:
           version: of the model.
-          span, labels: noted if none was begun, because the model comes from elsewhere.
+          span, labels: stored as its data if no training is under way, because the model then comes from elsewhere.
         """
         with writing_in(self._path.parent), self._database:
             if not self._database.execute("SELECT count(*) FROM model WHERE version = ?", (version,)).fetchone()[0]:
@@ -174,17 +179,22 @@ class Journal:
         return TrainedModel(*row)
 
     def models(self) -> list[TrainedModel]:
-        """Returns the models that were made, oldest first."""
+        """Returns the models whose training has ended, oldest first."""
         rows = self._database.execute("SELECT version, span, labels FROM model WHERE version != ? ORDER BY version", (_UNFINISHED,))
         return [TrainedModel(*row) for row in rows]
 
     def read(self, version: int, readings: Iterable[tuple[bytes, str]]) -> None:
-        """Stores what a model read in pictures that were labelled before. Readings that are there already stay."""
+        """Stores what a model read in pictures that already had a label.
+
+        Args:
+          version: of the model.
+          readings: pairs of the picture's key and the text. A reading that is already stored stays.
+        """
         with writing_in(self._path.parent), self._database:
             self._database.executemany("INSERT OR IGNORE INTO reading VALUES (?, ?, ?, 0)", ((version, *reading) for reading in readings))
 
     def readings(self) -> dict[int, dict[bytes, Reading]]:
-        """Returns the stored readings by the version of the model and the key of the picture."""
+        """Returns the stored readings, by version of the model, then by key of the picture."""
         found: dict[int, dict[bytes, Reading]] = {}
         for version, key, text, before in self._database.execute("SELECT version, key, text, before FROM reading"):
             found.setdefault(version, {})[key] = Reading(text, bool(before))

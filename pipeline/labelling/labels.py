@@ -1,4 +1,4 @@
-"""The labels of a folder in the spans of a pipeline: which are there already, and how further ones become a span."""
+"""Finds the labels that a folder's pictures already have in spans, and writes new labels and corrections to spans."""
 
 import csv
 import io
@@ -22,9 +22,10 @@ from pipeline.labelling.catalogue import Catalogue
 
 
 def labels_in_spans(config: Config, catalogue: Catalogue, progress: Progress | None = None) -> dict[int, Place]:
-    """Returns the newest place of each picture that a span has with a valid label, by its index in the catalogue.
+    """Returns where a span has each picture with a valid label, by the picture's index in the catalogue; the newest place of several.
 
-    Labels that a model has given, and labels that a later span corrects, are not labels of these pictures.
+    Pictures without such a place are missing in the result. Labels that a model has given do not count, nor do labels that a later span
+    corrects.
 
     Args:
       config: of the pipeline.
@@ -49,10 +50,10 @@ def labels_in_spans(config: Config, catalogue: Catalogue, progress: Progress | N
 
 
 def write_span(config: Config, catalogue: Catalogue, labels: Mapping[int, str]) -> Imported:
-    """Writes labels as a new span, as `captcha-pipeline data import` does. Its source is the name of the folder.
+    """Writes labels to a new span, as `captcha-pipeline data import` does. The source of the span is the name of the folder.
 
-    Pictures that are in a span already are left out. A picture whose file is gone or has changed is left out, and its label stays in the
-    journal.
+    A picture that a span already has with the same label is left out. A picture whose file is gone or has changed is left out as well; its
+    label stays in the journal.
 
     Args:
       config: of the pipeline.
@@ -60,7 +61,7 @@ def write_span(config: Config, catalogue: Catalogue, labels: Mapping[int, str]) 
       labels: by index in the catalogue.
 
     Returns:
-      The result of the import. Its attribute `span` is not set if there was nothing to import.
+      The result of the import. Its attribute `span` is not set if no picture was imported.
 
     Raises:
       CaptchaPipelineError: a span is damaged, or the data folder cannot be written.
@@ -73,20 +74,21 @@ def write_span(config: Config, catalogue: Catalogue, labels: Mapping[int, str]) 
     except NothingNew:
         return result
     except CaptchaPipelineError:
-        if result.reasons or result.contradictions:  # no picture could be imported; the result says why
+        if result.reasons or result.contradictions:  # every picture was left out; the result says why
             return result
         raise
 
 
 def correct_spans(config: Config, corrections: Mapping[bytes, str], path: Path) -> Corrected:
-    """Writes corrections as a table, and from it as a new span, as `captcha-pipeline data correct` does.
+    """Writes corrections to a table, and then to a new span, as `captcha-pipeline data correct` does.
 
     Args:
       config: of the pipeline.
-      corrections: at least one, from `Session.corrections`.
-      path: of the table.
+      corrections: from `Session.corrections`, at least one.
+      path: of the table, a CSV file. An earlier one is replaced.
 
     Raises:
+      NothingNew: every picture already has the wanted label.
       CaptchaPipelineError: a span is damaged, or a folder cannot be written.
     """
     rows = io.StringIO()

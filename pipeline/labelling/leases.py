@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-_SECONDS: Final = 180.0  # browsers wake windows in the background once a minute
+# A lease ends after this time without a request. It is long, because browsers let a window in the background send one only once a minute.
+_SECONDS: Final = 180.0
 
 
 class Leases:
-    """Gives each window one picture at a time. A lease ends when its window leaves, or gives no sign of life for three minutes."""
+    """Gives each window one picture at a time. A lease ends when its window is closed, or has sent no request for three minutes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         """
@@ -20,7 +21,7 @@ class Leases:
         self._seen: dict[str, float] = {}
 
     def touch(self, window: str) -> None:
-        """Notes a sign of life of a window."""
+        """Notes that a window has sent a request, so that its lease goes on."""
         self._seen[window] = self._clock()
 
     def of(self, window: str) -> int | None:
@@ -29,7 +30,7 @@ class Leases:
         return self._pictures.get(window)
 
     def take(self, window: str, picture: int) -> bool:
-        """Gives a picture to a window, in place of its last one. Returns False if another window has it."""
+        """Gives a window the lease of a picture, in place of its earlier lease. Returns False if another window has the picture."""
         if picture in self.held_by_others(window):
             return False
         self.touch(window)
@@ -37,7 +38,7 @@ class Leases:
         return True
 
     def release(self, window: str) -> None:
-        """Ends the lease of a window that goes on with another picture."""
+        """Ends the lease of a window that stays open."""
         self._pictures.pop(window, None)
 
     def leave(self, window: str) -> None:

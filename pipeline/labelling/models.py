@@ -1,4 +1,4 @@
-"""Reads the pictures of a folder with the newest model, in the background, and shows each picture's reading when it is needed."""
+"""Reads the pictures of a folder with the newest model: all of them in the background, and a picture that is about to be shown at once."""
 
 import asyncio
 import dataclasses
@@ -17,16 +17,16 @@ from pipeline.labelling.session import Session
 from pipeline.server.versions import Version, Versions
 
 _LOG: Final = logging.getLogger(__name__)
-_BATCH: Final = 64
-_PAUSE: Final = 0.02  # seconds between batches, so that the page is quick
+_BATCH: Final = 64  # pictures that the model reads at once
+_PAUSE: Final = 0.02  # seconds between two batches, so that the page stays quick
 
 
 class Models:
-    """Follows the serving folder of a labelling. The model that reads is the newest version.
+    """Loads new versions from the serving folder of the labelling, and reads the pictures with the newest one.
 
     Attributes:
       versions: the loaded versions.
-      done, total: the number of pictures that the newest model has read, and is to read.
+      done, total: how many pictures the newest model has read, and how many it will read.
     """
 
     def __init__(self, config: Config, serving_dir: Path, session: Session):
@@ -35,14 +35,14 @@ class Models:
         Args:
           config: of the pipeline.
           serving_dir: the folder of the versions.
-          session: gets the readings.
+          session: the readings are stored in it.
         """
         self.done = self.total = 0
         self._failure = ""
         self._rules = config.data.picture_rules
         self._data_root = config.data.root
         self._session = session
-        # One thread each: a model that is loaded does not stop the one that reads.
+        # Reading and loading have a thread each, so that reading goes on while a new model is loaded.
         self._reader, self._loader = ThreadPoolExecutor(1, "reader"), ThreadPoolExecutor(1, "loader")
         self._changed = asyncio.Event()
         self.versions = Versions(serving_dir, {}, self._loader, self._on_change)
@@ -56,12 +56,12 @@ class Models:
 
     @property
     def problem(self) -> str:
-        """Why the newest version cannot be used; "" if it can."""
+        """Why the newest version cannot be used, or cannot read pictures; "" if there is no problem."""
         refused = [f"version {number}: {status.problem}" for number, status in sorted(self.versions.statuses.items()) if status.problem]
         return self._failure or self.versions.folder_problem or "; ".join(refused[-1:])
 
     async def run(self) -> None:
-        """Lets each new model read all pictures, until the task is cancelled. The order of the pictures then follows it."""
+        """Reads all pictures with each new model, and then orders the pictures by its confidences. Runs until the task is cancelled."""
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -69,7 +69,7 @@ class Models:
                 self._session.follow_model()
 
     async def _read_all(self) -> bool:
-        """Returns False if the model failed, or a newer one came meanwhile."""
+        """Reads all pictures with the newest model. Returns False if it failed, or if a newer model was loaded in the meantime."""
         pictures = self._session.to_read()
         self.done, self.total = 0, len(pictures)
         for start in range(0, len(pictures), _BATCH):
@@ -81,9 +81,15 @@ class Models:
         return True
 
     async def read(self, numbers: Sequence[int]) -> None:
-        """Reads pictures with the newest model, if there is one, unless it has read them already.
+        """Reads those of the pictures that the newest model has not read yet. Does nothing if there is no model.
 
         If the model fails, `problem` says so, and the pictures keep their earlier readings.
+
+        Args:
+          numbers: indices in the catalogue.
+
+        Raises:
+          CaptchaPipelineError: the journal cannot be written.
         """
         version, readings = self.versions.current, self._session.readings
         if version is None:
@@ -94,8 +100,8 @@ class Models:
         with version.used():
             try:
                 found = await asyncio.get_running_loop().run_in_executor(self._reader, self._call, version, missing)
-            except Exception as error:  # whatever TensorFlow raises; a person can label without readings
-                _LOG.exception("Version %d does not read", version.number)
+            except Exception as error:  # TensorFlow raises many kinds; a person can label without readings
+                _LOG.exception("Version %d cannot read pictures", version.number)
                 self._failure = f"version {version.number}: {getattr(error, 'message', error)}"
                 return
         self._failure = ""
@@ -107,7 +113,7 @@ class Models:
         rules: PictureRules = dataclasses.replace(
             self._rules, wrong_size=about.get(WRONG_SIZE, "resize"), max_pixels=about.get(MAX_PIXELS, self._rules.max_pixels)
         )
-        found = dict.fromkeys(numbers, ("", 0.0))  # stays for a picture that the model cannot read
+        found = dict.fromkeys(numbers, ("", 0.0))  # what a picture keeps if the model cannot read it
         encoded: dict[int, bytes] = {}
         for number in numbers:
             data = self._session.catalogue.read(number, Imported())
@@ -122,7 +128,7 @@ class Models:
         return found
 
     def close(self) -> None:
-        """Unloads the models. No task may use them any more."""
+        """Unloads the models. Call it when `run` and `read` have ended."""
         self._reader.shutdown()
         self._loader.shutdown()
         self.versions.close()

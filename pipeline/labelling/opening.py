@@ -1,4 +1,4 @@
-"""Opens the labelling of a folder: its pictures, their labels in the spans, and the journal."""
+"""Gets everything ready to label a folder: its pictures, the labels that are already in spans, and the journal."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,17 +15,19 @@ from pipeline.labelling.labels import labels_in_spans
 from pipeline.labelling.leases import Leases
 from pipeline.labelling.session import Session
 
-_BUSY: Final = "Another labelling of this pipeline (process {}) is at work. Open a second window of its page, or stop it first."
+_BUSY: Final = (
+    "`captcha-pipeline label` is already running for this pipeline (process {}). Open its page in a second window, or stop it first."
+)
 
 
 def folder_of(config: Config) -> Path:
-    """Returns the folder of the journal, the models and the logs of a labelling."""
+    """Returns the folder with the journal, the models and the logs of `captcha-pipeline label`."""
     return Path(config.root) / config.name / "labelling"
 
 
 @contextlib.contextmanager
 def opened(config: Config, folder: Path, progress: Progress | None = None) -> Iterator[Session]:
-    """Opens the labelling of a folder. Only one process at a time works on the labelling of a pipeline.
+    """Opens a session in which the pictures of a folder are labelled. Only one process at a time can do so for a pipeline.
 
     Args:
       config: of the pipeline.
@@ -33,7 +35,8 @@ def opened(config: Config, folder: Path, progress: Progress | None = None) -> It
       progress: called while the pictures and the spans are read.
 
     Raises:
-      CaptchaPipelineError: the folder has no usable picture, another process labels, or a file is damaged or cannot be written.
+      Busy: another process labels pictures for this pipeline.
+      CaptchaPipelineError: the folder does not exist or has no usable picture, or a file is damaged or cannot be written.
     """
     home = folder_of(config)
     with writing_in(home), locked(home / "lock", _BUSY):

@@ -1,8 +1,8 @@
-"""Trains models in the background, each from all labels so far, in a process of its own: `captcha-pipeline retrain`.
+"""Trains models in the background, each on all labels so far. Each training is a process of its own: `captcha-pipeline retrain`.
 
-The models of a labelling are for the labelling. They may be under the floor of the configuration, and they may be worse than the model in
-production. So their pipeline has a folder of its own, ROOT/NAME/labelling, with its own runs and its own serving folder, and the gate of
-its Evaluator lets every model pass. Nothing of it reaches production: `captcha-pipeline run` trains the model for that.
+These models only help with labelling. They may be below the floor of the configuration, and worse than the model in production. So their
+pipeline has its own folder, ROOT/NAME/labelling, with its own runs and its own serving folder, and the gate of its Evaluator lets every
+model pass. None of these models reaches production: `captcha-pipeline run` trains the model for production.
 """
 
 import asyncio
@@ -35,30 +35,30 @@ from pipeline.logs import rotate
 from pipeline.runs.scheduler import retrain_command
 
 _LOG: Final = logging.getLogger(__name__)
-FIRST: Final = 60  # labels for the first model
-_FIRST_OF_SPLIT: Final = 4  # of the eval and of the test split
-_WARM_SHARE: Final = 1 / 3  # of the passes of a cold start
-_FEWEST_PASSES: Final = 2
-_KEPT: Final = 2  # models and runs
-_NICENESS: Final = 10  # the page comes first
-_TAIL_BYTES: Final = 4096
-_TAIL_LINES: Final = 12
-_LOOK_AGAIN: Final = 1.0  # seconds
-_SECONDS_TO_END: Final = 60.0
-_AT_WORK: Final = "A run (process {}) is at work in %s. The training begins when it ends."
+FIRST: Final = 60  # labels in all splits before the first model is trained
+_FIRST_OF_SPLIT: Final = 4  # labels in the eval split, and in the test split, before the first model is trained
+_WARM_SHARE: Final = 1 / 3  # the passes of a warm start, as a share of those of a cold start
+_FEWEST_PASSES: Final = 2  # of a warm start
+_KEPT: Final = 2  # the number of models and of runs that are kept
+_NICENESS: Final = 10  # of the training process, so that the page stays quick
+_TAIL_LINES: Final = 12  # of the log, shown on the page after a failure
+_TAIL_BYTES: Final = 4096  # of the log, read to find these lines
+_LOOK_AGAIN: Final = 1.0  # seconds between two checks whether a training can begin
+_SECONDS_TO_END: Final = 60.0  # an interrupted training is killed if it has not ended after this time
+_AT_WORK: Final = "A run (process {}) is at work in %s. The training begins when that run ends."
 
 State = Literal["waiting", "running", "failed"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """What the training does.
+    """What the training does now.
 
     Attributes:
-      state: waiting for labels or for another run; running; or failed, and waiting for further labels.
-      words: the same in a sentence or two.
-      log: the file with the output of the last training; "" before the first one.
-      tail: the last lines of that output if it failed.
+      state: "waiting" for labels or for another run; "running"; or "failed", and waiting for more labels.
+      words: the state in one or two sentences, for the person on the page.
+      log: path of the file to which trainings write their output. It does not exist before the first training.
+      tail: the last lines of that output after a failure; "" otherwise.
     """
 
     state: State
@@ -68,9 +68,9 @@ class Status:
 
 
 def labelling_config(config: Config) -> Config:
-    """Returns the configuration of the pipeline that trains the models of a labelling. Its output is in ROOT/NAME/labelling/NAME.
+    """Returns the configuration of the pipeline that trains models for labelling. It writes its output to ROOT/NAME/labelling/NAME.
 
-    It uses all spans that are not excluded, because a labelling makes many small ones, and lets every model pass.
+    It trains on all spans that `data.exclude` does not name, because labelling makes many small spans, and its gate lets every model pass.
     """
     gate = {"min_sequence_accuracy": 0.0, "max_regression": 1.0, "max_slice_regression": 1.0}
     return config.model_copy(
@@ -87,7 +87,9 @@ def labelling_config(config: Config) -> Config:
 
 
 def take_over_production(config: Config) -> None:
-    """Lets a labelling without models begin with the model in production, if there is one.
+    """Copies the newest model in production into the serving folder of the labelling, if that folder has no model yet.
+
+    Does nothing if there is no model in production, if it has another section `captcha`, or if it cannot be served.
 
     Raises:
       CaptchaPipelineError: a serving folder is damaged or cannot be written.
@@ -99,10 +101,10 @@ def take_over_production(config: Config) -> None:
 
 
 class Retraining:
-    """Trains a model whenever enough further labels are there.
+    """Trains a model whenever there are enough new labels.
 
     Attributes:
-      imports: the results of the spans that it has written.
+      imports: the result of each span that was written for a training, or by `finish`.
     """
 
     def __init__(self, config: Config, session: Session, every: int, refresh: Callable[[], Awaitable[None]]):
@@ -110,8 +112,8 @@ class Retraining:
         Args:
           config: of the pipeline.
           session: has the labels.
-          every: the number of further labels after which a model is trained.
-          refresh: loads a new version if there is one.
+          every: a new model is trained after this many new labels.
+          refresh: looks for a new version in the serving folder of the labelling, and loads it.
         """
         self._at_work: Status | None = None
         self.imports: list[Imported] = []
@@ -122,7 +124,7 @@ class Retraining:
         self._refresh = refresh
         self._folder = folder_of(config)
         self._log = self._folder / "retrain.log"
-        self._failed_at: int | None = None  # the number of new labels
+        self._failed_at: int | None = None  # the number of new labels when the last training failed; None if it did not fail
         self._in_spans = _in_spans(config)
 
     @property
@@ -134,20 +136,20 @@ class Retraining:
         return status
 
     async def run(self) -> None:
-        """Trains models until the task is cancelled. A training that runs then is stopped; the next one resumes it."""
+        """Trains models until the task is cancelled. If a training runs then, it is stopped; the next training resumes it."""
         while True:
             try:
                 if not self._missing():
                     await self._train()
             except CaptchaPipelineError as error:
                 self._fail(str(error))
-            except Exception as error:  # labelling goes on, and the next try may succeed
+            except Exception as error:  # the person can still label, and the next try may succeed
                 _LOG.exception("The training failed")
                 self._fail(f"The training failed: {error!r}.")
             await asyncio.sleep(_LOOK_AGAIN)
 
     def _missing(self) -> str:
-        """Returns what the next training waits for; "" if it can begin."""
+        """Returns a sentence that says what the next training waits for; "" if it can begin."""
         labels = self._session.new_labels()
         if self._failed_at is not None:
             return _further(self._failed_at + self._every - labels, "The next try begins")
@@ -162,20 +164,20 @@ class Retraining:
                 return f"No picture of the folder belongs to the {split} split, which a model needs. Add pictures, or change data.splits."
             if there[split] < (enough := min(_FIRST_OF_SPLIT, in_folder)):
                 return (
-                    f"The first model is trained when {enough} pictures of the {split} split are labelled; {there[split]} are. "
-                    "They come among the random pictures."
+                    f"The first model is trained when {enough} pictures of the {split} split are labelled; so far there are "
+                    f"{there[split]}. They are among the random pictures that the page shows."
                 )
         return ""
 
     def _there(self) -> Counter[str]:
-        """Returns the number of labels that a run would have, by split."""
+        """Returns the number of labels by split, in the spans and not yet in a span."""
         return self._in_spans + self._session.by_split()
 
     async def _train(self) -> None:
         try:
             with locked(Path(self._config.run_lock), _AT_WORK % self._folder.parent):
                 self._check_free()
-                await self._refresh()  # a training that was left may have made the model meanwhile
+                await self._refresh()  # a training that an earlier process left running may have made a model in the meantime
                 self._at_work = None
                 if not self._missing():
                     await self._train_now()
@@ -183,7 +185,7 @@ class Retraining:
             self._at_work = Status("waiting", str(busy))
 
     def _check_free(self) -> None:
-        """Raises Busy if a training is at work that an earlier, killed process of the labelling has left."""
+        """Raises Busy if a training still runs that an earlier process of `captcha-pipeline label` started before it was killed."""
         with locked(Path(self._inner.run_lock), _AT_WORK % self._folder):
             pass
 
@@ -204,7 +206,7 @@ class Retraining:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches it through this process
+                start_new_session=True,  # so that Ctrl-C reaches only this process, which then stops the training (_end)
             )
             try:
                 with contextlib.suppress(ProcessLookupError):
@@ -219,15 +221,16 @@ class Retraining:
             self._failed_at = self._at_work = None
             return
         if code == 0:
-            self._check_free()  # one that was left had not yet taken the lock before
+            # A training that an earlier process left running may have taken the lock only after the check in _train.
+            self._check_free()
         seconds = time.monotonic() - started
         self._fail(f"The training ended after {seconds:.0f} s with exit code {code}, and there is no new model.", self._tail(begin))
 
     def finish(self) -> None:
-        """Writes the labels that are in no span yet as a new span, if there are any. Call it when no task runs any more.
+        """Writes the labels that are not in a span yet to a new span, if there are any. Call it when `run` has ended.
 
         Raises:
-          CaptchaPipelineError: as `write_span`.
+          CaptchaPipelineError: as for `write_span`.
         """
         if labels := self._session.unwritten():
             self._note(*self._write(labels))
@@ -246,7 +249,10 @@ class Retraining:
         self._in_spans = _in_spans(self._config)
 
     def _warm(self) -> Config:
-        """Returns the configuration of the next training: a warm start with a third of the passes of a cold start."""
+        """Returns the configuration of the next training.
+
+        Unless `trainer.warm_start` is set, it is a warm start with a third of the passes of a cold start.
+        """
         trainer = self._inner.trainer
         if trainer.warm_start is None:
             length = trainer.fit_length(max(self._there()["train"], 1))
@@ -259,7 +265,7 @@ class Retraining:
         self._at_work = Status("failed", words, str(self._log), tail)
 
     def _tail(self, begin: int) -> str:
-        """Returns the last lines of the log from the position `begin` on."""
+        """Returns the last lines of what the log has after the position `begin`, in bytes; "" if the log cannot be read."""
         with contextlib.suppress(OSError), self._log.open("rb") as log:
             log.seek(max(begin, self._log.stat().st_size - _TAIL_BYTES))
             return "\n".join(log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
@@ -267,7 +273,7 @@ class Retraining:
 
 
 def _in_spans(config: Config) -> Counter[str]:
-    """Returns the number of records of the spans that a run may read, by split."""
+    """Returns the number of records by split, in all spans that `data.exclude` does not name."""
     counts = Counter[str]()
     for span in list_spans(config.data.root):
         if span.number not in config.data.exclude:
@@ -276,6 +282,7 @@ def _in_spans(config: Config) -> Counter[str]:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
+    """Interrupts a training, as Ctrl-C does, and kills it if it has not ended after a minute."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
         try:
@@ -286,4 +293,5 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _further(needed: int, what: str) -> str:
-    return f"{what} after {needed:,} further label{'s' * (needed != 1)}." if needed > 0 else ""
+    """Returns a sentence about the number of labels that are still needed; "" if none are needed."""
+    return f"{what} after {needed:,} more label{'s' * (needed != 1)}." if needed > 0 else ""

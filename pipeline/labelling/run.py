@@ -1,4 +1,4 @@
-"""Runs the labelling of a folder until it is ended: the page and the training."""
+"""Serves the labelling page, and trains models, until the person stops the command."""
 
 import contextlib
 import socket
@@ -19,12 +19,12 @@ from pipeline.server.run import listen, uvicorn_config
 
 @dataclass
 class Ended:
-    """What a labelling has left.
+    """The result of a session of labelling.
 
     Attributes:
-      counts: see `Session.counts`.
-      imports: the results of the spans that were written.
-      corrected: the result of the span that corrects labels which were changed after their span was written; None if there are none.
+      counts: the numbers of pictures, as from `Session.counts`.
+      imports: the result of each span that was written.
+      corrected: the result of the span with labels that were changed after their own span was written; None if there are no such labels.
     """
 
     counts: dict[str, int]
@@ -33,24 +33,31 @@ class Ended:
 
 
 def listener(port: int) -> socket.socket:
-    """Returns a socket on this machine's own address. Raises CaptchaPipelineError if the port is in use."""
+    """Returns a socket that listens on this machine's loopback address.
+
+    Args:
+      port: TCP port, 0 for any free one.
+
+    Raises:
+      CaptchaPipelineError: the port is in use.
+    """
     bound = listen(LIMITS.model_copy(update={"host": HOST, "port": port}), "another port with --port")
-    bound.set_inheritable(False)  # a training that goes on after a kill must not hold the port
-    bound.listen()  # the address may be opened before the page answers
+    bound.set_inheritable(False)  # if this process is killed, a training that goes on must not keep the port
+    bound.listen()  # a browser that opens the address too early waits instead of showing an error
     return bound
 
 
 def run(config: Config, labelling: Session, goal: Goal, socket_: socket.socket) -> Ended:
-    """Serves the page until SIGINT or SIGTERM. Then stops a training that is in progress, and writes the last labels to a span.
+    """Serves the page until SIGINT or SIGTERM. Then stops a training in progress, and writes the remaining labels and corrections to spans.
 
     Args:
       config: of the pipeline.
       labelling: from `opened`.
-      goal: of the person.
+      goal: what the person wants to reach.
       socket_: from `listener`.
 
     Raises:
-      CaptchaPipelineError: the last span could not be written.
+      CaptchaPipelineError: a serving folder is damaged, or a span could not be written.
     """
     take_over_production(config)
     app = LabelApp(config, labelling, goal)

@@ -1,4 +1,4 @@
-"""What happens on the page: which picture comes next in which window, and what is known of every picture."""
+"""The state of a labelling session: what is known about every picture, and which picture each window shows next."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -21,27 +21,27 @@ _Value = TypeVar("_Value")
 
 
 class Outdated(Exception):
-    """The picture was decided in another window after this window had shown it."""
+    """Another window has stored a decision about the picture since this window showed it."""
 
 
 class Session:
-    """The labelling of a folder. It is used in one thread. Pictures are named by their index in the catalogue.
+    """A folder that is being labelled. Use it in one thread only. A picture is an `int`, its index in the catalogue.
 
     Attributes:
       catalogue: the pictures.
       readings: what the models read in them.
-      model: the model that reads now; None before the first one.
+      model: the model in use; None before the first one.
     """
 
     def __init__(self, config: Config, catalogue: Catalogue, journal: Journal, places: Mapping[int, Place], leases: Leases):
-        """Continues where the journal and the spans are.
+        """Continues from what the journal and the spans already have.
 
         Args:
           config: of the pipeline.
           catalogue: the pictures of the folder.
-          journal: is written to.
-          places: from `labels_in_spans`.
-          leases: of the windows.
+          journal: earlier decisions are read from it, and new ones are written to it.
+          places: the pictures that have a label in a span, from `labels_in_spans`.
+          leases: which picture each window shows.
         """
         self.catalogue = catalogue
         self.readings = Readings.none(len(catalogue))
@@ -65,7 +65,7 @@ class Session:
         return {self._numbers[key]: value for key, value in by_key.items() if key in self._numbers}
 
     def number(self, key: bytes) -> int | None:
-        """Returns the index of a picture; None if the folder does not have it."""
+        """Returns the index of the picture with this key; None if the folder does not have it."""
         return self._numbers.get(key)
 
     def decision(self, number: int) -> Decision | None:
@@ -73,7 +73,7 @@ class Session:
         return self._decisions.get(number)
 
     def draft(self, number: int) -> str | None:
-        """Returns the text that was being typed for a picture; None if there is none."""
+        """Returns the text that was typed for a picture but not accepted; None if there is none."""
         return self._drafts.get(number)
 
     def label(self, number: int) -> str | None:
@@ -87,7 +87,7 @@ class Session:
         return self._spec.canonical(label)
 
     def is_random(self, number: int) -> bool:
-        """Returns whether a picture belongs to the random ones, on which models are judged."""
+        """Returns whether a picture is a random one, of the eval or the test split. Models are measured on these."""
         return not self._train[number]
 
     def _is_trained_with(self, number: int) -> bool:
@@ -96,7 +96,7 @@ class Session:
     # Windows
 
     def next(self, window: str) -> int | None:
-        """Returns the picture that a window shows next, and gives it a lease; None if there is none left.
+        """Returns the picture that a window shows next, and gives the window its lease; None if no picture is left.
 
         A window that asks again before it has decided gets the same picture.
         """
@@ -133,7 +133,7 @@ class Session:
         return number in self._decisions and self._decisions[number].kind is Kind.SKIP and number not in self._places
 
     def touch(self, window: str, number: int | None) -> None:
-        """Notes a sign of life of a window that shows a picture; after a restart, its lease is renewed."""
+        """Notes that a window is still open and shows a picture. After a restart of the program, this gives the window its lease back."""
         self._leases.touch(window)
         if number is not None and self._leases.of(window) is None and self._is_undecided(number):
             self._leases.take(window, number)
@@ -143,7 +143,7 @@ class Session:
         self._leases.leave(window)
 
     def type(self, number: int, text: str) -> None:
-        """Stores the text that is being typed."""
+        """Stores the text that is being typed for a picture."""
         self._journal.draft(self.catalogue.keys[number], text)
         self._drafts.pop(number, None)
         self._drafts[number] = text
@@ -154,18 +154,19 @@ class Session:
         Args:
           window: the window in which it was made.
           number: the picture.
-          seen: the id of the decision that the window has shown for the picture; 0 for none.
+          seen: the id of the earlier decision that the window shows for the picture; 0 if it shows none.
           kind: what was decided.
           text: the label; ignored for other kinds.
 
         Raises:
           LabelError: `captcha.charset` or `captcha.length` refuses the label.
-          Outdated: another window has decided meanwhile.
+          Outdated: another window has decided in the meantime.
+          CaptchaPipelineError: the journal cannot be written.
         """
         text = self._canonical(text.strip()) if kind is Kind.LABEL else ""
         before = self._decisions.get(number)
         if before and before.id != seen:
-            # The same decision twice: the answer to the first was lost, for example because the program was killed.
+            # The window sends the same decision again because the answer was lost, for example when the program was killed.
             if (before.window, before.kind, before.text) == (window, kind, text):
                 return before
             raise Outdated
@@ -190,7 +191,10 @@ class Session:
     # Counts
 
     def counts(self) -> dict[str, int]:
-        """Returns the numbers of pictures: `labelled`, `skipped`, `unreadable` and `left`. Together they are all pictures."""
+        """Returns the numbers of pictures that are `labelled`, `skipped`, `unreadable` and `left`. They add up to all pictures.
+
+        A picture with a label in a span counts as labelled, whatever was decided about it later.
+        """
         kinds = Counter(decision.kind for number, decision in self._decisions.items() if number not in self._places)
         in_spans = len(self._places)
         labelled, skipped, unreadable = in_spans + kinds[Kind.LABEL], kinds[Kind.SKIP], kinds[Kind.UNREADABLE]
@@ -198,7 +202,7 @@ class Session:
         return {"labelled": labelled, "skipped": skipped, "unreadable": unreadable, "left": left}
 
     def by_split(self) -> Counter[str]:
-        """Returns the number of labels that are in no span yet, by the split that they will probably be in."""
+        """Returns the number of labels that are not in a span yet, by the split that an import would probably choose."""
         return Counter(str(self._splits[number]) for number in self.unwritten())
 
     def in_split(self, split: str) -> int:
@@ -206,7 +210,7 @@ class Session:
         return int((self._splits == split).sum())
 
     def unwritten(self) -> dict[int, str]:
-        """Returns the labels that are in no span yet."""
+        """Returns the labels that are not in a span yet, by picture."""
         return {
             number: decision.text
             for number, decision in self._decisions.items()
@@ -214,12 +218,12 @@ class Session:
         }
 
     def new_labels(self) -> int:
-        """Returns the number of labels that the model was not made with; without a model, of all labels."""
+        """Returns the number of labels since the training of the model in use began; without a model, the number of all labels."""
         span = self.model.span if self.model else 0
         return len(self.unwritten()) + sum(place.number > span for place in self._places.values())
 
     def corrections(self) -> dict[bytes, str]:
-        """Returns what was decided about pictures after their span was written, by their keys: another label, or "" for unreadable."""
+        """Returns the decisions that differ from the label in the span, by key of the picture: the new label, or "" for unreadable."""
         found = {}
         for number in sorted(self._decisions.keys() & self._places.keys()):
             decision, in_span = self._decisions[number], self._canonical(self._places[number].label)
@@ -228,7 +232,11 @@ class Session:
         return found
 
     def written(self, places: Mapping[int, Place]) -> None:
-        """Notes the labels that are in spans now, from `labels_in_spans`."""
+        """Notes which labels are in spans now.
+
+        Args:
+          places: from `labels_in_spans`. They replace the earlier ones.
+        """
         self._places = dict(places)
         self._open[list(places)] = False
 
@@ -238,22 +246,36 @@ class Session:
         """Notes that the training of a model begins. Returns the number of pictures of the folder that have a label in a span.
 
         Args:
-          span: the number of the newest span.
+          span: the number of the newest span; 0 if there is none.
+
+        Raises:
+          CaptchaPipelineError: the journal cannot be written.
         """
         self._journal.begin_model(span, len(self._places))
         return len(self._places)
 
     def use_model(self, version: int, span: int) -> None:
-        """Notes that a model reads from now on.
+        """Notes that the pictures are read with another model from now on.
 
         Args:
           version: of the model.
-          span: the newest span when it was made, if the journal does not know it.
+          span: the number of the newest span; used only if the journal has no record of the model's training.
+
+        Raises:
+          CaptchaPipelineError: the journal cannot be written.
         """
         self.model = self._journal.finish_model(version, span, len(self._places))
 
     def note_readings(self, version: int, found: Mapping[int, tuple[str, float]]) -> None:
-        """Stores what a model read: the text and its confidence, by picture."""
+        """Stores what a model read.
+
+        Args:
+          version: of the model.
+          found: by picture, the text and its confidence, 0 to 1.
+
+        Raises:
+          CaptchaPipelineError: the journal cannot be written.
+        """
         self.readings.note(version, found)
         labelled = [(number, text) for number, (text, _) in found.items() if self.is_random(number) and self.label(number) is not None]
         self._journal.read(version, [(self.catalogue.keys[number], text) for number, text in labelled])
@@ -262,13 +284,13 @@ class Session:
             stored.setdefault(number, Reading(text, before=False))
 
     def to_read(self) -> list[int]:
-        """Returns the pictures that a new model should read: first the labelled random ones, which measure it, then all without a label."""
+        """Returns the pictures that a new model reads: first the labelled random ones, which measure it, then the open and skipped ones."""
         pictures = range(len(self.catalogue))
         measuring = [number for number in pictures if self.is_random(number) and self.label(number) is not None]
         return measuring + [number for number in pictures if self._is_undecided(number)]
 
     def follow_model(self) -> None:
-        """Orders the pictures by what the model does not know, once it has read all of them."""
+        """Orders the pictures by the confidences of the model in use. Call it when the model has read all pictures of `to_read`."""
         assert self.model is not None, "a model has read"
         since = (number for number in range(len(self.catalogue)) if self._is_trained_with(number) and self._is_new_to(number, self.model))
         self._order.restart(since, 1 - np.nan_to_num(self.readings.confidences, nan=1.0))
@@ -277,18 +299,21 @@ class Session:
         return number not in self._places or self._places[number].number > model.span
 
     def points(self) -> list[Point]:
-        """Returns how well the models read, oldest first."""
+        """Returns how well each model reads, oldest model first."""
         return [Point(model.version, model.labels, *self._measure(model, only_before=False)) for model in self._journal.models()]
 
     def since(self) -> tuple[int, int]:
-        """Returns the number of random pictures that were labelled since the model was made, right and all. It read them before."""
+        """Returns two numbers of pictures for the model in use: how many it read right, and how many there are.
+
+        Only random pictures count that the model read before a person labelled them. Without a model, both numbers are 0.
+        """
         return self._measure(self.model, only_before=True) if self.model else (0, 0)
 
     def _measure(self, model: TrainedModel, *, only_before: bool) -> tuple[int, int]:
-        """Returns the numbers of right readings and of all readings of pictures that the model was not made with.
+        """Returns the number of right readings, and of all readings, of random pictures that the model's training did not use.
 
-        The test split is used for no fit. The eval split chooses the epoch and the temperature of a fit, so its pictures count only if they
-        were labelled later.
+        No training uses the test split. Training uses the eval split to choose the epoch and the temperature, so a picture of that split
+        counts only if it was labelled after the training began.
         """
         right = count = 0
         for number, reading in self._stored.get(model.version, {}).items():

@@ -1,7 +1,7 @@
-"""The result of an audit on disk: the suspect labels as JSON, and one self-contained page on which a person decides about them.
+"""Writes the result of an audit: the suspect labels as JSON, and one self-contained page on which a person decides about them.
 
-The page needs no server and no network. The choices stay in the browser, and leave it as a file for `captcha-pipeline data correct`.
-Labels, file names and pictures are untrusted, as in the report (pipeline/reporting/report.py).
+The page needs no server and no network. The choices stay in the browser until the person saves them as a file for `captcha-pipeline data
+correct`. Labels, file names and pictures are untrusted, as in the report (pipeline/reporting/report.py).
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from pipeline.runs.audit import Audit
 
 PAGE: Final = "audit.html"
 SUSPECTS: Final = "suspects.jsonl"
-MAX_SHOWN: Final = 500  # pictures on the page: a person decides about a few hundred in one sitting, and the page opens at once
+MAX_SHOWN: Final = 500  # pictures on the page, so that it opens quickly; a person decides about a few hundred in one sitting
 
 
 def write_audit(title: str, audit: Audit, spec: CaptchaSpec, folder: Path) -> Path:
@@ -28,9 +28,12 @@ def write_audit(title: str, audit: Audit, spec: CaptchaSpec, folder: Path) -> Pa
 
     Args:
       title: of the page, such as the name of the pipeline.
-      audit: its result. The page shows the first MAX_SHOWN suspects, SUSPECTS has all of them.
-      spec: the labels that the page accepts.
-      folder: is made if it is missing. Earlier files are replaced.
+      audit: the result. The page shows the first MAX_SHOWN suspects; the file SUSPECTS has all of them.
+      spec: says which labels the page accepts.
+      folder: is created if it is missing. Earlier files are replaced.
+
+    Raises:
+      CaptchaPipelineError: the disk is full, or the folder cannot be written.
     """
     fields = [field.name for field in dataclasses.fields(audit.suspects[0]) if field.name != "picture"] if audit.suspects else []
     rows = ({name: getattr(suspect, name) for name in fields} for suspect in audit.suspects)
@@ -42,7 +45,7 @@ def write_audit(title: str, audit: Audit, spec: CaptchaSpec, folder: Path) -> Pa
         audit=audit,
         shown=audit.suspects[:MAX_SHOWN],
         rules={
-            # Choices about other labels, or about an earlier audit, must not be taken for choices about these.
+            # The browser stores the choices under this name, so that the choices of another audit do not appear here.
             "audit": hashlib.sha256("".join(f"{it.key} {it.label}\n" for it in audit.suspects).encode()).hexdigest()[:16],
             "characters": spec.characters,
             "case_sensitive": spec.case_sensitive,

@@ -1,4 +1,4 @@
-"""Prints what fits to parts of the labels show: labels that are probably wrong, what more labels would bring, what a captcha withstands."""
+"""Prints the results of `audit`, `plan` and `strength`, which fit models to parts of the labels."""
 
 import math
 from pathlib import Path
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from pipeline.runs.strength import Strength
 
 _SUSPECTS: Final = 20  # rows of the table of suspect labels
-_GOALS: Final = (0.9, 0.95, 0.98, 0.99)  # full-sequence accuracies
+_GOALS: Final = (0.9, 0.95, 0.98, 0.99)  # full-sequence accuracies for which `plan` names the labels
 
 
 def print_audit(console: Console, audit: "Audit", page: Path) -> None:
-    """Prints how many labels are probably wrong, the first of them, and where all of them are."""
+    """Prints how many labels are probably wrong, a table of the first of them, and the path of the page."""
     count = len(audit.suspects)
     what = "label is" if count == 1 else "labels are"
     console.print(f"{count:,} of {audit.pictures:,} {what} probably wrong.", highlight=False)
@@ -33,25 +33,25 @@ def print_audit(console: Console, audit: "Audit", page: Path) -> None:
             texts = (suspect.label, suspect.reading, f"{suspect.confidence:.4f}", suspect.split, suspect.span, suspect.file or "-")
             table.add_row(*map(escape, texts))
         console.print(table)
-        console.print("Look at them, and save your corrections: open the page in a browser.", highlight=False)
+        console.print("Open the page in a browser to look at them and to save your corrections.", highlight=False)
     console.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_fit(console: Console, fit: "Fitted") -> None:
     """Prints the result of one fit of a learning curve."""
     right = 1 - fit.misread / fit.read
-    console.print(f"{fit.fitted:,} pictures fitted: {right:.2%} of {fit.read:,} others read".replace("%", " %"), highlight=False)
+    console.print(f"Fitted to {fit.fitted:,} pictures: reads {right:.2%} of {fit.read:,} others".replace("%", " %"), highlight=False)
 
 
 def print_plan(console: Console, plan: "Plan") -> None:
-    """Prints the accuracy that more labels would give, and the labels that an accuracy needs, with intervals."""
+    """Prints the expected accuracy now and with more labels, and the labels needed for each of _GOALS, with intervals."""
     from components.evaluation.learning_curve import LEVEL
 
-    caption = f"interval: {LEVEL:.0%}; labels: of all splits, {plan.trained_on:.0%} of them in the train split"
+    caption = f"{LEVEL:.0%} interval; the labels are those of all splits, {plan.trained_on:.0%} of them in the train split"
     table = Table(caption=caption.replace("%", " %"))
     for column in ("labels", "full sequence %", "interval"):
         table.add_column(column, justify="right")
-    for name, times in (("now", 1.0), ("half as many more", 1.5), ("twice as many", 2.0), ("four times as many", 4.0)):
+    for name, times in (("now", 1.0), ("1.5 times as many", 1.5), ("twice as many", 2.0), ("four times as many", 4.0)):
         labels = round(plan.labels * times)
         accuracy = plan.curve.accuracy(round(labels * plan.trained_on))
         table.add_row(f"{labels:,} ({name})", f"{accuracy.value:.1%}".removesuffix("%"), f"{_points(accuracy)}")
@@ -68,7 +68,7 @@ def _points(estimate: "Estimate") -> str:
 
 
 def _labels(pictures: float, plan: "Plan") -> str:
-    """Returns the number of labels of which so many pictures are in the train split."""
+    """Returns how many labels in all splits put a number of pictures into the train split, as text such as "450" or "more than 16,000"."""
     from components.evaluation.learning_curve import round_up
 
     farthest = plan.curve.farthest
@@ -76,11 +76,11 @@ def _labels(pictures: float, plan: "Plan") -> str:
 
 
 def print_strength(console: Console, strength: "Strength", page: Path) -> None:
-    """Prints what a captcha withstands: labels and CPU time by accuracy, readers without training, changes, and where the page is."""
+    """Prints the labels and the CPU time for each accuracy, what OCR programs read, the changes, and the path of the page."""
     from components.evaluation.learning_curve import LEVEL
     from pipeline.reporting import strength_page as words
 
-    table = Table(caption=f"interval: {LEVEL:.0%}".replace("%", " %"))
+    table = Table(caption=f"{LEVEL:.0%} interval".replace("%", " %"))
     for column in ("pictures read", "labels", "interval", "CPU time"):
         table.add_column(column, justify="right")
     for goal in strength.goals:
@@ -92,7 +92,7 @@ def print_strength(console: Console, strength: "Strength", page: Path) -> None:
         read = f"{percent(reader.right)} read without training" if reader.right else reader.problem
         console.print(f"{reader.name}: {read}", highlight=False, markup=False, soft_wrap=True)
     if strength.changes:
-        table = Table(caption=f"drawn pictures; one training with {strength.changes.labels:,} labels for each row")
+        table = Table(caption=f"drawn pictures; one fit to {strength.changes.labels:,} labels for each row")
         table.add_column("change")
         for column in ("read %", "labels for the same", "contrast", "overlap %"):
             table.add_column(column, justify="right")

@@ -1,4 +1,4 @@
-"""The page of `strength`: one self-contained HTML file, without network access or JavaScript, in words for people who own a captcha.
+"""Writes the page of `strength`: one self-contained HTML file without network access or JavaScript, for people who own a captcha.
 
 Labels are untrusted input, as in the report (pipeline/reporting/report.py).
 """
@@ -22,16 +22,22 @@ from pipeline.runs.drawn_styles import Changes, DrawnStyle
 from pipeline.runs.strength import Goal, Strength
 
 PAGE: Final = "strength.html"
-MAX_CHARACTERS: Final = 24  # rows; of a larger charset the first and the last ones
-_POINTS: Final = 48  # of the curve
-_BEYOND: Final = 4  # times the largest fit, to which the curve is drawn
-# People who solve captchas for money took about a dollar for a thousand: Motoyama et al. 2010.
+MAX_CHARACTERS: Final = 24  # rows of the table; of a larger charset, the easiest and the hardest characters are shown
+_POINTS: Final = 48  # of the drawn curve
+_BEYOND: Final = 4  # the curve ends at this many times the labels of the largest fit
+# People who solve captchas for money took about a dollar per thousand (Motoyama et al. 2010, see the page's sources).
 DOLLARS_PER_LABEL: Final = 1 / 1000
 
 
 @dataclass(frozen=True)
 class Share:
-    """What is read right of one position or character: its name, how often it occurs, and the shares by the early and the last stage."""
+    """How well one position or one character is read.
+
+    Attributes:
+      name: the position or the character.
+      count: how often the early stage read it.
+      early, late: the shares that the early and the last stage read right.
+    """
 
     name: str
     count: int
@@ -45,7 +51,10 @@ def write_strength(title: str, strength: Strength, folder: Path) -> Path:
     Args:
       title: of the page, such as the name of the pipeline.
       strength: what was measured.
-      folder: is made if it is missing.
+      folder: is created if it is missing.
+
+    Raises:
+      CaptchaPipelineError: the disk is full, or the folder cannot be written.
     """
     template = filters.template("strength.html.j2")
     assert template.environment.loader
@@ -82,7 +91,7 @@ def write_strength(title: str, strength: Strength, folder: Path) -> Path:
 
 
 def labels_in_words(goal: Goal, strength: Strength) -> str:
-    """Returns the labels that a goal needs, such as "about 120", "fewer than 12" or "more than 30,000"."""
+    """Returns the number of labels that a goal needs, such as "about 120", "fewer than 12" or "more than 30,000"."""
     cost, value = strength.cost, goal.labels.value
     if value < cost.fewest:
         return f"fewer than {cost.fewest:,}"
@@ -90,7 +99,12 @@ def labels_in_words(goal: Goal, strength: Strength) -> str:
 
 
 def interval(estimate: Estimate, farthest: int) -> str:
-    """Returns the bounds of an estimate of labels, such as "80 to 150"."""
+    """Returns the bounds of an estimated number of labels, such as "80 to 150", "80 to more than 30,000" or "above 30,000".
+
+    Args:
+      estimate: its bounds may be infinite.
+      farthest: the largest number of labels that can be estimated.
+    """
     if math.isinf(estimate.lower):
         return f"above {round_up(farthest):,}"
     upper = f"{round_up(estimate.upper):,}" if math.isfinite(estimate.upper) else f"more than {round_up(farthest):,}"
@@ -98,7 +112,7 @@ def interval(estimate: Estimate, farthest: int) -> str:
 
 
 def minutes_in_words(goal: Goal, strength: Strength) -> tuple[str, str]:
-    """Returns the CPU time that a goal needs, and the time that it takes at least on this machine: "6 minutes", "2 hours", "–"."""
+    """Returns the CPU time that a goal needs, and the time that this machine needs at least, such as "6 minutes"; "–" if unknown."""
     minutes = goal.cpu_minutes.value
     return _duration(minutes), _duration(minutes / strength.cores)
 
@@ -114,13 +128,13 @@ def _duration(minutes: float) -> str:
 
 
 def dollars(goal: Goal, strength: Strength) -> str:
-    """Returns what the labels of a goal cost, bought from people, in US dollars: "$0.12"; "–" if their number is unknown."""
+    """Returns the price of a goal's labels, if people are paid to type them, in US dollars, such as "$0.12"; "–" if unknown."""
     labels = max(goal.labels.value, strength.cost.fewest)
     return f"${labels * DOLLARS_PER_LABEL:,.2f}" if math.isfinite(labels) else "–"
 
 
 def times_in_words(times: Estimate) -> str:
-    """Returns how many times as many labels a change needs, such as "2.4 times (1.5 to 5.2)"."""
+    """Returns how many times as many labels a change needs, with the interval, such as "2.4 times (1.5 to 5.2)" or "far more"."""
     if math.isinf(times.value):
         return "far more"
     upper = f"{times.upper:.1f}" if math.isfinite(times.upper) else "far more"
@@ -128,7 +142,7 @@ def times_in_words(times: Estimate) -> str:
 
 
 def by_position(strength: Strength) -> list[Share]:
-    """Returns the shares by position, the easiest first."""
+    """Returns the shares by position, the easiest position first. Positions that no label reaches are left out."""
     early, late = strength.early.results, strength.stages[-1].results
     counts = early.position_count.tolist()
     shares = [
@@ -140,7 +154,7 @@ def by_position(strength: Strength) -> list[Share]:
 
 
 def by_character(strength: Strength) -> list[Share]:
-    """Returns the shares by character, the easiest first. Characters that do not occur are left out."""
+    """Returns the shares by character, the easiest character first. Characters that do not occur are left out."""
     stages = [stage.results.confusion_matrix for stage in (strength.early, strength.stages[-1])]
     right, seen = ([matrix.diagonal().tolist() for matrix in stages], [matrix.sum(axis=1).tolist() for matrix in stages])
     shares = [
@@ -156,7 +170,9 @@ def by_character(strength: Strength) -> list[Share]:
 
 
 def extremes(shares: Sequence[Share]) -> tuple[list[str], list[str]]:
-    """Returns the names that fall first and those that resist: of which the one interval is above, the other below that of most others.
+    """Returns the names that are clearly easier than most, the easiest first, and those that are clearly harder, the hardest first.
+
+    Clearly easier means that the whole interval of the early share is above the median of all early shares; clearly harder, below it.
 
     Args:
       shares: the easiest first.
@@ -170,7 +186,7 @@ def extremes(shares: Sequence[Share]) -> tuple[list[str], list[str]]:
 
 
 def costliest(changes: Changes) -> DrawnStyle | None:
-    """Returns the change after which the fewest pictures are read; None if its interval overlaps that of the style as it is."""
+    """Returns the change after which the program reads the fewest pictures; None if its interval overlaps that of the unchanged style."""
     unchanged, *others = changes.styles
     if not others:
         return None
@@ -184,6 +200,6 @@ def _ends(shares: Sequence[Share]) -> list[Share]:
 
 
 def _curve(strength: Strength) -> list[tuple[float, Estimate]]:
-    """Returns the accuracy at numbers of labels with equal ratios, from the smallest fit to beyond the largest."""
+    """Returns accuracies by numbers of labels, which have equal ratios, from the smallest fit to _BEYOND times the largest."""
     cost = strength.cost
     return [(float(labels), cost.accuracy(labels)) for labels in np.geomspace(cost.fewest, _BEYOND * cost.most, _POINTS)]

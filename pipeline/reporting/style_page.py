@@ -1,4 +1,4 @@
-"""The page of `synth fit`: real and drawn pictures side by side, and what gives the drawn ones away."""
+"""Writes the page of `synth fit`: real and drawn pictures side by side, and the features that give the drawn ones away."""
 
 import io
 from collections.abc import Iterator
@@ -13,19 +13,22 @@ from components.data.style_fit.real_pictures import RealPictures
 from components.data.style_fit.style_search import Fitted
 from pipeline.reporting import filters
 
-_SHOWN: Final = 24  # pictures of each kind
-_SIGNS: Final = 8
+_SHOWN: Final = 24  # real pictures, and drawn ones, on the page
+_SIGNS: Final = 8  # features on the page
 
 
 def write_style_page(title: str, fitted: Fitted, real: RealPictures, section: str, path: Path) -> None:
     """Writes the page to `path` as UTF-8. The file appears complete or not at all. Missing folders are created.
 
     Args:
-      title: the name of the pictures' folder.
-      fitted: see `style_search.fit_style`.
-      real: the pictures.
+      title: of the page, such as the name of the folder with the real pictures.
+      fitted: from `style_search.fit_style`.
+      real: the real pictures.
       section: the section `synth` of the configuration, as YAML.
       path: of the page.
+
+    Raises:
+      CaptchaPipelineError: the disk is full, or the folder cannot be written.
     """
     html = filters.template("style.html.j2").render(
         title=title,
@@ -41,7 +44,7 @@ def write_style_page(title: str, fitted: Fitted, real: RealPictures, section: st
 
 
 def _pairs(fitted: Fitted, real: RealPictures) -> Iterator[tuple[str, bytes, str, bytes]]:
-    """Yields name and PNG of a real picture that was not used for the search, and label and PNG of a drawn one."""
+    """Yields pairs: the name and the PNG of a real picture that was not used for the search, the label and the PNG of a drawn one."""
     for number, (image, label) in zip(fitted.judged[:_SHOWN], fitted.drawn, strict=False):
         picture = Image.fromarray(real.pixels[number].astype(np.uint8))
         yield real.names[number], _png(picture), label, _png(image)

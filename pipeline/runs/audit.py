@@ -1,4 +1,4 @@
-"""Finds the labels of a run that are probably wrong: models that were not fitted to a picture read it otherwise, and are sure."""
+"""Finds labels of a run that are probably wrong: a model that was not fitted to the picture reads another text, with high confidence."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,18 +30,18 @@ class Suspect:
     """A label that is probably wrong.
 
     Attributes:
-      key: of the picture (components/data/splits.py), hexadecimal.
-      span: the name of the span.
-      split: of the record in its span.
-      shard: the path of the record's file in the span.
+      key: the key of the picture (components/data/splits.py), hexadecimal.
+      span: the name of the span, such as "span-000001".
+      split: the split of the record in this span.
+      shard: the path of the record's file, relative to the span.
       record: the number of the record in the file, from 0.
-      file: the name of the imported file; "" if it is not known.
-      label: the text in the record.
-      reading: the text that the folds read.
+      file: the name of the imported picture file; "" if it is not known.
+      label: the text in the record, in its canonical form.
+      reading: what the model reads that was not fitted to this picture.
       confidence: the probability of the reading, 0 to 1.
       label_confidence: the probability of the label, 0 to 1.
       score: the lowest probability of a character of the label, 0 to 1. The lower, the more likely the label is wrong.
-      picture: encoded.
+      picture: the encoded picture.
     """
 
     key: str
@@ -64,7 +64,7 @@ class Audit:
 
     Attributes:
       run_id: the run whose data were audited.
-      pictures: the number of labelled pictures.
+      pictures: the number of labelled pictures that were read. A picture that is in several spans counts several times.
       suspects: the labels that are probably wrong, the most likely one first. A picture with the same label in several spans occurs once.
     """
 
@@ -74,18 +74,19 @@ class Audit:
 
 
 def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results], None]) -> Audit:
-    """Looks for wrong labels in all splits of a run, with fits to parts of its pictures.
+    """Looks for wrong labels in all splits of a run. Fits one model for each fold of the pictures.
 
-    Labels that were corrected since the run, and those of spans that are gone, are left out.
+    The result leaves out labels that were corrected after the run, and labels of spans that no longer exist.
 
     Args:
       config: gives the trainer's settings, and the data folder with the spans.
       run: the run whose examples are used.
-      folds: the number of fits. Each picture is read by a model that was fitted to the other folds.
+      folds: the number of folds. The pictures of each are read by a model that was fitted to the other folds.
       on_fold: called after each fit with the results so far.
 
     Raises:
-      CaptchaPipelineError: the run has no examples, too few of them, or another section captcha than the configuration.
+      CaptchaPipelineError: the run has no examples, has too few, or its section `captcha` differs from that of `config`; or a span is
+        damaged.
     """
     spec = config.captcha
     counted = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
@@ -96,7 +97,7 @@ def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results
             counted.add(fold.labels, fold.probabilities)
             on_fold(counted.results(config.evaluator.confidence))
     labels, logits = np.concatenate([fold.labels for fold in parts]), np.concatenate([fold.logits for fold in parts])
-    # The fits have smoothed labels: they are surer than they say. One temperature, because the folds are parts of one measurement.
+    # Label smoothing makes the models too little confident. All folds share a temperature, so that their probabilities can be compared.
     probabilities = softmax(logits / temperature(logits, labels), axis=-1)
     findings = find(labels, probabilities)
     read_ids, chosen = read(probabilities, spec.min_length)
@@ -133,7 +134,7 @@ def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results
 
 
 def _place(index: SpanIndex, key: bytes, span: str, label: str, spec: CaptchaSpec) -> Place | None:
-    """Returns where a span has a picture with this label; None if it is gone, or if a correction has superseded it."""
+    """Returns where the span with the name `span` has the picture with this label; None if it is gone, or a correction supersedes it."""
     for place in index.same(key):
         is_there = index.span_of(place).path.name == span and not index.is_superseded(key, place)
         if is_there and not label_problem(place.label, spec) and spec.canonical(place.label) == label:

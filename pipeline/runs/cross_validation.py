@@ -1,4 +1,4 @@
-"""What fits to parts of a run's transformed examples show: cross-validation of a configuration, and its learning curve."""
+"""Fits models to parts of a run's examples: to cross-validate a configuration, and to extrapolate its learning curve."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def cross_validation(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results], None]) -> Results:
-    """Measures a configuration, not one model, with `components.training.cross_validation.cross_validate`.
+    """Measures a configuration, rather than one model, with `components.training.cross_validation.cross_validate`.
 
     Args:
       config: gives the trainer's settings and the confidence of the intervals.
-      run: the run whose transformed examples are used, from the splits train and eval. The test split stays unused, because it measures
-        the model that is chosen from these results.
+      run: the run whose transformed examples of the train and eval splits are used. The test split is not used: it must stay unseen, to
+        measure the model that a person chooses from these results.
       folds: the number of fits.
       on_fold: called after each fit with the results so far.
 
@@ -33,7 +33,7 @@ def cross_validation(config: Config, run: RunRecord, folds: int, on_fold: Callab
       The results over all folds.
 
     Raises:
-      CaptchaPipelineError: the run has no transformed examples, too few of them, or another section captcha than the configuration.
+      CaptchaPipelineError: the run has no transformed examples, has too few, or its section `captcha` differs from that of `config`.
     """
     from components.training.cross_validation import cross_validate
 
@@ -48,12 +48,12 @@ def cross_validation(config: Config, run: RunRecord, folds: int, on_fold: Callab
 
 @dataclass(frozen=True)
 class Plan:
-    """What more labels would bring.
+    """What to expect from more labels.
 
     Attributes:
       labels: the number of labels in all splits now.
-      trained_on: the share of the labels that a model is trained on: that of the train split.
-      curve: accuracy by the number of pictures that a model is trained on.
+      trained_on: the share of the labels that is in the train split, 0 to 1.
+      curve: the accuracy by the number of pictures in the train split.
     """
 
     labels: int
@@ -64,15 +64,15 @@ class Plan:
 def plan(config: Config, run: RunRecord, on_fit: Callable[["Fitted"], None]) -> Plan:
     """Fits models to parts of the labels, and extrapolates their accuracy.
 
-    All splits are used: nothing is chosen by the results, and with few labels each picture counts.
+    All splits are used, even test: no model is chosen from the results, and with few labels each picture counts.
 
     Args:
       config: gives the trainer's settings.
-      run: the run whose transformed examples are used.
-      on_fit: called after each fit.
+      run: the run whose examples are used.
+      on_fit: called after each fit with its result.
 
     Raises:
-      CaptchaPipelineError: the run has no transformed examples, too few of them, or another section captcha than the configuration.
+      CaptchaPipelineError: the run has no examples, has too few, or its section `captcha` differs from that of `config`.
     """
     from components.evaluation.learning_curve import LearningCurve
     from components.training.batches import count_records
@@ -86,10 +86,12 @@ def plan(config: Config, run: RunRecord, on_fit: Callable[["Fitted"], None]) -> 
 
 @contextmanager
 def all_splits_transformed(config: Config, run: RunRecord) -> Iterator[tuple[list[str], Path]]:
-    """Gives the files of a run's transformed examples of all splits, and a folder for temporary files. The test split is transformed here.
+    """Gives the files of a run's transformed examples of all splits, and a temporary folder. Both are for use inside the `with` block.
+
+    Transform writes no test split, so this function transforms it.
 
     Raises:
-      CaptchaPipelineError: the run has no examples, or another section captcha than the configuration.
+      CaptchaPipelineError: the run has no examples, or its section `captcha` differs from that of `config`.
     """
     from components.training.untransformed import transform_like
 
@@ -101,7 +103,7 @@ def all_splits_transformed(config: Config, run: RunRecord) -> Iterator[tuple[lis
 
 
 def examples(run: RunRecord, split: str) -> list[str]:
-    """Returns the files of a split's examples, as CaptchaExampleGen has written them.
+    """Returns the files with the examples of a split that CaptchaExampleGen has written.
 
     Raises:
       CaptchaPipelineError: the run has no examples.
@@ -120,10 +122,10 @@ def background_of(run: RunRecord) -> tuple[int, ...]:
 
 
 def transformed_examples(config: Config, run: RunRecord, split: str) -> list[str]:
-    """Returns the files of a run's transformed examples of the train or the eval split.
+    """Returns the files with the transformed examples of the train or the eval split of a run.
 
     Raises:
-      CaptchaPipelineError: the run has no transformed examples, or another section captcha than the configuration.
+      CaptchaPipelineError: the run has no transformed examples, or its section `captcha` differs from that of `config`.
     """
     from components.training.batches import record_files
 
@@ -131,5 +133,7 @@ def transformed_examples(config: Config, run: RunRecord, split: str) -> list[str
     if folder is None or not Path(folder).is_dir():
         raise CaptchaPipelineError(f"Run {run.run_id} has no transformed examples. Run `captcha-pipeline run` first.")
     if (yaml.safe_load(run.configuration) or {}).get("captcha") != config.captcha.model_dump(mode="json"):
-        raise CaptchaPipelineError("The section captcha differs from that of the latest complete run. Run `captcha-pipeline run` first.")
+        raise CaptchaPipelineError(
+            "The section captcha of the configuration differs from that of the latest complete run. Run `captcha-pipeline run` first."
+        )
     return record_files([str(Path(folder, f"Split-{split}", "*"))], split)

@@ -1,4 +1,4 @@
-"""What changes of a drawn style cost those who read the pictures: a program that learns from labelled ones, and people."""
+"""Measures how changes of a drawing style affect those who read the pictures: a program that learns from labels, and people."""
 
 import itertools
 import json
@@ -19,24 +19,23 @@ from components.evaluation.learning_curve import Estimate, Fitted, LearningCurve
 from components.evaluation.metrics import Results
 from pipeline.config.config import Config
 
-SHOWN: Final = 3  # pictures of a style
-_READ: Final = 1_000  # drawn pictures
-_FURTHER_SEED: Final = 1_000_003  # so that no picture is one of the spans
-# Of a manifest's params: what does not belong to the style. Spans of earlier releases do not mention the overlap.
-_NOT_STYLE: Final = ("count", "shard_size", "splits", "captcha", "pillow")
-_EARLIER: Final = {"overlap": 0.25}
+SHOWN: Final = 3  # pictures of each style on the page
+_READ: Final = 1_000  # drawn pictures that each fit reads
+_FURTHER_SEED: Final = 1_000_003  # added to synth.seed, so that the drawn pictures are not those of the spans
+_NOT_STYLE: Final = ("count", "shard_size", "splits", "captcha", "pillow")  # keys of a manifest's params that do not describe the style
+_EARLIER: Final = {"overlap": 0.25}  # the style of spans of earlier releases, whose params do not mention the overlap
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnStyle:
-    """A style of drawn pictures, and what a fit to some of them reads.
+    """A style of drawn pictures, and how they are read.
 
     Attributes:
-      name: what is changed; "" for the style as it is.
-      results: on other drawn pictures.
-      legibility: for a human reader.
-      times: how many times as many labels give the accuracy that the style as it is has.
-      samples: the first pictures, as PNGs.
+      name: what is changed; "" for the unchanged style.
+      results: how a model that was fitted to pictures of this style reads other pictures of it.
+      legibility: how hard the pictures are for people.
+      times: how many times as many labels the style needs to reach the accuracy of the unchanged style.
+      samples: the first SHOWN pictures, as PNGs.
     """
 
     name: str
@@ -48,12 +47,13 @@ class DrawnStyle:
 
 @dataclass(frozen=True)
 class Changes:
-    """The style as it is, and with one change each.
+    """The unchanged style, and styles with one change each.
 
     Attributes:
-      labels: the number of drawn pictures that each fit is trained on.
-      own: whether the pictures of the run are drawn in this style; otherwise, the section `synth` of the configuration says so.
-      styles: the first one is as it is.
+      labels: the number of drawn pictures that each model is fitted to.
+      own: whether the pictures of the run are known to be drawn in this style. If not, only the section `synth` of the configuration says
+        that they look like it.
+      styles: the unchanged style, then the changed ones.
     """
 
     labels: int
@@ -62,9 +62,15 @@ class Changes:
 
 
 def drawn_style(config: Config, spans: Sequence[Span]) -> tuple[SynthPlan, bool] | None:
-    """Returns the plan that draws the pictures, and whether the spans are drawn with it; None if nothing says how, or a font is missing.
+    """Returns a plan that draws pictures like those of a run, and whether the spans are known to be drawn in its style.
 
-    If the spans are not drawn with it, the section `synth` of the configuration says that it draws such pictures.
+    Args:
+      config: its section `synth` is the style.
+      spans: the spans of the run.
+
+    Returns:
+      None if the spans are not drawn in this style and the configuration has no section `synth`, or if a font is missing or lacks a
+      character.
     """
     try:
         fonts = find_fonts(SynthPlan(config.captcha, config.synth, {}).effective_fonts, config.captcha.characters)
@@ -81,14 +87,14 @@ def _style(params: dict[str, object]) -> object:
 
 
 def measure_changes(config: Config, plan: SynthPlan, own: bool, labels: int, cpu_minutes: float, say: Callable[[str], None]) -> Changes:
-    """Fits once to pictures of each changed style.
+    """Fits one model to pictures of the unchanged style, and one for each change.
 
     Args:
       config: gives the trainer's settings.
-      plan, own: as `drawn_style` returns them.
+      plan, own: from `drawn_style`.
       labels: the number of pictures to fit to.
-      cpu_minutes: of one fit, to say how long all will take.
-      say: called with lines about the progress.
+      cpu_minutes: the expected CPU time of one fit, to say how long all of them will take.
+      say: called with each line about the progress.
 
     Raises:
       CaptchaPipelineError: the strategy is unavailable.
@@ -99,7 +105,7 @@ def measure_changes(config: Config, plan: SynthPlan, own: bool, labels: int, cpu
     for style in styles:
         measured.append(_measured(style, labels, config, measured[0].results.sequence_accuracy.value if measured else None))
         read = f"{measured[-1].results.sequence_accuracy.value:.1%}".replace("%", " %")
-        say(f"{style.name or 'the style as it is'}: {read} read")
+        say(f"{style.name or 'unchanged style'}: reads {read}")
     return Changes(labels, own, tuple(measured))
 
 
@@ -118,7 +124,7 @@ def _measured(style: Variant, labels: int, config: Config, unchanged: float | No
     fit = Fitted(labels, counts.examples, counts.examples - counts.sequences_right)
     results = counts.results(config.evaluator.confidence)
     wanted = results.sequence_accuracy.value if unchanged is None else unchanged
-    # No number of labels gives exactly 0 or 1.
+    # A learning curve never reaches exactly 0 or 1.
     needed = LearningCurve([fit]).pictures_for(min(max(wanted, 0.5 / fit.read), 1 - 0.5 / fit.read))
     times = Estimate(*(number / labels for number in (needed.value, needed.lower, needed.upper)))
     return DrawnStyle(style.name, results, legibility(plan), times, tuple(picture for picture, _ in train[:SHOWN]))

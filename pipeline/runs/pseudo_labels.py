@@ -1,9 +1,9 @@
-"""Labels that models give to pictures without labels, where they agree.
+"""Labels pictures with several models. A picture gets a label if the models agree on it.
 
-Self-training, after Lee, "Pseudo-Label" (2013). Several models, the members, are fitted to the labels of a run, each without one fold. Each
-reads every picture several times, moved by a few pixels (Sajjadi et al., "Regularization With Stochastic Transformations and
-Perturbations", 2016). A reading becomes a label if nearly all of these readings are the same. No confidence is needed: that of a single
-model says little where the eval split, on which it is calibrated, has twenty pictures.
+This is self-training, after Lee, "Pseudo-Label" (2013). The labels of a run are divided into folds, and for each fold one model, a
+*member*, is fitted to all other folds. Each member reads every picture several times, moved by a few pixels (Sajjadi et al.,
+"Regularization With Stochastic Transformations and Perturbations", 2016). A text becomes a label if at least four in five of all readings
+are this text. The confidences of the models are not used: with few labels, the eval split that calibrates them is too small.
 """
 
 import tempfile
@@ -36,9 +36,10 @@ from pipeline.config.config import Config
 from pipeline.runs.cross_validation import background_of, examples, transformed_examples
 from pipeline.runs.history import RunRecord
 
-_SHIFT: Final = 2  # pixels of the model's input, the default of trainer.shift
-_MOVES: Final = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))  # down and to the right
-# Of the readings. With 200 labels of a public set of four digits, 99 % of the pictures have this agreement (docs/recipe.md).
+_SHIFT: Final = 2  # how far a picture is moved, in pixels of the model's input; the default of trainer.shift
+_MOVES: Final = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))  # how many times _SHIFT down and to the right
+# The share of the readings that must be the same text. With 200 labels of a public set of four digits, 99 % of the pictures reach it
+# (docs/recipe.md).
 _AGREEMENT: Final = 0.8
 
 Ids = npt.NDArray[np.integer]
@@ -49,8 +50,8 @@ class Vote:
     """What the members read in a picture.
 
     Attributes:
-      entry: the picture, with their commonest reading as its label.
-      share: the share of the readings that are equal to it, above 0.
+      entry: the picture. Its label is the commonest of their readings.
+      share: the share of their readings that equal this label, above 0, at most 1.
     """
 
     entry: Entry
@@ -58,7 +59,7 @@ class Vote:
 
     @property
     def agreed(self) -> bool:
-        """Whether the members agree."""
+        """Whether the members agree well enough for their reading to become a label."""
         return self.share >= _AGREEMENT
 
 
@@ -70,19 +71,19 @@ def votes(
     result: Imported,
     on_fold: Callable[[Results], None],
 ) -> list[Vote]:
-    """Returns what the members read in pictures without labels, in order.
+    """Returns what the members read in each picture, in the order of `entries`. Pictures that cannot be decoded are left out.
 
     Args:
       config: gives the trainer's settings.
-      run: the run whose transformed examples of the train and the eval split the members are fitted to. Those with labels of earlier
-        models are left out.
+      run: the members are fitted to the transformed examples of its train and eval splits. Examples whose labels came from earlier models
+        are left out.
       entries: the pictures; their labels are not used.
       folds: the number of members.
-      result: notes the pictures that cannot be read.
-      on_fold: called after each fit, with how the members so far read the labelled pictures of their folds.
+      result: the pictures that cannot be decoded are noted in it.
+      on_fold: called after each fit. Its argument says how well the members so far read the labelled pictures that they were not fitted to.
 
     Raises:
-      CaptchaPipelineError: the run has no transformed examples, too few of them, or another section captcha than the configuration.
+      CaptchaPipelineError: the run has no transformed examples, has too few, or its section `captcha` differs from that of `config`.
     """
     spec = config.captcha
     counted = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
@@ -102,6 +103,7 @@ def votes(
 
 
 def _without_pseudo_labels(config: Config, run: RunRecord, directory: Path) -> list[str]:
+    """Returns the files of the transformed examples of the train and eval splits, without those whose labels a model has given."""
     files = [file for split in SPLITS[:2] for file in transformed_examples(config, run, split)]
     sources = {span.number: span.manifest.source for span in list_spans(config.data.root)}
     if not any(sources.get(number) == PSEUDO for number in run.spans):
@@ -117,7 +119,7 @@ def _without_pseudo_labels(config: Config, run: RunRecord, directory: Path) -> l
 
 
 def _write_readable(entries: Iterable[Entry], path: Path, config: Config, result: Imported) -> list[Entry]:
-    """Writes pictures as CaptchaExampleGen does, all with the same label. Returns those that could be read."""
+    """Writes pictures to a file of examples as CaptchaExampleGen does, all with an arbitrary label. Returns those that could be decoded."""
     spec, readable = config.captcha, list[Entry]()
     label = spec.characters[0] * spec.min_length
     with tf.io.TFRecordWriter(str(path)) as writer:
@@ -135,7 +137,7 @@ def _write_readable(entries: Iterable[Entry], path: Path, config: Config, result
 
 
 def _read_moved(member: keras.Model, pictures: Path, spec: CaptchaSpec) -> list[Ids]:
-    """Returns the class ids [N, max_length] that a member reads after each of the _MOVES."""
+    """Returns for each of the _MOVES the class ids that a member reads after it, int16 [N, max_length]."""
     found: list[list[Ids]] = [[] for _ in _MOVES]
     for images, _ in evaluation_batches([str(pictures)], spec, EVALUATION_BATCH):
         for readings, view in zip(found, moved(images.numpy()), strict=True):
@@ -145,7 +147,10 @@ def _read_moved(member: keras.Model, pictures: Path, spec: CaptchaSpec) -> list[
 
 
 def moved(images: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
-    """Yields images [N, H, W, C], and the same moved in four directions. Pixels beyond an edge mirror those inside, as in training."""
+    """Yields images, float32 [N, H, W, C], then the same images moved up, down, left and right by two pixels, each in a new array.
+
+    As in training, pixels that come in at an edge mirror those inside it.
+    """
     height, width = images.shape[1:3]
     padded = np.pad(images, ((0, 0), (_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0)), "symmetric")
     for down, across in _MOVES:

@@ -1,4 +1,4 @@
-"""What a captcha withstands: the labels and the CPU time that an attacker needs, and what makes it harder to read."""
+"""Measures how strong a captcha is: the labels and the CPU time that an attacker needs, and which changes make it harder to read."""
 
 import itertools
 import os
@@ -31,22 +31,22 @@ from pipeline.runs.history import RunRecord
 if TYPE_CHECKING:  # imports TensorFlow
     from components.training.cross_validation import PartFit
 
-GOALS: Final = (0.1, 0.5, 0.9)  # full-sequence accuracies
-_PARTS_OF_ROUNDS: Final = (8, 64, 512)  # each round of fits is to parts that are an eighth of those before
-_UNTRAINED_PICTURES: Final = 200
+GOALS: Final = (0.1, 0.5, 0.9)  # full-sequence accuracies of an attack
+_PARTS_OF_ROUNDS: Final = (8, 64, 512)  # into how many parts each round of fits divides the pictures
+_UNTRAINED_PICTURES: Final = 200  # that ready-made OCR programs read
 _HALF: Final = 0.5
-# The second one helped most on drawn captchas (benchmarks/results/readers.json).
+# The second preparation helped most on drawn captchas (benchmarks/results/readers.json).
 _PREPARATIONS: Final = (Preparation(), Preparation(margin=5, scale=3))
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What an accuracy costs an attacker.
+    """What an attacker needs to reach an accuracy.
 
     Attributes:
       accuracy: share of the pictures that are read without a mistake, 0 to 1.
       labels: number of labelled pictures.
-      cpu_minutes: CPU time of one fit to so many pictures, over all cores.
+      cpu_minutes: CPU time of one fit to that many pictures, in minutes, summed over all cores.
     """
 
     accuracy: float
@@ -56,19 +56,30 @@ class Goal:
 
 @dataclass(frozen=True)
 class CpuTime:
-    """The CPU time of a fit over all cores, in seconds: to start, whatever its length, and for each step."""
+    """The CPU time of a fit, in seconds, summed over all cores.
+
+    Attributes:
+      start: of a fit of any length.
+      step: of each step, in addition.
+    """
 
     start: float
     step: float
 
     def minutes(self, steps: int) -> float:
-        """Returns the CPU minutes of a fit with so many steps."""
+        """Returns the CPU time, in minutes, of a fit with this number of steps."""
         return (self.start + self.step * steps) / 60
 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """How the fits to about equally many labels read other pictures. `labels` is their mean number, `fits` the number of fits."""
+    """All fits to about equally many labels together.
+
+    Attributes:
+      labels: the mean number of labels of a fit.
+      fits: the number of fits.
+      results: how the fits read pictures that they were not fitted to.
+    """
 
     labels: int
     fits: int
@@ -77,12 +88,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Untrained:
-    """What a reader reads that has seen no picture of the captcha.
+    """How a ready-made OCR program reads the captcha, without any training.
 
     Attributes:
-      name: of the reader, with its settings.
+      name: of the program, with its settings.
       right: share of the pictures read without a mistake; None if it could not be measured.
-      problem: why not; "" if it was measured.
+      problem: why it could not be measured; "" if it was measured.
     """
 
     name: str
@@ -92,22 +103,22 @@ class Untrained:
 
 @dataclass(frozen=True, eq=False)
 class Strength:
-    """What a captcha withstands.
+    """How strong a captcha is.
 
     Attributes:
       run_id: the run whose pictures were used.
-      pictures: the number of labelled pictures.
-      spec: the texts and pictures.
-      samples: some of the pictures, as PNGs.
-      goals: what accuracies cost.
-      cost: accuracy by labels.
-      stages: by number of labels, the fewest first.
-      early: the stage that reads nearest to half of the pictures.
+      pictures: the number of labelled pictures that were used.
+      spec: the texts and the size of the pictures.
+      samples: a few of the pictures, as PNGs.
+      goals: what an attacker needs for each accuracy in GOALS.
+      cost: the accuracy by the number of labels.
+      stages: the results by the number of labels, the smallest number first.
+      early: the stage whose accuracy is nearest to one half.
       cpu_time: of a fit.
-      cores: of this machine, that this process may use.
-      untrained: readers without training.
-      changes: None if the pictures are not drawn.
-      confidence: of the intervals of shares, 0 to 1.
+      cores: the number of cores that this process may use.
+      untrained: how ready-made OCR programs read the pictures.
+      changes: what changes of the style do; None if nothing says how to draw such pictures.
+      confidence: of the intervals of shares, such as 0.95.
     """
 
     run_id: str
@@ -126,18 +137,18 @@ class Strength:
 
 
 def strength(config: Config, run: RunRecord, spans: Sequence[Span], say: Callable[[str], None]) -> Strength:
-    """Measures what the captcha of a run withstands, with fits on the CPU to parts of its train and eval split.
+    """Measures how strong the captcha of a run is. Fits models to parts of its train and eval splits, on the CPU.
 
     Args:
       config: gives the trainer's settings, the confidence of the intervals, and the style of drawn pictures.
       run: the run whose examples are used.
-      spans: of the run.
-      say: called with lines about the progress.
+      spans: the spans of the run.
+      say: called with each line about the progress.
 
     Raises:
-      CaptchaPipelineError: the run has no examples, too few of them, or another section captcha than the configuration.
+      CaptchaPipelineError: the run has no examples, has too few, or its section `captcha` differs from that of `config`.
     """
-    # CPU minutes mean little where a GPU works as well.
+    # With a GPU, the CPU time would say little about the cost of a fit.
     parameters = config.trainer.model_copy(update={"strategy": "cpu"})
     config = config.model_copy(update={"trainer": parameters})
     confidence = config.evaluator.confidence
@@ -147,7 +158,7 @@ def strength(config: Config, run: RunRecord, spans: Sequence[Span], say: Callabl
     groups = [list(group) for _, group in itertools.groupby(sorted(fits, key=lambda fit: fit.share), key=lambda fit: fit.share)]
     stages = tuple(_stage(group, config.captcha, confidence) for group in groups)
     early = min(stages, key=lambda stage: abs(stage.results.sequence_accuracy.value - _HALF))
-    # Neither number is negative.
+    # Non-negative least squares: neither part of the time can be negative.
     cpu_time = CpuTime(*nnls(np.array([[1.0, fit.steps] for fit in fits]), np.array([fit.cpu_seconds for fit in fits]))[0].tolist())
     cost, minutes = LabelCost(groups), lambda labels: cpu_time.minutes(parameters.fit_length(labels).steps)
     return Strength(
@@ -162,14 +173,17 @@ def strength(config: Config, run: RunRecord, spans: Sequence[Span], say: Callabl
         cpu_time=cpu_time,
         cores=len(os.sched_getaffinity(0)),
         untrained=tuple(_untrained(config.captcha, pictures, confidence, say)),
-        # With as many labels as a fit that reads half of the pictures, because there a change shows most.
+        # A change shows most where a fit reads about half of the pictures, so this many labels are used.
         changes=measure_changes(config, *style, early.labels, minutes(early.labels), say) if style else None,
         confidence=confidence,
     )
 
 
 def _fits(config: Config, run: RunRecord, say: Callable[[str], None]) -> "list[PartFit]":
-    """Returns fits to half of the pictures and to ever smaller parts, until few are read right or a part would be too small."""
+    """Returns fits to a half, a quarter and an eighth of the pictures, then to smaller parts.
+
+    Stops when the smallest fits read at most a tenth of the other pictures, or when a part would have too few pictures.
+    """
     from components.training.batches import count_records
     from components.training.cross_validation import EACH, PARTS, fit_sizes, learning_curve
 
@@ -177,15 +191,15 @@ def _fits(config: Config, run: RunRecord, say: Callable[[str], None]) -> "list[P
     count = count_records(files)
     rounds = [parts for parts in _PARTS_OF_ROUNDS if parts == PARTS or count >= EACH * parts]
     sizes = [size for parts in rounds for size in fit_sizes(count, parts)]
-    say(f"Up to {len(sizes)} fits to {min(sizes):,} to {max(sizes):,} of {count:,} pictures, until the smallest read less than a tenth")
+    say(f"Up to {len(sizes)} fits, each to {min(sizes):,} to {max(sizes):,} of {count:,} pictures, until the smallest read at most 10 %")
     fits: list[PartFit] = []
 
     def on_fit(fit: "PartFit") -> None:
         right = f"{1 - fit.misread / fit.read:.1%}".replace("%", " %")
-        say(f"{fit.fitted:,} labels: {right} of {fit.read:,} others read, {fit.cpu_seconds / 60:.1f} CPU minutes")
+        say(f"{fit.fitted:,} labels: reads {right} of {fit.read:,} other pictures, {fit.cpu_seconds / 60:.1f} CPU minutes")
         if not fits:
             seconds = fit.cpu_seconds / fit.steps * sum(config.trainer.fit_length(size).steps for size in sizes)
-            say(f"All of them take about {max(1, round(seconds / 60))} CPU minutes, or less")
+            say(f"All fits together take at most about {max(1, round(seconds / 60))} CPU minutes")
         fits.append(fit)
 
     for parts in rounds:
@@ -211,7 +225,7 @@ def _goal(accuracy: float, cost: LabelCost, minutes: Callable[[int], float]) -> 
 
 
 def _pictures(config: Config, run: RunRecord) -> Iterator[tuple[bytes, str]]:
-    """Yields pictures of the eval and the train split as PNGs, and their labels."""
+    """Yields the pictures of the eval split, then of the train split, as PNGs with their labels."""
     for split in reversed(SPLITS[:2]):
         for record in whole_records(Path(examples(run, split)[0]).parent):
             feature = Example.FromString(record).features.feature

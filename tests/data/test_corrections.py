@@ -239,7 +239,7 @@ def test_the_command(root: Path) -> None:
     path = str(table(root, (key(3), "3333"), (key(5), "")))
     printed = call(*arguments, path)
     assert "span-000002 corrects 1 label and removes 1 picture." in printed
-    assert "Nothing to correct: 2 pictures already are as" in call(*arguments, path)
+    assert "Nothing to correct: 2 pictures already match" in call(*arguments, path)
     path = str(table(root, (key(4), "4444"), (key(4), "5555")))
     assert "in the same table, is labelled '4444'" in call(*arguments, path, exit_code=CONTRADICTED)
     shown = call("data", "show", *options, "--out", f"{root}.png")

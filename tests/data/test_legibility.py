@@ -80,7 +80,7 @@ def test_each_variant_changes_one_thing() -> None:
         "one more curve through the text": {"noise_curve"},
         "more overlap": {"overlap"},
         "less contrast": {"background"},
-        "one more character, on a picture as much wider": {"spec"},
+        "one more character, on a picture that is wider in proportion": {"spec"},
     }
     longer = variants(before)[-1].plan.spec
     assert (longer.length, longer.width, longer.height) == (5, 125, 30)
@@ -110,7 +110,7 @@ def test_variants_of_a_style_change_one_thing() -> None:
         "one more line",
         "characters 3.0 pixels closer together",
         "half the contrast",
-        "one more character, on a picture as much wider",
+        "one more character, on a picture that is wider in proportion",
     }
     *same_size, longer = (painter(found[name]).paint(0).image for name in found)
     assert {image.size for image in same_size} == {(100, 30)}

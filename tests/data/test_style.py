@@ -221,7 +221,7 @@ def test_a_span_in_a_style_is_the_same_for_any_number_of_workers(tmp_path):
 
 
 def test_styles_cannot_be_mixed_and_ranges_are_ordered(tmp_path):
-    with pytest.raises(ValidationError, match="two styles"):
+    with pytest.raises(ValidationError, match="cannot be combined"):
         SynthConfig(style=style(), free=FreeLayout())
     with pytest.raises(ValidationError, match=r"noise_dots are settings of .* remove synth.style"):
         SynthConfig(style=style(), noise_dots=3)

@@ -58,7 +58,7 @@ def test_confident_mistakes_suggest_checking_the_labels() -> None:
 
 @pytest.mark.parametrize(
     ("truth", "reading", "expected"),
-    [("0", "8", "4 of 6 mistakes are '8' for '0'"), ("", "1", "after the end of the text"), ("5", "", "'5' that is left out")],
+    [("0", "8", "4 of 6 mistakes are '8' for '0'"), ("", "1", "after the end of the text"), ("5", "", "'5' that the model leaves out")],
 )
 def test_the_most_frequent_confusion_is_named(truth: str, reading: str, expected: str) -> None:
     advice = advise(results([(truth, reading)] * 4 + [("2", "3"), ("3", "4")], 94), CLASSES, epoch(0.94), 5_000, 0.98, [])

@@ -57,7 +57,7 @@ def test_a_picture_is_shown_labelled_and_corrected(client: Client) -> None:
     assert answer.status_code == 200
     state = post(client, "/state", key=None).json()
     assert state["counts"] == {"labelled": 1, "skipped": 0, "unreadable": 0, "left": COUNT}
-    assert state["training"]["words"] == "The first model is trained after 59 further labels."
+    assert state["training"]["words"] == "The first model is trained after 59 more labels."
     again = post(client, "/show", key=first["key"]).json()["picture"]
     assert (again["text"], again["seen"], again["decision"]) == ("01", answer.json()["id"], "label")
     assert decide(client, again, "02").status_code == 200

@@ -44,7 +44,7 @@ def test_the_outlook_in_words() -> None:
     assert outlook([Point(1, 60, 30, 40)], 0.9, 0.95, 5000).endswith(" more labels to reach 90 %.")
     assert outlook([Point(1, 60, 40, 40)], 0.98, 0.95, 5000) == "The goal of 98 % is probably reached; more labels would make it certain."
     assert outlook([Point(1, 60, 1000, 1000)], 0.98, 0.95, 5000) == "The goal of 98 % is reached."
-    assert "cannot be said" in outlook([Point(1, 60, 0, 40)], 0.999, 0.95, 5000)
+    assert "cannot be estimated" in outlook([Point(1, 60, 0, 40)], 0.999, 0.95, 5000)
     assert outlook([Point(1, 60, 30, 40)], 0.9, 0.95, 9).endswith(" to reach 90 %; the folder has only 9 pictures left.")
     for right in range(20, 36):
         (number, *_) = [word for word in outlook([Point(1, 60, right, 40)], 0.9, 0.95, 5000).split() if word[0].isdigit()]

@@ -118,7 +118,7 @@ def test_thirty_labels_by_keyboard_survive_a_kill(browser: Browser, tmp_path: Pa
                 page.reload()
                 assert name(page) == begun
                 assert page.input_value("#text") == "10"
-                expect(page.locator("#reading")).to_contain_text("Your text from before.")
+                expect(page.locator("#reading")).to_contain_text("Your text, not accepted yet.")
                 expect(page.locator("#labelled")).to_have_text("17")
                 done += label_all(page, labels, 13)
                 expect(page.locator("#labelled")).to_have_text("30")
@@ -213,7 +213,7 @@ def test_the_picture_has_the_pixels_of_the_file(browser: Browser, running: Label
 def test_broken_files_are_listed(browser: Browser, running: Labelling) -> None:
     with watched(browser, running.address) as page:
         name(page)
-        expect(page.locator("#broken summary")).to_have_text("1 file is no usable picture")
+        expect(page.locator("#broken summary")).to_have_text("1 file is not a usable picture")
         page.click("#broken summary")
         expect(page.locator("#broken pre")).to_contain_text("broken.png")
 

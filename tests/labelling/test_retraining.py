@@ -109,7 +109,7 @@ def test_a_new_model_reads_all_pictures_and_is_measured(
     trains_with(monkeypatch, PUSHES, model)
     with page(config, session) as (client, app):
         label(session, FIRST - 1)
-        client.wait(lambda: state(client)["training"]["words"] == "The first model is trained after 1 further label.")
+        client.wait(lambda: state(client)["training"]["words"] == "The first model is trained after 1 more label.")
         assert list_spans(config.data.root) == []
         label(session, 1)
         client.wait(lambda: bool(state(client)["version"]))
@@ -126,7 +126,7 @@ def test_a_new_model_reads_all_pictures_and_is_measured(
         assert point["lower"] <= point["value"] <= point["upper"]
         later = label(session, 10)
         assert state(client)["since"]["count"] == sum(map(session.is_random, later))
-        assert state(client)["training"]["words"] == f"The next model is trained after {EVERY - 10} further labels."
+        assert state(client)["training"]["words"] == f"The next model is trained after {EVERY - 10} more labels."
         assert app.retraining.imports[0].counts == span.manifest.counts
         app.retraining.finish()
     assert [sum(span.manifest.counts.values()) for span in list_spans(config.data.root)] == [FIRST, 10]
@@ -142,7 +142,7 @@ def test_a_failed_training_is_shown_and_tried_again_after_further_labels(
         client.wait(lambda: state(client)["training"]["state"] == "failed")
         found = state(client)["training"]
         assert "exit code 1" in found["words"]
-        assert found["words"].endswith(f"The next try begins after {EVERY} further labels.")
+        assert found["words"].endswith(f"The next try begins after {EVERY} more labels.")
         assert found["tail"] == "first line\nno memory"
         assert Path(found["log"]).read_text() == "first line\nno memory\n"
         assert client.post("/next", json={"window": "a"}).status_code == 200  # labelling goes on
@@ -158,7 +158,7 @@ def test_the_first_model_waits_for_random_pictures(config: Config, session: Sess
     with page(config, session) as (client, _):
         for number in trained[: FIRST + 5]:
             session.decide("a", number, 0, Kind.LABEL, "абв")
-        client.wait(lambda: "when 4 pictures of the eval split are labelled; 0 are" in state(client)["training"]["words"])
+        client.wait(lambda: "when 4 pictures of the eval split are labelled; so far there are 0." in state(client)["training"]["words"])
         assert list_spans(config.data.root) == []
 
 
@@ -245,7 +245,7 @@ def test_the_model_in_production_reads_from_the_beginning(config: Config, sessio
     assert len(versions(labelling_config(config).serving_dir)) == 1
     with page(config, session) as (client, _):
         client.wait(lambda: 0 < state(client)["reading"]["total"] == state(client)["reading"]["done"])
-        assert state(client)["training"]["words"] == f"The next model is trained after {EVERY} further labels."
+        assert state(client)["training"]["words"] == f"The next model is trained after {EVERY} more labels."
         assert client.post("/next", json={"window": "a"}).json()["picture"]["reading"]["text"]
 
 

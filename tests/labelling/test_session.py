@@ -332,7 +332,7 @@ def test_with_a_model_doubtful_pictures_come_first(config: Config, folder: Path,
 
 
 def test_one_process_at_a_time(config: Config, folder: Path) -> None:
-    with session(config, folder), pytest.raises(Busy, match="Another labelling"), session(config, folder):
+    with session(config, folder), pytest.raises(Busy, match="already running for this pipeline"), session(config, folder):
         pass
 
 

@@ -63,7 +63,7 @@ def test_a_page_shows_a_bounded_number_and_says_so(tmp_path: Path, monkeypatch: 
 
 def test_without_suspects_the_page_says_so(tmp_path: Path) -> None:
     html = write_audit("shop", Audit("run", 300, ()), SPEC, tmp_path).read_text(encoding="utf-8")
-    assert "No label is suspect." in html
+    assert "No label looks wrong." in html
     assert (tmp_path / "suspects.jsonl").read_text() == ""
 
 

@@ -81,8 +81,8 @@ def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
     assert "no change could be tried" in write_strength("shop", strength, tmp_path).read_text(encoding="utf-8")
     free = Changes(100, False, (drawn("", 0.2, None), drawn("more fonts", 0.2, None)))
     text = write_strength("shop", dataclasses.replace(example(), changes=free), tmp_path).read_text(encoding="utf-8")
-    assert "No change costs the program clearly more" in text
-    assert "if they look otherwise" in text
+    assert "No change makes the pictures clearly harder for the program" in text
+    assert "if they look different" in text
 
 
 def test_numbers_beyond_what_was_measured_are_told_as_bounds() -> None:

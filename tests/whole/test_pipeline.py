@@ -111,7 +111,7 @@ def test_cross_validation_uses_all_pictures_except_the_test_split(first_run: his
     transformed = first_run.artifact_uri("Transform", "transformed_examples")
     count = sum(len(examples(f"{transformed}/Split-{split}")) for split in ("train", "eval"))
     assert f"{count:,} pictures; character accuracy " in output
-    with pytest.raises(CaptchaPipelineError, match="The section captcha differs"):
+    with pytest.raises(CaptchaPipelineError, match="The section captcha of the configuration differs"):
         call("cross-validate", *options, "--set", "captcha.width=48")
 
 
@@ -127,8 +127,8 @@ def test_the_strength_page_has_labels_readers_and_changes(
     assert str(page) in output.replace("\n", "")
     transformed = first_run.artifact_uri("Transform", "transformed_examples")
     count = sum(len(examples(f"{transformed}/Split-{split}")) for split in ("train", "eval"))
-    assert f"Up to 6 fits to {count // 8:,} to {count // 2:,} of {count:,} pictures" in output
-    assert "CPU minutes, or less" in output
+    assert f"Up to 6 fits, each to {count // 8:,} to {count // 2:,} of {count:,} pictures" in output
+    assert "All fits together take at most about" in output
     assert "drawn pictures each: about" in output, "the number of further fits and their time are told before they start"
     html = page.read_text(encoding="utf-8")
     assert first_run.run_id in html

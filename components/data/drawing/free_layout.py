@@ -1,6 +1,6 @@
 """Draws text anywhere on a canvas: no fixed positions, many fonts, free spacing, thin and bold strokes, one or many colours, some clutter.
 
-Lengths in this module are pixels on a canvas 80 pixels high, and scale with the height of the canvas.
+Lengths in this module are in pixels for a canvas that is 80 pixels high. They scale with the height of the canvas.
 """
 
 import math
@@ -17,10 +17,10 @@ from components.base.section import Section
 from components.data.drawing.glyphs import font_of, through_jpeg
 
 _HEIGHT: Final = 80
-_FONT_SIZE: Final = (0.42, 0.85)  # of the height
-_MARGIN: Final = 0.04  # of the width, at the start and at the end
+_FONT_SIZE: Final = (0.42, 0.85)  # as shares of the height
+_MARGIN: Final = 0.04  # at the left and at the right, as a share of the width
 _MAX_ANGLE: Final = 30.0  # degrees
-_MAX_STROKE: Final = 3  # pixels that a bold character gains on each side
+_MAX_STROKE: Final = 3  # pixels by which the boldest strokes become wider on each side
 # The least difference, in at least one channel, between a stroke and its background. Light yellow differs from white only in blue.
 _MIN_CONTRAST: Final = 70
 _LIGHT: Final = (195, 255)
@@ -43,7 +43,7 @@ class PixelRange(Section):
 
 
 class FreeLayout(Section):
-    """The range of canvas sizes, in pixels. It does not depend on the size of the model's input."""
+    """The ranges of the width and the height of a canvas, in pixels. They do not depend on the size of the model's input."""
 
     width: PixelRange = PixelRange(min=190, max=640)
     height: PixelRange = PixelRange(min=80, max=80)
@@ -65,7 +65,7 @@ class FreeHand:
         self._fonts = fonts
 
     def draw(self, label: str, rng: random.Random) -> tuple[Image.Image, dict[str, Any]]:
-        """Returns an RGB picture, and the random choices made for it as JSON values."""
+        """Returns a picture of mode RGB, and the random choices that were made for it, as JSON values."""
         width = rng.randint(self._layout.width.min, self._layout.width.max)
         height = rng.randint(self._layout.height.min, self._layout.height.max)
         unit = height / _HEIGHT
@@ -104,7 +104,7 @@ class FreeHand:
         angle: float,
         rng: random.Random,
     ) -> int:
-        """Writes the characters from left to right, and returns the font size."""
+        """Writes the characters from left to right, and returns the font size in pixels."""
         width, height = image.size
         inner = width * (1 - 2 * _MARGIN)
         size = rng.uniform(*_FONT_SIZE) * height
@@ -137,7 +137,7 @@ class FreeHand:
 
 
 def _glyph(character: str, font: str, size: int, stroke: int, angle: float) -> Image.Image:
-    """Returns a mask of mode L, rotated by an angle in degrees and cropped to the ink."""
+    """Returns a character as a mask of mode L, rotated by an angle in degrees and cropped to the ink."""
     side = 3 * size
     mask = Image.new("L", (side, side))
     ImageDraw.Draw(mask).text((side / 2, side / 2), character, fill=255, font=font_of(font, size), anchor="mm", stroke_width=stroke)
@@ -147,7 +147,7 @@ def _glyph(character: str, font: str, size: int, stroke: int, angle: float) -> I
 
 
 def _ground(width: int, height: int, rng: random.Random) -> tuple[Image.Image, list[Colour]]:
-    """Returns a canvas of one colour, or with a gradient between two colours, and its colours."""
+    """Returns a canvas, and its colours: one for a plain canvas, two for a gradient."""
     tones = _LIGHT if rng.random() < 0.85 else _DARK
     start = _colour(tones, rng)
     if rng.random() >= 0.25:

@@ -1,4 +1,4 @@
-"""Fonts, characters as masks, and JPEG, for the modules that draw text themselves."""
+"""Fonts, characters as masks, and JPEG losses, for the modules that draw text without the captcha library."""
 
 import functools
 import io
@@ -13,11 +13,11 @@ _STRETCH: Final = (0.2, 5.0)
 
 
 class Glyph(NamedTuple):
-    """A character, drawn.
+    """A character as a mask.
 
     Attributes:
       mask: of mode L, 255 for ink, cropped to the ink.
-      left, top: pixels from the pen's position on the baseline to the mask's left and upper edge.
+      left, top: pixels from the pen position on the baseline to the left and the upper edge of the mask; to the right and down if positive.
       advance: pixels from this pen position to that of the next character.
     """
 
@@ -29,7 +29,11 @@ class Glyph(NamedTuple):
 
 @functools.lru_cache(_FONTS_IN_MEMORY)
 def font_of(path: str, size: float) -> ImageFont.FreeTypeFont:
-    """Returns a font in a size in pixels. Raises OSError if Pillow cannot read it."""
+    """Returns the font with this path in a size in pixels.
+
+    Raises:
+      OSError: Pillow cannot read the font.
+    """
     return ImageFont.truetype(path, size)
 
 
@@ -41,8 +45,11 @@ def glyph_of(character: str, font: str, size: float, stroke: float = 0.0, stretc
       character: one character, which the font has.
       font: path of a TrueType or OpenType font.
       size: of the font, in pixels.
-      stroke: pixels that the character gains on each side.
-      stretch: the factor by which it is wider than in the font, 0.2 to 5.
+      stroke: pixels by which strokes become wider on each side.
+      stretch: the factor by which the character is wider than in the font; values outside 0.2 to 5 are clipped.
+
+    Raises:
+      OSError: Pillow cannot read the font.
     """
     stretch = min(max(stretch, _STRETCH[0]), _STRETCH[1])
     face = font_of(font, size)
@@ -56,7 +63,7 @@ def glyph_of(character: str, font: str, size: float, stroke: float = 0.0, stretc
 
 
 def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
-    """Returns an RGB or grey picture with the losses of a JPEG of this quality, 1 to 95."""
+    """Returns a picture of mode RGB or L as it looks after it was stored as a JPEG of this quality, 1 to 95."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     with Image.open(buffer) as opened:

@@ -1,7 +1,7 @@
-"""What a style of drawn pictures costs a human reader, in quantities that can be measured: proxies, not the errors of readers.
+"""Measures properties of drawn pictures that make them hard to read for people. These are proxies: nobody reads the pictures.
 
 Contrast is the contrast ratio of the Web Content Accessibility Guidelines (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio). Overlap and
-stray ink stand for crowding and clutter, of which readers make most of their errors in captchas (Chellapilla et al., "Designing Human
+stray ink stand for crowding and clutter, which cause most of the errors that people make in captchas (Chellapilla et al., "Designing Human
 Friendly Human Interaction Proofs", 2005).
 """
 
@@ -15,9 +15,9 @@ from PIL import Image
 from components.data.drawing.painting import CaptchaPainter, SynthPlan, painter
 from components.data.drawing.style import DotStyle
 
-_PICTURES: Final = 40  # to measure
-_LUMINANCE: Final = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue, as in WCAG
-_NOTHING_ELSE: Final = {"lines": (), "dots": DotStyle()}
+_PICTURES: Final = 40  # that are measured
+_LUMINANCE: Final = np.array([0.2126, 0.7152, 0.0722])  # weights of red, green and blue in WCAG
+_NOTHING_ELSE: Final = {"lines": (), "dots": DotStyle()}  # changes a style so that it draws only text
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -27,10 +27,10 @@ class Legibility:
     """Means over some pictures of a style.
 
     Attributes:
-      characters: to read and to type.
+      characters: the number of characters to read and to type.
       contrast: the contrast ratio of ink and background, 1 (none) to 21 (black on white).
-      overlap: the share of the text's ink that lies on ink of another character, 0 to 1; None if the style does not tell.
-      stray: ink outside the text, as a multiple of the text's ink; None if the style does not tell.
+      overlap: the share of the text's ink that lies on ink of another character, 0 to 1; None if it cannot be measured in this style.
+      stray: ink outside the text, as a multiple of the text's ink; None if it cannot be measured in this style.
     """
 
     characters: float
@@ -40,13 +40,17 @@ class Legibility:
 
 
 def legibility(plan: SynthPlan) -> Legibility:
-    """Measures the first pictures of a plan."""
+    """Measures the first 40 pictures of a plan.
+
+    Raises:
+      OSError: Pillow cannot read a font of the plan.
+    """
     drawn_by = painter(plan)
     pictures = [drawn_by.paint(index) for index in range(_PICTURES)]
     characters = float(np.mean([len(picture.label) for picture in pictures]))
     contrast = float(np.mean([contrast_ratio(picture.image) for picture in pictures]))
     if style := None if plan.synth.free else plan.synth.style:
-        # A picture's text does not depend on what is drawn after it.
+        # Without lines and dots, the same seed still draws the same text: its random numbers come before theirs.
         bare = painter(replace(plan, synth=plan.synth.model_copy(update={"style": style.model_copy(update=_NOTHING_ELSE)})))
         texts = [_ink(bare.paint(index).image) for index in range(_PICTURES)]
         outside = sum(int((_ink(picture.image) & ~ink).sum()) for picture, ink in zip(pictures, texts, strict=True))
@@ -64,9 +68,10 @@ def legibility(plan: SynthPlan) -> Legibility:
 
 
 def contrast_ratio(image: Image.Image) -> float:
-    """Returns the contrast ratio, 1 to 21, of the mean luminance of the two classes of pixels into which Otsu's method divides a picture.
+    """Returns the contrast ratio of the dark and the bright pixels of a picture, 1 to 21, from the mean luminance of each class.
 
-    Otsu, "A Threshold Selection Method from Gray-Level Histograms", 1979: https://doi.org/10.1109/TSMC.1979.4310076.
+    Otsu's method separates dark from bright pixels ("A Threshold Selection Method from Gray-Level Histograms", 1979,
+    https://doi.org/10.1109/TSMC.1979.4310076).
 
     Args:
       image: of any mode without transparency.
@@ -83,7 +88,7 @@ def contrast_ratio(image: Image.Image) -> float:
 
 
 def _threshold(grey: npt.NDArray[np.uint8]) -> int:
-    """Returns the highest grey level of the darker class by Otsu's method."""
+    """Returns the highest grey level of the dark class by Otsu's method; 255 if all pixels are equal."""
     counts = np.bincount(grey.ravel(), minlength=256)
     below, sums = counts.cumsum(), (counts * np.arange(256)).cumsum()
     products = (below * (grey.size - below)).astype(float)
@@ -92,7 +97,10 @@ def _threshold(grey: npt.NDArray[np.uint8]) -> int:
 
 
 def _ink(image: Image.Image) -> _Mask:
-    """Returns where a picture differs from its background, its commonest brightness, by more than half of the largest difference."""
+    """Returns where the ink of a picture is, bool [height, width].
+
+    Ink differs from the background, which is the median of each channel, by more than half of the largest difference.
+    """
     pixels = np.asarray(image.convert("RGB")).astype(np.int64)
     difference = np.abs(pixels - np.median(pixels, axis=(0, 1))).max(axis=-1)
     ink: _Mask = difference > max(difference.max() / 2, 1)
@@ -100,9 +108,9 @@ def _ink(image: Image.Image) -> _Mask:
 
 
 class _Apart(CaptchaPainter):
-    """Draws the characters of a picture one at a time, each where it is in the picture, without noise.
+    """Draws only one character of a picture, at its place in the picture, without noise.
 
-    All random numbers are those of the picture, because the noise comes after the text.
+    The random numbers for the text are those of the whole picture, because the captcha library draws the noise after the text.
     """
 
     def __init__(self, plan: SynthPlan):
@@ -110,7 +118,7 @@ class _Apart(CaptchaPainter):
         self._wanted = self._seen = 0
 
     def ink(self, index: int, position: int) -> _Mask:
-        """Returns where the ink of one character is, bool [height, width]."""
+        """Returns where the ink of the character at a position is, bool [height, width]. `index` is that of the picture."""
         self._wanted, self._seen = position, -1
         return _ink(self.paint(index).image)
 

@@ -36,7 +36,7 @@ class SynthConfig(Section):
     """The section `synth` of the configuration, which controls `data synth`."""
 
     count: int = Field(24_000, ge=1, description="pictures per span")
-    seed: int = Field(1, ge=0, description="of the first span; each further span takes the next")
+    seed: int = Field(1, ge=0, description="seed of the first span; each further span takes the next number")
     shard_size: int = Field(4_000, ge=1, description="pictures per shard; a shard is the unit of work of a worker")
     fonts: tuple[LocalPath, ...] = Field((), description="paths of fonts, or of folders of fonts; empty for the captcha library's own")
     font_sizes: tuple[Annotated[int, Field(ge=6, le=512)], ...] = Field((), description="points; empty for the captcha library's own")
@@ -46,13 +46,13 @@ class SynthConfig(Section):
     background: tuple[Byte, Byte] = Field((238, 255), description="the darkest and the brightest value of each colour channel")
     free: FreeLayout | None = Field(None, description="text anywhere on a canvas, in many styles; null for the captcha library's style")
     style: Style | None = Field(
-        None, description="a style of its own, such as `captcha-pipeline synth fit` finds; null for the captcha library's style"
+        None, description="a style such as `captcha-pipeline synth fit` finds; null for the captcha library's style"
     )
 
     @model_validator(mode="after")
     def _one_style(self) -> "SynthConfig":
         if self.free and self.style:
-            raise ValueError("synth.free and synth.style are two styles: remove one of them")
+            raise ValueError("synth.free and synth.style cannot be combined: remove one of them")
         names = ("font_sizes", "noise_dots", "noise_curve", "overlap", "background")
         others = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if self.own_style and others:
@@ -76,10 +76,10 @@ class SynthConfig(Section):
 
 @dataclass(frozen=True)
 class SynthPlan:
-    """Everything that determines the contents of a span, so that any process can make a shard.
+    """Everything that determines the contents of a span. With it, any process can make any shard of the span.
 
     Attributes:
-      spec: the labels and the size of the pictures.
+      spec: the charset and the length of the labels, and the size of the pictures.
       synth: the number of pictures, and how they are drawn.
       splits: the relative size of each split.
       layout: of the records.
@@ -92,18 +92,22 @@ class SynthPlan:
 
     @property
     def shards(self) -> int:
+        """The number of shards."""
         return -(-self.synth.count // self.synth.shard_size)
 
     @property
     def effective_fonts(self) -> tuple[str, ...]:
+        """The paths of the configured fonts, or else of the captcha library's own fonts."""
         return self.synth.fonts or tuple(DEFAULT_FONTS)
 
     @property
     def effective_font_sizes(self) -> tuple[int, ...]:
+        """The configured font sizes, or else the captcha library's own sizes, in proportion to the height of the pictures."""
         return self.synth.font_sizes or tuple(max(6, round(size * self.spec.height)) for size in _RELATIVE_FONT_SIZES)
 
     @property
     def effective_noise_dots(self) -> int:
+        """The configured number of dots in a picture, or else as many as the captcha library's density gives."""
         return round(_DOTS_PER_PIXEL * self.spec.width * self.spec.height) if self.synth.noise_dots is None else self.synth.noise_dots
 
     @property
@@ -128,7 +132,13 @@ class SynthPlan:
 
 @dataclass(frozen=True)
 class Captcha:
-    """A picture, of mode RGB or L, and its label. `params` describes how it was drawn, as JSON values."""
+    """A drawn picture.
+
+    Attributes:
+      image: of mode RGB or L.
+      label: its text.
+      params: describes how it was drawn, as JSON values.
+    """
 
     image: Image
     label: str
@@ -139,7 +149,7 @@ class Painter(Protocol):
     """Draws the pictures of a plan."""
 
     def paint(self, index: int) -> Captcha:
-        """Draws the picture with this index in the span. May seed the global `random`."""
+        """Draws the picture with this index in the span, from 0. May seed the global `random`."""
 
 
 def painter(plan: SynthPlan) -> Painter:
@@ -168,7 +178,7 @@ class CaptchaPainter(ImageCaptcha):
         }
 
     def paint(self, index: int) -> Captcha:
-        """Draws like Painter. Seeds the global `random`, which the library uses."""
+        """Draws a picture, see `Painter.paint`. Seeds the global `random`, which the library uses."""
         plan, spec = self._plan, self._plan.spec
         random.seed(f"{plan.synth.seed}/{index}")
         label = _label(spec, random)
@@ -177,7 +187,11 @@ class CaptchaPainter(ImageCaptcha):
         return Captcha(image if spec.channels == 3 else image.convert("L"), label, params)
 
     def draw(self, label: str) -> tuple[Image, tuple[int, ...], tuple[int, ...]]:
-        """Draws like ImageCaptcha.generate_image, with random numbers in the same order. Returns picture, background and text colour."""
+        """Draws like ImageCaptcha.generate_image, with random numbers in the same order.
+
+        Returns:
+          The picture, of mode RGB, and the colours of the background and the text.
+        """
         background = random_color(*self._plan.synth.background)
         colour = random_color(10, 200, random.randint(220, 255))  # noqa: S311
         image = self.create_captcha_image(label, colour, background)
@@ -188,14 +202,14 @@ class CaptchaPainter(ImageCaptcha):
 
 
 class HandPainter:
-    """Draws with a hand that has its own sizes and colours. The spec's channels and size have no effect."""
+    """Draws with a hand, which has its own sizes and colours: the channels and the size of the spec have no effect."""
 
     def __init__(self, plan: SynthPlan, hand: FreeHand | StyleHand):
         self._plan = plan
         self._hand = hand
 
     def paint(self, index: int) -> Captcha:
-        """Draws like Painter."""
+        """Draws a picture, see `Painter.paint`."""
         rng = random.Random(f"{self._plan.synth.seed}/{index}")  # noqa: S311
         label = _label(self._plan.spec, rng)
         image, params = self._hand.draw(label, rng)
@@ -257,7 +271,7 @@ def usable_fonts(paths: Sequence[str], characters: str) -> tuple[str, ...]:
 def _has_glyphs(font: str, characters: str) -> bool:
     try:
         _check_font(font, characters)
-    except Exception:  # fontTools raises many kinds for a broken font, which a folder may well hold
+    except Exception:  # fontTools raises many kinds of errors for a broken font, and a folder of fonts may well have one
         return False
     return True
 

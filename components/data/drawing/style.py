@@ -1,4 +1,4 @@
-"""A style of pictures as data: canvas, text, background, lines, dots and what happens to the finished picture.
+"""A style of pictures as data: the canvas, text, background, lines and dots, and what happens to the finished picture.
 
 `captcha-pipeline synth fit` finds the style of real pictures. All lengths are pixels of the drawn picture.
 """
@@ -16,7 +16,7 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-# A value in pixels of a picture, from its left or upper edge or from another point of it.
+# A distance in pixels, such as from the left edge of a picture. It may be negative.
 _Length = Annotated[float, Field(ge=-4096, le=4096)]
 Lengths = Annotated[tuple[_Length, _Length], AfterValidator(_ordered)]
 _Size = Annotated[float, Field(ge=0, le=512)]
@@ -42,7 +42,7 @@ class TextStyle(Section):
     size: Sizes = Field(description="font size")
     size_each: bool = Field(False, description="whether each character has its own size")
     stretch: Sizes = Field((1.0, 1.0), description="how many times wider characters are than in the font")
-    stroke: Sizes = Field((0.0, 0.0), description="what a character gains on each side")
+    stroke: Sizes = Field((0.0, 0.0), description="how much wider strokes are on each side than in the font")
     start: Lengths = Field(
         description="from the left edge to the first character's pen position, or to the middle of the text if `centred`"
     )
@@ -52,13 +52,13 @@ class TextStyle(Section):
     )
     gap: Lengths = Field((0.0, 0.0), description="further space between two characters; negative values make them overlap")
     baseline: Lengths = Field(description="from the upper edge to the baseline")
-    lift: Lengths = Field((0.0, 0.0), description="from the baseline to the own baseline of a character, downwards")
+    lift: Lengths = Field((0.0, 0.0), description="how far a character stands below the baseline; negative values raise it")
     angle: Angles = Field((0.0, 0.0), description="degrees by which a character is turned, counter-clockwise")
-    wave: Sizes = Field((0.0, 0.0), description="height of the waves into which the text is bent")
+    wave: Sizes = Field((0.0, 0.0), description="amplitude of the waves into which the text is bent")
     wave_length: Sizes = Field((40.0, 80.0), description="length of these waves")
     scatter: Sizes = Field((0.0, 0.0), description="how far the text's pixels are scattered: standard deviation")
     scatter_at: Lengths | None = Field(None, description="where pixels are scattered most, from the left edge; null for everywhere")
-    scatter_reach: Sizes = Field((30.0, 30.0), description="how far from there it reaches: standard deviation")
+    scatter_reach: Sizes = Field((30.0, 30.0), description="how far the scatter reaches from `scatter_at`: standard deviation")
     palette: Palette = Field(description="colours of the text")
     colour_each: bool = Field(False, description="whether each character has its own colour")
 
@@ -71,7 +71,7 @@ class GroundStyle(Section):
     angle: Angles = Field((0.0, 0.0), description="direction of the gradient: 0 from left to right, 90 from top to bottom")
     grain: Sizes = Field((0.0, 0.0), description="random changes of brightness: standard deviation, 0 to 255")
     grain_each: bool = Field(False, description="whether the red, green and blue of a pixel change independently")
-    grain_scale: float = Field(0.0, ge=0, le=64, description="how large the spots of the same brightness are; 0 for single pixels")
+    grain_scale: float = Field(0.0, ge=0, le=64, description="how large the spots of grain are: standard deviation; 0 for single pixels")
     frame: int = Field(0, ge=0, le=32, description="width of a frame at the edges, under text and lines; 0 for none")
     frame_palette: Palette = Field(Palette(colours=((0, 0, 0),)), description="colours of the frame")
 
@@ -96,7 +96,7 @@ class DotStyle(Section):
 
     count: Counts = Field((0, 0), description="dots in a picture")
     radius: Sizes = Field((0.5, 1.0), description="half of the width of a dot")
-    palette: Palette | None = Field(None, description="their colours; null for a colour of the text")
+    palette: Palette | None = Field(None, description="colours of the dots; null for a colour of the text")
 
 
 class Style(Section):
@@ -114,7 +114,7 @@ class Style(Section):
     jpeg: tuple[_Quality, _Quality] | None = Field(
         None, description="quality of the JPEG in which a picture was once stored; null for none"
     )
-    variation: float = Field(0.0, ge=0, le=2, description="widens all ranges: 0 draws the style as it is, 1 draws very different pictures")
+    variation: float = Field(0.0, ge=0, le=2, description="widens all ranges: 0 leaves them as they are, 1 draws very different pictures")
 
     def has_one_size(self, width: int, height: int) -> bool:
         """Returns whether every picture has this size, in pixels."""

@@ -14,9 +14,9 @@ from scipy import ndimage
 from components.data.drawing.glyphs import Glyph, glyph_of, through_jpeg
 from components.data.drawing.style import Colour, LineStyle, Palette, Style
 
-_FINE: Final = 3  # lines and dots with smooth edges are drawn so many times larger, and then reduced
-_SEGMENTS: Final = 6  # of a line
-_LEAST_SIZE: Final = 4.0
+_FINE: Final = 3  # lines and dots with smooth edges are drawn this many times larger, and then reduced
+_SEGMENTS: Final = 6  # straight pieces of which a line is made
+_LEAST_SIZE: Final = 4.0  # the smallest font size, in pixels
 
 Pixels = npt.NDArray[np.float32]
 
@@ -33,12 +33,12 @@ class StyleHand:
         self._fonts = fonts
 
     def draw(self, label: str, rng: random.Random) -> tuple[Image.Image, dict[str, Any]]:
-        """Returns a picture of mode RGB or L, and the random choices made for it as JSON values."""
+        """Returns a picture, of mode L if the style is grey and RGB otherwise, and the random choices made for it, as JSON values."""
         return _Drawing(self._style, rng).draw(label, rng.choice(self._fonts))
 
 
 class _Drawing:
-    """One picture in the making."""
+    """Draws one picture. Use a new instance for each."""
 
     def __init__(self, style: Style, rng: random.Random):
         self._style = style
@@ -71,7 +71,7 @@ class _Drawing:
         return image, about
 
     def _pick(self, bounds: tuple[float, float], slack: float, least: float = 0.0) -> float:
-        """Returns a value of a range, which `variation` widens by its multiple of `slack` on both sides, though not below `least`."""
+        """Returns a random value of a range, which is first widened on both sides by `variation` times `slack`; at least `least`."""
         more = self._style.variation * slack
         return max(least, self._rng.uniform(bounds[0] - more, bounds[1] + more))
 
@@ -92,7 +92,7 @@ class _Drawing:
         return red, green, blue
 
     def _ground(self) -> Pixels:
-        """Returns float32 [height, width, 3]."""
+        """Returns the background, float32 [height, width, 3], about 0 to 255."""
         style, ground = self._style, self._style.ground
         start = np.asarray(self._colour(ground.palette), np.float32)
         pixels = np.empty((style.height, style.width, 3), np.float32)
@@ -116,7 +116,11 @@ class _Drawing:
         return pixels
 
     def _text(self, label: str, font: str) -> tuple[Pixels, Pixels, dict[str, Any]]:
-        """Returns the cover, float32 [height, width, 1] in [0, 1], and the colour of each pixel of the text, float32 [height, width, 3]."""
+        """Draws the text. Returns three things.
+
+        The cover says how much of each pixel the text covers, float32 [height, width, 1], 0 to 1. The paint is the colour of the text at
+        each pixel, float32 [height, width, 3]. The last is the random choices made, as JSON values.
+        """
         style, text = self._style, self._style.text
         sizes = [round(2 * self._pick(text.size, 0.15 * text.size[1], least=_LEAST_SIZE)) / 2 for _ in label]
         sizes = sizes if text.size_each else sizes[:1] * len(label)
@@ -154,12 +158,12 @@ class _Drawing:
                 pens.append(pen + (pitch - glyph.advance) / 2 + gap)
                 pen += pitch
         start = self._place(text.start, 0.25 * size)
-        # The last gap is behind the text.
+        # The gap after the last character does not belong to the text.
         shift = start - (pens[-1] + glyphs[-1].advance) / 2 if text.centred else start
         return [pen + shift for pen in pens]
 
     def _bent(self, cover: Pixels, paint: Pixels) -> tuple[Pixels, Pixels]:
-        """Returns cover and paint after waves and scatter."""
+        """Returns cover and paint (see `_text`) after waves and scatter have moved the pixels."""
         style, text = self._style, self._style.text
         wave, scatter = self._pick(text.wave, 0.02 * style.height), self._pick(text.scatter, 0.5)
         if wave >= 0.25 or scatter >= 0.1:
@@ -177,7 +181,7 @@ class _Drawing:
         return (cover if style.smooth else (cover >= 0.5).astype(np.float32))[..., np.newaxis], paint
 
     def _lines(self, kind: LineStyle) -> list[tuple[Pixels, Colour]]:
-        """Returns each line's cover, float32 [height, width, 1], and its colour."""
+        """Returns the cover of each line, float32 [height, width, 1], 0 to 1, and its colour."""
         style = self._style
         drawn = []
         for _ in range(self._number(kind.count)):
@@ -203,7 +207,7 @@ class _Drawing:
         return self._reduced(canvas)
 
     def _dots(self) -> list[tuple[Pixels, Colour]]:
-        """Returns covers and colours like `_lines`, those of all dots of one colour together."""
+        """Returns covers and colours like `_lines`. All dots of one colour share a cover."""
         style, dots = self._style, self._style.dots
         canvases: dict[Colour, Image.Image] = {}
         colours = [self._colour(dots.palette) for _ in range(4)]

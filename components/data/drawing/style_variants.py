@@ -1,4 +1,4 @@
-"""Changes to a style of drawn pictures, one at a time, to see what each costs those who read the pictures."""
+"""Changes a style of drawn pictures in one respect at a time, to measure how each change affects those who read the pictures."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,24 +10,30 @@ from components.data.captcha_spec import CaptchaSpec, LengthRange
 from components.data.drawing.painting import INSTALLED_FONTS, CaptchaPainter, SynthPlan, find_fonts, painter
 from components.data.drawing.style import Colour, Counts, DotStyle, Lengths, LineStyle, Palette, Sizes, Style, TextStyle
 
-_FONTS: Final = 8
-_OVERLAP: Final = 0.25  # the captcha library's own
-_TEXT: Final = 105  # the mean of the text's channels, which the captcha library draws from 10 to 200
-_PIXELS_PER_DOT: Final = 320  # as the captcha library's own dots
-_CLOSER: Final = 0.15  # of the font size: about a quarter of a character
-_MOST: Final = {"width": 2048, "length": 64, "noise_curve": 20, "noise_dots": 10_000, "dots": 2_000}  # of the configuration
+_FONTS: Final = 8  # more fonts are at least this many
+_OVERLAP: Final = 0.25  # the captcha library's own value, used if there is no overlap yet
+_TEXT: Final = 105  # the mean level of the text, whose channels the captcha library chooses between 10 and 200
+_PIXELS_PER_DOT: Final = 320  # the density of the captcha library's own dots, used if there are no dots yet
+_CLOSER: Final = 0.15  # how much closer characters move, as a share of the font size: about a quarter of a character
+# The largest values that the configuration allows.
+_MOST: Final = {"width": 2048, "length": 64, "noise_curve": 20, "noise_dots": 10_000, "dots": 2_000}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A changed style. `name` says what is changed, in words, and `plan` draws it."""
+    """A changed style.
+
+    Attributes:
+      name: says in words what is changed.
+      plan: draws pictures in the changed style.
+    """
 
     name: str
     plan: SynthPlan
 
 
 def variants(plan: SynthPlan) -> list[Variant]:
-    """Returns the changes that a plan's style allows. Each is made to the plan as it is."""
+    """Returns all changes that a plan's style allows. Each variant has one change and is otherwise like the plan."""
     made = (change(plan) for change in _CHANGES)
     return [*_restyled(plan), *(variant for variant in made if variant)]
 
@@ -65,7 +71,7 @@ def _more_fonts(plan: SynthPlan) -> Variant | None:
     own = plan.effective_fonts
     try:
         others = [font for font in find_fonts([INSTALLED_FONTS], plan.spec.characters) if font not in own]
-    except CaptchaPipelineError:  # no font of this machine has the characters
+    except CaptchaPipelineError:  # no installed font has all characters
         return None
     wanted = max(_FONTS, 2 * len(own)) - len(own)
     step = max(1, len(others) // wanted)
@@ -116,7 +122,7 @@ def _more_lines_of_style(style: Style) -> tuple[str, Style] | None:
 
 def _closer_text_of_style(style: Style) -> tuple[str, Style]:
     closer = _CLOSER * sum(style.text.size) / 2
-    # With a pitch, the gap moves a character and not those after it.
+    # If there is a pitch, it alone sets the distance between characters; the gap only moves a character away from its place.
     text = {"pitch": _moved(style.text.pitch, -closer, 0)} if style.text.pitch else {"gap": _moved(style.text.gap, -closer)}
     return f"characters {closer:.1f} pixels closer together", _with_text(style, text)
 
@@ -146,7 +152,7 @@ _OF_STYLE: Final[tuple[Callable[[Style], tuple[str, Style] | None], ...]] = (
 
 
 def _restyled(plan: SynthPlan) -> Iterator[Variant]:
-    """Yields the changes to a style that `synth fit` has found, or that a person wrote."""
+    """Yields the changes to `synth.style`, which `synth fit` has found or a person has written."""
     if plan.synth.style is None or plan.synth.free:
         return
     for change in _OF_STYLE:
@@ -174,13 +180,13 @@ def _longer(plan: SynthPlan) -> Variant | None:
     if spec.max_length >= _MOST["length"]:
         return None
     length = spec.length + 1 if isinstance(spec.length, int) else LengthRange(min=spec.length.min + 1, max=spec.length.max + 1)
-    if plan.synth.free:  # its canvas has a size of its own
+    if plan.synth.free:  # its pictures do not have the size of the spec
         return Variant("one more character", replace(plan, spec=_with(spec, length=length)))
-    # As wide for each character as before.
+    # The picture becomes wider, so that each character has as much room as before.
     mean = (spec.min_length + spec.max_length) / 2
     width = min(round(spec.width * (mean + 1) / mean), _MOST["width"])
     longer = replace(plan, spec=_with(spec, length=length, width=width))
-    name = "one more character, on a picture as much wider"
+    name = "one more character, on a picture that is wider in proportion"
     return _changed(longer, name, style=_wider(style, (mean + 1) / mean)) if style else Variant(name, longer)
 
 

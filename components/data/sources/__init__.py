@@ -1,1 +1,1 @@
-"""Imports pictures, and corrects their labels."""
+"""Imports labelled pictures into spans, and corrects their labels."""

@@ -1,8 +1,8 @@
-"""Corrects the labels of pictures that are in spans, and removes pictures, without a change to any span.
+"""Corrects the labels of pictures that are in spans, and removes pictures, without changing any span.
 
-The corrections become a span of their own. It has a new record of each corrected picture, which differs from the old one by its label only,
-in the split of the old one; and its manifest lists, in `supersedes`, the keys of all corrected and removed pictures. A run that reads the
-span leaves out the older records of these pictures (`components.data.spans.Window.superseded`). Dropping the span brings them back.
+The corrections become a new span. It has a new record of each corrected picture, which differs from the old record by its label only, and
+is in the same split. The manifest of the new span lists, in `supersedes`, the keys of all corrected and removed pictures. A run that reads
+this span leaves out the older records of these pictures (`components.data.spans.Window.superseded`). Dropping the span brings them back.
 """
 
 import re
@@ -28,15 +28,15 @@ from components.data.tfrecords import Record, read_records
 
 KEY: Final = "key"  # the column with the keys of the pictures
 _KEY: Final = re.compile(r"[0-9a-f]{32}")
-_KINDS: Final = tuple(reversed(SPLITS))  # of the splits in which a picture is, the one that counts comes first
+_KINDS: Final = tuple(reversed(SPLITS))  # if a picture is in several splits, the correction goes into the first of these
 
 
 @dataclass
 class Corrected(Imported):
     """The result of corrections.
 
-    `counts` has the numbers of records with another label, `known` the number of pictures that need no correction, `contradictions` the
-    pictures to which the table gives two labels; its first label counts.
+    `counts` has the number of records with a corrected label, by split. `known` is the number of pictures that already match the table.
+    `contradictions` has the pictures to which the table gives two different labels; the first one is used.
 
     Attributes:
       removed: the number of pictures that are removed.
@@ -47,7 +47,12 @@ class Corrected(Imported):
 
 @dataclass(frozen=True)
 class _Wish:
-    """What a row of the table wants: a label, or "" to remove the picture. `name` is the picture as the row names it."""
+    """What a row of the table asks for.
+
+    Attributes:
+      label: the right label; "" to remove the picture.
+      name: the key or the path of the picture, as in the row.
+    """
 
     label: str
     name: str
@@ -57,14 +62,15 @@ def correct(table: str | Path, plan: ImportPlan, progress: Progress | None = Non
     """Writes a span of corrections.
 
     Args:
-      table: a .csv or .jsonl file with the columns `label` and `key` (of components/data/splits.py, hexadecimal), or `label` and `path`. A
-        path, relative to the table's folder, names a file with the same visible pixels. An empty label removes the picture.
-      plan: the target. Its layout is canonical.
+      table: a .csv or .jsonl file with the columns `label` and `key`, or `label` and `path`. A key is that of a picture
+        (components/data/splits.py), hexadecimal. A path, relative to the table's folder, names a file with the same visible pixels. An
+        empty label removes the picture.
+      plan: the target. Its layout must be canonical.
       progress: called while spans that are not in the index yet are read.
 
     Raises:
-      NothingNew: no picture needs a correction.
-      CaptchaPipelineError: the table is invalid, or has no row that can be followed.
+      NothingNew: all pictures already match the table.
+      CaptchaPipelineError: the table is invalid, nothing could be corrected, a span is damaged, or the data folder cannot be written.
     """
     result = Corrected()
     wishes = _wishes(Path(table), plan, result)
@@ -84,7 +90,7 @@ def correct(table: str | Path, plan: ImportPlan, progress: Progress | None = Non
 
 
 def _wishes(table: Path, plan: ImportPlan, result: Corrected) -> dict[bytes, _Wish]:
-    """Returns what the rows want, by the keys of the pictures."""
+    """Returns what the rows of the table ask for, by key of the picture. Notes rows that cannot be used in `result`."""
     wishes: dict[bytes, _Wish] = {}
     for column, name, label in table_rows(table, (KEY, PATH)):
         key = _key_of(table, column, name, plan, result)
@@ -118,7 +124,7 @@ def _key_of(table: Path, column: str, name: str, plan: ImportPlan, result: Corre
 def _corrected(
     wishes: Mapping[bytes, _Wish], plan: ImportPlan, result: Corrected, index: SpanIndex, superseded: list[bytes]
 ) -> Iterator[tuple[str, Item]]:
-    """Yields the split and the new record of each picture with another label. Adds the keys of all changed pictures to `superseded`."""
+    """Yields the split and the new record of each relabelled picture. Adds the keys of all relabelled and removed ones to `superseded`."""
     chosen: dict[tuple[int, str, int], dict[int, tuple[bytes, str]]] = {}
     splits: dict[bytes, str] = {}
     for key, wish in wishes.items():
@@ -143,7 +149,7 @@ def _corrected(
 
 
 def _is_fulfilled(wish: _Wish, current: list[Place], plan: ImportPlan) -> bool:
-    """Returns whether the records of a picture that count are already as wanted."""
+    """Returns whether the current records of a picture already match what the table asks for."""
     if not wish.label or not current:
         return not wish.label and not current
     wanted = plan.spec.canonical(wish.label)
@@ -151,7 +157,7 @@ def _is_fulfilled(wish: _Wish, current: list[Place], plan: ImportPlan) -> bool:
 
 
 def _read(index: SpanIndex, shard: Place, wanted: Mapping[int, tuple[bytes, str]]) -> Iterator[tuple[Example, tuple[bytes, str]]]:
-    """Yields the records of a shard at the wanted places in it, in the canonical layout, each with what `wanted` has for its place."""
+    """Yields the wanted records of a shard, in the canonical layout, each with its value in `wanted`, whose keys are record numbers."""
     span = index.span_of(shard)
     info = DataInfo.load(span.path / DATA_INFO) if span.manifest.layout == "book" else None
     file = [file for file in span.manifest.files if file.path.startswith(f"{shard.split}/")][shard.shard]

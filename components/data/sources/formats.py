@@ -18,11 +18,11 @@ from components.data.sources.sift import ImportPlan
 
 @dataclass(frozen=True)
 class Options:
-    """Options of an import that only some formats read.
+    """Options of an import that only some formats use.
 
     Attributes:
-      pattern: for a folder, see `import_folder`.
-      outside: for a table, see `import_table`.
+      pattern: used for a folder, see `import_folder`.
+      outside: used for a table, see `import_table`.
     """
 
     pattern: str
@@ -34,8 +34,8 @@ class Format:
     """A kind of input.
 
     Attributes:
-      accepts: whether an existing path has this format.
-      load: imports the path; raises CaptchaPipelineError if it is invalid, or if nothing could be imported.
+      accepts: returns whether an existing path has this format.
+      load: imports the path. Raises CaptchaPipelineError if it is invalid, or if nothing could be imported.
     """
 
     accepts: Callable[[Path], bool]
@@ -60,6 +60,17 @@ _LEGACY: Final = Format(
 
 
 def import_path(path: Path, options: Options, plan: ImportPlan, progress: Progress | None = None) -> Imported:
-    """Imports a path with the first format that accepts it, else as the legacy layout. Raises CaptchaPipelineError like that format."""
+    """Imports a path with the first format that accepts it, or else as records in the legacy layout.
+
+    Args:
+      path: a file or folder that exists.
+      options: of the user.
+      plan: the target of the import.
+      progress: called while the path and the spans are read.
+
+    Raises:
+      NothingNew: every picture is already in a span, and the plan leaves such pictures out.
+      CaptchaPipelineError: the path is invalid, or nothing could be imported.
+    """
     chosen = next((it for it in FORMATS if it.accepts(path)), _LEGACY)
     return chosen.load(path, options, plan, progress)

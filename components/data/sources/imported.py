@@ -1,7 +1,7 @@
 """Imports labelled pictures into a new span, from a folder, a table, or records in the legacy layout.
 
-Labels and pictures are imported unchanged; CaptchaExampleGen checks them. The same input next to the same spans gives the same bytes. The
-split of a picture depends on its pixels, or on the split of a picture that it looks like (components/data/sources/sift.py).
+Labels and pictures are imported unchanged; CaptchaExampleGen checks them. With the same spans present, the same input gives the same bytes.
+The split of a picture depends on its pixels, or on the split of a picture that it looks like (components/data/sources/sift.py).
 """
 
 import io
@@ -28,7 +28,7 @@ from components.data.sources.seen import FILE, of_encoded, of_legacy
 from components.data.sources.sift import ImportPlan, Item, label_problem, save
 from components.data.tfrecords import Damage, read_records
 
-MAX_FILE_BYTES: Final = 16 * 2**20
+MAX_FILE_BYTES: Final = 16 * 2**20  # larger picture files are left out
 _IMPORTING: Final = "Importing"
 _TFRECORD: Final = re.compile(r"(\.records?|tfrecord[^/]*)(\.gz)?$", re.IGNORECASE)
 
@@ -37,11 +37,11 @@ def source_name(given: str, path: Path) -> str:
     """Returns the name of the source of an import.
 
     Args:
-      given: the name that the user gave; "" for that of the path.
-      path: of what is imported.
+      given: the name that the user gave; "" to use the name of the file or folder.
+      path: the file or folder that is imported.
 
     Raises:
-      CaptchaPipelineError: only the pipeline itself makes spans of this source.
+      CaptchaPipelineError: the name is reserved for spans that the pipeline makes itself.
     """
     name = given or path.resolve().stem or "folder"
     if name in (PSEUDO, CORRECTIONS):
@@ -61,7 +61,8 @@ def import_folder(folder: str | Path, pattern: str, plan: ImportPlan, progress: 
 
     Raises:
       NothingNew: every picture is already in a span, and the plan leaves such pictures out.
-      CaptchaPipelineError: no file matches, no label is valid, or nothing could be imported.
+      CaptchaPipelineError: the folder does not exist, the pattern is invalid, no file matches, no label is valid, or nothing could be
+        imported.
     """
     result = Imported()
     entries = list(folder_entries(Path(folder), pattern, result.leave_out))
@@ -74,7 +75,7 @@ def import_folder(folder: str | Path, pattern: str, plan: ImportPlan, progress: 
 
 
 def import_table(table: str | Path, plan: ImportPlan, progress: Progress | None = None, outside: bool = False) -> Imported:
-    """Imports the pictures that a .csv or .jsonl file lists in `path` and `label`.
+    """Imports the pictures that a .csv or .jsonl file lists in its columns `path` and `label`.
 
     Args:
       table: the file. Paths in it are relative to its folder.
@@ -83,6 +84,7 @@ def import_table(table: str | Path, plan: ImportPlan, progress: Progress | None 
       outside: whether to import pictures outside the table's folder. An untrusted table could name any file.
 
     Raises:
+      NothingNew: every picture is already in a span, and the plan leaves such pictures out.
       CaptchaPipelineError: the table is invalid, no label is valid, or nothing could be imported.
     """
     table = Path(table)
@@ -95,8 +97,8 @@ def import_table(table: str | Path, plan: ImportPlan, progress: Progress | None 
 def import_legacy(path: str | Path, plan: ImportPlan, progress: Progress | None = None) -> Imported:
     """Imports records in the legacy layout.
 
-    If the plan's layout is canonical, records are converted, and bad records are left out. If it is the legacy layout, records are copied,
-    bad records too, because CaptchaExampleGen checks them. Damaged records are left out in both cases.
+    If the layout of the plan is canonical, records are converted, and bad records are left out. If it is the legacy layout, all records are
+    copied, even bad ones, because CaptchaExampleGen checks them. Damaged records are left out in both cases.
 
     Args:
       path: a folder with data_info.csv and TFRecord files, or a TFRecord file next to data_info.csv.
@@ -104,6 +106,7 @@ def import_legacy(path: str | Path, plan: ImportPlan, progress: Progress | None 
       progress: called after each record.
 
     Raises:
+      NothingNew: every picture is already in a span, and the plan leaves such pictures out.
       CaptchaPipelineError: data_info.csv is missing or invalid, there are no TFRecord files, or nothing could be imported.
     """
     path = Path(path)
@@ -146,26 +149,27 @@ def _legacy_items(
 
 
 def import_entries(entries: list[Entry], plan: ImportPlan, result: Imported, progress: Progress | None = None) -> Imported:
-    """Imports listed pictures.
+    """Imports pictures from a list.
 
     Args:
       entries: the pictures and their labels.
       plan: the target of the import.
       result: filled in, and returned.
-      progress: called after each picture.
+      progress: called before each picture is read.
 
     Raises:
+      NothingNew: every picture is already in a span, and the plan leaves such pictures out.
       CaptchaPipelineError: nothing could be imported.
     """
     return save(_picture_items(entries, plan, result, progress), plan, result, None, progress)
 
 
 def read_entry(entry: Entry, result: Imported) -> bytes | None:
-    """Returns the bytes of a picture file, of which no more than MAX_FILE_BYTES are read.
+    """Returns the bytes of a picture file. A file that is missing, unreadable or larger than MAX_FILE_BYTES is left out.
 
     Args:
       entry: the file.
-      result: notes why a file is left out.
+      result: a note says in it why the file is left out.
 
     Returns:
       None if the file is left out.
@@ -198,9 +202,9 @@ def picture_item(data: bytes, label: str, name: str, plan: ImportPlan, result: I
     Args:
       data: an encoded picture of at most MAX_FILE_BYTES. It is not checked, except for the legacy layout, which stores pixels.
       label: its text, as it was given.
-      name: of its file, for messages and to find it again.
+      name: the name of its file, for messages, and to find the file again.
       plan: the target of the import.
-      result: notes why a picture is left out.
+      result: a note says in it why the picture is left out.
 
     Returns:
       None if the picture is left out.

@@ -1,9 +1,9 @@
 """An index of the pictures in all spans: an import finds known pictures in it without reading all spans again.
 
-The index is DATA/.index.sqlite. It is a cache. It is updated before each use, by the number of each span and the checksum of its manifest,
-so that spans may be removed, replaced and restored. It can be deleted at any time; a damaged index is made again. SQLite comes with
-Python, leaves no transaction half done after a kill, and finds a picture among millions without loading them all. Only a process that
-holds the data folder's lock writes to the index.
+The index is the file DATA/.index.sqlite. It is a cache: it can be deleted at any time, and a damaged index is built again. Before each use
+it is brought up to date, by the number of each span and the checksum of its manifest, so spans may be removed, replaced and restored.
+SQLite comes with Python, leaves no transaction half done after a kill, and finds a picture among millions without loading them all. Only a
+process that holds the lock of the data folder writes to the index.
 """
 
 import contextlib
@@ -35,14 +35,23 @@ _TABLES: Final = f"""
     CREATE TABLE band (value INTEGER NOT NULL, picture INTEGER NOT NULL, PRIMARY KEY (value, picture)) WITHOUT ROWID;
     PRAGMA user_version = {_VERSION};
 """
-_CACHE: Final = 64 * 2**10  # KiB
+_CACHE: Final = 64 * 2**10  # KiB of memory for SQLite
 
-Progress = Callable[[str, int, int | None], None]  # the activity, the number done, and the total if it is known
+Progress = Callable[[str, int, int | None], None]  # takes the activity, the number of steps done, and their total if it is known
 
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a picture: in a span, or earlier in the import that makes the span `number`."""
+    """Where a labelled picture is: in a span, or in the import that is making the span `number`.
+
+    Attributes:
+      number: of the span.
+      split: of the record.
+      shard: the number of the record's file in the split, from 0.
+      record: the number of the record in the file, from 0.
+      label: the label, as it was given, NFC-normalised.
+      name: of the original picture file; "" if it is not known.
+    """
 
     number: int
     split: str
@@ -53,12 +62,12 @@ class Place:
 
 
 class SpanIndex:
-    """The index of a data folder, as a context manager. Pictures that were added but not kept are gone when it ends.
+    """The index of a data folder, as a context manager. Pictures that were added without a call of `keep` are dropped at its end.
 
     Args:
       root: the data folder.
       rules: how pictures are decoded for the model.
-      save: False leaves the file unchanged, and works on a copy in memory.
+      save: False to leave the file unchanged, and work on a copy in memory.
     """
 
     def __init__(self, root: Path, rules: PictureRules, save: bool = True):
@@ -92,7 +101,7 @@ class SpanIndex:
         return _usable(sqlite3.connect(":memory:"))
 
     def refresh(self, spans: Iterable[Span], progress: Progress | None = None) -> None:
-        """Removes the spans that are gone or changed from the index, and reads new and changed spans.
+        """Brings the index up to date: forgets spans that are gone or changed, and reads new and changed spans.
 
         Args:
           spans: all spans of the data folder.
@@ -137,15 +146,23 @@ class SpanIndex:
         return self._replaced.get(key, 0) > place.number
 
     def is_pseudo(self, place: Place) -> bool:
-        """Returns whether a model has given the label at this place. A place in the import that is at work is never such a place."""
+        """Returns whether a model has given the label at this place. The result is False for a place in the current import."""
         return place.number in self._spans and self._spans[place.number].manifest.source == PSEUDO
 
     def span_of(self, place: Place) -> Span:
-        """Returns the span of a place in a span."""
+        """Returns the span that has this place.
+
+        Raises:
+          KeyError: the place is in the current import, whose span does not exist yet.
+        """
         return self._spans[place.number]
 
     def most_alike(self, look: bytes) -> Place | None:
-        """Returns the place of the picture most similar to `look`, the oldest of several; None if all are farther than MAX_DISTANCE."""
+        """Returns the place of the picture that looks most similar, the oldest of several; None if none is within MAX_DISTANCE.
+
+        Args:
+          look: the perceptual hash of a picture, from components/data/likeness.py.
+        """
         values = bands(look)
         found = self._database.execute(
             f"SELECT id, look FROM picture WHERE id IN (SELECT picture FROM band WHERE value IN ({','.join('?' * len(values))}))",  # noqa: S608
@@ -160,7 +177,7 @@ class SpanIndex:
         return Place(number, SPLITS[split], *rest)
 
     def add(self, number: int, split: str, shard: int, record: int, seen: Seen) -> None:
-        """Adds a picture of the span `number`. `shard` and `record` count from 0 in the split and in the shard."""
+        """Adds a picture of the span `number`. The other numbers are those of `Place`."""
         row = self._database.execute(
             "INSERT INTO picture (span, split, shard, record, key, look, label, name) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (number, SPLITS.index(split), shard, record, seen.key, seen.look, seen.label, seen.name),
@@ -169,12 +186,17 @@ class SpanIndex:
             self._database.executemany("INSERT INTO band VALUES (?, ?)", ((value, row) for value in bands(seen.look)))
 
     def keep(self, number: int, checksum: str) -> None:
-        """Saves the pictures that were added for a span whose manifest has this checksum. The span need not exist yet."""
+        """Saves the pictures that were added for the span `number`. The span need not exist yet.
+
+        Args:
+          number: of the span.
+          checksum: of its manifest, see `Span.checksum`.
+        """
         self._database.execute("INSERT INTO span VALUES (?, ?)", (number, self._made_from(checksum)))
         self._database.commit()
 
     def describe(self, place: Place) -> str:
-        """Returns a place as text: the shard and the record in it, and the name of the picture's original file if it is known."""
+        """Returns a place as text for a person: the shard, the record in it, and the name of the original file if it is known."""
         span = self._spans.get(place.number)
         if span is None:
             return place.name

@@ -16,7 +16,7 @@ TABLES: Final = (".csv", ".jsonl")
 PATH: Final = "path"  # the column with the paths of the pictures
 _LABEL: Final = "label"
 
-LeaveOut = Callable[[str, str], None]  # the reason, and the name of the file
+LeaveOut = Callable[[str, str], None]  # takes the reason and the name of the file
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Entry:
 
     Attributes:
       path: of the file.
-      name: the path below the folder, or as written in the table.
-      label: as written in the file name or the table.
-      inside: the folder, with links resolved, that must contain the file after its links are resolved; None for no restriction.
+      name: the path relative to the folder, or the path as written in the table.
+      label: the label as written in the file name or the table.
+      inside: a folder, with links resolved, outside which the file must not be, once its own links are resolved; None for no restriction.
     """
 
     path: Path
@@ -37,7 +37,12 @@ class Entry:
 
 
 def folder_entries(folder: Path, pattern: str, leave_out: LeaveOut) -> Iterator[Entry]:
-    """Yields the files below a folder whose names match the pattern (components.data.sources.imported.import_folder).
+    """Yields the files below a folder whose names match a pattern.
+
+    Args:
+      folder: links that lead out of it are not followed.
+      pattern: as for `components.data.sources.imported.import_folder`.
+      leave_out: called for each file that is left out.
 
     Raises:
       CaptchaPipelineError: the folder does not exist, or the pattern does not contain `{label}` exactly once.
@@ -56,7 +61,7 @@ def table_entries(table: Path, outside: bool) -> Iterator[Entry]:
 
     Args:
       table: the file.
-      outside: whether its pictures may be outside its folder.
+      outside: whether the pictures may be outside the folder of the table.
 
     Raises:
       CaptchaPipelineError: the table cannot be read, or a row is invalid.
@@ -67,11 +72,11 @@ def table_entries(table: Path, outside: bool) -> Iterator[Entry]:
 
 
 def table_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """Yields of each row of a .csv or .jsonl file the column that names its picture, the name, and the label.
+    """Yields three values for each row of a .csv or .jsonl file: the column that names the picture, the name in it, and the label.
 
     Args:
       table: the file.
-      columns: the columns that can name a picture; a row has one of them.
+      columns: the columns that may name a picture. Of several in the table, the first in this order is used.
 
     Raises:
       CaptchaPipelineError: the table cannot be read, or a row is invalid.
@@ -94,7 +99,11 @@ def _matcher(pattern: str) -> re.Pattern[str]:
 
 
 def regular_files(folder: Path, leave_out: LeaveOut) -> Iterator[tuple[Path, str]]:
-    """Yields the regular files below a folder, except hidden files, and their paths below it, in the order of these paths.
+    """Yields the regular files below a folder and their paths relative to it, sorted by these paths. Hidden files and folders are skipped.
+
+    Args:
+      folder: links that lead out of it are not followed.
+      leave_out: called for each file that is left out for another reason.
 
     Raises:
       CaptchaPipelineError: the folder does not exist.

@@ -1,4 +1,4 @@
-"""What an import did: the pictures that it took, left out, or took with a doubt."""
+"""The result of an import: which pictures were imported, which were left out, and which may be wrong."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from typing import Final
 from components.base.errors import CaptchaPipelineError
 from components.data.spans import Span
 
-_EXAMPLES: Final = 5
-_CONTRADICTIONS: Final = 100
+_EXAMPLES: Final = 5  # cases of each kind that are named
+_CONTRADICTIONS: Final = 100  # contradictions that are named
 _CONTRADICTED: Final = (
     "Correct the labels and import again. If the label in a span is wrong, correct it there (`captcha-pipeline data correct`)."
 )
@@ -22,6 +22,7 @@ class Found:
     examples: list[str] = field(default_factory=list)
 
     def add(self, example: str) -> None:
+        """Counts a case."""
         self.count += 1
         if len(self.examples) < _EXAMPLES:
             self.examples.append(example)
@@ -35,17 +36,18 @@ class Imported:
     """The result of an import.
 
     Attributes:
-      span: the new span; not set after a dry run.
-      counts: by split, the number of imported records.
-      reasons: by reason, the pictures and records that were left out, except contradictions.
-      contradictions: pictures that were left out because they already exist with another label: a line each, with both places and labels.
-      refused_labels: labels that the spec refuses, a line each. They are imported, and a run quarantines them.
-      refused_pictures: by reason, pictures that a run will quarantine. They are imported as well.
+      span: the new span; not set after a dry run, or if nothing was imported.
+      counts: the number of imported records, by split.
+      reasons: the pictures and records that were left out, by reason, except contradictions.
+      contradictions: pictures that were left out because they already exist with another label: a line for each, with both places and
+        labels.
+      refused_labels: a line for each label that the spec refuses. The pictures are imported, and a run quarantines them.
+      refused_pictures: pictures that a run will quarantine, by reason. They are imported as well.
       doubtful: pictures that look like a picture with another label. They are imported.
       known: the number of pictures that are already in a span with the same label.
       alike: the number of pictures that were put into the split of a picture that they look like.
-      sizes: by width and height in pixels, the number of pictures.
-      superseded: the keys of pictures that a model has labelled, and that get their label from this import instead.
+      sizes: the number of pictures, by width and height in pixels.
+      superseded: the keys of pictures whose label from a model is replaced by the label from this import.
     """
 
     span: Span = field(init=False, repr=False)
@@ -62,10 +64,16 @@ class Imported:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """By reason, the number of pictures and records that were left out."""
+        """The number of pictures and records that were left out, by reason, except contradictions."""
         return {why: found.count for why, found in self.reasons.items()}
 
     def leave_out(self, why: str, where: str) -> None:
+        """Notes that a picture or record is left out.
+
+        Args:
+          why: the reason.
+          where: names the picture or record.
+        """
         self.reasons.setdefault(why, Found()).add(where)
 
     def describe(self) -> str:
@@ -84,7 +92,11 @@ class Imported:
 
 
 class NothingNew(CaptchaPipelineError):
-    """All pictures that could be imported are already in a span. `result` has the pictures that were left out for other reasons."""
+    """Nothing was imported or corrected, because the spans already have all of these pictures and labels.
+
+    Attributes:
+      result: counts the known pictures, and has those that were left out for other reasons.
+    """
 
     def __init__(self, result: Imported):
         super().__init__("All pictures are already in a span.")

@@ -1,4 +1,4 @@
-"""Data used to compare labelled pictures within an import, and with the pictures in the spans."""
+"""What is needed of a labelled picture to compare it with others, in the same import and in the spans."""
 
 import contextlib
 import json
@@ -28,8 +28,8 @@ class Seen:
 
     Attributes:
       key: a hash of the visible pixels (components/data/splits.py); if a run refuses the picture, a hash of the bytes.
-      look: the perceptual hash (components/data/likeness.py); None if a run refuses the picture, or if too little is on it.
-      label: as it was given, NFC-normalised.
+      look: the perceptual hash (components/data/likeness.py); None if a run refuses the picture, or if it shows too little.
+      label: the given label, NFC-normalised, at most 256 characters.
       name: of the original file; "" if it is not known.
       size: width and height in pixels; None if a run refuses the picture.
       refusal: why a run refuses the picture, a reason of PictureError; "" if no run refuses it.
@@ -44,12 +44,12 @@ class Seen:
 
 
 def of_pixels(picture: Image.Image, label: str, name: str) -> Seen:
-    """Returns the data used to compare a picture of mode L or RGB."""
+    """Returns what is needed to compare a picture of mode L or RGB."""
     return Seen(split_key(picture), look_of(picture), _normalised(label), name, picture.size)
 
 
 def of_encoded(data: bytes, label: str, name: str, rules: PictureRules) -> Seen:
-    """Returns the data used to compare an encoded picture."""
+    """Returns what is needed to compare an encoded picture. If it cannot be decoded, `refusal` says why."""
     try:
         return of_pixels(visible_picture(data, rules), label, name)
     # Pillow's decoders raise almost any exception on broken input.
@@ -59,16 +59,20 @@ def of_encoded(data: bytes, label: str, name: str, rules: PictureRules) -> Seen:
 
 
 def of_legacy(example: Any, info: DataInfo, spec: CaptchaSpec, name: str, rules: PictureRules) -> Seen:
-    """Returns the data used to compare an example in the legacy layout. Raises RecordError like `to_canonical` in legacy_layout.py."""
+    """Returns what is needed to compare an example in the legacy layout.
+
+    Raises:
+      RecordError: as for `to_canonical` in legacy_layout.py.
+    """
     return of_pixels(visible_pixels(legacy_picture(example, info), rules.background), legacy_label(example, info, spec), name)
 
 
 def of_record(data: bytes, info: DataInfo | None, spec: CaptchaSpec, rules: PictureRules) -> Seen | None:
-    """Returns the data used to compare a record of a span, or None if the record is bad.
+    """Returns what is needed to compare a record of a span, or None if the record is bad.
 
     Args:
       data: the serialised record.
-      info: of a span in the legacy layout; None for the canonical layout.
+      info: describes the records of a span in the legacy layout; None for the canonical layout.
       spec: of the span.
       rules: how pictures are decoded.
     """

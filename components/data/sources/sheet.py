@@ -1,4 +1,4 @@
-"""Shows the spans of a window: a contact sheet, and statistics of each split. Records that a later span supersedes are left out."""
+"""Shows the data in the spans of a window: a contact sheet, and statistics of each split. Superseded records are left out."""
 
 import contextlib
 import io
@@ -28,12 +28,18 @@ _SHEET_WIDTH: Final = 1200  # pixels, like the following lengths
 _CELL_WIDTH: Final = 138
 _GAP: Final = 10
 _TEXT: Final = 16
-_MAX_PIXELS: Final = 4_000_000
+_MAX_PIXELS: Final = 4_000_000  # a larger picture is shown as an empty cell
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A record: its label, its picture before decoding, and the stored size of the picture in bytes. A broken record has no picture."""
+    """A record.
+
+    Attributes:
+      label: its label; "" for a broken record.
+      image: its picture, of which only the header may have been read so far; None for a broken record.
+      stored_bytes: the size of the stored picture.
+    """
 
     label: str
     image: Image.Image | None
@@ -42,7 +48,17 @@ class Sample:
 
 @dataclass
 class SplitStatistics:
-    """Counts over the records of one split. Broken records have no readable label or picture; only `records` and `broken` count them."""
+    """Counts over the records of one split.
+
+    Attributes:
+      split: the name of the split.
+      records: the number of records.
+      broken: the number of records without a readable label or picture. The following counts leave them out.
+      stored_bytes: the size of all stored pictures together.
+      lengths: the number of labels, by their length in characters.
+      characters: how often each character occurs in the labels.
+      sizes: the number of pictures, by width and height in pixels.
+    """
 
     split: str
     records: int = 0
@@ -60,7 +76,11 @@ class SplitStatistics:
 
 
 def samples(span: Span, split: str, window: Window, rules: PictureRules) -> Iterator[Sample]:
-    """Yields the records of one split of a span in a window, in either layout. Raises CaptchaPipelineError like `Span.records`."""
+    """Yields the records of one split of a span, in either layout, without those that the window supersedes.
+
+    Raises:
+      CaptchaPipelineError: as for `Span.records`.
+    """
     info = DataInfo.load(span.path / DATA_INFO) if span.manifest.layout == "book" else None
     superseded = window.superseded(span)
     for item in span.records(split):
@@ -92,7 +112,11 @@ def _legacy_sample(data: bytes, info: DataInfo, spec: CaptchaSpec) -> Sample:
 def span_statistics(window: Window, spec: CaptchaSpec, rules: PictureRules) -> list[SplitStatistics]:
     """Returns the statistics of each split over the spans of a window. A character of the spec that never occurs has the count 0.
 
-    Reads every record, but only the headers of the pictures, unless a later span supersedes records: these are found by their pixels.
+    Reads every record, but only the headers of the pictures. If a later span supersedes records of a span, reads the pixels of that span's
+    pictures too, because superseded records are found by their pixels.
+
+    Raises:
+      CaptchaPipelineError: as for `Span.records`.
     """
     statistics = [SplitStatistics(split, characters=Counter(dict.fromkeys(spec.characters, 0))) for split in SPLITS]
     for span, counts in itertools.product(window.spans, statistics):
@@ -118,8 +142,12 @@ def contact_sheet(
       statistics: of the same window.
       path: of the PNG.
       per_split: the maximum number of pictures of each split.
-      spec: gives the aspect ratio of a cell.
+      spec: gives the aspect ratio of a cell, and the characters of the labels.
       rules: how pictures are decoded.
+
+    Raises:
+      CaptchaPipelineError: as for `Span.records`.
+      OSError: the PNG cannot be written.
     """
     cell = (_CELL_WIDTH, max(1, round(_CELL_WIDTH * spec.height / spec.width)))
     columns = (_SHEET_WIDTH - _GAP) // (_CELL_WIDTH + _GAP)
@@ -164,12 +192,12 @@ def _thumbnail(sample: Sample, cell: tuple[int, int]) -> Image.Image:
 
 
 def _title_font() -> ImageFont.FreeTypeFont:
-    """Returns the captcha library's own font, which knows more scripts than Pillow's."""
+    """Returns the captcha library's own font, which has characters of more scripts than Pillow's."""
     return ImageFont.truetype(DEFAULT_FONTS[0], _TEXT)
 
 
 def _font(spans: Sequence[Span], spec: CaptchaSpec) -> ImageFont.FreeTypeFont:
-    """Returns the font that the pictures were drawn with; else an installed font with the characters; else that of the titles."""
+    """Returns a font for the labels: one that the pictures were drawn with, or else one that has all characters, or else that of titles."""
     drawn = itertools.chain.from_iterable(span.manifest.params.get("fonts", ()) for span in spans)
     if own := next(filter(os.path.isfile, drawn), None):
         return ImageFont.truetype(own, _TEXT)

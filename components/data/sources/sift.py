@@ -2,10 +2,11 @@
 
 Two files have the same picture if their visible pixels are equal, whatever their encoding. A perceptual hash (components/data/likeness.py)
 finds pictures that were encoded again or resized. Each picture is compared with the pictures of all spans and with the earlier pictures of
-its import, through an index (components/data/sources/index.py). A correction (components/data/sources/corrections.py) is final: an import
-brings back neither the label that it has replaced nor the picture that it has removed. Synthetic spans skip this step: measurements show
-that no two drawn pictures are near each other (docs/benchmarks.md), their shards are made in parallel, and the same seed must give the same
-bytes.
+its import, through an index (components/data/sources/index.py). A correction (components/data/sources/corrections.py) is final: a later
+import brings back neither a label that a correction has replaced, nor a picture that a correction has removed.
+
+Synthetic spans skip this step, for three reasons: measurements show that no two drawn pictures are near each other (docs/benchmarks.md),
+their shards are made in parallel, and the same seed must give the same bytes.
 """
 
 import itertools
@@ -37,14 +38,14 @@ class ImportPlan:
 
     Attributes:
       root: the folder of the spans.
-      spec: the expected labels and pictures.
+      spec: says which labels are valid, and the size of the pictures.
       splits: the relative size of each split.
       source: the name of the data set, used by the Evaluator to slice results.
       rules: how pictures are decoded. In the legacy layout, which has one picture size, pictures of other sizes are left out.
       layout: of the records.
       shard_size: records per shard, over its three splits.
-      only_new: leave out pictures that are already in a span with the same label.
-      dry_run: read everything, and write nothing.
+      only_new: whether pictures that are already in a span with the same label are left out.
+      dry_run: whether everything is read but nothing is written.
     """
 
     root: Path
@@ -60,25 +61,30 @@ class ImportPlan:
 
 @dataclass(frozen=True)
 class Item:
-    """A record to import. `seen` is None for a bad record in the legacy layout, which is copied because CaptchaExampleGen checks it."""
+    """A record to import.
+
+    Attributes:
+      record: the serialised record.
+      seen: its picture; None for a bad record in the legacy layout, which is copied because CaptchaExampleGen checks it.
+    """
 
     record: bytes
     seen: Seen | None
 
 
 def save(items: Iterable[Item], plan: ImportPlan, result: Imported, info: DataInfo | None, progress: Progress | None) -> Imported:
-    """Writes a span with the items that are not left out. In a dry run, writes nothing.
+    """Writes a span with the items that are not left out. In a dry run, only counts them.
 
     Args:
-      items: read one by one while the span is written.
+      items: they are read one by one while the span is written.
       plan: the target of the import.
       result: filled in, and returned.
-      info: the description of records in the legacy layout; None for `DataInfo.for_spec`.
+      info: describes records in the legacy layout; None for `DataInfo.for_spec`.
       progress: called while spans that are not in the index yet are read.
 
     Raises:
       NothingNew: all items that could be imported are already in a span.
-      CaptchaPipelineError: there is nothing to import.
+      CaptchaPipelineError: nothing could be imported, a span is damaged, or the data folder cannot be written.
     """
     if plan.dry_run:
         with SpanIndex(plan.root, plan.rules, save=False) as index:
@@ -101,14 +107,14 @@ def save(items: Iterable[Item], plan: ImportPlan, result: Imported, info: DataIn
 
 
 def finish(draft: Path, files: list[ShardFile], plan: ImportPlan, index: SpanIndex, superseded: Iterable[bytes]) -> None:
-    """Writes the manifest of a span whose shards are in the folder `draft`, and keeps its pictures in the index.
+    """Writes the manifest of a span whose shards are in the folder `draft`, and saves its pictures in the index.
 
     Args:
       draft: the folder of the span.
       files: the manifest's entries for the shards.
       plan: the target.
       index: has all pictures of the span.
-      superseded: the keys of pictures of which only the records in this span and in later spans count.
+      superseded: keys of pictures whose records in earlier spans no longer count.
     """
     params = {"splits": plan.splits, "shard_size": plan.shard_size, "background": plan.rules.background}
     manifest = write_manifest(
@@ -133,7 +139,7 @@ def _check_any(result: Imported) -> None:
 
 
 def _sift(items: Iterable[Item], plan: ImportPlan, result: Imported, index: SpanIndex) -> Iterator[tuple[str, Item]]:
-    """Yields the split of each item to import and the item, and notes the others in `result`."""
+    """Yields each item to import after its split, and notes all other items in `result`."""
     number = next_number(plan.root)
     for item in items:
         split = _split(item.seen, plan, result, index, number) if item.seen else split_of(bytes_key(item.record), plan.splits)
@@ -142,7 +148,7 @@ def _sift(items: Iterable[Item], plan: ImportPlan, result: Imported, index: Span
 
 
 def counted(items: Iterable[tuple[str, Item]], plan: ImportPlan, result: Imported, index: SpanIndex) -> Iterator[tuple[str, bytes]]:
-    """Yields the split and the record of each item, after it has counted the item in `result` and added it to the index."""
+    """Yields the split and the record of each item. Before it yields an item, counts it in `result` and adds it to the index."""
     number = next_number(plan.root)
     in_shard: Counter[str] = Counter()
     for split, item in items:
@@ -211,7 +217,7 @@ def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, num
 
 
 def _split_of_pseudo_label(seen: Seen, same: list[Place], result: Imported, index: SpanIndex) -> str | None:
-    """Returns the train split, because a label that no person has given judges no model; None if the picture is left out."""
+    """Returns the train split, because labels that no person has given must not measure a model; None if the picture is left out."""
     if same:
         result.leave_out("a span has the picture already", seen.name)
         return None
@@ -239,7 +245,16 @@ def _canonical(label: str, spec: CaptchaSpec) -> str | None:
 
 
 def write_shards(records: Iterator[tuple[str, bytes]], plan: ImportPlan, draft: Path) -> list[ShardFile]:
-    """Writes records, each with its split, into the shards of a span in the folder `draft`. Returns their manifest entries."""
+    """Writes records into the shards of a span.
+
+    Args:
+      records: pairs of a split and a serialised record.
+      plan: gives the layout and the size of the shards.
+      draft: the folder of the span.
+
+    Returns:
+      The manifest's entries for the files.
+    """
     files: list[ShardFile] = []
     shards = 0
     # The number of shards, which is part of their names, is known only at the end.

@@ -16,25 +16,30 @@ from components.data.pictures import PictureError, PictureRules, visible_picture
 from components.data.sources.imported import MAX_FILE_BYTES
 from components.data.sources.listing import Entry
 
-_PICTURES: Final = 1_000  # at most, whose sizes and colours are examined
+_PICTURES: Final = 1_000  # at most this many pictures are examined for size and colour
 # More pixels make a fit longer, and rarely make the model read better: see docs/recipe.md, "The size of the pictures".
-_MOST_PIXELS: Final = 16_384
-_MOST_PIXELS_OF_FEW: Final = 8_192
+_MOST_PIXELS: Final = 16_384  # of a suggested size
+_MOST_PIXELS_OF_FEW: Final = 8_192  # of a suggested size, if there are fewer pictures than _FEW
 _FEW: Final = 1_000  # pictures
-_HIGHEST: Final = 64
+_HIGHEST: Final = 64  # the largest suggested height, in pixels
 _LEAST: Final = 8  # the least value of captcha.width and captcha.height
-_WIDTH_PERCENTILE: Final = 98
-# A picture is pale if its contrast in grey is below this share of the contrast of its best channel.
+_WIDTH_PERCENTILE: Final = 98  # if sizes differ, this share of the pictures is no wider, in proportion, than the suggested size
+# A picture is pale in grey if its contrast in grey is below this share of the contrast of its best colour channel.
 _KEPT_IN_GREY: Final = 0.6
-_PALE: Final = 0.02  # the share of pale pictures above which colour is worth three times the bytes
-# With this many characters seen for each character of a charset, a character that was never seen is taken as not in it. If all characters
-# were equally frequent, each would be missed with a probability of e^-10.
+_PALE: Final = 0.02  # if more than this share of the pictures is pale in grey, colour is worth three times the bytes
+# If the labels have this many characters for each character of a known set, a character that never occurred is assumed not to occur at all.
+# If all characters were equally frequent, a given one would be missed with a probability of e^-10.
 _SEEN_EACH: Final = 10
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Keys of the `captcha` section that belong together, and the reason for their values, a sentence without a full stop."""
+    """Suggested values for keys of the section `captcha` that belong together.
+
+    Attributes:
+      values: by key.
+      reason: the reason for the values, a sentence without a full stop.
+    """
 
     values: dict[str, Any]
     reason: str
@@ -44,7 +49,7 @@ def suggest(entries: Sequence[Entry], rules: PictureRules) -> list[Suggestion]:
     """Examines labels and pictures, and returns suggestions for all keys of the section except `fit`.
 
     Args:
-      entries: files and labels, see `components.data.sources.listing`. All labels and some of the pictures are examined.
+      entries: the picture files and their labels. All labels, and at most 1,000 of the pictures, are examined.
       rules: how pictures are decoded.
 
     Raises:
@@ -52,7 +57,7 @@ def suggest(entries: Sequence[Entry], rules: PictureRules) -> list[Suggestion]:
     """
     labels = [entry.label for entry in entries]
     if not labels:
-        raise CaptchaPipelineError("There is no labelled picture. Say with --pattern where the label is in the file names.")
+        raise CaptchaPipelineError("There is no labelled picture. Use --pattern to say where the file names have the label.")
     chosen = entries[:: -(-len(entries) // _PICTURES)]
     pictures = [picture for entry in chosen if (picture := _decoded(entry.path, rules))]
     if not pictures:
@@ -79,7 +84,7 @@ def _charset(labels: Sequence[str]) -> Suggestion:
     cased = [character for character in seen if character.lower() != character.upper()]
     has_both_cases = any(character.swapcase() in seen for character in cased)
     reason = f"{len(seen)} different characters, {seen.total():,} in total"
-    # The other characters of a known set may still occur if few characters have been seen so far.
+    # If few characters have been seen, the other characters of a known set may still occur.
     known = {**CHARSETS, CHARSETS["digits"] + CHARSETS["lower"]: CHARSETS["digits"] + CHARSETS["lower"]}
     for name, charset in sorted(known.items(), key=lambda item: len(item[1])):
         if set(seen) <= set(charset) and (len(seen) == len(charset) or seen.total() < _SEEN_EACH * len(charset)):

@@ -11,25 +11,25 @@ from components.data.drawing.style import DotStyle, LineStyle
 from components.data.style_fit.observed import counts_of, palette_of, range_of
 from components.data.style_fit.two_sample import Floats
 
-_AROUND: Final = 12  # ink that is nearer to a character than the height divided by this is taken as part of the character
-_SPECK: Final = 2  # pixels of ink that a compression may leave
-_THIN: Final = 0.45  # a piece is a line if its width is at most this share of its length, otherwise a dot
-_SPAN: Final = 0.5  # of the width: a line that is longer runs across the picture
-_BEYOND: Final = 0.04  # of the width, by which it reaches beyond the text
-_ENDS: Final = 6  # columns at each end of a line, in which its width is measured
-_OFTEN: Final = 0.6  # the share of pictures with such a line
-_SOME: Final = 0.5  # short lines in a picture, on average
+_AROUND: Final = 12  # ink closer to a character than the height divided by this counts as part of the character
+_SPECK: Final = 2  # pieces of ink with this many pixels or fewer are ignored: JPEG compression may leave them
+_THIN: Final = 0.45  # a piece of ink is a line if its width is at most this share of its length, and a dot otherwise
+_SPAN: Final = 0.5  # a line runs across the picture if it is at least this share of the picture's width long,
+_BEYOND: Final = 0.04  # and reaches beyond the text by this share of the width
+_ENDS: Final = 6  # columns at each end of a line in which its width is measured
+_OFTEN: Final = 0.6  # a style has a line across the picture if at least this share of the pictures has one
+_SOME: Final = 0.5  # a style has short lines if a picture has at least this many on average
 
 Piece = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]  # the number of the picture, and the columns and rows of its pixels
 
 
 def find_clutter(pixels: Floats, dark: npt.NDArray[np.bool_], text: npt.NDArray[np.bool_]) -> tuple[tuple[LineStyle, ...], DotStyle]:
-    """Returns kinds of lines, and dots.
+    """Returns the kinds of lines in the pictures, and their dots.
 
     Args:
       pixels: float32 [N, height, width, 3], 0 to 255.
-      dark: which of them are ink, bool [N, height, width].
-      text: which of them are text, like `dark`.
+      dark: bool [N, height, width], true for ink.
+      text: bool [N, height, width], true for characters.
     """
     _, height, width = dark.shape
     around = 2 * max(2, height // _AROUND) + 1
@@ -81,7 +81,7 @@ def _line_across(spans: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int
 
 
 def _widths(dark: npt.NDArray[np.bool_], span: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]) -> tuple[float, float]:
-    """Returns the width of a line at its start and at its end, pixels: the median height of its ink in some columns."""
+    """Returns the width in pixels of a line at its start and at its end: the median height of its ink in _ENDS columns."""
     heights = []
     for x, y in zip(*span, strict=True):
         labelled, _ = ndimage.label(dark[:, x])
@@ -121,7 +121,7 @@ def _dot_style(pixels: Floats, pieces: Sequence[Piece], free: float) -> DotStyle
 
 
 def _colour(picture: Floats, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
-    """Returns the colour of a piece where it differs most from the picture: its edges are mixed with the background."""
+    """Returns the colour of a piece, from the pixels that differ most from the background: those at its edges are mixed with it."""
     found = picture[rows, columns]
     strength = np.abs(found - np.median(picture, axis=(0, 1))).max(axis=1)
     return np.median(found[strength >= np.percentile(strength, 70)], axis=0)
@@ -133,16 +133,15 @@ def _is_thin(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> boo
 
 
 def _span(dark: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
-    """Returns the columns and rows of the longest line of ink that runs across a picture, bool [height, width]; None if there is none.
+    """Returns the columns and rows of the longest line of ink across a picture, bool [height, width]; None if there is none.
 
-    The path from left to right that meets most ink, and changes its row by at most one from column to column, is found by dynamic
-    programming.
+    Dynamic programming finds the path from left to right that covers most ink. From column to column, the path moves by at most one row.
     """
     height, width = dark.shape
     value = dark[:, 0].astype(float)
     moves = np.zeros((width, height), np.int64)
     for x in range(1, width):
-        # A straight path is slightly better than a bent one.
+        # A small penalty for each change of the row prefers straight paths.
         options = np.stack([np.append(value[1:], -1) - 0.01, value, np.insert(value[:-1], 0, -1) - 0.01])
         moves[x] = options.argmax(axis=0) - 1
         value = options.max(axis=0) + dark[:, x]

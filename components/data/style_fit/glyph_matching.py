@@ -1,7 +1,7 @@
 """Finds the font of pictures, its size, and where each character is, without knowing the text.
 
-The characters of a font are compared with a picture at every place. A sequence of characters that do not overlap is chosen so that it
-explains as much of the picture's ink as possible, by dynamic programming. A font in the right size explains more than another.
+Each character of a font is compared with a picture at every place. Dynamic programming then chooses the sequence of characters that hardly
+overlap and explain as much of the picture's ink as possible. The right font in the right size explains more than any other.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,16 +19,17 @@ from components.data.drawing.glyphs import Glyph, glyph_of
 Floats = npt.NDArray[np.float32]
 
 _MARGIN: Final = 2  # pixels of background around a character
-_SOFT: Final = 0.7  # pixels: both characters and pictures are blurred, so that small differences of shape and place count little
-_OVERLAP: Final = 0.25  # the share of its width by which a character may reach into the next
-_FULL_INK: Final = 0.6  # ink of this share of the strongest counts as full: pale characters count like dark ones
-_PER_CHARACTER: Final = 0.01  # the share of the ink that one more character must explain, if the length varies
-_CHUNK: Final = 8  # pictures
-_HEIGHTS: Final = 0.8 * 1.12 ** -np.arange(12.0)  # heights of characters to try, relative to the picture's
-_SAMPLE: Final = 8  # pictures, and fonts, for the first tries
-_BETTER: Final = 40  # fonts that are tried in neighbouring sizes
-_FINAL: Final = 6  # fonts whose size and width are tried finely
-_COARSE: Final = 32  # pixels: the height of the pictures for the first tries
+_SOFT: Final = 0.7  # pixels by which characters and pictures are blurred, so that small differences of shape and place count little
+_OVERLAP: Final = 0.25  # the share of its width by which a character may overlap the next one
+_FULL_INK: Final = 0.6  # ink above this share of the strongest counts as full, so that pale characters count like dark ones
+_PER_CHARACTER: Final = 0.01  # if the length varies, each further character must explain at least this share of the ink
+_CHUNK: Final = 8  # pictures that are compared at once
+_HEIGHTS: Final = 0.8 * 1.12 ** -np.arange(12.0)  # heights of characters to try, relative to the height of the picture
+_SAMPLE: Final = 8  # pictures, and fonts, at most, for the first tries
+_BETTER: Final = 40  # fonts that are also tried in neighbouring sizes
+_FINAL: Final = 6  # fonts that are also tried in finer steps of size and in other widths
+_COARSE: Final = 32  # pixels; pictures are reduced to this height for the first tries
+# Factors of the size and of the width, tried one after the other for the final fonts.
 _SIZES: Final = (0.92, 0.96, 1.0, 1.04, 1.08)
 _WIDTHS: Final = (0.9, 1.1)
 _SIZES_AGAIN: Final = (0.95, 0.98, 1.02, 1.05)
@@ -36,13 +37,20 @@ _SIZES_AGAIN: Final = (0.95, 0.98, 1.02, 1.05)
 
 @dataclass(frozen=True)
 class Hand:
-    """A font in a size and a width; see `components.data.drawing.glyphs.glyph_of`."""
+    """A font in one size and width.
+
+    Attributes:
+      font: path of the font.
+      size: of the font, in pixels.
+      stretch: the factor by which characters are wider than in the font.
+    """
 
     font: str
     size: float
     stretch: float = 1.0
 
     def glyphs(self, characters: str) -> list[Glyph]:
+        """Returns the drawn characters."""
         return [glyph_of(character, self.font, self.size, 0.0, self.stretch) for character in characters]
 
 
@@ -51,10 +59,10 @@ class Placed:
     """A character found in a picture.
 
     Attributes:
-      picture: number of the picture.
-      character: the most similar one.
-      pen, baseline: pixels from the picture's left and upper edge to the pen position.
-      fit: the correlation of the character with the picture there, 0 to 1.
+      picture: the number of the picture, from 0.
+      character: the character that was found.
+      pen, baseline: pixels from the left and the upper edge of the picture to the pen position of the character.
+      fit: the correlation of the character with the ink at this place, at most 1.
     """
 
     picture: int
@@ -66,12 +74,12 @@ class Placed:
 
 @dataclass(frozen=True)
 class Match:
-    """What a font explains.
+    """How well a font explains pictures.
 
     Attributes:
       hand: the font.
-      explained: the share of the ink of each picture, float [N].
-      placed: the characters found.
+      explained: float [N], the share of the ink of each picture that the characters found explain.
+      placed: the characters found, in all pictures.
     """
 
     hand: Hand
@@ -80,7 +88,7 @@ class Match:
 
     @property
     def fit(self) -> float:
-        """The mean correlation of the characters with the pictures."""
+        """The mean correlation of the characters found with the pictures."""
         return float(np.mean([one.fit for one in self.placed]))
 
 
@@ -89,15 +97,15 @@ class Matcher:
 
     def __init__(self, ink: Floats, spec: CaptchaSpec):
         """Args:
-        ink: see `two_sample.ink_of`, float32 [N, height, width].
-        spec: of the labels.
+        ink: float32 [N, height, width], from `two_sample.ink_of`.
+        spec: the charset and the length of the texts.
         """
         strongest = np.percentile(ink, 99, axis=(1, 2), keepdims=True)
         self._ink = ndimage.gaussian_filter((ink / (_FULL_INK * strongest).clip(10)).clip(0, 1), (0, _SOFT, _SOFT))
         self._spec = spec
 
     def match(self, hand: Hand) -> Match:
-        """Returns what a font explains."""
+        """Returns how well a font explains the pictures."""
         chosen = range(len(self._ink))
         glyphs = hand.glyphs(self._spec.characters)
         explained, placed = [], list[Placed]()
@@ -138,7 +146,15 @@ class Matcher:
         return shares, placed
 
     def _sequences(self, energy: Floats, widths: Sequence[int]) -> tuple[Floats, list[list[tuple[int, int]]]]:
-        """Returns the largest sum of energies of characters that do not overlap, float [N], and the characters and their columns."""
+        """Finds the sequence of characters that explains most of each picture, by dynamic programming.
+
+        Args:
+          energy: float32 [N, characters, columns], the share of the ink that a character explains at a column.
+          widths: of the characters, in pixels.
+
+        Returns:
+          The share of the ink that the sequence explains, float32 [N], and each sequence as pairs of the character's number and its column.
+        """
         count = len(energy)
         steps = [max(2, round(width * (1 - _OVERLAP))) for width in widths]
         values, before = [energy], list[tuple[Floats, npt.NDArray[np.int64]]]()
@@ -166,7 +182,7 @@ class Matcher:
 
 
 def _template(glyph: Glyph) -> Floats:
-    """Returns a character with a margin, blurred, of mean 0 and norm 1."""
+    """Returns a character with a margin, blurred and scaled to mean 0 and norm 1: float32 [height, width]."""
     mask = np.pad(np.asarray(glyph.mask, np.float32) / 255, _MARGIN)
     mask = ndimage.gaussian_filter(mask, _SOFT, mode="constant")
     mask -= mask.mean()
@@ -174,16 +190,17 @@ def _template(glyph: Glyph) -> Floats:
 
 
 def find_hands(ink: Floats, fonts: Sequence[str], spec: CaptchaSpec, on_step: Callable[[int, int], None]) -> list[Match]:
-    """Returns the six fonts that explain the pictures best, the best first.
+    """Returns the fonts that explain the pictures best, at most six, the best first.
 
-    First some fonts are tried in many sizes on some pictures, then all fonts in the size that explained most, then the better fonts in
-    neighbouring sizes, then the best six in finer sizes and other widths on all pictures.
+    The first three steps use some of the pictures only, reduced in size. Step 1 tries some fonts in many sizes. Step 2 tries all fonts in
+    the size that explained most. Step 3 tries the best 40 in neighbouring sizes. Step 4 tries the best six of these on all pictures, in
+    finer steps of size and in other widths.
 
     Args:
-      ink: see `Matcher`.
-      fonts: paths of candidates.
-      spec: of the labels.
-      on_step: called with the number of tries so far and in total.
+      ink: float32 [N, height, width], from `two_sample.ink_of`.
+      fonts: paths of the fonts to try.
+      spec: the charset and the length of the texts.
+      on_step: called after each try with the number of tries so far and in total.
     """
     count, height, _ = ink.shape
     unit = {font: tall for font in fonts if (tall := _height_of(font, spec.characters))}
@@ -220,7 +237,7 @@ def find_hands(ink: Floats, fonts: Sequence[str], spec: CaptchaSpec, on_step: Ca
 
 
 def _refined(best: Callable[[Iterable[Hand]], Match], hand: Hand) -> Match:
-    """Returns the best match among other sizes, then among other widths, then among sizes again."""
+    """Returns the best match among sizes near that of `hand`, then among other widths, then among sizes again."""
     found = best(replace(hand, size=_size(hand.size * by)) for by in _SIZES)
     found = max(found, best(replace(found.hand, stretch=stretch) for stretch in _WIDTHS), key=_explained)
     return max(found, best(replace(found.hand, size=_size(found.hand.size * by)) for by in _SIZES_AGAIN), key=_explained)
@@ -234,7 +251,7 @@ def _height_of(font: str, characters: str) -> float:
     """Returns the median height of the characters relative to the font size; 0 if Pillow cannot draw the font."""
     try:
         return float(np.median([glyph_of(character, font, 64.0).mask.height for character in characters])) / 64
-    except Exception:  # FreeType's errors are of several kinds; a folder may well hold a broken font
+    except Exception:  # FreeType raises several kinds of errors, and a folder of fonts may well have a broken one
         return 0.0
 
 

@@ -17,23 +17,23 @@ from components.data.sources.listing import regular_files
 from components.data.style_fit.style_estimates import jpeg_quality
 from components.data.style_fit.two_sample import Floats
 
-LEAST: Final = 50  # pictures
-_MOST: Final = 400  # pictures; more would only cost time
+LEAST: Final = 50  # pictures of the same size that a style needs
+_MOST: Final = 400  # pictures that are read; more would only cost time
 _LEAST_SIDE: Final = 16  # pixels
-_MOST_PIXELS: Final = 60_000  # of a picture: larger ones are no short texts, and the search would take hours
-_SEED: Final = 25
+_MOST_PIXELS: Final = 60_000  # of a picture; a larger one hardly shows a short text, and the search would take hours
+_SEED: Final = 25  # of the random choice of files
 
 
 @dataclass(frozen=True)
 class RealPictures:
-    """Pictures of one size, in random order.
+    """N real pictures of one size, in random order.
 
     Attributes:
       pixels: float32 [N, height, width, 3], 0 to 255.
-      names: of the files below the folder.
-      grey: whether all are grey.
-      quality: the commonest quality of the JPEGs; None if most are no JPEGs.
-      left_out: numbers of files that were not taken, by the reason.
+      names: the path of each file, relative to the folder.
+      grey: whether all pictures are grey.
+      quality: the commonest JPEG quality, 10 to 95; None if files of other formats are more frequent than any quality.
+      left_out: the number of files that were not taken, by reason.
     """
 
     pixels: Floats
@@ -44,15 +44,16 @@ class RealPictures:
 
 
 def read_sample(folder: Path, rules: PictureRules, on_file: Callable[[int, int], None] = lambda done, total: None) -> RealPictures:
-    """Reads at most 400 pictures of a folder and its subfolders, those of the commonest size.
+    """Reads at most 400 random pictures of a folder and its subfolders, and returns those with the commonest size.
 
     Args:
       folder: links that lead out of it are not followed.
       rules: how pictures are decoded.
-      on_file: called after each file with the number of pictures so far and the number that will be read.
+      on_file: called after each decoded picture with the number of pictures so far and the number that will be read at most.
 
     Raises:
-      CaptchaPipelineError: the folder does not exist, or has fewer than 50 pictures of one size that can be used.
+      CaptchaPipelineError: the folder does not exist, fewer than 50 pictures have the commonest size, or that size is too small or too
+        large.
     """
     left_out: Counter[str] = Counter()
     files = list(regular_files(folder, lambda reason, name: left_out.update([reason])))
@@ -81,12 +82,12 @@ def read_sample(folder: Path, rules: PictureRules, on_file: Callable[[int, int],
         reasons = "".join(f"\n  {count:,} left out: {reason}" for reason, count in left_out.most_common())
         of_size = f" of the commonest size, {size[0]}x{size[1]}" if len(sizes) > 1 else ""
         raise CaptchaPipelineError(
-            f"{folder} has {len(chosen)} pictures{of_size} that can be used; a style needs at least {LEAST} of one size.{reasons}"
+            f"{folder} has {len(chosen)} usable pictures{of_size}. At least {LEAST} usable pictures of one size are needed.{reasons}"
         )
     if min(size) < _LEAST_SIDE or size[0] * size[1] > _MOST_PIXELS:
         raise CaptchaPipelineError(
-            f"The pictures in {folder} have {size[0]}x{size[1]} pixels; a style can be found for pictures that are at least {_LEAST_SIDE} "
-            f"pixels wide and high, and have at most {_MOST_PIXELS:,} pixels. Resize them first."
+            f"The pictures in {folder} have {size[0]}x{size[1]} pixels. They must be at least {_LEAST_SIDE} pixels wide and high, and have "
+            f"at most {_MOST_PIXELS:,} pixels in all. Resize them first."
         )
     qualities = Counter(quality for _, _, quality in chosen)
     return RealPictures(

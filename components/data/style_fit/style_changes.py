@@ -1,4 +1,4 @@
-"""The ways in which the search for a style changes a style: knobs to turn a little, and alternatives to try."""
+"""Changes that the search for a style makes: *knobs* are ranges that it moves and widens by degrees, *alternatives* are values to try."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from components.data.drawing.style import Palette, Style
 
 @dataclass(frozen=True)
 class Knob:
-    """A way to change a style.
+    """A way to change one range of a style by any amount.
 
     Attributes:
-      path: of a range in the style.
-      unit: the change of one turn, in the units of the range.
-      of_width: whether the range becomes wider; otherwise it moves.
-      least, most: bounds of the range.
-      whole: whether its values are whole numbers.
+      path: the keys and indices that lead to the range in the style.
+      unit: the change for a turn of 1, in the units of the range.
+      of_width: whether the knob changes the width of the range; otherwise it moves the range.
+      least, most: the values of the range stay between these.
+      whole: whether the values of the range are whole numbers.
     """
 
     path: tuple[str | int, ...]
@@ -32,11 +32,13 @@ class Knob:
 
 
 def knobs_of(style: Style, measured: bool) -> list[Knob]:
-    """Returns the knobs of a style: ranges can move and become wider, except those that are zero, such as the angle of straight text.
+    """Returns the knobs of a style, two for each range: one moves it, one changes its width.
+
+    A range that is zero, such as the angle of straight text, has no knobs.
 
     Args:
-      style: to be changed.
-      measured: whether the size and the places of the characters are known; then they have no knobs.
+      style: the style that will be changed.
+      measured: whether the size and the places of the characters are known. If so, they have no knobs.
     """
     width, height, size = style.width, style.height, style.text.size[1]
     anywhere = -float(max(width, height))
@@ -80,7 +82,13 @@ def knobs_of(style: Style, measured: bool) -> list[Knob]:
 
 
 def turned(style: Style, knobs: Sequence[Knob], setting: npt.NDArray[np.floating]) -> Style:
-    """Returns a style with its knobs turned, each by a number of units."""
+    """Returns a style with its knobs turned.
+
+    Args:
+      style: the style that the knobs belong to; it is not changed.
+      knobs: from `knobs_of`.
+      setting: float [number of knobs], by how many units each knob is turned.
+    """
     tree = style.model_dump()
     for knob, turn in zip(knobs, setting.tolist(), strict=True):
         *parents, last = knob.path
@@ -94,7 +102,7 @@ def turned(style: Style, knobs: Sequence[Knob], setting: npt.NDArray[np.floating
         else:
             middle += turn * knob.unit
         ends = (min(knob.most, max(knob.least, middle + off)) for off in (-half, half))
-        # Whole numbers are rounded when the knobs have been turned: two knobs turn each range.
+        # Values are rounded only after all knobs have been turned, because two knobs change each range.
         parent[last] = tuple(ends)
     for knob in knobs:
         *parents, last = knob.path
@@ -106,7 +114,7 @@ def turned(style: Style, knobs: Sequence[Knob], setting: npt.NDArray[np.floating
 
 
 def alternatives(style: Style, measured: bool) -> list[list[dict[str, Any]]]:
-    """Returns groups of changes to try, each as values by their path in the style. `measured` is as in `knobs_of`."""
+    """Returns groups of changes to try. A change has new values by their paths, as for `changed`; `measured` is as for `knobs_of`."""
     width, height, palette = style.width, style.height, style.text.palette
     groups: list[list[dict[str, Any]]] = []
     for number, line in enumerate(style.lines):
@@ -126,7 +134,7 @@ def alternatives(style: Style, measured: bool) -> list[list[dict[str, Any]]]:
         [{"dots.count": _times(style.dots.count, by)} for by in (0, 0.5, 2)],
         [{"blur": (low, low + 0.2)} for low in (0.3, 0.6, 0.9)],
     ]
-    if style.jpeg:  # it makes the colours of strokes paler, and its blocks hide or imitate grain
+    if style.jpeg:  # JPEG makes the colours of strokes paler, and its blocks hide or imitate grain
         groups += [
             [{"text.palette": _saturated(palette, by)} for by in (0.8, 1.25, 1.6)],
             [{"text.palette": _brighter(palette, by)} for by in (-25, -12, 12, 25)],
@@ -139,7 +147,7 @@ def alternatives(style: Style, measured: bool) -> list[list[dict[str, Any]]]:
 
 
 def _distortions(width: int, height: int) -> list[list[dict[str, Any]]]:
-    """Returns groups of changes to the shape of characters. A font that fits the pictures well needs none."""
+    """Returns groups of changes to the shape of characters. They are not needed if a font fits the pictures well."""
     scatter = [{"text.scatter": (value, value), "text.scatter_at": None} for value in (0.5, 1.0, 2.0)]
     scatter += [
         {"text.scatter": (value, value), "text.scatter_at": (at * width, at * width), "text.scatter_reach": (0.15 * width, 0.15 * width)}
@@ -167,7 +175,7 @@ def _scaled(bounds: tuple[float, float], by: float) -> tuple[float, float]:
 
 
 def _saturated(palette: Palette, by: float) -> dict[str, Any]:
-    """Returns a palette whose colours differ more from grey."""
+    """Returns a palette whose colours differ `by` times as much from grey."""
     colours = np.asarray(palette.colours, float)
     grey = colours.mean(axis=1, keepdims=True)
     return {"colours": (grey + by * (colours - grey)).clip(0, 255).round().astype(int).tolist(), "spread": palette.spread}
@@ -179,7 +187,15 @@ def _brighter(palette: Palette, by: float) -> dict[str, Any]:
 
 
 def changed(style: Style, change: Mapping[str, Any]) -> Style:
-    """Returns a style with other values, given by their paths such as `text.size` or `lines.0.width`."""
+    """Returns a style in which some values are replaced.
+
+    Args:
+      style: it is not changed.
+      change: the new values by their paths in the style, such as `text.size` or `lines.0.width`.
+
+    Raises:
+      pydantic.ValidationError: the result is not a valid style.
+    """
     tree = style.model_dump()
     for path, value in change.items():
         *parents, last = path.split(".")

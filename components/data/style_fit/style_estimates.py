@@ -1,4 +1,4 @@
-"""Measures a style on real pictures: what can be seen directly, as a start for the search (`style_search`)."""
+"""Measures what can be seen directly of the style of real pictures. The search (`style_search`) starts from it."""
 
 import functools
 import io
@@ -17,23 +17,29 @@ from components.data.style_fit.glyph_matching import Hand, Match, Placed
 from components.data.style_fit.observed import OUTER, SAME, palette_of, range_of, rgb
 from components.data.style_fit.two_sample import Floats, grounds, ink_of, is_ink
 
-_FRAME: Final = 45.0  # levels by which a frame differs from the background
-_MOST_FRAME: Final = 4  # pixels
-_SURE: Final = 0.6  # the least correlation of a character that is measured
-_TURNS: Final = tuple(range(-30, 31, 6))  # degrees
-_RELATIVE_SIZES: Final = (0.8, 0.9, 1.0, 1.1, 1.2)
-_MEASURED: Final = 6  # characters of each picture whose shape is measured
-_OWN: Final = 0.4  # characters have their own sizes if those in one picture differ by this share of the difference of all sizes
+_FRAME: Final = 45.0  # a frame differs from the background by at least this, in levels of 0 to 255
+_MOST_FRAME: Final = 4  # the widest frame, in pixels
+_SURE: Final = 0.6  # a character is measured only if its correlation with the picture is at least this
+_TURNS: Final = tuple(range(-30, 31, 6))  # angles to try, in degrees
+_RELATIVE_SIZES: Final = (0.8, 0.9, 1.0, 1.1, 1.2)  # sizes to try, relative to the size that was found
+_MEASURED: Final = 6  # characters of each picture whose angle and size are measured
+# Each character has its own size if the sizes within a picture differ by more than this share of the range of all sizes.
+_OWN: Final = 0.4
+# Edges of strokes are smooth if more than this share of the outline has a colour between those of text and background.
 _MIXED: Final = 0.1
-_MIXED_BY_JPEG: Final = 0.35  # JPEG mixes text and background, even if the edges of strokes are hard
-_LEAST_GRAIN: Final = 1.5  # levels of 0 to 255
-_SIZES_DIFFER: Final = 0.15  # a range of relative sizes that is narrower is none
-_CORE: Final = 200  # of 255: a pixel of a character that is not at its edge
-_QUALITIES: Final = range(10, 96)
+_MIXED_BY_JPEG: Final = 0.35  # the same for JPEGs, which mix these colours even where the edges of strokes are hard
+_LEAST_GRAIN: Final = 1.5  # levels of 0 to 255; less grain than this counts as none
+_SIZES_DIFFER: Final = 0.15  # if relative sizes differ by less than this, all characters have the same size
+_CORE: Final = 200  # of 255: pixels of a character with at least this value are not at its edge
+_QUALITIES: Final = range(10, 96)  # of JPEGs
 
 
 def frame_of(pixels: Floats) -> int:
-    """Returns the width in pixels of a frame around the pictures, float32 [N, height, width, 3]; 0 for none."""
+    """Returns the width in pixels of a frame at the edges of pictures; 0 if there is none.
+
+    Args:
+      pixels: float32 [N, height, width, 3], 0 to 255.
+    """
     inside = np.median(pixels[:, _MOST_FRAME + 1, _MOST_FRAME + 1 : -_MOST_FRAME - 1], axis=1)
     for ring in range(_MOST_FRAME + 1):
         sides = np.concatenate([pixels[:, ring, ring : -ring or None], pixels[:, -ring - 1, ring : -ring or None]], axis=1)
@@ -44,7 +50,14 @@ def frame_of(pixels: Floats) -> int:
 
 
 def jpeg_quality(image: Image.Image) -> int | None:
-    """Returns the quality with which Pillow would write a JPEG like this opened file; None for other formats."""
+    """Returns the JPEG quality, 10 to 95, at which Pillow's quantization table is nearest to that of this picture.
+
+    Args:
+      image: as Pillow has opened it from a file.
+
+    Returns:
+      None if the file is not a JPEG.
+    """
     if not isinstance(image, JpegImagePlugin.JpegImageFile) or not image.quantization:
         return None
     table = np.asarray(image.quantization[0], float)
@@ -53,7 +66,7 @@ def jpeg_quality(image: Image.Image) -> int | None:
 
 @functools.lru_cache(len(_QUALITIES))
 def _table(quality: int) -> npt.NDArray[np.floating]:
-    """Returns the luminance table of a quality, in the order in which Pillow reads it."""
+    """Returns the quantization table for luminance that Pillow writes at a quality, in the order in which Pillow reads it."""
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, "JPEG", quality=quality)
     with Image.open(buffer) as opened:
@@ -62,13 +75,18 @@ def _table(quality: int) -> npt.NDArray[np.floating]:
 
 
 class Measures:
-    """Measures pictures in which the characters have been found."""
+    """Measures the style of pictures whose characters have been found.
+
+    Attributes:
+      ink: float32 [N, height, width], see `two_sample.ink_of`; 0 on a frame.
+      font: path of the font.
+    """
 
     def __init__(self, pixels: Floats, frame: int, match: Match):
         """Args:
-        pixels: float32 [N, height, width, 3].
-        frame: width of the frame, pixels.
-        match: a font and where its characters are; see `glyph_matching.find_hands`.
+        pixels: float32 [N, height, width, 3], 0 to 255.
+        frame: width of the frame in pixels, from `frame_of`.
+        match: a font and where its characters are, from `glyph_matching.find_hands`.
         """
         self._pixels, self._frame = pixels, frame
         self._planes = grounds(pixels, frame)
@@ -82,7 +100,12 @@ class Measures:
         self._cores = [[self._mask(one) for one in found] for found in self._placed]
 
     def style(self, grey: bool, quality: int | None) -> Style:
-        """Returns the style as far as it can be seen: all but blur, waves, scatter and grain."""
+        """Returns the style as far as it can be seen, which is without blur, waves and scatter.
+
+        Args:
+          grey: whether all pictures are grey.
+          quality: of the JPEGs; None if the pictures are not JPEGs.
+        """
         _, height, width, _ = self._pixels.shape
         text = np.stack([np.max(cores, axis=0) if cores else np.zeros((height, width), np.uint8) for cores in self._cores]) > 0
         lines, dots = find_clutter(self._pixels, self._dark, text)
@@ -99,7 +122,7 @@ class Measures:
         )
 
     def _mask(self, one: Placed) -> npt.NDArray[np.uint8]:
-        """Returns the character where it was found, uint8 [height, width]."""
+        """Returns a mask with the character at the place where it was found, uint8 [height, width], 255 for ink."""
         _, height, width = self.ink.shape
         glyph = glyph_of(one.character, self._hand.font, self._hand.size, 0.0, self._hand.stretch)
         layer = Image.new("L", (width, height))
@@ -142,13 +165,16 @@ class Measures:
         )
 
     def _shapes(self) -> tuple[tuple[float, float], bool, tuple[float, float]]:
-        """Returns the range of sizes, whether each character has its own size, and the range of angles, all where characters fit best."""
+        """Returns the range of sizes in pixels, whether each character has its own size, and the range of angles in degrees.
+
+        They are those at which the characters fit the pictures best.
+        """
         shapes = [
             [_best_shape(ink, one, self._hand) for one in placed[:_MEASURED] if one.fit >= _SURE]
             for ink, placed in zip(self.ink, self._placed, strict=True)
         ]
         low, high = range_of([turn for found in shapes for turn, _ in found] or [0.0])
-        # One step in either direction is not an angle yet: a character that is not turned fits there nearly as well.
+        # A range of one step in either direction counts as 0: characters that are not turned fit there nearly as well.
         angle = (0.0, 0.0) if max(-low, high) <= _TURNS[1] - _TURNS[0] else (low, high)
         sizes = [[size for _, size in found] for found in shapes if found] or [[1.0]]
         overall = float(np.ptp(np.percentile(np.concatenate(sizes), OUTER)))
@@ -159,7 +185,7 @@ class Measures:
         return (low, high), each, angle
 
     def _ink_colours(self) -> tuple[Palette, bool]:
-        """Returns the colours of the text, and whether each character has its own."""
+        """Returns the colours of the text, and whether each character has its own colour."""
         own = []
         for pixels, ink, cores in zip(self._pixels, self.ink, self._cores, strict=True):
             colours = []
@@ -179,13 +205,13 @@ class Measures:
         across, down = self._planes[:, 1].mean(axis=-1), self._planes[:, 2].mean(axis=-1)
         frame = Palette(colours=((0, 0, 0),))
         if self._frame:
-            # JPEG gives a frame a tinge of what is beside it; the frame has one colour.
+            # JPEG tinges a frame with the colours beside it, so the median over all pictures is its colour.
             frame = Palette(colours=(rgb(np.median(self._pixels[:, 0], axis=(0, 1))),))
         grain = self._grain()
         if np.median(np.hypot(across, down)) < SAME:
             return GroundStyle(palette=palette_of(self._planes[:, 0]), grain=(grain, grain), frame=self._frame, frame_palette=frame)
         angles = np.arctan2(down, across)
-        # Degrees on both sides of the commonest direction, so that -179 and 179 are close.
+        # Angles are measured from the mean direction, so that -179 and 179 degrees are close to each other.
         middle = float(np.angle(np.exp(1j * angles).mean()))
         off = np.angle(np.exp(1j * (angles - middle)))
         half = (np.cos(angles)[:, None] * self._planes[:, 1] + np.sin(angles)[:, None] * self._planes[:, 2]) / 2
@@ -195,14 +221,14 @@ class Measures:
         return GroundStyle(palette=start, end=end, angle=(low, high), grain=(grain, grain), frame=self._frame, frame_palette=frame)
 
     def _grain(self) -> float:
-        """Returns the deviation of the background from its plane; 0 if it is smooth."""
+        """Returns the root mean square of the background's distance from its plane, in levels of 0 to 255; 0 if it is smooth."""
         away = ~ndimage.binary_dilation(self._dark, np.ones((1, 5, 5), bool))
         found = [float(np.sqrt((ink[light] ** 2).mean())) for ink, light in zip(self.ink, away, strict=True) if light.any()]
         grain = round(float(np.median(found or [0.0])), 1)
         return grain if grain >= _LEAST_GRAIN else 0.0
 
     def _is_smooth(self, least: float) -> bool:
-        """Whether there are pixels between ink and background at the edges of strokes: at least this share of the outline."""
+        """Returns whether more pixels than this share of the outline have a colour between those of ink and background."""
         strongest = np.percentile(self.ink, 99, axis=(1, 2), keepdims=True)
         share = self.ink / strongest.clip(1)
         outline = self._dark & ~ndimage.binary_erosion(self._dark, np.ones((1, 3, 3), bool))
@@ -210,7 +236,7 @@ class Measures:
 
 
 def without_frame(ink: Floats, frame: int) -> Floats:
-    """Returns the ink without that of a frame, whose width is in pixels."""
+    """Returns the ink, float32 [N, height, width], with 0 on a frame of this width in pixels. The argument is not changed."""
     if frame:
         ink = ink.copy()
         ink[:, :frame], ink[:, -frame:], ink[:, :, :frame], ink[:, :, -frame:] = 0, 0, 0, 0
@@ -218,19 +244,19 @@ def without_frame(ink: Floats, frame: int) -> Floats:
 
 
 def _spread(values: npt.NDArray[np.floating]) -> float:
-    """Returns half of the distance that holds the middle 68 % of the values; as much as one pixel cannot be measured."""
+    """Returns half of the width of the interval with the middle 68 % of the values, but at least 0.5: less cannot be measured in pixels."""
     return max(0.5, float(np.ptp(np.percentile(values, (16, 84)))) / 2)
 
 
 def _best_shape(ink: Floats, one: Placed, hand: Hand) -> tuple[float, float]:
-    """Returns the angle, in degrees, and the relative size in which a character fits a picture best, [height, width]."""
+    """Returns the angle, in degrees, and the relative size at which a character fits the ink of a picture best, [height, width]."""
     turn = max(_TURNS, key=lambda turn: (_fit_of(ink, one, hand, turn, 1.0), -abs(turn)))
     size = max(_RELATIVE_SIZES, key=lambda size: (_fit_of(ink, one, hand, turn, size), -abs(size - 1)))
     return turn, size
 
 
 def _fit_of(ink: Floats, one: Placed, hand: Hand, turn: int, size: float) -> float:
-    """Returns the correlation of a character with a picture, [height, width], at most two pixels from where it was found."""
+    """Returns the best correlation of a character with the ink of a picture, [height, width], up to two pixels from its place."""
     glyph = glyph_of(one.character, hand.font, hand.size, 0.0, hand.stretch)
     sides = max(1, round(glyph.mask.width * size)), max(1, round(glyph.mask.height * size))
     turned = glyph.mask.resize(sides, Image.Resampling.BICUBIC).rotate(turn, Image.Resampling.BICUBIC, expand=True)

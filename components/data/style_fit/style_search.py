@@ -1,8 +1,8 @@
-"""Finds the style that is hardest to tell from real pictures.
+"""Finds the style whose drawn pictures are hardest to tell from real ones.
 
-First the style is measured as far as it can be seen (`style_estimates`). Then the cross-entropy method (de Boer, Kroese, Mannor and
-Rubinstein, "A tutorial on the cross-entropy method", 2005) searches around it for the style whose pictures have the most similar features.
-Half of the real pictures are used for that; the other half judges the result.
+First the style is measured as far as it can be seen (`style_estimates`). From there, the cross-entropy method (de Boer, Kroese, Mannor and
+Rubinstein, "A tutorial on the cross-entropy method", 2005) searches for the style whose pictures have the most similar features. Half of
+the real pictures, but at most 100, are used for this. The other pictures are used to judge the result.
 """
 
 import hashlib
@@ -26,41 +26,42 @@ from components.data.style_fit.style_estimates import Measures, frame_of, withou
 from components.data.style_fit.traced_font import trace
 from components.data.style_fit.two_sample import Comparison, Distance, Floats, compare, features, grounds, ink_of
 
-_MOST_MEASURED: Final = 100  # real pictures
-_DRAWN: Final = 32  # pictures of each trial
-_JUDGED_AGAINST: Final = 400  # drawn pictures
+_MOST_MEASURED: Final = 100  # real pictures that are used to find the style
+_DRAWN: Final = 32  # pictures that are drawn to try a style
+_JUDGED_AGAINST: Final = 400  # drawn pictures with which the result is judged
+# The cross-entropy method: each generation tries _POPULATION styles. The best _ELITE of them give the mean and deviation of the next one.
 _GENERATIONS: Final = 9
 _POPULATION: Final = 16
 _ELITE: Final = 4
-_SMOOTHING: Final = 0.7  # the weight of the new mean and deviation; the tutorial names 0.4 to 0.9
-_START: Final = 0.7  # deviation of the first generation, in the units of the knobs
-_WORTH: Final = 0.99  # of the distance: an effect that does not bring the pictures closer than this is left out
-_TRACES: Final = 3  # a traced font finds characters better, and these trace a better font
-_BETTER_FIT: Final = 0.002  # by which the characters of a traced font must correlate more with the pictures
-_LEAST_FIT: Final = 0.5  # the mean correlation of the best font's characters with the pictures: noise has less
-_GOOD_FIT: Final = 0.85  # the same, with which the places of the characters are measured better than a search could find them
-_MOST_DRAFTS: Final = 4  # fonts that are compared by the pictures drawn with them
-_LIKELY: Final = 0.8  # of the ink that the best font explains: a font that explains less is not tried further
-# What is measured with a font, and fits no other.
+_SMOOTHING: Final = 0.7  # the weight of the new mean and deviation against the old ones; the tutorial names 0.4 to 0.9
+_START: Final = 0.7  # the deviation in the first generation, in the units of the knobs
+_WORTH: Final = 0.99  # an effect is kept only if it reduces the distance to less than this share
+_TRACES: Final = 3  # times that a font is traced: a traced font finds the characters better, and from these a better font is traced
+_BETTER_FIT: Final = 0.002  # a traced font is used only if its correlation with the pictures is higher by more than this
+_LEAST_FIT: Final = 0.5  # with a lower mean correlation, the font has found noise instead of characters
+_GOOD_FIT: Final = 0.85  # with at least this mean correlation, measured places of characters are better than any that a search finds
+_MOST_DRAFTS: Final = 4  # installed fonts with which pictures are drawn, to compare them with the real ones
+_LIKELY: Final = 0.8  # such a font explains at least this share of the ink that the best font explains
+# The properties of the text that are measured with a font, and that suit only this font.
 _OF_FONT: Final = ("size", "size_each", "stretch", "start", "centred", "pitch", "gap", "baseline", "lift", "angle")
-_SEED: Final = 1_000_000  # of drawn pictures; those that judge have other seeds
+_SEED: Final = 1_000_000  # of the pictures that are drawn in the search; those that judge the result have another seed
 
-OnStep = Callable[[str, int, int], None]  # what is done, steps done, steps in total
+OnStep = Callable[[str, int, int], None]  # takes the activity, the number of steps done, and their total
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The style found.
+    """The style that was found.
 
     Attributes:
-      style: of the pictures.
-      fonts: paths, the best first.
-      explained: the share of the ink that the best font explains, 0 to 1.
-      tried: number of fonts that were tried.
-      comparison: of the real pictures that were not used for the search with drawn ones.
-      measured: number of the real pictures that were used.
-      judged: numbers of the others, as in RealPictures.
-      drawn: drawn pictures and their labels, to look at.
+      style: the style, with `variation` 0.
+      fonts: paths of the fonts to draw it with.
+      explained: the share of the ink that the best of the tried fonts explains, 0 to 1. A traced font does not count.
+      tried: the number of fonts that were tried.
+      comparison: how well a classifier tells real pictures that were not used for the search from drawn ones.
+      measured: the number of real pictures that were used for the search.
+      judged: the indices of the other real pictures in `RealPictures`.
+      drawn: the drawn pictures of the comparison, with their labels.
     """
 
     style: Style
@@ -74,13 +75,13 @@ class Fitted:
 
 
 def fit_style(real: RealPictures, fonts: Sequence[str], spec: CaptchaSpec, font_file: Path, on_step: OnStep) -> Fitted:
-    """Finds a style.
+    """Finds the style of real pictures.
 
     Args:
-      real: pictures.
-      fonts: paths of fonts to choose from; all have every character of the spec.
-      spec: of the labels of the pictures; its size and channels have no effect.
-      font_file: a font that is traced from the pictures is written beside this file, under its name with a hash of the font.
+      real: the pictures.
+      fonts: paths of fonts to choose from, at least one. Each has every character of the spec.
+      spec: the charset and the length of the texts; its size and channels have no effect.
+      font_file: where to write a font that is traced from the pictures, if it fits best. A hash of the font is added to the file name.
       on_step: called after each step.
 
     Raises:
@@ -93,8 +94,8 @@ def fit_style(real: RealPictures, fonts: Sequence[str], spec: CaptchaSpec, font_
     matches = find_hands(ink, fonts, spec, lambda done, total: on_step("Comparing fonts", done, total))
     if matches[0].fit < _LEAST_FIT:
         raise CaptchaPipelineError(
-            "No characters of the charset were found in the pictures. Check captcha.charset and captcha.length in the configuration; name "
-            "fonts that look like that of the pictures with --set 'synth.fonts=[/path/to/font.ttf]'."
+            "No characters of the charset were found in the pictures. Check captcha.charset and captcha.length in the configuration, or "
+            "name a font that looks like that of the pictures with --set 'synth.fonts=[/path/to/font.ttf]'."
         )
 
     def draft(match: Match) -> _Draft:
@@ -118,7 +119,7 @@ def fit_style(real: RealPictures, fonts: Sequence[str], spec: CaptchaSpec, font_
 
 
 def _traced(ink: Floats, match: Match, spec: CaptchaSpec, smooth: bool, folder: Path) -> Match | None:
-    """Returns the match of a font traced from the pictures; None if it fits them no better than the font that it starts from."""
+    """Returns the match of a font that is traced from the pictures; None if it does not fit them better than the font of `match`."""
     best = match
     for number in range(_TRACES):
         path = folder / f"{number}.ttf"
@@ -132,7 +133,7 @@ def _traced(ink: Floats, match: Match, spec: CaptchaSpec, smooth: bool, folder: 
 
 @dataclass(frozen=True)
 class _Draft:
-    """A style, the fonts it is drawn with, and how well these fit the pictures."""
+    """A style, the fonts to draw it with, and the mean correlation of their characters with the pictures."""
 
     style: Style
     fonts: tuple[str, ...]
@@ -140,29 +141,29 @@ class _Draft:
 
     @property
     def measured(self) -> bool:
-        """Whether the size and the places of the characters are known."""
+        """Whether the font fits so well that the size and the places of the characters are known."""
         return self.fit >= _GOOD_FIT
 
     def with_shapes_of(self, other: "_Draft") -> "_Draft":
-        """Returns this draft with the font of another, and its measures of the text."""
+        """Returns this draft with the font of another draft, and with what was measured with that font."""
         text = self.style.text.model_copy(update={name: getattr(other.style.text, name) for name in _OF_FONT})
         return _Draft(self.style.model_copy(update={"text": text}), other.fonts, other.fit)
 
 
 class _Search:
-    """Looks for the style with the smallest distance from features of real pictures."""
+    """Searches for the style whose drawn pictures have the smallest `Distance` from a sample of real pictures."""
 
     def __init__(self, sample: Floats, spec: CaptchaSpec):
         self._distance = Distance(*features(sample))
         self._spec = spec
 
     def distance(self, draft: _Draft, seed: int = 0) -> float:
-        """Returns the distance of drawn pictures from the sample. The same seed draws the same texts with the same random numbers."""
+        """Returns the distance of pictures drawn in a style from the sample. The same seed gives the same texts and random numbers."""
         drawn = _pictures(draft.style, draft.fonts, self._spec, _DRAWN, _SEED + seed)
         return self._distance(features(_stack([image for image, _ in drawn]))[0])
 
     def choose(self, draft: _Draft, on_step: OnStep) -> _Draft:
-        """Tries what cannot be seen directly, one thing after the other, and keeps each change that brings the pictures closer."""
+        """Tries properties that cannot be measured directly, one after the other, and keeps each change that reduces the distance."""
         least = self.distance(draft)
         total = sum(len(changes) for changes in alternatives(draft.style, draft.measured))
         done = 0
@@ -176,7 +177,7 @@ class _Search:
         return draft
 
     def refine(self, draft: _Draft, on_step: OnStep) -> _Draft:
-        """Searches with the cross-entropy method around a draft."""
+        """Searches around a draft with the cross-entropy method. Returns the draft itself if the search finds nothing better."""
         knobs = knobs_of(draft.style, draft.measured)
         rng = np.random.default_rng(_SEED)
         mean, deviation = np.zeros(len(knobs)), np.full(len(knobs), _START)
@@ -190,13 +191,13 @@ class _Search:
             elite = settings[np.argsort(distances)[:_ELITE]]
             mean += _SMOOTHING * (elite.mean(axis=0) - mean)
             deviation += _SMOOTHING * (elite.std(axis=0) - deviation)
-        # New texts decide, so that the search cannot win by chance.
+        # The choice is made with new seeds: the result must be better by more than chance with the seeds of the search.
         refined = replace(draft, style=turned(draft.style, knobs, mean))
         return min(draft, refined, key=lambda one: sum(self.distance(one, seed) for seed in range(_GENERATIONS, _GENERATIONS + 3)))
 
 
 def _write_font(font: bytes, file: Path) -> str:
-    """Writes a font beside `file`, with a hash of its content in the name: no font that a configuration already names is changed."""
+    """Writes a font beside `file` and returns its path. A hash of the font in its name makes sure that no other font is overwritten."""
     path = file.with_stem(f"{file.stem}-{hashlib.sha256(font).hexdigest()[:12]}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(font)
@@ -204,10 +205,11 @@ def _write_font(font: bytes, file: Path) -> str:
 
 
 def _pictures(style: Style, fonts: tuple[str, ...], spec: CaptchaSpec, count: int, seed: int) -> list[tuple[Image, str]]:
+    """Draws pictures in a style. Returns them with their labels."""
     drawn = painter(SynthPlan(spec, SynthConfig(count=count, seed=seed, fonts=fonts, style=style), {}))
     return [(captcha.image, captcha.label) for captcha in map(drawn.paint, range(count))]
 
 
 def _stack(images: Sequence[Image]) -> Floats:
-    """Returns float32 [N, height, width, 3]."""
+    """Returns the pixels of pictures of one size, float32 [N, height, width, 3], 0 to 255."""
     return np.stack([np.asarray(image.convert("RGB"), np.float32) for image in images])

@@ -1,4 +1,4 @@
-"""Writes a fitted style as the section `synth` of a configuration, with reasons."""
+"""Writes a fitted style as the section `synth` of a configuration, with comments that give the reasons."""
 
 from typing import Any, Final
 
@@ -7,26 +7,26 @@ import yaml
 from components.data.style_fit.real_pictures import RealPictures
 from components.data.style_fit.style_search import Fitted
 
-VARIATION: Final = 0.4  # with which pictures to learn from are drawn
-_WIDTH: Final = 118
+VARIATION: Final = 0.4  # the value of synth.style.variation for training pictures
+_WIDTH: Final = 118  # characters of a line
 
 
 def section_of(fitted: Fitted, real: RealPictures, folder: str) -> str:
     """Returns the section as YAML.
 
     Args:
-      fitted: see `style_search.fit_style`.
-      real: the pictures.
-      folder: where they are, as the user wrote it.
+      fitted: from `style_search.fit_style`.
+      real: the real pictures.
+      folder: the folder of the real pictures, as the user wrote it.
     """
     comparison, style = fitted.comparison, fitted.style
     values = style.model_dump(mode="json", exclude_defaults=True) | {"variation": VARIATION}
     reasons = _reasons(fitted, real)
     lines = [
         f"# Drawn like {len(real.pixels):,} pictures of {folder}. A classifier tells real from drawn with an AUC of {comparison.auc:.2f}",
-        f"# (95 % interval {comparison.lower:.2f} to {comparison.upper:.2f}; 0.5 is a guess, 1 is certainty).",
+        f"# (95 % interval {comparison.lower:.2f} to {comparison.upper:.2f}; 0.5: it can only guess, 1: it is always right).",
         "synth:",
-        f"  # of {fitted.tried:,} fonts; the first explains {fitted.explained:.0%} of the ink of the real pictures",
+        f"  # the best of {fitted.tried:,} fonts explains {fitted.explained:.0%} of the ink of the real pictures",
         *_yaml({"fonts": list(fitted.fonts)}, 2),
         "  style:",
     ]
@@ -50,7 +50,7 @@ def _reasons(fitted: Fitted, real: RealPictures) -> dict[str, str]:
         "lines": "kinds of lines: ink that is not text, and longer than wide",
         "dots": "ink that is neither text nor lines",
         "jpeg": "the quality of the files",
-        "variation": "0 draws the style as it was found; a model learns more from pictures that vary more",
+        "variation": "0 draws the style as it was found; a model learns more from pictures that vary more than that",
     }
     if not style.smooth:
         reasons["smooth"] = "there are no pixels between text and background at the edges of strokes"

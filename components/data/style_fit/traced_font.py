@@ -1,7 +1,7 @@
 """Makes a font from the characters that were found in pictures.
 
-Where the same character was found several times, the median of the pictures there shows it without the lines and dots around it. The
-outlines of these medians become a TrueType font, which draws pictures like any other font.
+The median of all places where a character was found shows it without the lines and dots around it. The outlines of these medians become a
+TrueType font, which is used like any other font. The *first font* is the font with which the characters were found.
 """
 
 import io
@@ -18,19 +18,19 @@ from components.data.drawing.glyphs import glyph_of
 from components.data.style_fit.glyph_matching import Hand, Match, Placed
 from components.data.style_fit.two_sample import Floats
 
-_PAD: Final = 3  # pixels around a character of the first font, for one that is larger
-_REACH: Final = 2  # pixels by which outlines may differ from the first font's
-_LEAST_FOUND: Final = 3  # a median of fewer pictures would show lines
-_LEAST_FIT: Final = 0.45
-_MOST_FOUND: Final = 60
-_UNIT: Final = 64  # units of the font for a pixel
-_FINE: Final = 4  # steps for a pixel of an outline with smooth edges
-_SHIFTS: Final = tuple((down, across) for down in (-1, 0, 1) for across in (-1, 0, 1))
+_PAD: Final = 3  # pixels around a character of the first font, because the traced character may be larger
+_REACH: Final = 2  # pixels by which a traced outline may differ from that of the first font
+_LEAST_FOUND: Final = 3  # a character found fewer times is not traced: the median would show lines
+_LEAST_FIT: Final = 0.45  # places with a lower correlation are not used
+_MOST_FOUND: Final = 60  # places of a character that are used
+_UNIT: Final = 64  # units of the font for each pixel
+_FINE: Final = 4  # steps of an outline for each pixel, if edges are smooth
+_SHIFTS: Final = tuple((down, across) for down in (-1, 0, 1) for across in (-1, 0, 1))  # pixels, to align the places of a character
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """A character: its ink, float [height, width] from 0 to 1, and as in Glyph."""
+    """A traced character: its ink, float32 [height, width], 0 to 1. The other attributes are those of `Glyph`."""
 
     ink: Floats
     left: int
@@ -39,12 +39,12 @@ class _Shape:
 
 
 def trace(ink: Floats, match: Match, characters: str, smooth: bool) -> bytes:
-    """Returns a TrueType font that draws characters as large as they were found, if it has the size of `match.hand`: 64 units are a pixel.
+    """Returns a TrueType font. At the size of `match.hand`, it draws the characters as large as they are in the pictures.
 
     Args:
-      ink: see `two_sample.ink_of`, float32 [N, height, width].
-      match: a font, and where its characters are. Characters that were found less than three times are drawn like those of this font.
-      characters: that the font gets.
+      ink: float32 [N, height, width], from `two_sample.ink_of`.
+      match: the first font, and where its characters are. A character that was found fewer than three times looks as in this font.
+      characters: the characters of the new font.
       smooth: whether edges are smooth; otherwise outlines follow the pixels.
     """
     shapes = {
@@ -61,18 +61,18 @@ def _shape(ink: Floats, placed: Sequence[Placed], character: str, hand: Hand) ->
     found = sorted((one for one in placed if one.fit >= _LEAST_FIT), key=lambda one: -one.fit)[:_MOST_FOUND]
     if len(found) < _LEAST_FOUND:
         return _Shape(drawn, left, top, glyph.advance)
-    # Ink that is far from the first font's is that of neighbours.
+    # Ink farther away than this from the character of the first font belongs to its neighbours.
     near = ndimage.binary_dilation(drawn > 0.3, iterations=_REACH)
     patches = [_patch(ink[one.picture], round(one.pen) + left, round(one.baseline) + top, drawn) * near for one in found]
     for _ in range(2):
         patches = [_aligned(patch, drawn) for patch in patches]
-        # The first font counts like one picture more.
+        # The character so far, at first that of the first font, counts like one more place.
         drawn = np.median([*patches, drawn], axis=0).astype(np.float32)
     return _Shape(drawn, left, top, glyph.advance)
 
 
 def _patch(ink: Floats, x: int, y: int, drawn: Floats) -> Floats:
-    """Returns the part of a picture under a character, with full ink as 1."""
+    """Returns the part of a picture at the place of a character, like `drawn`: float32 [height, width], scaled so that full ink is 1."""
     reach = max(drawn.shape) + _PAD
     part = np.pad(ink, reach)[y + reach : y + reach + drawn.shape[0], x + reach : x + reach + drawn.shape[1]]
     whole = np.zeros_like(drawn)
@@ -82,7 +82,7 @@ def _patch(ink: Floats, x: int, y: int, drawn: Floats) -> Floats:
 
 
 def _aligned(patch: Floats, drawn: Floats) -> Floats:
-    """Returns a part of a picture, moved by at most a pixel to where it resembles the character most."""
+    """Returns a part of a picture, moved by at most one pixel in each direction so that it resembles the character most."""
     moved = [ndimage.shift(patch, shift, order=0, mode="constant") for shift in _SHIFTS]
     return max(moved, key=lambda one: float((one * drawn).sum() / max(float(np.linalg.norm(one)), 1e-6)))
 
@@ -116,7 +116,7 @@ def _font(shapes: dict[str, _Shape], size: float, fine: int) -> bytes:
     builder.setupNameTable({"familyName": "Traced by captcha-pipeline", "styleName": "Regular"})
     builder.setupOS2()
     builder.setupPost()
-    # A font with a program, even one that does nothing, keeps FreeType from moving outlines to whole pixels by its own rules.
+    # FreeType moves the outlines of fonts without a program to whole pixels. A program that does nothing prevents this.
     builder.font["fpgm"] = program = newTable("fpgm")
     program.program = Program()
     program.program.fromAssembly(["PUSHB[ ]", "0", "POP[ ]"])
@@ -128,7 +128,7 @@ def _font(shapes: dict[str, _Shape], size: float, fine: int) -> bytes:
 
 
 def _boxes(ink: Floats, fine: int) -> list[tuple[int, int, int, int]]:
-    """Returns boxes that cover the ink of more than one half, as left, top, right and bottom in steps of a pixel divided by `fine`."""
+    """Returns boxes that cover all ink above 0.5, each as left, top, right and bottom. There are `fine` steps to a pixel."""
     sides = ink.shape[1] * fine, ink.shape[0] * fine
     large = np.asarray(Image.fromarray(ink).resize(sides, Image.Resampling.BICUBIC if fine > 1 else Image.Resampling.NEAREST)) > 0.5
     open_boxes: dict[tuple[int, int], int] = {}
@@ -143,5 +143,6 @@ def _boxes(ink: Floats, fine: int) -> list[tuple[int, int, int, int]]:
 
 
 def _runs(row: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Returns the start and the end of each run of ink in a row."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(np.int8), [0]])))
     return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]

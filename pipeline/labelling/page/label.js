@@ -1,10 +1,10 @@
-// Shows one picture at a time and sends every decision, and every change of the text, to the server. Text of the server is only set as
-// textContent.
+// Shows one picture at a time, and sends every decision and every change of the text to the server. Text from the server is untrusted, so it
+// is only ever set as textContent.
 
-const SURE = 0.95;
-const UNSURE = 0.7;
-const POLL = 3000; // milliseconds; also the sign of life by which the server knows that this window is open
-const RETRY = 1000;
+const SURE = 0.95; // confidences: shown as sure from here on,
+const UNSURE = 0.7; // as unsure from here on, and as doubtful below
+const POLL = 3000; // milliseconds between two requests for the state, which also tell the server that this window is open
+const RETRY = 1000; // milliseconds until a request that got no answer is sent again
 const SVG = "http://www.w3.org/2000/svg";
 
 const element = (id) => document.getElementById(id);
@@ -13,8 +13,8 @@ const sleep = (time) => new Promise((done) => setTimeout(done, time));
 let me = ""; // the name of this window
 let current = null; // the picture that is shown
 let past = []; // the keys of the pictures that this window has decided about, oldest first
-let place = 0; // in `past`, of the picture that is shown; past.length if it is a new one
-let busy = true;
+let place = 0; // the position in `past` of the picture that is shown; past.length for a new picture
+let busy = true; // a request or a picture is under way
 let gone = false; // the server does not answer
 
 async function send(path, content = {}) {
@@ -25,7 +25,7 @@ async function send(path, content = {}) {
       response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body });
     } catch {
       gone = true;
-      complain("The program does not answer. Start it again; your text is kept here, and is sent as soon as it answers.");
+      complain("The program does not answer. Start it again. Your text is kept here, and is sent as soon as the program answers.");
       await sleep(RETRY);
       continue;
     }
@@ -45,7 +45,7 @@ function complain(message) {
   field.setAttribute("aria-invalid", Boolean(message) && !gone);
 }
 
-// A name for this window. A reloaded window keeps its name; a duplicated one, which has the same storage, gets another.
+// Finds a name for this window. A reloaded window keeps its name. A duplicated window starts with the same storage, but gets a new name.
 async function nameWindow() {
   const held = (name) => new Promise((done) => {
     navigator.locks.request(`window ${name}`, { ifAvailable: true }, (lock) => {
@@ -67,7 +67,7 @@ function remember() {
   sessionStorage.setItem("window", JSON.stringify({ name: me, past }));
 }
 
-// One text at a time, so that they arrive in order. Only the newest text waits.
+// Sends one text at a time, so that texts arrive in order. While one is sent, only the newest text waits.
 const drafts = { waiting: null, sending: null };
 function sendDraft() {
   drafts.waiting = { key: current.key, text: field.value };
@@ -85,7 +85,7 @@ async function decide(kind) {
   if (busy || !current) return;
   setBusy(true);
   try {
-    await drafts.sending; // or an older text would be stored after the decision
+    await drafts.sending; // otherwise an older text could be stored after the decision
     await send("decide", { key: current.key, kind, text: field.value, seen: current.seen });
     announce(kind, field.value);
     if (place === past.length) past.push(current.key);
@@ -120,7 +120,7 @@ async function go() {
     showState(answer.state);
     await loaded();
   } catch (error) {
-    if (error.status === 404 && place < past.length) { // the program shows another folder now
+    if (error.status === 404 && place < past.length) { // the program was started again with another folder
       past.splice(place, 1);
       remember();
       return go();
@@ -128,7 +128,7 @@ async function go() {
     complain(error.message);
   }
   setBusy(false);
-  // Typing replaces a reading, and goes on with one's own text.
+  // A reading is selected, so that typing replaces it. After the person's own text, typing continues it.
   field.setSelectionRange(current && current.is_draft ? field.value.length : 0, field.value.length);
   return undefined;
 }
@@ -157,7 +157,7 @@ function showReading({ reading, is_draft, decision }) {
   const line = element("reading");
   line.replaceChildren();
   if (decision) line.append(`Decided: ${{ label: "labelled", skip: "skipped", unreadable: "unreadable" }[decision]}. `);
-  else if (is_draft) line.append("Your text from before. ");
+  else if (is_draft) line.append("Your text, not accepted yet. ");
   if (!reading) {
     line.append("No model has read it yet.");
   } else if (!reading.text) {
@@ -170,7 +170,7 @@ function showReading({ reading, is_draft, decision }) {
   }
 }
 
-// Nobody should accept a text for a picture that is not there yet.
+// Waits until the picture is visible, so that nobody accepts a text for a picture that they have not seen.
 async function loaded() {
   const image = element("picture");
   if (!current) return;
@@ -201,16 +201,16 @@ function showState(state) {
   const { corrections, broken } = state;
   element("corrections").hidden = !corrections;
   element("corrections").textContent =
-    `${corrections} ${corrections === 1 ? "label was" : "labels were"} changed after being stored in a span; the program corrects the span when it ends.`;
+    `${corrections} ${corrections === 1 ? "label was" : "labels were"} changed after being stored in a span. The program stores the corrections when it ends.`;
   element("broken").hidden = !broken;
-  element("broken").querySelector("summary").textContent = `${broken} ${broken === 1 ? "file is no usable picture" : "files are no usable pictures"}`;
+  element("broken").querySelector("summary").textContent = `${broken} ${broken === 1 ? "file is not a usable picture" : "files are not usable pictures"}`;
   element("broken").querySelector("pre").textContent = state.broken_files;
 }
 
 function showTraining({ training, reading, problem }) {
   const line = element("training");
   const left = reading.total - reading.done;
-  const rereading = left > 0 ? ` The newest model reads the pictures: ${left.toLocaleString("en")} to go.` : "";
+  const rereading = left > 0 ? ` The newest model is reading the pictures: ${left.toLocaleString("en")} left.` : "";
   const log = training.state === "failed" ? ` Its output is in ${training.log}. You can go on labelling.` : "";
   line.className = training.state;
   line.textContent = `${training.words}${log}${rereading}${problem ? ` A model cannot be used: ${problem}` : ""}`;
@@ -222,17 +222,17 @@ function showAccuracy({ points, since, goal, outlook, version }) {
   const last = points.at(-1);
   element("accuracy").textContent = last ? percent(last.value) : "Not known yet";
   element("interval").textContent = last
-    ? `${percent(last.lower)} to ${percent(last.upper)}: ${last.right} of ${last.count} random pictures that the model was not made with`
-    : "It is measured on random pictures, one in five, as soon as there is a model.";
+    ? `${percent(last.lower)} to ${percent(last.upper)}: ${last.right} of ${last.count} random pictures that were not used to train the model`
+    : "One picture in five is random. The accuracy is measured on these as soon as there is a model.";
   element("outlook").textContent = outlook.replace(" %", "\u00a0%");
   element("model").textContent = version
-    ? `Model ${version}. ${since ? `Of the random pictures labelled since it was made, it had read ${since.right} of ${since.count} right (${percent(since.lower)} to ${percent(since.upper)}).` : ""}`
+    ? `Model ${version}. ${since ? `It read ${since.right} of ${since.count} random pictures right before a person labelled them (${percent(since.lower)} to ${percent(since.upper)}).` : ""}`
     : "";
   element("chart").toggleAttribute("hidden", !last);
   if (last) drawChart(points, goal);
 }
 
-// The accuracy of each model with its interval, by the number of labels that it was trained with.
+// Draws the accuracy of each model, with its interval, by the number of labels at the start of its training.
 function drawChart(points, goal) {
   const chart = element("chart");
   const { width, height } = chart.getBoundingClientRect();
@@ -267,7 +267,7 @@ function drawChart(points, goal) {
   chart.replaceChildren(...parts);
 }
 
-// Rounded down, so that only certainty is 100 %.
+// Returns a share as text, rounded down, so that only 1 is shown as 100 %.
 function percent(share) {
   return `${(Math.floor(1000 * share) / 10).toFixed(1)}\u00a0%`;
 }

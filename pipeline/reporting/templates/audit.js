@@ -7,7 +7,7 @@ const CARDS = [...document.querySelectorAll("article")];
 const CHOICES = { k: "keep", c: "correct", Enter: "correct", r: "remove", u: "" };
 const summary = document.getElementById("summary");
 const download = document.getElementById("download");
-let choices = load(); // by the key of the picture: { choice, text }
+let choices = load(); // { choice, text } by the key of the picture; the choice is "" for undecided
 
 function load() {
   try {
@@ -50,11 +50,11 @@ function count(stored) {
   const open = of("");
   summary.textContent =
     `${of("correct")} to correct, ${of("remove")} to remove, ${of("keep")} to keep, ${open} undecided` +
-    (stored ? "" : ". This browser does not keep the choices: download them before you close the page");
+    (stored ? "" : ". This browser cannot keep the choices: download them before you close the page");
   download.disabled = of("correct") + of("remove") === 0;
 }
 
-// Returns whether the choice was taken: a text that is no label cannot be one.
+// Stores a choice about a picture. Returns false, and stores nothing, if the label would be corrected to a text that is not a valid label.
 function choose(card, choice) {
   const text = field(card).value;
   const taken = choice !== "correct" || isLabel(text);
@@ -78,7 +78,7 @@ for (const card of CARDS) {
   field(card).addEventListener("input", () => {
     const { choice = "" } = choices[card.dataset.key] ?? {};
     const text = field(card).value;
-    // Who types a text wants it. A text that is no label yet is kept, but not chosen.
+    // Typing a valid label chooses it. A text that is not a valid label yet is kept, but not chosen.
     choices[card.dataset.key] = { choice: isLabel(text) ? "correct" : choice === "correct" ? "" : choice, text };
     const stored = save();
     show(card);
