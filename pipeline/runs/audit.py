@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +92,8 @@ def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results
     spec = config.captcha
     counted = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
     parts: list[Readings] = []
-    with all_splits_transformed(config, run) as (transformed, directory):
-        for fold in out_of_fold(transformed, spec, config.trainer, folds, directory):
+    with all_splits_transformed(config, run) as (by_split, directory):
+        for fold in out_of_fold([*chain.from_iterable(by_split.values())], spec, config.trainer, folds, directory):
             parts.append(fold)
             counted.add(fold.labels, fold.probabilities)
             on_fold(counted.results(config.evaluator.confidence))

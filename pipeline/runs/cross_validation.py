@@ -4,13 +4,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import SPLITS
+from components.base.features import PIXELS, PSEUDO, SOURCE, SPLITS
+from components.data.example_proto import Example
 from components.evaluation.metrics import Results
 from pipeline.config.config import Config
 from pipeline.runs.history import RunRecord
@@ -37,9 +39,9 @@ def cross_validation(config: Config, run: RunRecord, folds: int, on_fold: Callab
     """
     from components.training.cross_validation import cross_validate
 
-    files = [file for split in SPLITS[:2] for file in transformed_examples(config, run, split)]
     confidence = config.evaluator.confidence
     with tempfile.TemporaryDirectory(dir=config.root) as directory:
+        files = [*chain.from_iterable(labelled_by_people(config, run, Path(directory)).values())]
         counts = cross_validate(
             files, config.captcha, config.trainer, folds, Path(directory), lambda counted: on_fold(counted.results(confidence))
         )
@@ -78,28 +80,65 @@ def plan(config: Config, run: RunRecord, on_fit: Callable[["Fitted"], None]) -> 
     from components.training.batches import count_records
     from components.training.cross_validation import learning_curve
 
-    with all_splits_transformed(config, run) as (files, directory):
+    with all_splits_transformed(config, run) as (by_split, directory):
+        files = [*chain.from_iterable(by_split.values())]
         fits = learning_curve(files, config.captcha, config.trainer, directory, on_fit)
-        labels, fitted = count_records(files), count_records(transformed_examples(config, run, SPLITS[0]))
+        labels, fitted = count_records(files), count_records(by_split[SPLITS[0]])
     return Plan(labels, fitted / labels, LearningCurve(fits))
 
 
 @contextmanager
-def all_splits_transformed(config: Config, run: RunRecord) -> Iterator[tuple[list[str], Path]]:
-    """Gives the files of a run's transformed examples of all splits, and a temporary folder. Both are for use inside the `with` block.
+def all_splits_transformed(config: Config, run: RunRecord) -> Iterator[tuple[dict[str, list[str]], Path]]:
+    """Gives the files of a run's transformed examples by split, and a temporary folder. Both are for use inside the `with` block.
 
-    Transform writes no test split, so this function transforms it.
+    Examples that models have labelled are left out. Transform writes no test split, so this function transforms it.
 
     Raises:
       CaptchaPipelineError: the run has no examples, or its section `captcha` differs from that of `config`.
     """
     from components.training.untransformed import transform_like
 
-    files = [file for split in SPLITS[:2] for file in transformed_examples(config, run, split)]
     with tempfile.TemporaryDirectory(dir=config.root) as directory:
+        by_split = labelled_by_people(config, run, Path(directory))
         test = Path(directory, "test.gz")
-        transform_like(files[0], examples(run, SPLITS[2]), config.captcha, background_of(run), test)
-        yield [*files, str(test)], Path(directory)
+        transform_like(by_split[SPLITS[1]][0], examples(run, SPLITS[2]), config.captcha, background_of(run), test)
+        yield by_split | {SPLITS[2]: [str(test)]}, Path(directory)
+
+
+def labelled_by_people(config: Config, run: RunRecord, directory: Path) -> dict[str, list[str]]:
+    """Returns the files of a run's transformed examples of the train and the eval split, without those that models have labelled.
+
+    A label of `captcha-pipeline data pseudo` says what models read, so it cannot show whether a model is right.
+
+    Args:
+      config: gives the section `captcha`.
+      run: the run.
+      directory: a folder for a file with the other examples of the train split, if models have labelled some of it.
+
+    Raises:
+      CaptchaPipelineError: the run has no examples, or its section `captcha` differs from that of `config`.
+    """
+    import tensorflow as tf
+
+    from components.training.untransformed import decoded
+
+    train, evaluated = SPLITS[:2]
+    by_split = {split: transformed_examples(config, run, split) for split in (train, evaluated)}
+    files = examples(run, train)
+    if not any(is_pseudo(Example.FromString(record)) for record in tf.data.TFRecordDataset(files).as_numpy_iterator()):
+        return by_split
+    pseudo = {pixels for example, pixels in decoded(files, config.captcha, background_of(run)) if is_pseudo(example)}
+    kept = str(directory / "labelled.gz")
+    with tf.io.TFRecordWriter(kept, "GZIP") as writer:
+        for record in tf.data.TFRecordDataset(by_split[train], "GZIP").as_numpy_iterator():
+            if Example.FromString(record).features.feature[PIXELS].bytes_list.value[0] not in pseudo:
+                writer.write(record)
+    return by_split | {train: [kept]}
+
+
+def is_pseudo(example: Example) -> bool:
+    """Returns whether a model has given the label of an example of CaptchaExampleGen."""
+    return list(example.features.feature[SOURCE].bytes_list.value) == [PSEUDO.encode()]
 
 
 def examples(run: RunRecord, split: str) -> list[str]:

@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -19,21 +20,20 @@ import numpy.typing as npt
 import tensorflow as tf
 from scipy.special import softmax
 
-from components.base.features import PIXELS, PSEUDO, SOURCE, SPLITS
+from components.base.features import PSEUDO
 from components.data.captcha_spec import CaptchaSpec
 from components.data.pictures import PictureError, inspect_picture
 from components.data.records import canonical_example
 from components.data.sources.imported import read_entry
 from components.data.sources.listing import Entry
 from components.data.sources.outcome import Imported
-from components.data.spans import list_spans
 from components.evaluation.metrics import ReadingCounts, Results, read
 from components.training.batches import evaluation_batches
 from components.training.cross_validation import members
 from components.training.run_fn import EVALUATION_BATCH
-from components.training.untransformed import decoded, transform_like
+from components.training.untransformed import transform_like
 from pipeline.config.config import Config
-from pipeline.runs.cross_validation import background_of, examples, transformed_examples
+from pipeline.runs.cross_validation import labelled_by_people
 from pipeline.runs.history import RunRecord
 
 _SHIFT: Final = 2  # how far a picture is moved, in pixels of the model's input; the default of trainer.shift
@@ -89,7 +89,7 @@ def votes(
     counted = ReadingCounts(spec.max_length, spec.num_classes, spec.min_length)
     with tempfile.TemporaryDirectory(dir=config.root) as name:
         directory = Path(name)
-        labelled = _without_pseudo_labels(config, run, directory)
+        labelled = [*chain.from_iterable(labelled_by_people(config, run, directory).values())]
         pictures, transformed = directory / "pictures.tfrecord", directory / "pictures.gz"
         readable = _write_readable(entries, pictures, config, result)
         transform_like(labelled[0], [str(pictures)], spec, config.data.background, transformed)
@@ -100,22 +100,6 @@ def votes(
             on_fold(counted.results(config.evaluator.confidence))
     readings = np.stack(ids, axis=1)
     return [_vote(entry, [spec.decode(row) for row in rows]) for entry, rows in zip(readable, readings.tolist(), strict=True)]
-
-
-def _without_pseudo_labels(config: Config, run: RunRecord, directory: Path) -> list[str]:
-    """Returns the files of the transformed examples of the train and eval splits, without those whose labels a model has given."""
-    files = [file for split in SPLITS[:2] for file in transformed_examples(config, run, split)]
-    sources = {span.number: span.manifest.source for span in list_spans(config.data.root)}
-    if not any(sources.get(number) == PSEUDO for number in run.spans):
-        return files
-    trained_on = decoded(examples(run, SPLITS[0]), config.captcha, background_of(run))
-    pseudo = {pixels for example, pixels in trained_on if example.features.feature[SOURCE].bytes_list.value[0] == PSEUDO.encode()}
-    kept = directory / "labelled.gz"
-    with tf.io.TFRecordWriter(str(kept), "GZIP") as writer:
-        for record in tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator():
-            if tf.train.Example.FromString(record).features.feature[PIXELS].bytes_list.value[0] not in pseudo:
-                writer.write(record)
-    return [str(kept)]
 
 
 def _write_readable(entries: Iterable[Entry], path: Path, config: Config, result: Imported) -> list[Entry]:

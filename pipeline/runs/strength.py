@@ -24,7 +24,7 @@ from components.evaluation.learning_curve import Estimate
 from components.evaluation.metrics import Rate, ReadingCounts, Results, wilson_interval
 from pipeline.config.config import Config
 from pipeline.inference.untrained import BEST, READERS, Preparation
-from pipeline.runs.cross_validation import examples, transformed_examples
+from pipeline.runs.cross_validation import examples, is_pseudo, labelled_by_people
 from pipeline.runs.drawn_styles import SHOWN, Changes, drawn_style, measure_changes
 from pipeline.runs.history import RunRecord
 
@@ -154,7 +154,8 @@ def strength(config: Config, run: RunRecord, spans: Sequence[Span], say: Callabl
     confidence = config.evaluator.confidence
     style = drawn_style(config, spans)
     pictures = list(itertools.islice(_pictures(config, run), _UNTRAINED_PICTURES))
-    fits = _fits(config, run, say)
+    with tempfile.TemporaryDirectory(dir=config.root) as directory:
+        fits = _fits(config, [*itertools.chain.from_iterable(labelled_by_people(config, run, Path(directory)).values())], say)
     groups = [list(group) for _, group in itertools.groupby(sorted(fits, key=lambda fit: fit.share), key=lambda fit: fit.share)]
     stages = tuple(_stage(group, config.captcha, confidence) for group in groups)
     early = min(stages, key=lambda stage: abs(stage.results.sequence_accuracy.value - _HALF))
@@ -179,7 +180,7 @@ def strength(config: Config, run: RunRecord, spans: Sequence[Span], say: Callabl
     )
 
 
-def _fits(config: Config, run: RunRecord, say: Callable[[str], None]) -> "list[PartFit]":
+def _fits(config: Config, files: Sequence[str], say: Callable[[str], None]) -> "list[PartFit]":
     """Returns fits to a half, a quarter and an eighth of the pictures, then to smaller parts.
 
     Stops when the smallest fits read at most a tenth of the other pictures, or when a part would have too few pictures.
@@ -187,7 +188,6 @@ def _fits(config: Config, run: RunRecord, say: Callable[[str], None]) -> "list[P
     from components.training.batches import count_records
     from components.training.cross_validation import EACH, PARTS, fit_sizes, learning_curve
 
-    files = [file for split in SPLITS[:2] for file in transformed_examples(config, run, split)]
     count = count_records(files)
     rounds = [parts for parts in _PARTS_OF_ROUNDS if parts == PARTS or count >= EACH * parts]
     sizes = [size for parts in rounds for size in fit_sizes(count, parts)]
@@ -228,7 +228,10 @@ def _pictures(config: Config, run: RunRecord) -> Iterator[tuple[bytes, str]]:
     """Yields the pictures of the eval split, then of the train split, as PNGs with their labels."""
     for split in reversed(SPLITS[:2]):
         for record in whole_records(Path(examples(run, split)[0]).parent):
-            feature = Example.FromString(record).features.feature
+            example = Example.FromString(record)
+            if is_pseudo(example):
+                continue
+            feature = example.features.feature
             image = visible_picture(feature[IMAGE].bytes_list.value[0], config.data.picture_rules)
             yield encode_png(image), feature[LABEL].bytes_list.value[0].decode()
 
