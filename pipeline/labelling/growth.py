@@ -43,12 +43,16 @@ def more_labels(points: Sequence[Point], goal: float) -> int | None:
       points: of all models, oldest first.
       goal: the full-sequence accuracy to reach, 0 to 1.
     """
-    known = tuple(point for point in points if point.count and point.labels)
-    if not known or goal >= 1:
+    measured = [point for point in points if point.count]
+    if not measured or goal >= 1:
         return None
-    last = known[-1]
+    last = measured[-1]
     if last.right >= goal * last.count:
         return 0
+    # A model that was made without labels of the folder, such as the one in production, is no point of the curve.
+    known = tuple(point for point in measured if point.labels)
+    if not known:
+        return None
     needed = _curve(known).pictures_for(goal).value
     return None if math.isinf(needed) else max(_UNIT * math.ceil(round_up(needed - last.labels) / _UNIT), _UNIT)
 

@@ -163,6 +163,11 @@ class Journal:
         with writing_in(self._path.parent), self._database:
             self._database.execute("REPLACE INTO model VALUES (?, ?, ?)", (_UNFINISHED, span, labels))
 
+    def abandon_model(self) -> None:
+        """Forgets the training that began last, because it has made no model."""
+        with writing_in(self._path.parent), self._database:
+            self._database.execute("DELETE FROM model WHERE version = ?", (_UNFINISHED,))
+
     def finish_model(self, version: int, span: int, labels: int) -> TrainedModel:
         """Returns the data of a model. If the journal does not have them yet, notes that the training that began last has made the model.
 

@@ -223,6 +223,7 @@ class Retraining:
         if code == 0:
             # A training that an earlier process left running may have taken the lock only after the check in _train.
             self._check_free()
+        self._session.abandon_model()
         seconds = time.monotonic() - started
         self._fail(f"The training ended after {seconds:.0f} s with exit code {code}, and there is no new model.", self._tail(begin))
 

@@ -79,7 +79,7 @@ class Session:
     def label(self, number: int) -> str | None:
         """Returns the label of a picture, from the journal or a span; None if it has none."""
         decision = self._decisions.get(number)
-        if decision:
+        if decision and decision.kind is not Kind.SKIP:
             return decision.text if decision.kind is Kind.LABEL else None
         return self._canonical(self._places[number].label) if number in self._places else None
 
@@ -253,6 +253,10 @@ class Session:
         """
         self._journal.begin_model(span, len(self._places))
         return len(self._places)
+
+    def abandon_model(self) -> None:
+        """Notes that the training that began last has ended without a model."""
+        self._journal.abandon_model()
 
     def use_model(self, version: int, span: int) -> None:
         """Notes that the pictures are read with another model from now on.

@@ -38,6 +38,12 @@ def test_a_higher_goal_needs_more() -> None:
     assert more_labels(known, 0.9999) is None  # more than 50 times as many
 
 
+def test_a_model_from_production_can_have_reached_the_goal() -> None:
+    """It was made without labels of the folder, so it is no point of the curve."""
+    assert more_labels([Point(1, 0, 40, 40)], 0.9) == 0
+    assert more_labels([Point(1, 0, 30, 40)], 0.9) is None
+
+
 def test_the_outlook_in_words() -> None:
     assert outlook([], 0.98, 0.95, 5000) == outlook([Point(1, 60, 0, 0)], 0.98, 0.95, 5000) == ""
     assert outlook([Point(1, 60, 30, 40)], 0.9, 0.95, 5000).startswith("About ")

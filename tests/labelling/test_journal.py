@@ -55,6 +55,14 @@ def test_a_model_is_the_one_that_was_begun_last(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_a_training_without_a_model_says_nothing_about_the_next_model(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    journal.begin_model(2, 60)
+    journal.abandon_model()
+    assert journal.finish_model(5, 4, 99) == TrainedModel(5, 4, 99)
+    journal.close()
+
+
 def write_without_end(path: Path, told: int) -> None:
     """Writes decisions and drafts, and tells the number of each when it is on the disk."""
     journal = Journal(path)

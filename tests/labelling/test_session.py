@@ -288,6 +288,9 @@ def test_pictures_with_a_valid_label_in_a_span_are_not_shown(config: Config, fol
         shown = {name(found, number) for number in label_some(found, labels, COUNT - 1)}
         assert shown == labels.keys() - {inside}
         assert found.next("a") is None
+        number = next(number for number in range(COUNT) if name(found, number) == inside)
+        found.decide("a", number, 0, Kind.SKIP, "")
+        assert found.label(number) == labels[inside], "a skipped picture keeps the label of its span"
 
 
 def test_a_model_is_measured_on_random_pictures_that_it_was_not_made_with(config: Config, folder: Path, labels: dict[str, str]) -> None:
