@@ -99,6 +99,14 @@ def test_a_removed_and_restored_span_is_noticed(root: Path, inbox: Path) -> None
         ingest(inbox, root)
 
 
+def test_the_places_of_a_picture_are_in_the_order_of_the_spans_also_after_a_restore(root: Path, inbox: Path) -> None:
+    import_folder(inbox, "{label}_*", plan(root))
+    aside = drop_span(root, 1)
+    assert [place.number for place, _ in what_is_known(root, 3)[0]] == [3]
+    aside.rename(root / aside.name)
+    assert [place.number for place, _ in what_is_known(root, 3)[0]] == [1, 3]
+
+
 def test_a_replaced_span_is_noticed(root: Path, inbox: Path) -> None:
     shutil.rmtree(root / "span-000002")
     (root / "span-000001").rename(root / "span-000002")

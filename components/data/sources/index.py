@@ -137,7 +137,7 @@ class SpanIndex:
         return [
             Place(number, SPLITS[split], *rest)
             for number, split, *rest in self._database.execute(
-                "SELECT span, split, shard, record, label, name FROM picture WHERE key = ? ORDER BY id", (key,)
+                "SELECT span, split, shard, record, label, name FROM picture WHERE key = ? ORDER BY span, id", (key,)
             )
         ]
 
