@@ -50,6 +50,9 @@ class _Drawing:
         style = self._style
         pixels = self._ground()
         cover, paint, about = self._text(label, font)
+        # Chosen before lines and dots, so that a style without these draws the same text with the same blur.
+        blur = self._pick(style.blur, 0.6)
+        quality = round(min(95.0, self._pick(style.jpeg, 15, least=1))) if style.jpeg else None
         lines = [(kind, self._lines(kind)) for kind in style.lines]
         for kind, drawn in lines:
             if not kind.over:
@@ -61,14 +64,10 @@ class _Drawing:
         dots = self._dots()
         self._lay_all(pixels, dots)
         image = Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
-        blur = self._pick(style.blur, 0.6)
         image = image.filter(ImageFilter.GaussianBlur(blur)) if blur > 0.05 else image
         image = image.convert("L") if style.grey else image
-        about |= {"lines": sum(len(drawn) for _, drawn in lines), "dots": len(dots), "blur": round(blur, 2), "jpeg": None}
-        if style.jpeg:
-            about["jpeg"] = round(min(95.0, self._pick(style.jpeg, 15, least=1)))
-            image = through_jpeg(image, about["jpeg"])
-        return image, about
+        about |= {"lines": sum(len(drawn) for _, drawn in lines), "dots": len(dots), "blur": round(blur, 2), "jpeg": quality}
+        return image if quality is None else through_jpeg(image, quality), about
 
     def _pick(self, bounds: tuple[float, float], slack: float, least: float = 0.0) -> float:
         """Returns a random value of a range, which is first widened on both sides by `variation` times `slack`; at least `least`."""
