@@ -56,7 +56,7 @@ def measure(division: Division) -> dict[str, Any]:
     config = load_config(settings)
     found = strength(config, history.latest_complete_run(config.metadata_path), (), print)
     needed = next(goal.labels for goal in found.goals if goal.accuracy == _HALF)
-    sizes = [round(needed.value * factor) for factor in (1 / _FACTOR, 1, _FACTOR)]
+    sizes = [round(min(needed.value * factor, len(part.train))) for factor in (1 / _FACTOR, 1, _FACTOR)]
     read = {}
     for size in sizes:
         fits = (

@@ -43,13 +43,15 @@ def make_shard(plan: SynthPlan, shard: int, root: str | Path, on_picture: Callab
     """
     state = random.getstate()
     drawn_by = painter(plan)
-    with ShardWriter(Path(root), f"shard-{shard:05d}-of-{plan.shards:05d}", plan.layout) as writer:
-        for index in range(shard * plan.synth.shard_size, min((shard + 1) * plan.synth.shard_size, plan.synth.count)):
-            captcha = drawn_by.paint(index)
-            writer.write(split_of(split_key(captcha.image), plan.splits), _example(plan, captcha).SerializeToString(deterministic=True))
-            if on_picture:
-                on_picture()
-    random.setstate(state)
+    try:
+        with ShardWriter(Path(root), f"shard-{shard:05d}-of-{plan.shards:05d}", plan.layout) as writer:
+            for index in range(shard * plan.synth.shard_size, min((shard + 1) * plan.synth.shard_size, plan.synth.count)):
+                captcha = drawn_by.paint(index)
+                writer.write(split_of(split_key(captcha.image), plan.splits), _example(plan, captcha).SerializeToString(deterministic=True))
+                if on_picture:
+                    on_picture()
+    finally:
+        random.setstate(state)
     return writer.files
 
 

@@ -156,7 +156,8 @@ def _jsonl_rows(table: Path, file: Any, columns: Sequence[str]) -> Iterator[tupl
         named = [column for column in columns if isinstance(row, dict) and isinstance(row.get(column), str)]
         # A label such as 0042 must be a string: as a number it would lose its zeros.
         if not named or not isinstance(row.get(_LABEL), str):
+            example = f'{{"path": "a.png", "{_LABEL}": "0042"}}'
             raise CaptchaPipelineError(
-                f'{table}, line {number}: write an object such as {{"path": "a.png", "label": "0042"}}, with both values as strings.'
+                f"{table}, line {number}: write an object with {' or '.join(columns)} and {_LABEL}, both strings, such as {example}."
             )
         yield named[0], row[named[0]], row[_LABEL]

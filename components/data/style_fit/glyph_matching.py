@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft, ndimage
 
+from components.base.errors import CaptchaPipelineError
 from components.data.captcha_spec import CaptchaSpec
 from components.data.drawing.glyphs import Glyph, glyph_of
 
@@ -201,9 +202,14 @@ def find_hands(ink: Floats, fonts: Sequence[str], spec: CaptchaSpec, on_step: Ca
       fonts: paths of the fonts to try.
       spec: the charset and the length of the texts.
       on_step: called after each try with the number of tries so far and in total.
+
+    Raises:
+      CaptchaPipelineError: no font can be drawn.
     """
     count, height, _ = ink.shape
     unit = {font: tall for font in fonts if (tall := _height_of(font, spec.characters))}
+    if not unit:
+        raise CaptchaPipelineError(f"None of the {len(fonts)} fonts can draw the characters of the charset. Name others in synth.fonts.")
     some = list(unit)[:: -(-len(unit) // _SAMPLE)]
     scale = min(1.0, _COARSE / height)
     few = ndimage.zoom(ink[:: -(-count // _SAMPLE)], (1, scale, scale), order=1)
