@@ -222,8 +222,8 @@ def test_a_training_that_a_killed_process_has_left_is_waited_for(
 def test_a_training_is_stopped_at_the_end(config: Config, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = """
         import pathlib, sys, time
-        pathlib.Path(sys.argv[2]).touch()
         try:
+            pathlib.Path(sys.argv[2]).touch()
             time.sleep(600)
         except KeyboardInterrupt:
             pathlib.Path(sys.argv[3]).touch()
