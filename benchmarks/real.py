@@ -175,7 +175,7 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
                 f"{tested:,} in {of} folds" if folds > 1 else f"{tested:,}",
                 f"{rate.value:.2%} ({rate.lower:.2%} to {rate.upper:.2%})",
                 *(
-                    f"{statistics.median(run[seconds] for run in runs):.0f} s" if seconds in runs[0] else ""
+                    f"{statistics.median(run[seconds] for run in runs):.0f} s" if all(seconds in run for run in runs) else ""
                     for seconds in ("fit_s", "whole_s")
                 ),
             ]
