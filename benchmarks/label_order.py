@@ -16,6 +16,7 @@ import random
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -123,8 +124,12 @@ def _fit(
     readings = fit_and_read([truth[number] for number in fitted], [*test, *(truth[number] for number in others)], spec, parameters)
     if follow:
         _follow(config, session, others, readings.labels[len(test) :], readings.logits[len(test) :])
-    ids, _ = read(softmax(readings.logits[: len(test)], axis=-1), spec.min_length)
-    return int((ids == readings.labels[: len(test)]).all(axis=1).sum())
+    tested = slice(len(test))
+    return (
+        replace(readings, keys=readings.keys[tested], labels=readings.labels[tested], logits=readings.logits[tested])
+        .counts(spec)
+        .sequences_right
+    )
 
 
 def _follow(config: Config, session: Session, numbers: Sequence[int], labels: np.ndarray, logits: np.ndarray) -> None:

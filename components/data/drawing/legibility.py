@@ -49,7 +49,7 @@ def legibility(plan: SynthPlan) -> Legibility:
     pictures = [drawn_by.paint(index) for index in range(_PICTURES)]
     characters = float(np.mean([len(picture.label) for picture in pictures]))
     contrast = float(np.mean([contrast_ratio(picture.image) for picture in pictures]))
-    if style := None if plan.synth.free else plan.synth.style:
+    if style := plan.synth.style:
         # Without lines and dots, the same seed still draws the same text: its random numbers come before theirs.
         bare = painter(replace(plan, synth=plan.synth.model_copy(update={"style": style.model_copy(update=_NOTHING_ELSE)})))
         texts = [_ink(bare.paint(index).image) for index in range(_PICTURES)]

@@ -153,7 +153,7 @@ _OF_STYLE: Final[tuple[Callable[[Style], tuple[str, Style] | None], ...]] = (
 
 def _restyled(plan: SynthPlan) -> Iterator[Variant]:
     """Yields the changes to `synth.style`, which `synth fit` has found or a person has written."""
-    if plan.synth.style is None or plan.synth.free:
+    if plan.synth.style is None:
         return
     for change in _OF_STYLE:
         if found := change(plan.synth.style):
