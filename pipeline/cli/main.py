@@ -30,6 +30,7 @@ from pipeline.cli.terminal import console
 from pipeline.logs import silence
 
 app = typer.Typer(
+    rich_markup_mode="markdown",
     name="captcha-pipeline",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
