@@ -103,7 +103,7 @@ def regular_files(folder: Path, leave_out: LeaveOut) -> Iterator[tuple[Path, str
 
     Args:
       folder: links that lead out of it are not followed.
-      leave_out: called for each file that is left out for another reason.
+      leave_out: called for each file, or folder that cannot be read, that is left out for another reason.
 
     Raises:
       CaptchaPipelineError: the folder does not exist.
@@ -111,7 +111,11 @@ def regular_files(folder: Path, leave_out: LeaveOut) -> Iterator[tuple[Path, str
     if not folder.is_dir():
         raise CaptchaPipelineError(f"The folder {folder} does not exist.")
     found = []
-    for parent, folders, names in os.walk(folder):
+
+    def unreadable(error: OSError) -> None:
+        leave_out("the folder cannot be read", Path(error.filename).relative_to(folder).as_posix())
+
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     inside = folder.resolve()
@@ -121,9 +125,14 @@ def regular_files(folder: Path, leave_out: LeaveOut) -> Iterator[tuple[Path, str
         except UnicodeEncodeError:
             leave_out("the name is not UTF-8", ascii(name))
             continue
-        if not path.is_file():
+        try:
+            is_file, is_inside = path.is_file(), path.resolve().is_relative_to(inside)
+        except OSError:  # the folder shows its names, but lets nobody open its files
+            leave_out("the folder cannot be read", name)
+            continue
+        if not is_file:
             leave_out("it is not a file", name)
-        elif not path.resolve().is_relative_to(inside):
+        elif not is_inside:
             leave_out("it is a link that leads out of the folder", name)
         else:
             yield path, name
