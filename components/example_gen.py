@@ -34,7 +34,7 @@ from components.data.drift import Profile
 from components.data.legacy_layout import DataInfo
 from components.data.pictures import PictureRules
 from components.data.record_check import BAD, KEYS, PROFILE, SUMMARY, CheckShard, Shard
-from components.data.spans import Span, Window, window_as_of
+from components.data.spans import Span, Window, check_background, window_as_of
 from components.data.splits import merge_keys
 from components.data.tally import stop_reason, summarise
 
@@ -68,10 +68,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Writes the examples and the quarantine.
 
         Raises:
-          CaptchaPipelineError: there are no spans; a span was removed or changed after the run began; a shard is missing or differs from
-            its manifest; more than `max_bad_fraction` of the records of a span are bad; or there is no good record in a split, in the
-            newest span, or in the test split of the golden span. In the last two cases the quarantine is copied to `quarantine_dir`
-            first, if it has bad records.
+          CaptchaPipelineError: there are no spans; a span was removed or changed after the run began; corrections were made with another
+            background; a shard is missing or differs from its manifest; more than `max_bad_fraction` of the records of a span are bad; or
+            there is no good record in a split, in the newest span, or in the test split of the golden span. In the last two cases the
+            quarantine is copied to `quarantine_dir` first, if it has bad records.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
@@ -87,6 +87,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         spans = chosen.spans
         spec = CaptchaSpec.model_validate_json(exec_properties["spec"])
         rules = json.loads(exec_properties["rules"])
+        check_background((*spans, *chosen.corrections), rules["background"])
         check = CheckShard(spec, PictureRules(**rules | {"background": tuple(rules["background"])}))
         shards = list(shards_of_window(chosen, exec_properties["half_life"]))
         examples.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
@@ -171,14 +172,14 @@ def shards_of_window(chosen: Window, half_life: float) -> Iterator[Shard]:
 
     Args:
       chosen: the window of spans.
-      half_life: a number of spans. Of a span that is this many spans older than the newest, half of the training records are used. 0 uses
-        all records of every span.
+      half_life: a number of spans. Of a span with this age (see `Window.age`), half of the training records are used. 0 uses all records of
+        every span.
 
     Raises:
       CaptchaPipelineError: as for `shards_of`.
     """
-    for age, span in zip(reversed(range(len(chosen.spans))), chosen.spans, strict=True):
-        share = 0.5 ** (age / half_life) if half_life else 1.0
+    for span in chosen.spans:
+        share = 0.5 ** (chosen.age(span) / half_life) if half_life else 1.0
         for shard in shards_of(span, chosen):
             yield replace(shard, share=share) if shard.split == features.SPLITS[0] else shard
     if chosen.golden and chosen.golden not in chosen.spans:

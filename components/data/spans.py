@@ -10,7 +10,7 @@ import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -180,6 +180,28 @@ def replacements(spans: Iterable[Span]) -> dict[bytes, int]:
     return newest
 
 
+def check_background(spans: Iterable[Span], background: Sequence[int]) -> None:
+    """Checks that the keys in `supersedes` are those of pictures on this background.
+
+    The key of a picture with transparent pixels depends on `data.background`. With another background, a correction would not find it.
+
+    Args:
+      spans: the spans that are used.
+      background: RGB, 0 to 255.
+
+    Raises:
+      CaptchaPipelineError: a span that corrects or removes pictures was made with another background.
+    """
+    for span in spans:
+        made_with = span.manifest.params.get("background", list(background))
+        if span.manifest.supersedes and list(made_with) != list(background):
+            raise CaptchaPipelineError(
+                f"The corrections in {span.path} were made with data.background {list(made_with)}. With {list(background)}, they would "
+                "miss pictures that have transparent pixels. Change data.background back, or drop the span "
+                f"(`captcha-pipeline data drop {span.number}`) and correct the labels again."
+            )
+
+
 @dataclass(frozen=True)
 class Window:
     """The spans that a run reads.
@@ -198,6 +220,10 @@ class Window:
     def newest(self) -> Span:
         """The newest span whose pictures people have labelled and that are new. If there is none, the newest span."""
         return next((span for span in reversed(self.spans) if span.is_imported_or_drawn), self.spans[-1])
+
+    def age(self, span: Span) -> int:
+        """Returns how many spans with pictures of their own are newer than this one. Corrections make no span older."""
+        return sum(other.number > span.number and other.is_imported_or_drawn for other in self.spans)
 
     def superseded(self, span: Span) -> frozenset[bytes]:
         """Returns the keys of the pictures whose records in this span are left out, because a later span corrects or removes them."""
@@ -241,7 +267,8 @@ def window(root: str | Path, n: int | None, exclude: Iterable[int] = (), golden:
 
     Args:
       root: the data folder.
-      n: the number of spans; None for all.
+      n: the number of spans; None for all. Spans of corrections and of labels that models have given do not count. Those that are newer
+        than the oldest span of the window are also in it.
       exclude: numbers of spans that are not used.
       golden: the number of the span whose test split is used to judge every model; None for no such span.
 
@@ -258,7 +285,9 @@ def window(root: str | Path, n: int | None, exclude: Iterable[int] = (), golden:
     if golden is not None and golden not in kept:
         there = ", ".join(map(str, kept))
         raise CaptchaPipelineError(f"data.golden is {golden}, but {root} has the spans {there}. Put the span back, or change data.golden.")
-    chosen = tuple(used if n is None else used[-n:])
+    counted = [span.number for span in used if span.is_imported_or_drawn]
+    oldest = 0 if n is None or len(counted) < n else counted[-n]
+    chosen = tuple(span for span in used if span.number >= oldest)
     if golden is None:
         return Window(chosen, None)
     # A wrong label in the golden set would judge again when its correction is no longer in the window.

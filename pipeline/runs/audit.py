@@ -107,7 +107,7 @@ def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results
     # Records with the same pixels and the same label have one row: they were in one fold, and have the same probabilities.
     rows = {(keys[row], tuple(labels[row].tolist())): row for row in findings.order.tolist()}
     found: dict[int, Suspect] = {}
-    with SpanIndex(Path(config.data.root), config.data.picture_rules, save=False) as index:
+    with SpanIndex(Path(config.data.root), config.data.picture_rules, config.data.exclude, save=False) as index:
         index.refresh(list_spans(config.data.root))
         for example, pixels in decoded([file for split in SPLITS for file in examples(run, split)], spec, background_of(run)):
             image, label = example.features.feature[IMAGE].bytes_list.value[0], _text(example, LABEL)
@@ -136,9 +136,8 @@ def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results
 
 def _place(index: SpanIndex, key: bytes, span: str, label: str, spec: CaptchaSpec) -> Place | None:
     """Returns where the span with the name `span` has the picture with this label; None if it is gone, or a correction supersedes it."""
-    for place in index.same(key):
-        is_there = index.span_of(place).path.name == span and not index.is_superseded(key, place)
-        if is_there and not label_problem(place.label, spec) and spec.canonical(place.label) == label:
+    for place in index.current(key):
+        if index.span_of(place).path.name == span and not label_problem(place.label, spec) and spec.canonical(place.label) == label:
             return place
     return None
 

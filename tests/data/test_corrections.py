@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.base.errors import CaptchaPipelineError
+from components.base.features import PSEUDO
 from components.data.captcha_spec import CaptchaSpec
 from components.data.example_proto import Example
 from components.data.legacy_layout import DataInfo, legacy_example
@@ -172,6 +173,44 @@ def test_no_import_brings_back_a_replaced_label_or_a_removed_picture(root: Path,
     (tmp_path / "in" / "1234_other.png").unlink()
     again = import_folder(tmp_path / "in", "{label}_*", plan(root, splits=EQUAL))
     assert (again.known, again.left_out) == (13, {})
+
+
+def test_a_removed_picture_stays_removed_when_its_span_is_dropped(root: Path, tmp_path: Path) -> None:
+    corrected(root, (key(5), ""))
+    drop_span(root, 1)
+    result = import_folder(tmp_path / "in", "{label}_*", plan(root, splits=EQUAL))
+    assert result.left_out == {"a correction has removed the picture": 1}
+    assert read(root) == [f"{seed:04d}" for seed in range(12) if seed != 5]
+    drop_span(root, 3)
+    with pytest.raises(CaptchaPipelineError, match="its span is gone; drop the span of that correction, then import the picture"):
+        corrected(root, (key(5), "5555"))
+    drop_span(root, 2)
+    import_folder(tmp_path / "in", "{label}_*", plan(root, splits=EQUAL))
+    assert read(root) == [f"{seed:04d}" for seed in range(12)]
+
+
+def test_an_excluded_span_counts_neither_for_imports_nor_for_corrections(root: Path, tmp_path: Path) -> None:
+    corrected(root, (key(3), "3333"), (key(5), ""))
+    assert corrected(root, (key(3), "1111"), exclude=(2,)).counts.total() == 1
+    again = import_folder(tmp_path / "in", "{label}_*", plan(root, splits=EQUAL, only_new=True, exclude=(1, 2, 3)))
+    assert (again.counts.total(), again.known, again.left_out, again.contradictions) == (12, 0, {}, [])
+
+
+def test_corrections_hold_for_the_background_that_they_were_made_with(root: Path) -> None:
+    corrected(root, (key(3), "3333"))
+    black = PictureRules(10_000, (0, 0, 0), "resize")
+    with pytest.raises(CaptchaPipelineError, match=r"span-000002 were made with data.background \[255, 255, 255\]. .*data drop 2"):
+        correct(table(root, (key(4), "4444")), plan(root, source="corrections", rules=black))
+    assert correct(table(root, (key(4), "4444")), plan(root, source="corrections", rules=black, exclude=(2,))).counts.total() == 1
+
+
+def test_a_corrected_label_of_a_model_is_one_of_a_person(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "0001_a.png").write_bytes(picture(1))
+    import_folder(folder, "{label}_*", plan(tmp_path / "data", source=PSEUDO))
+    span = corrected(tmp_path / "data", (key(1), "1111")).span
+    assert labels(span) == {"1111": (picture(1), "corrections", "0001_a.png")}
 
 
 def test_rows_can_name_files(root: Path, tmp_path: Path) -> None:

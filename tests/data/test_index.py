@@ -126,7 +126,7 @@ def test_synthetic_spans_in_both_layouts_are_indexed(tmp_path: Path) -> None:
                 (place,) = index.same(seen.key)
                 assert place.label == captcha.label
                 assert seen.look is not None
-                assert index.most_alike(seen.look) == place
+                assert index.most_alike(b"", seen.look) == place
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "half", "flipped", "later version"])

@@ -13,6 +13,7 @@ from components.data.captcha_spec import CaptchaSpec
 from components.data.drawing.painting import CaptchaPainter
 from components.data.example_proto import Example
 from components.data.legacy_layout import DataInfo, legacy_example
+from components.data.sources.corrections import correct
 from components.data.sources.imported import import_folder, import_legacy, import_table
 from components.data.span_writer import ShardWriter
 from components.data.spans import Span, list_spans, window
@@ -299,6 +300,33 @@ def test_a_model_labels_only_pictures_that_no_person_has_labelled_and_that_judge
     second = import_folder(folder, "{label}_*", by_model)
     assert labelled(second.span).keys() == {"0004"}
     assert window(tmp_path / "data", None).superseded(result.span) == {split_key(unlabelled)}
+
+
+def test_a_copy_of_a_picture_that_a_model_has_labelled_judges_no_model(tmp_path: Path, folder: Path) -> None:
+    root = tmp_path / "data"
+    for (image, label), name in zip(captchas(6), "abcdef", strict=True):
+        image.save(folder / f"{label}_{name}.png")
+    import_folder(folder, "{label}_*", plan(root, spec=CaptchaSpec(), source=PSEUDO))
+    for path in sorted(folder.iterdir()):
+        Image.open(path).save(path.with_name(f"0000_{path.stem[-1]}.jpg"), quality=92)
+        path.unlink()
+    result = import_folder(folder, "{label}_*", plan(root, spec=CaptchaSpec(), splits={"train": 0, "eval": 0, "test": 1}))
+    assert result.span.manifest.counts == {"train": 6, "eval": 0, "test": 0}
+    assert result.doubtful.count == 0  # a model's label says nothing against that of a person
+
+
+def test_a_copy_is_compared_with_the_label_after_the_correction(tmp_path: Path, folder: Path) -> None:
+    target = plan(tmp_path / "data", spec=CaptchaSpec())
+    (image, _), *_ = captchas(1)
+    image.save(folder / "0001_a.png")
+    import_folder(folder, "{label}_*", target)
+    (tmp_path / "corrections.csv").write_text(f"key,label\n{split_key(image).hex()},0002\n")
+    correct(tmp_path / "corrections.csv", plan(tmp_path / "data", spec=CaptchaSpec(), source="corrections"))
+    (folder / "0001_a.png").unlink()
+    for label, quality in (("0002", 90), ("0001", 80)):
+        image.save(folder / f"{label}_b.jpg", quality=quality)
+    doubtful = import_folder(folder, "{label}_*", target).doubtful
+    assert str(doubtful).startswith("0001_b.jpg ('0001') like span-000002/")
 
 
 def key_of(encoded: bytes) -> bytes:

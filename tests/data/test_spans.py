@@ -151,6 +151,17 @@ def test_the_window_has_the_newest_spans(tmp_path):
     assert numbers(window(tmp_path, 9)) == [1, 2, 3]
 
 
+def test_corrections_do_not_use_up_the_window(tmp_path):
+    corrected = "0" * 32
+    for supersedes in ((), (), (corrected,), (), (corrected,), (corrected,)):
+        make_span(tmp_path, supersedes=supersedes)
+    assert numbers(window(tmp_path, 1)) == [4, 5, 6]
+    assert numbers(window(tmp_path, 2)) == [2, 3, 4, 5, 6]
+    assert numbers(window(tmp_path, 3)) == numbers(window(tmp_path, 4)) == [1, 2, 3, 4, 5, 6]
+    whole = window(tmp_path, None)
+    assert [whole.age(span) for span in whole.spans] == [2, 1, 1, 0, 0, 0]
+
+
 def test_spans_can_be_excluded_from_the_window(tmp_path):
     for record in (b"1", b"2", b"3"):
         make_span(tmp_path, [record])

@@ -13,7 +13,7 @@ from typing import Final
 
 from components.base.disk import writing_in
 from components.base.errors import CaptchaPipelineError
-from components.base.features import DATA_INFO, LABEL, SPLITS
+from components.base.features import CORRECTIONS, DATA_INFO, LABEL, PSEUDO, SOURCE, SPLITS
 from components.data.example_proto import Example
 from components.data.legacy_layout import DataInfo, to_canonical
 from components.data.sources.imported import read_entry
@@ -27,6 +27,8 @@ from components.data.spans import list_spans
 from components.data.tfrecords import Record, read_records
 
 KEY: Final = "key"  # the column with the keys of the pictures
+_UNKNOWN: Final = "no span has the picture; `captcha-pipeline data import` imports new pictures"
+_REMOVED: Final = "a correction has removed the picture, and its span is gone; drop the span of that correction, then import the picture"
 _KEY: Final = re.compile(r"[0-9a-f]{32}")
 _KINDS: Final = tuple(reversed(SPLITS))  # if a picture is in several splits, the correction goes into the first of these
 
@@ -76,7 +78,7 @@ def correct(table: str | Path, plan: ImportPlan, progress: Progress | None = Non
     wishes = _wishes(Path(table), plan, result)
     superseded: list[bytes] = []
     making = new_span(plan.root)
-    with writing_in(plan.root), making as draft, SpanIndex(plan.root, plan.rules) as index:
+    with writing_in(plan.root), making as draft, SpanIndex(plan.root, plan.rules, plan.exclude) as index:
         index.refresh(list_spans(plan.root), progress)
         items = _corrected(wishes, plan, result, index, superseded)
         files = write_shards(counted(items, plan, result, index), plan, draft)
@@ -128,10 +130,9 @@ def _corrected(
     chosen: dict[tuple[int, str, int], dict[int, tuple[bytes, str]]] = {}
     splits: dict[bytes, str] = {}
     for key, wish in wishes.items():
-        places = index.same(key)
-        current = [place for place in places if not index.is_superseded(key, place)]
-        if not places:
-            result.leave_out("no span has the picture; `captcha-pipeline data import` imports new pictures", wish.name)
+        places, current = index.same(key), index.current(key)
+        if not places and (wish.label or not index.is_removed(key)):
+            result.leave_out(_REMOVED if index.is_removed(key) else _UNKNOWN, wish.name)
         elif _is_fulfilled(wish, current, plan):
             result.known += 1
         elif not wish.label:
@@ -168,7 +169,10 @@ def _read(index: SpanIndex, shard: Place, wanted: Mapping[int, tuple[bytes, str]
 
 
 def _relabelled(example: Example, label: str) -> bytes:
-    """Returns the record of an example with another label."""
-    example.features.feature[LABEL].bytes_list.value[:] = [label.encode()]
+    """Returns the record of an example with another label. A label that a model had given is now that of a person."""
+    feature = example.features.feature
+    feature[LABEL].bytes_list.value[:] = [label.encode()]
+    if feature[SOURCE].bytes_list.value[:] == [PSEUDO.encode()]:
+        feature[SOURCE].bytes_list.value[:] = [CORRECTIONS.encode()]
     record: bytes = example.SerializeToString(deterministic=True)
     return record

@@ -8,7 +8,7 @@ process that holds the lock of the data folder writes to the index.
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from components.data.legacy_layout import DataInfo
 from components.data.likeness import MAX_DISTANCE, bands, distance
 from components.data.pictures import PictureRules
 from components.data.sources.seen import Seen, of_record
-from components.data.spans import Span, replacements
+from components.data.spans import Span, check_background, replacements
 from components.data.splits import SPLIT_RULE
 from components.data.tfrecords import Record, read_records
 
@@ -67,12 +67,14 @@ class SpanIndex:
     Args:
       root: the data folder.
       rules: how pictures are decoded for the model.
+      exclude: numbers of spans that runs do not use. They are in the index, but their pictures are not found.
       save: False to leave the file unchanged, and work on a copy in memory.
     """
 
-    def __init__(self, root: Path, rules: PictureRules, save: bool = True):
+    def __init__(self, root: Path, rules: PictureRules, exclude: Collection[int] = (), save: bool = True):
         self._root = root
         self._rules = rules
+        self._exclude = frozenset(exclude)
         self._save = save
         self._spans: dict[int, Span] = {}
         self._replaced: dict[bytes, int] = {}
@@ -108,10 +110,12 @@ class SpanIndex:
           progress: called after each record that is read.
 
         Raises:
-          CaptchaPipelineError: a shard is missing, or differs from the manifest.
+          CaptchaPipelineError: a shard is missing, or differs from the manifest; or as for `check_background`.
         """
         self._spans = {span.number: span for span in spans}
-        self._replaced = replacements(self._spans.values())
+        used = [span for span in self._spans.values() if span.number not in self._exclude]
+        check_background(used, self._rules.background)
+        self._replaced = replacements(used)
         current = {number: self._made_from(span.checksum) for number, span in self._spans.items()}
         known = dict(self._database.execute("SELECT number, made_from FROM span"))
         for number in known:
@@ -134,16 +138,19 @@ class SpanIndex:
 
     def same(self, key: bytes) -> list[Place]:
         """Returns the places of the picture with this key, oldest first."""
-        return [
-            Place(number, SPLITS[split], *rest)
-            for number, split, *rest in self._database.execute(
-                "SELECT span, split, shard, record, label, name FROM picture WHERE key = ? ORDER BY span, id", (key,)
-            )
-        ]
+        rows = self._database.execute("SELECT span, split, shard, record, label, name FROM picture WHERE key = ? ORDER BY span, id", (key,))
+        return [Place(number, SPLITS[split], *rest) for number, split, *rest in rows if number not in self._exclude]
 
-    def is_superseded(self, key: bytes, place: Place) -> bool:
-        """Returns whether a later span corrects or removes the picture with this key at this place."""
-        return self._replaced.get(key, 0) > place.number
+    def current(self, key: bytes) -> list[Place]:
+        """Returns the places of `same` that no later span corrects or removes."""
+        return [place for place in self.same(key) if not self._is_superseded(key, place.number)]
+
+    def is_removed(self, key: bytes) -> bool:
+        """Returns whether a correction has removed the picture with this key, so that no record of it counts."""
+        return key in self._replaced and not self.current(key)
+
+    def _is_superseded(self, key: bytes, number: int) -> bool:
+        return self._replaced.get(key, 0) > number
 
     def is_pseudo(self, place: Place) -> bool:
         """Returns whether a model has given the label at this place. The result is False for a place in the current import."""
@@ -157,18 +164,27 @@ class SpanIndex:
         """
         return self._spans[place.number]
 
-    def most_alike(self, look: bytes) -> Place | None:
-        """Returns the place of the picture that looks most similar, the oldest of several; None if none is within MAX_DISTANCE.
+    def most_alike(self, key: bytes, look: bytes) -> Place | None:
+        """Returns the place of the other picture that looks most similar, the oldest of several; None if none is within MAX_DISTANCE.
+
+        Records that a later span corrects or removes do not count.
 
         Args:
-          look: the perceptual hash of a picture, from components/data/likeness.py.
+          key: of a picture; its own places do not count.
+          look: its perceptual hash, from components/data/likeness.py.
         """
         values = bands(look)
+        places = ",".join("?" * len(values))
         found = self._database.execute(
-            f"SELECT id, look FROM picture WHERE id IN (SELECT picture FROM band WHERE value IN ({','.join('?' * len(values))}))",  # noqa: S608
+            f"SELECT id, span, key, look FROM picture WHERE id IN (SELECT picture FROM band WHERE value IN ({places}))",  # noqa: S608
             values,
         )
-        nearest = min(((distance(look, other), row) for row, other in found), default=(MAX_DISTANCE + 1, 0))
+        counts = (
+            (distance(look, other), row)
+            for row, number, other_key, other in found
+            if other_key != key and number not in self._exclude and not self._is_superseded(other_key, number)
+        )
+        nearest = min(counts, default=(MAX_DISTANCE + 1, 0))
         if nearest[0] > MAX_DISTANCE:
             return None
         number, split, *rest = self._database.execute(

@@ -44,6 +44,7 @@ class ImportPlan:
       rules: how pictures are decoded. In the legacy layout, which has one picture size, pictures of other sizes are left out.
       layout: of the records.
       shard_size: records per shard, over its three splits.
+      exclude: numbers of spans that runs do not use. Their pictures count as new.
       only_new: whether pictures that are already in a span with the same label are left out.
       dry_run: whether everything is read but nothing is written.
     """
@@ -55,6 +56,7 @@ class ImportPlan:
     rules: PictureRules
     layout: Layout = "canonical"
     shard_size: int = 4_000
+    exclude: tuple[int, ...] = ()
     only_new: bool = False
     dry_run: bool = False
 
@@ -87,7 +89,7 @@ def save(items: Iterable[Item], plan: ImportPlan, result: Imported, info: DataIn
       CaptchaPipelineError: nothing could be imported, a span is damaged, or the data folder cannot be written.
     """
     if plan.dry_run:
-        with SpanIndex(plan.root, plan.rules, save=False) as index:
+        with SpanIndex(plan.root, plan.rules, plan.exclude, save=False) as index:
             index.refresh(list_spans(plan.root), progress)
             for _ in counted(_sift(items, plan, result, index), plan, result, index):
                 pass
@@ -95,7 +97,7 @@ def save(items: Iterable[Item], plan: ImportPlan, result: Imported, info: DataIn
         return result
     making = new_span(plan.root)
     # The existing spans are read under the lock, so that no other process can make a span meanwhile.
-    with writing_in(plan.root), making as draft, SpanIndex(plan.root, plan.rules) as index:
+    with writing_in(plan.root), making as draft, SpanIndex(plan.root, plan.rules, plan.exclude) as index:
         index.refresh(list_spans(plan.root), progress)
         files = write_shards(counted(_sift(items, plan, result, index), plan, result, index), plan, draft)
         _check_any(result)
@@ -169,9 +171,8 @@ def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, num
     def has_its_label(place: Place) -> bool:
         return place.label == seen.label or (label is not None and _canonical(place.label, plan.spec) == label)
 
-    known = index.same(seen.key)
-    current = [place for place in known if not index.is_superseded(seen.key, place)]
-    if known and not current:
+    known, current = index.same(seen.key), index.current(seen.key)
+    if index.is_removed(seen.key):
         result.leave_out("a correction has removed the picture", seen.name)
         return None
     same = [place for place in current if not index.is_pseudo(place)]
@@ -207,11 +208,11 @@ def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, num
         result.sizes[seen.size] += 1
     if same:
         return same[0].split
-    alike = index.most_alike(seen.look) if seen.look else None
-    if alike is None or index.is_pseudo(alike):
+    alike = index.most_alike(seen.key, seen.look) if seen.look else None
+    if alike is None:
         return split_of(seen.key, plan.splits)
     result.alike += 1
-    if label and _canonical(alike.label, plan.spec) not in (None, label):
+    if label and not index.is_pseudo(alike) and _canonical(alike.label, plan.spec) not in (None, label):
         result.doubtful.add(f"{seen.name} ({seen.label!r}) like {index.describe(alike)} ({alike.label!r})")
     return alike.split
 
@@ -221,7 +222,7 @@ def _split_of_pseudo_label(seen: Seen, same: list[Place], result: Imported, inde
     if same:
         result.leave_out("a span has the picture already", seen.name)
         return None
-    alike = index.most_alike(seen.look) if seen.look else None
+    alike = index.most_alike(seen.key, seen.look) if seen.look else None
     if alike and alike.split != _TRAIN:
         result.leave_out(f"it looks like a picture of the {alike.split} split", seen.name)
         return None
