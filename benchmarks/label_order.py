@@ -33,7 +33,7 @@ from components.evaluation.metrics import read
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
 from pipeline.labelling.journal import Kind
-from pipeline.labelling.labels import labels_in_spans, write_span
+from pipeline.labelling.labels import in_spans, write_span
 from pipeline.labelling.opening import opened
 from pipeline.labelling.session import Session
 from pipeline.logs import load_tensorflow, silence
@@ -137,7 +137,7 @@ def _follow(config: Config, session: Session, numbers: Sequence[int], labels: np
     from components.training.calibration import temperature
 
     write_span(config, session.catalogue, session.unwritten())
-    session.written(labels_in_spans(config, session.catalogue))
+    session.written(in_spans(config, session.catalogue))
     span = max(span_numbers(config.data.root))
     session.begin_model(span)
     version = span  # any number that grows with each training

@@ -1,8 +1,8 @@
 """The journal of labelling on disk: every decision, the texts that are being typed, and what the models read.
 
 It is an SQLite file. A kill leaves no SQLite transaction half done, and with synchronous=FULL a power failure loses none. Decisions are
-never overwritten: a change is one more decision, and the newest decision about a picture counts. A hash of the pixels identifies a
-picture, so one file serves all folders of a pipeline, and picture files may be renamed.
+never overwritten: a change is one more decision, and the newest decision about a picture counts, until spans have it. A hash of the pixels
+identifies a picture, so one file serves all folders of a pipeline, and picture files may be renamed.
 """
 
 import sqlite3
@@ -16,11 +16,12 @@ from typing import Final
 from components.base.disk import writing_in
 from components.base.errors import CaptchaPipelineError
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _TABLES: Final = f"""
     BEGIN;
     CREATE TABLE decision (
-        id INTEGER PRIMARY KEY, key BLOB NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, window TEXT NOT NULL, at TEXT NOT NULL
+        id INTEGER PRIMARY KEY, key BLOB NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, window TEXT NOT NULL, at TEXT NOT NULL,
+        settled INTEGER NOT NULL DEFAULT 0
     );
     CREATE TABLE draft (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, text TEXT NOT NULL);
     CREATE TABLE model (version INTEGER PRIMARY KEY, span INTEGER NOT NULL, labels INTEGER NOT NULL);
@@ -28,6 +29,12 @@ _TABLES: Final = f"""
         version INTEGER NOT NULL, key BLOB NOT NULL, text TEXT NOT NULL, before INTEGER NOT NULL, PRIMARY KEY (version, key)
     ) WITHOUT ROWID;
     PRAGMA user_version = {_VERSION};
+    COMMIT;
+"""
+_FROM_VERSION_1: Final = """
+    BEGIN;
+    ALTER TABLE decision ADD COLUMN settled INTEGER NOT NULL DEFAULT 0;
+    PRAGMA user_version = 2;
     COMMIT;
 """
 _UNFINISHED: Final = 0  # stands for the version of a model until its training has ended
@@ -50,12 +57,15 @@ class Decision:
       kind: what was decided.
       text: the label, as `CaptchaSpec.canonical` returns it; "" for the other kinds.
       window: the name of the browser window in which it was decided.
+      settled: whether the decision has been brought into the spans. From then on, the spans say what is right, because later corrections
+        and dropped spans are newer than the decision.
     """
 
     id: int
     kind: Kind
     text: str
     window: str
+    settled: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,8 +111,8 @@ class Journal:
                 self._database.execute("PRAGMA journal_mode = WAL")
                 self._database.execute("PRAGMA synchronous = FULL")
                 ((version,),) = self._database.execute("PRAGMA user_version")
-                if not version:
-                    self._database.executescript(_TABLES)
+                if version < _VERSION:
+                    self._database.executescript(_FROM_VERSION_1 if version else _TABLES)
             except sqlite3.OperationalError:  # an error of the disk, not of the file
                 self._database.close()
                 raise
@@ -112,7 +122,7 @@ class Journal:
                     f"{path} is damaged: {error}. It has the labels that are not in a span yet. Restore it from a backup, or move it away "
                     "to start with an empty one."
                 ) from None
-        if version not in (0, _VERSION):
+        if version > _VERSION:
             self._database.close()
             raise CaptchaPipelineError(
                 f"Another release of this project wrote {path}. Use that release, or move the file away to start with an empty one."
@@ -124,8 +134,8 @@ class Journal:
 
     def decisions(self) -> dict[bytes, Decision]:
         """Returns the newest decision about each picture, by key."""
-        rows = self._database.execute("SELECT key, id, kind, text, window FROM decision ORDER BY id")
-        return {key: Decision(number, Kind(kind), text, window) for key, number, kind, text, window in rows}
+        rows = self._database.execute("SELECT key, id, kind, text, window, settled FROM decision ORDER BY id")
+        return {key: Decision(number, Kind(kind), text, window, bool(settled)) for key, number, kind, text, window, settled in rows}
 
     def decide(self, key: bytes, kind: Kind, text: str, window: str, readings: Iterable[tuple[int, str]] = ()) -> Decision:
         """Adds a decision, and removes the draft of the picture.
@@ -148,6 +158,15 @@ class Journal:
             )
         assert number is not None, "SQLite numbers rows"
         return Decision(number, kind, text, window)
+
+    def settle(self, decisions: Iterable[int]) -> None:
+        """Notes that decisions have been brought into the spans.
+
+        Args:
+          decisions: their ids.
+        """
+        with writing_in(self._path.parent), self._database:
+            self._database.executemany("UPDATE decision SET settled = 1 WHERE id = ?", ((number,) for number in decisions))
 
     def drafts(self) -> dict[bytes, str]:
         """Returns the texts that were typed but not accepted, by key of the picture, the oldest first."""

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.base.disk import writing_in
@@ -21,11 +22,22 @@ from pipeline.config.imports import import_plan
 from pipeline.labelling.catalogue import Catalogue
 
 
-def labels_in_spans(config: Config, catalogue: Catalogue, progress: Progress | None = None) -> dict[int, Place]:
-    """Returns where a span has each picture with a valid label, by the picture's index in the catalogue; the newest place of several.
+@dataclass(frozen=True)
+class InSpans:
+    """What the spans say about the pictures of a catalogue, by index in the catalogue.
 
-    Pictures without such a place are missing in the result. Labels that a model has given do not count, nor do labels that a later span
-    corrects.
+    Attributes:
+      places: where a span has a picture with a valid label; the newest place of several. Labels that a model has given do not count, nor do
+        labels that a later span corrects.
+      removed: the pictures that a correction has removed.
+    """
+
+    places: Mapping[int, Place]
+    removed: frozenset[int] = frozenset()
+
+
+def in_spans(config: Config, catalogue: Catalogue, progress: Progress | None = None) -> InSpans:
+    """Returns what the spans say about the pictures of a folder.
 
     Args:
       config: of the pipeline.
@@ -37,16 +49,17 @@ def labels_in_spans(config: Config, catalogue: Catalogue, progress: Progress | N
     """
     root = Path(config.data.root)
     if not root.is_dir():
-        return {}
-    with writing_in(root), lock_data(root), SpanIndex(root, config.data.picture_rules) as index:
+        return InSpans({})
+    places, removed = dict[int, Place](), set[int]()
+    with writing_in(root), lock_data(root), SpanIndex(root, config.data.picture_rules, config.data.exclude) as index:
         index.refresh(list_spans(root), progress)
-
-        def counts(key: bytes, place: Place) -> bool:
-            current = not index.is_pseudo(place) and not index.is_superseded(key, place)
-            return current and not label_problem(place.label, config.captcha)
-
-        valid = ((number, [place for place in index.same(key) if counts(key, place)]) for number, key in enumerate(catalogue.keys))
-        return {number: places[-1] for number, places in valid if places}
+        for number, key in enumerate(catalogue.keys):
+            if index.is_removed(key):
+                removed.add(number)
+            for place in index.current(key):
+                if not index.is_pseudo(place) and not label_problem(place.label, config.captcha):
+                    places[number] = place
+    return InSpans(places, frozenset(removed))
 
 
 def write_span(config: Config, catalogue: Catalogue, labels: Mapping[int, str]) -> Imported:
@@ -74,7 +87,7 @@ def write_span(config: Config, catalogue: Catalogue, labels: Mapping[int, str]) 
     except NothingNew:
         return result
     except CaptchaPipelineError:
-        if result.reasons or result.contradictions:  # every picture was left out; the result says why
+        if (result.reasons or result.contradictions) and not result.counts:  # every picture was left out; the result says why
             return result
         raise
 

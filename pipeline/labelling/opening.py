@@ -7,11 +7,12 @@ from typing import Final
 
 from components.base.disk import writing_in
 from components.base.files import locked
+from components.data.sources.imported import source_name
 from components.data.sources.index import Progress
 from pipeline.config.config import Config
 from pipeline.labelling.catalogue import scan
 from pipeline.labelling.journal import Journal
-from pipeline.labelling.labels import labels_in_spans
+from pipeline.labelling.labels import in_spans
 from pipeline.labelling.leases import Leases
 from pipeline.labelling.session import Session
 
@@ -36,11 +37,13 @@ def opened(config: Config, folder: Path, progress: Progress | None = None) -> It
 
     Raises:
       Busy: another process labels pictures for this pipeline.
-      CaptchaPipelineError: the folder does not exist or has no usable picture, or a file is damaged or cannot be written.
+      CaptchaPipelineError: the folder does not exist, has no usable picture, or has a name that no source can have; or a file is damaged or
+        cannot be written.
     """
+    source_name("", folder)  # the source of the spans; a name that they cannot have must be known before the labelling, not after it
     home = folder_of(config)
     with writing_in(home), locked(home / "lock", _BUSY):
         catalogue = scan(folder, config.captcha, config.data.picture_rules, progress)
-        places = labels_in_spans(config, catalogue, progress)
+        stored = in_spans(config, catalogue, progress)
         with contextlib.closing(Journal(home / "journal.sqlite")) as journal:
-            yield Session(config, catalogue, journal, places, Leases())
+            yield Session(config, catalogue, journal, stored, Leases())

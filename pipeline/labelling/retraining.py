@@ -22,13 +22,12 @@ import yaml
 from components.base.errors import Busy, CaptchaPipelineError
 from components.base.features import SPLITS
 from components.base.files import locked, write_whole
-from components.data.sources.index import Place
 from components.data.sources.outcome import Imported
 from components.data.spans import list_spans, span_numbers
 from components.serving.serving_dir import push, versions
 from components.training.hyperparameters import WarmStart
 from pipeline.config.config import Config, GcConfig, RetrainingConfig
-from pipeline.labelling.labels import labels_in_spans, write_span
+from pipeline.labelling.labels import InSpans, in_spans, write_span
 from pipeline.labelling.opening import folder_of
 from pipeline.labelling.session import Session
 from pipeline.logs import rotate
@@ -234,19 +233,19 @@ class Retraining:
           CaptchaPipelineError: as for `write_span`.
         """
         if labels := self._session.unwritten():
-            self._note(*self._write(labels))
+            self._note(labels, *self._write(labels))
 
     async def _write_labels(self) -> None:
         if labels := self._session.unwritten():
-            self._note(*await asyncio.to_thread(self._write, labels))
+            self._note(labels, *await asyncio.to_thread(self._write, labels))
 
-    def _write(self, labels: Mapping[int, str]) -> tuple[Imported, dict[int, Place]]:
+    def _write(self, labels: Mapping[int, str]) -> tuple[Imported, InSpans]:
         imported = write_span(self._config, self._session.catalogue, labels)
-        return imported, labels_in_spans(self._config, self._session.catalogue)
+        return imported, in_spans(self._config, self._session.catalogue)
 
-    def _note(self, imported: Imported, places: Mapping[int, Place]) -> None:
+    def _note(self, labels: Mapping[int, str], imported: Imported, stored: InSpans) -> None:
         self.imports.append(imported)
-        self._session.written(places)
+        self._session.written(stored, labels)
         self._in_spans = _in_spans(self._config)
 
     def _warm(self) -> Config:

@@ -1,7 +1,9 @@
 """Serves the labelling page, and trains models, until the person stops the command."""
 
 import contextlib
+import signal
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import uvicorn
@@ -10,7 +12,7 @@ from components.data.sources.corrections import Corrected
 from components.data.sources.outcome import Imported
 from pipeline.config.config import Config
 from pipeline.labelling.app import HOST, LIMITS, Goal, LabelApp
-from pipeline.labelling.labels import correct_spans
+from pipeline.labelling.labels import correct_spans, in_spans
 from pipeline.labelling.opening import folder_of
 from pipeline.labelling.retraining import take_over_production
 from pipeline.labelling.session import Session
@@ -61,9 +63,26 @@ def run(config: Config, labelling: Session, goal: Goal, socket_: socket.socket) 
     """
     take_over_production(config)
     app = LabelApp(config, labelling, goal)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has ended
+    with _until_stopped():
         uvicorn.Server(uvicorn_config(app.starlette(), LIMITS)).run([socket_])
     app.retraining.finish()
     corrections = labelling.corrections()
     corrected = correct_spans(config, corrections, folder_of(config) / "corrections.csv") if corrections else None
+    labelling.written(in_spans(config, labelling.catalogue))
     return Ended(labelling.counts(), app.retraining.imports, corrected)
+
+
+@contextlib.contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Lets SIGINT and SIGTERM end the server only, not the command, which still has labels to write.
+
+    uvicorn raises the signal again once it has ended. The handlers of the command (`stoppable`) must not see this signal: they would take
+    an error of the writing for a consequence of the stop, and hide it.
+    """
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

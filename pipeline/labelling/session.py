@@ -1,17 +1,18 @@
 """The state of a labelling session: what is known about every picture, and which picture each window shows next."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
 from components.base.features import SPLITS
-from components.data.sources.index import Place
 from pipeline.config.config import Config
 from pipeline.labelling.catalogue import Catalogue
 from pipeline.labelling.growth import Point
 from pipeline.labelling.journal import Decision, Journal, Kind, Reading, TrainedModel
+from pipeline.labelling.labels import InSpans
 from pipeline.labelling.leases import Leases
 from pipeline.labelling.order import Order, random_is_due, random_order
 from pipeline.labelling.readings import Readings
@@ -33,14 +34,14 @@ class Session:
       model: the model in use; None before the first one.
     """
 
-    def __init__(self, config: Config, catalogue: Catalogue, journal: Journal, places: Mapping[int, Place], leases: Leases):
+    def __init__(self, config: Config, catalogue: Catalogue, journal: Journal, stored: InSpans, leases: Leases):
         """Continues from what the journal and the spans already have.
 
         Args:
           config: of the pipeline.
           catalogue: the pictures of the folder.
           journal: earlier decisions are read from it, and new ones are written to it.
-          places: the pictures that have a label in a span, from `labels_in_spans`.
+          stored: what the spans say about the pictures, from `in_spans`.
           leases: which picture each window shows.
         """
         self.catalogue = catalogue
@@ -48,16 +49,16 @@ class Session:
         self.model: TrainedModel | None = None
         self._spec = config.captcha
         self._journal = journal
-        self._places = dict(places)
         self._leases = leases
         self._numbers = {key: number for number, key in enumerate(catalogue.keys)}
         self._decisions = self._of_folder(journal.decisions())
         self._drafts = self._of_folder(journal.drafts())
-        self._stored = {version: self._of_folder(found) for version, found in journal.readings().items()}
+        self._read = {version: self._of_folder(found) for version, found in journal.readings().items()}
+        self._refused: dict[int, str] = {}  # the labels that were in the last write of labels, but that no span has
         self._splits = np.array(catalogue.splits(config.data.splits.model_dump()))
         self._random = random_order(catalogue.keys, [np.flatnonzero(self._splits == split).tolist() for split in (_EVAL, _TEST)])
         self._train = self._splits == _TRAIN
-        self._open = np.array([number not in self._decisions and number not in places for number in range(len(catalogue))])
+        self.written(stored)
         self._order = Order(catalogue.embeddings)
         self._order.restart(number for number in range(len(catalogue)) if self._is_trained_with(number))
 
@@ -78,10 +79,17 @@ class Session:
 
     def label(self, number: int) -> str | None:
         """Returns the label of a picture, from the journal or a span; None if it has none."""
-        decision = self._decisions.get(number)
-        if decision and decision.kind is not Kind.SKIP:
+        if decision := self._pending(number):
             return decision.text if decision.kind is Kind.LABEL else None
         return self._canonical(self._places[number].label) if number in self._places else None
+
+    def _pending(self, number: int) -> Decision | None:
+        """Returns the decision about a picture if it is newer than what the spans say about the picture."""
+        decision = self._decisions.get(number)
+        return None if decision is None or decision.settled or decision.kind is Kind.SKIP else decision
+
+    def _all_pending(self) -> Iterator[tuple[int, Decision]]:
+        return ((number, decision) for number in sorted(self._decisions) if (decision := self._pending(number)))
 
     def _canonical(self, label: str) -> str:
         return self._spec.canonical(label)
@@ -130,7 +138,8 @@ class Session:
         return bool(self._open[number]) or self._is_skipped(number)
 
     def _is_skipped(self, number: int) -> bool:
-        return number in self._decisions and self._decisions[number].kind is Kind.SKIP and number not in self._places
+        skipped = number in self._decisions and self._decisions[number].kind is Kind.SKIP
+        return skipped and number not in self._places and number not in self._removed
 
     def touch(self, window: str, number: int | None) -> None:
         """Notes that a window is still open and shows a picture. After a restart of the program, this gives the window its lease back."""
@@ -174,7 +183,7 @@ class Session:
         readings = self._reading_to_keep(number) if kind is Kind.LABEL and self.label(number) is None else []
         decision = self._journal.decide(key, kind, text, window, readings)
         for version, reading in readings:
-            self._stored.setdefault(version, {}).setdefault(number, Reading(reading, before=True))
+            self._read.setdefault(version, {}).setdefault(number, Reading(reading, before=True))
         self._drafts.pop(number, None)
         self._decisions[number] = decision
         self._open[number] = False
@@ -193,17 +202,28 @@ class Session:
     def counts(self) -> dict[str, int]:
         """Returns the numbers of pictures that are `labelled`, `skipped`, `unreadable` and `left`. They add up to all pictures.
 
-        A picture with a label in a span counts as labelled, whatever was decided about it later.
+        A picture with a label in a span counts as labelled, whatever was decided about it later. One that a correction has removed counts
+        as unreadable.
         """
-        kinds = Counter(decision.kind for number, decision in self._decisions.items() if number not in self._places)
-        in_spans = len(self._places)
-        labelled, skipped, unreadable = in_spans + kinds[Kind.LABEL], kinds[Kind.SKIP], kinds[Kind.UNREADABLE]
-        left = len(self.catalogue) - labelled - skipped - unreadable
-        return {"labelled": labelled, "skipped": skipped, "unreadable": unreadable, "left": left}
+        counts = Counter(self._state(number) for number in self._known())
+        counts["left"] += len(self.catalogue) - counts.total()
+        return {state: counts[state] for state in ("labelled", "skipped", "unreadable", "left")}
+
+    def _known(self) -> set[int]:
+        """Returns the pictures of which the journal or the spans say something."""
+        return {*self._decisions, *self._places, *self._removed}
+
+    def _state(self, number: int) -> str:
+        decision = self._decisions.get(number)
+        if number in self._places or ((pending := self._pending(number)) and pending.kind is Kind.LABEL):
+            return "labelled"
+        if number in self._removed or (decision and decision.kind is Kind.UNREADABLE):
+            return "unreadable"
+        return "skipped" if decision and decision.kind is Kind.SKIP else "left"
 
     def by_split(self) -> Counter[str]:
-        """Returns the number of labels that are not in a span yet, by the split that an import would probably choose."""
-        return Counter(str(self._splits[number]) for number in self.unwritten())
+        """Returns the number of labels that the next span will have, by the split that an import would probably choose."""
+        return Counter(str(self._splits[number]) for number in self._to_write())
 
     def in_split(self, split: str) -> int:
         """Returns the number of all pictures that belong to a split."""
@@ -211,34 +231,49 @@ class Session:
 
     def unwritten(self) -> dict[int, str]:
         """Returns the labels that are not in a span yet, by picture."""
-        return {
-            number: decision.text
-            for number, decision in self._decisions.items()
-            if decision.kind is Kind.LABEL and number not in self._places
-        }
+        pending = ((number, decision) for number, decision in self._all_pending() if decision.kind is Kind.LABEL)
+        return {number: decision.text for number, decision in pending if number not in self._places and number not in self._removed}
+
+    def _to_write(self) -> dict[int, str]:
+        """Returns the labels of `unwritten` without those that the last write has left out, for example because the file is gone."""
+        return {number: text for number, text in self.unwritten().items() if self._refused.get(number) != text}
 
     def new_labels(self) -> int:
         """Returns the number of labels since the training of the model in use began; without a model, the number of all labels."""
         span = self.model.span if self.model else 0
-        return len(self.unwritten()) + sum(place.number > span for place in self._places.values())
+        return len(self._to_write()) + sum(place.number > span for place in self._places.values())
 
     def corrections(self) -> dict[bytes, str]:
-        """Returns the decisions that differ from the label in the span, by key of the picture: the new label, or "" for unreadable."""
+        """Returns the decisions that spans contradict, by key of the picture: the new label, or "" for unreadable."""
         found = {}
-        for number in sorted(self._decisions.keys() & self._places.keys()):
-            decision, in_span = self._decisions[number], self._canonical(self._places[number].label)
-            if decision.kind is Kind.UNREADABLE or (decision.kind is Kind.LABEL and decision.text != in_span):
+        for number, decision in self._all_pending():
+            in_span = self._canonical(self._places[number].label) if number in self._places else ""
+            if (number in self._places or number in self._removed) and decision.text != in_span:
                 found[self.catalogue.keys[number]] = decision.text
         return found
 
-    def written(self, places: Mapping[int, Place]) -> None:
-        """Notes which labels are in spans now.
+    def written(self, stored: InSpans, tried: Mapping[int, str] | None = None) -> None:
+        """Notes what spans have now. Decisions that agree with the spans, or need no span, are settled.
 
         Args:
-          places: from `labels_in_spans`. They replace the earlier ones.
+          stored: from `in_spans`. It replaces the earlier one.
+          tried: the labels that were written, from `unwritten`. Those that no span has were left out.
+
+        Raises:
+          CaptchaPipelineError: the journal cannot be written.
         """
-        self._places = dict(places)
-        self._open[list(places)] = False
+        self._places, self._removed = stored.places, stored.removed
+        self._refused |= {number: text for number, text in (tried or {}).items() if number not in self._places}
+        corrected = self.corrections()
+        settled = {
+            number: decision
+            for number, decision in self._all_pending()
+            if self.catalogue.keys[number] not in corrected and (decision.kind is Kind.UNREADABLE or number in self._places)
+        }
+        self._journal.settle(decision.id for decision in settled.values())
+        self._decisions |= {number: replace(decision, settled=True) for number, decision in settled.items()}
+        self._open = np.ones(len(self.catalogue), bool)
+        self._open[[number for number in self._known() if self._state(number) != "left"]] = False
 
     # Models
 
@@ -283,9 +318,9 @@ class Session:
         self.readings.note(version, found)
         labelled = [(number, text) for number, (text, _) in found.items() if self.is_random(number) and self.label(number) is not None]
         self._journal.read(version, [(self.catalogue.keys[number], text) for number, text in labelled])
-        stored = self._stored.setdefault(version, {})
+        known = self._read.setdefault(version, {})
         for number, text in labelled:
-            stored.setdefault(number, Reading(text, before=False))
+            known.setdefault(number, Reading(text, before=False))
 
     def to_read(self) -> list[int]:
         """Returns the pictures that a new model reads: first the labelled random ones, which measure it, then the open and skipped ones."""
@@ -320,7 +355,7 @@ class Session:
         counts only if it was labelled after the training began.
         """
         right = count = 0
-        for number, reading in self._stored.get(model.version, {}).items():
+        for number, reading in self._read.get(model.version, {}).items():
             label, place = self.label(number), self._places.get(number)
             split = place.split if place else self._splits[number]
             if label is None or not (split == _TEST or self._is_new_to(number, model)) or (only_before and not reading.before):

@@ -5,6 +5,7 @@ import os
 import signal
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,33 @@ def test_a_kill_loses_nothing_that_was_answered(tmp_path: Path, milliseconds: in
             assert drafts.get(key) == f"draft {number}" or key in decisions
     journal.decide(ONE, Kind.LABEL, "0001", "a")  # it goes on
     journal.close()
+
+
+def test_a_settled_decision_stays_settled_and_the_next_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    journal = Journal(path)
+    first, other = journal.decide(ONE, Kind.LABEL, "0001", "a"), journal.decide(TWO, Kind.LABEL, "0002", "a")
+    journal.settle([first.id])
+    journal.close()
+    journal = Journal(path)
+    assert journal.decisions() == {ONE: replace(first, settled=True), TWO: other}
+    assert not journal.decide(ONE, Kind.LABEL, "0003", "a").settled
+    assert not journal.decisions()[ONE].settled
+    journal.close()
+
+
+def test_a_file_of_the_first_version_is_continued(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    journal = Journal(path)
+    first = journal.decide(ONE, Kind.LABEL, "0001", "a")
+    journal.close()
+    with sqlite3.connect(path) as database:
+        database.execute("ALTER TABLE decision DROP COLUMN settled")
+        database.execute("PRAGMA user_version = 1")
+    for _ in range(2):
+        journal = Journal(path)
+        assert journal.decisions() == {ONE: first}
+        journal.close()
 
 
 def test_a_damaged_or_foreign_file_is_reported_and_kept(tmp_path: Path) -> None:

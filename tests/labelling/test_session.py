@@ -16,13 +16,14 @@ from components.data.captcha_spec import LabelError
 from components.data.example_proto import Example
 from components.data.sources.imported import import_table
 from components.data.sources.sift import ImportPlan
+from components.data.span_writer import drop_span
 from components.data.spans import list_spans
 from components.data.tfrecords import read_records
 from pipeline.config.config import Config
 from pipeline.labelling.catalogue import scan
 from pipeline.labelling.growth import Point
 from pipeline.labelling.journal import Kind
-from pipeline.labelling.labels import correct_spans, labels_in_spans, write_span
+from pipeline.labelling.labels import correct_spans, in_spans, write_span
 from pipeline.labelling.opening import opened
 from pipeline.labelling.session import Outdated, Session
 from tests.support import labelling
@@ -75,7 +76,7 @@ def label_some(session: Session, labels: dict[str, str], count: int, window: str
 
 def write(config: Config, session: Session) -> None:
     write_span(config, session.catalogue, session.unwritten())
-    session.written(labels_in_spans(config, session.catalogue))
+    session.written(in_spans(config, session.catalogue))
 
 
 def records(config: Config, number: int) -> Iterator[tuple[str, Example]]:
@@ -258,6 +259,61 @@ def test_a_correction_before_the_span_changes_the_label_and_after_it_becomes_a_s
         assert found.counts() == {"labelled": 2, "skipped": 0, "unreadable": 1, "left": len(labels) - 3}
 
 
+def test_later_corrections_and_drops_count_more_than_what_was_written(
+    config: Config, folder: Path, labels: dict[str, str], tmp_path: Path
+) -> None:
+    with session(config, folder) as found:
+        one, two, three, four = label_some(found, labels, 4)
+        keys = found.catalogue.keys
+        write(config, found)
+    # A person audits the labels: one is wrong, one picture cannot be read.
+    other = {number: "22" if labels[name(found, number)] != "22" else "11" for number in (one, three)}
+    correct_spans(config, {keys[one]: other[one], keys[two]: ""}, tmp_path / "corrections.csv")
+    with session(config, folder) as found:
+        assert (found.corrections(), found.unwritten(), found.new_labels()) == ({}, {}, 3)
+        assert (found.label(one), found.label(two)) == (other[one], None)
+        assert found.counts() == {"labelled": 3, "skipped": 0, "unreadable": 1, "left": COUNT - 4}
+        assert {one, two, three, four}.isdisjoint(label_some(found, labels, 2))
+        # A new decision counts more than the correction, also for the removed picture.
+        found.decide("a", two, found.decision(two).id, Kind.LABEL, "01")  # type: ignore[union-attr]
+        found.decide("a", three, found.decision(three).id, Kind.LABEL, other[three])  # type: ignore[union-attr]
+        assert two not in found.unwritten()
+        assert found.corrections() == {keys[two]: "01", keys[three]: other[three]}
+        correct_spans(config, found.corrections(), tmp_path / "corrections.csv")
+        found.written(in_spans(config, found.catalogue))
+        assert (found.corrections(), found.label(two), found.label(three)) == ({}, "01", other[three])
+    for number in (3, 2):
+        drop_span(Path(config.data.root), number)
+    with session(config, folder) as found:
+        assert found.corrections() == {}
+        assert [found.label(number) for number in (one, three)] == [labels[name(found, number)] for number in (one, three)]
+    drop_span(Path(config.data.root), 1)
+    with session(config, folder) as found:
+        assert len(found.unwritten()) == 2  # only those that no span has had yet
+        assert found.counts() == {"labelled": 2, "skipped": 0, "unreadable": 0, "left": COUNT - 2}
+
+
+def test_a_label_that_cannot_be_written_starts_no_training(config: Config, folder: Path, labels: dict[str, str]) -> None:
+    with session(config, folder) as found:
+        one, *_ = label_some(found, labels, 6)
+        gone = folder / name(found, one)
+        gone.rename(folder.parent / gone.name)
+        tried = found.unwritten()
+        write_span(config, found.catalogue, tried)
+        assert found.new_labels() == 6
+        found.written(in_spans(config, found.catalogue), tried)
+        found.use_model(7, 1)
+        assert (found.new_labels(), found.by_split().total(), found.unwritten().keys()) == (0, 0, {one})
+        found.decide("a", one, found.decision(one).id, Kind.LABEL, "00")  # type: ignore[union-attr]
+        assert found.new_labels() == 1
+
+
+def test_a_folder_whose_name_no_source_can_have_is_refused_before_the_labelling(config: Config, folder: Path) -> None:
+    reserved = folder.rename(folder.with_name("pseudo"))
+    with pytest.raises(CaptchaPipelineError, match="pseudo"), session(config, reserved):
+        pass
+
+
 def test_a_file_that_is_gone_or_changed_keeps_its_label_in_the_journal(config: Config, folder: Path, labels: dict[str, str]) -> None:
     with session(config, folder) as found:
         one, two, *rest = label_some(found, labels, 6)
@@ -267,7 +323,7 @@ def test_a_file_that_is_gone_or_changed_keeps_its_label_in_the_journal(config: C
         imported = write_span(config, found.catalogue, found.unwritten())
         assert sum(imported.counts.values()) == 4
         assert {gone, changed} == {where for it in imported.reasons.values() for where in it.examples}
-        found.written(labels_in_spans(config, found.catalogue))
+        found.written(in_spans(config, found.catalogue))
         assert found.unwritten().keys() == {one, two}
         assert write_span(config, found.catalogue, found.unwritten()).counts == {}  # says why, again
         (folder.parent / gone).rename(folder / gone)
@@ -299,7 +355,7 @@ def test_a_model_is_measured_on_random_pictures_that_it_was_not_made_with(config
         write(config, found)
         found.begin_model(1)
         found.use_model(7, 1)
-        splits = {number: place.split for number, place in labels_in_spans(config, found.catalogue).items()}
+        splits = {number: place.split for number, place in in_spans(config, found.catalogue).places.items()}
         tested = [number for number, split in splits.items() if split == "test"]
         assert tested
         # It reads all as they are, except for the first test picture.
