@@ -139,7 +139,7 @@ def _follow(config: Config, session: Session, numbers: Sequence[int], labels: np
     write_span(config, session.catalogue, session.unwritten())
     session.written(in_spans(config, session.catalogue))
     span = max(span_numbers(config.data.root))
-    session.begin_model(span)
+    session.begin_model(span, session.counts()["labelled"])
     version = span  # any number that grows with each training
     session.use_model(version, span)
     judged = [place for place, number in enumerate(numbers) if session.is_random(number) and session.label(number) is not None]

@@ -42,6 +42,7 @@ def main(
     inside = sum(_inside(row) for row in rows.values())
     notes = [
         f"The accuracy lies in the interval of {LEVEL:.0%} in {inside} of {len(rows)} trials. The goal is 8 of 10.",
+        "The interval is that of the share that one fit reads right of a test part of this size.",
         "A fit is to all pictures that a model is trained on, without those of the eval and the test split.",
     ]
     record(_NAME, "The accuracy at twice the labels, expected and reached", *table(rows.values()), notes)
@@ -58,7 +59,7 @@ def measure(division: Division, seed: int) -> dict[str, Any]:
         file = Path(directory, "labels.gz")
         write(shuffled[:labels], spec, file)
         fits = learning_curve([str(file)], spec, parameters, Path(directory), lambda fit: None)
-    expected = LearningCurve(fits).accuracy(2 * labels)
+    expected = LearningCurve(fits).accuracy(2 * labels, len(part.test))
     counts = fit_and_read(shuffled, part.test, spec, parameters).counts(spec)
     return {
         "set": division.name,

@@ -9,9 +9,13 @@ share of misread texts is 1 - exp(-(a * n**-b + c)).
 Two fits to equally many pictures differ by more than the sampling error of a count. The number of misread texts therefore has a
 beta-binomial distribution: the log-odds of an error vary from fit to fit. The posterior distribution of the parameters is computed on a
 grid, without optimisation, so there is always an answer. With few fits, its interval is wide.
+
+A model that has learned nothing says nothing about the power law: with a few more labels it may read half of the texts. Fits of a size at
+which models read almost nothing are therefore left out.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -32,10 +36,12 @@ _EXPONENTS: Final = np.geomspace(0.1, 4.0, 36)
 # The number of misread characters of a text, at the largest fit, that more labels would remove. Its logarithm has a uniform prior.
 _REMOVABLE: Final = np.geomspace(1e-4, 10.0, 70)
 # The floor c, which no number of labels removes: for example, pictures that are labelled wrong or that nobody can read. It has a log-normal
-# prior. A public set of four digits has 0.02 (docs/recipe.md), drawn digits have less than 0.002.
-_FLOOR: Final = 0.002
-_FLOOR_SPREAD: Final = 1.2  # the standard deviation of its logarithm
-_FLOORS: Final = np.geomspace(1e-5, 0.2, 16)
+# prior. A public set of six digits has 0.06 and one of four digits 0.02 (docs/recipe.md); drawn digits have less than 0.002.
+_FLOOR: Final = 0.004
+_FLOOR_SPREAD: Final = 1.5  # the standard deviation of its logarithm
+_FLOORS: Final = np.geomspace(1e-5, 0.7, 24)
+_NOTHING: Final = 0.05  # models that read a smaller share of the texts have learned nothing
+_SIZES_PER_OCTAVE: Final = 2  # so many different sizes of fits are distinguished between a size and its double
 # The standard deviation of the log-odds of an error, from fit to fit, at the largest fit.
 _SPREADS: Final = np.array([0.05, 0.1, 0.2, 0.4])
 _WIDEST: Final = 1.9  # the largest value of this standard deviation; with 2 or more, _beta would give no distribution
@@ -75,15 +81,18 @@ class LearningCurve:
     """The posterior distribution of learning curves, given the results of fits.
 
     Args:
-      fits: at least one. A fit to far fewer pictures than the largest one counts less, because the power law holds only roughly: a model
-        often learns nothing at all from few labels.
+      fits: at least one. A fit to far fewer pictures than the largest one counts less, because the power law holds only roughly.
 
     Attributes:
       farthest: the largest finite number of pictures that `pictures_for` returns.
+      learned: whether any fits have learned something. If not, the estimates are of no use.
     """
 
     def __init__(self, fits: Sequence[Fitted]):
         self._largest = max(fit.fitted for fit in fits)
+        able = [fit for fit in fits if fit.fitted > _most_without_effect(fits)]
+        self.learned = bool(able)
+        fits = able or fits
         self.farthest = FARTHEST * self._largest
         removable, exponent, floor, spread = np.meshgrid(_REMOVABLE, _EXPONENTS, _FLOORS, _SPREADS, indexing="ij", sparse=True)
         log_posterior = -0.5 * (np.log(exponent / _EXPONENT) / _EXPONENT_SPREAD) ** 2
@@ -100,11 +109,18 @@ class LearningCurve:
         grids = (_REMOVABLE, _EXPONENTS, _FLOORS, _SPREADS)
         self._removable, self._exponent, self._floor, self._spreads = (grid[at] for grid, at in zip(grids, places, strict=True))
 
-    def accuracy(self, pictures: int) -> Estimate:
-        """Returns the full-sequence accuracy, 0 to 1, of one fit to a number of pictures, at least 1."""
-        error = _error(self._removable, self._exponent, self._floor, pictures / self._largest)
-        right, wrong = _beta(error, self._spread(self._spreads, pictures))
-        return _estimate(np.random.default_rng(2).beta(right, wrong))
+    def accuracy(self, pictures: int, read: int | None = None) -> Estimate:
+        """Returns the full-sequence accuracy, 0 to 1, of one fit.
+
+        Args:
+          pictures: the number of pictures that the model is fitted to, at least 1.
+          read: a number of other pictures. If it is given, the estimate is of the share of these that the model reads right, which also
+            varies with the choice of the pictures.
+        """
+        rng = np.random.default_rng(2)
+        right, wrong = _beta(self._errors(pictures), self._spread(self._spreads, pictures))
+        accuracies = rng.beta(right, wrong)
+        return _estimate(accuracies if read is None else rng.binomial(read, accuracies) / read)
 
     def pictures_for(self, accuracy: float) -> Estimate:
         """Returns the number of training pictures at which the mean full-sequence accuracy of fits reaches a value.
@@ -115,14 +131,43 @@ class LearningCurve:
         Returns:
           The number. It is infinite where it would be above `farthest`.
         """
-        above_floor = -math.log(accuracy) - self._floor
+        return self._pictures_for(np.array(accuracy))
+
+    def pictures_like(self, other: "LearningCurve", pictures: int) -> Estimate:
+        """Returns the number of pictures at which fits of this curve reach the mean accuracy of other fits.
+
+        Args:
+          other: the curve of the other fits, which were made independently.
+          pictures: the number of pictures of the other fits.
+
+        Returns:
+          The number, as from `pictures_for`. Its interval includes what is not known about either curve.
+        """
+        # Both curves were sampled with the same random numbers. In another order, they are independent.
+        return self._pictures_for(np.random.default_rng(3).permutation(1 - other._errors(pictures)))
+
+    def _pictures_for(self, accuracy: Floats) -> Estimate:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            above_floor = -np.log(accuracy) - self._floor
             times = np.where(above_floor > 0, (above_floor / self._removable) ** (-1 / self._exponent), math.inf)
         return _estimate(np.where(times > FARTHEST, math.inf, self._largest * times))
+
+    def _errors(self, pictures: int) -> Floats:
+        """Returns samples of the mean error of fits to a number of pictures, float64 [_DRAWS]."""
+        return _error(self._removable, self._exponent, self._floor, pictures / self._largest)
 
     def _spread(self, spread: Floats, pictures: int) -> Floats:
         distance = max(pictures / self._largest, self._largest / pictures)
         return np.minimum(spread * math.sqrt(distance), _WIDEST)
+
+
+def _most_without_effect(fits: Sequence[Fitted]) -> int:
+    """Returns the largest number of pictures of fits that have learned nothing; 0 if all fits have learned something."""
+    sizes: dict[int, list[Fitted]] = defaultdict(list)
+    for fit in fits:
+        sizes[round(_SIZES_PER_OCTAVE * math.log2(fit.fitted))].append(fit)
+    without = (some for some in sizes.values() if sum(fit.read - fit.misread for fit in some) < _NOTHING * sum(fit.read for fit in some))
+    return max((fit.fitted for some in without for fit in some), default=0)
 
 
 def round_up(number: float) -> int:

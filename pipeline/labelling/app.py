@@ -230,7 +230,7 @@ class LabelApp:
             "goal": self._goal.accuracy,
             "points": [asdict(point) | _rate(point.rate(confidence)) for point in points if point.count],
             "since": {"right": right, "count": count} | _rate(wilson_interval(right, count, confidence)) if count else None,
-            "outlook": outlook(points, self._goal.accuracy, confidence, counts["left"] + counts["skipped"]),
+            "outlook": outlook(points, self._goal.accuracy, confidence, self.retraining.labels, counts["left"] + counts["skipped"]),
             "version": session.model.version if session.model else None,
             "reading": {"done": models.done, "total": models.total},
             "problem": models.problem,

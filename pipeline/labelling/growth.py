@@ -18,7 +18,7 @@ class Point:
 
     Attributes:
       version: of the model.
-      labels: the number of labelled pictures of the folder when its training began.
+      labels: the number of labels when its training began; 0 if it is not known.
       right: the number of these random pictures that the model reads right.
       count: the number of these random pictures.
     """
@@ -33,15 +33,16 @@ class Point:
         return wilson_interval(self.right, self.count, confidence)
 
 
-def more_labels(points: Sequence[Point], goal: float) -> int | None:
+def more_labels(points: Sequence[Point], goal: float, labels: int) -> int | None:
     """Returns about how many more labels are needed to reach a goal: the median estimate of `LearningCurve`.
 
-    The result is 0 if the newest model has reached the goal. It is None if nothing can be estimated: no model with labels was measured, the
-    goal is 1, or it is beyond what `LearningCurve` extrapolates.
+    The result is 0 if the newest model has reached the goal. It is None if nothing can be estimated: no model with labels was measured, no
+    model has learned anything, the goal is 1, or it is beyond what `LearningCurve` extrapolates.
 
     Args:
       points: of all models, oldest first.
       goal: the full-sequence accuracy to reach, 0 to 1.
+      labels: the number of labels now.
     """
     measured = [point for point in points if point.count]
     if not measured or goal >= 1:
@@ -53,8 +54,9 @@ def more_labels(points: Sequence[Point], goal: float) -> int | None:
     known = tuple(point for point in measured if point.labels)
     if not known:
         return None
-    needed = _curve(known).pictures_for(goal).value
-    return None if math.isinf(needed) else max(_UNIT * math.ceil(round_up(needed - last.labels) / _UNIT), _UNIT)
+    curve = _curve(known)
+    needed = curve.pictures_for(goal).value if curve.learned else math.inf
+    return None if math.isinf(needed) else max(_UNIT * math.ceil(round_up(needed - labels) / _UNIT), _UNIT)
 
 
 @functools.lru_cache(1)  # the page asks for it with each picture, and it changes rarely
@@ -62,11 +64,11 @@ def _curve(points: tuple[Point, ...]) -> LearningCurve:
     return LearningCurve([Fitted(point.labels, point.count, point.count - point.right) for point in points])
 
 
-def outlook(points: Sequence[Point], goal: float, confidence: float, left: int) -> str:
+def outlook(points: Sequence[Point], goal: float, confidence: float, labels: int, left: int) -> str:
     """Returns a sentence about the labels that a goal needs; "" before the first model is measured.
 
     Args:
-      points, goal: as for `more_labels`.
+      points, goal, labels: as for `more_labels`.
       confidence: of the intervals, such as 0.95.
       left: the number of pictures that can still be labelled.
     """
@@ -74,12 +76,15 @@ def outlook(points: Sequence[Point], goal: float, confidence: float, left: int) 
     if not known:
         return ""
     aim = f"{100 * goal:g} %"
-    needed = more_labels(known, goal)
+    needed = more_labels(known, goal, labels)
     if needed is None:
         return f"The number of labels for {aim} cannot be estimated yet; it may be many times the present number."
     if needed:
         about = f"About {needed:,} more labels to reach {aim}"
         return f"{about}." if needed <= left else f"{about}; the folder has only {left:,} pictures left."
-    if known[-1].rate(confidence).lower >= goal:
+    last = known[-1]
+    if last.rate(confidence).lower >= goal:
         return f"The goal of {aim} is reached."
+    if last.count * (1 - goal) < 1:  # even a model that is not good enough would probably misread none of so few
+        return f"The newest model reads {last.right} of {last.count} random pictures right. More labels will show whether it reaches {aim}."
     return f"The goal of {aim} is probably reached; more labels would make it certain."

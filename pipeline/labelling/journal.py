@@ -75,7 +75,7 @@ class TrainedModel:
     Attributes:
       version: its number in the serving folder.
       span: the number of the newest span at that time.
-      labels: the number of pictures of the folder that had a label in a span at that time.
+      labels: the number of labels in the spans at that time; 0 if it is not known.
     """
 
     version: int

@@ -168,8 +168,13 @@ class Retraining:
                 )
         return ""
 
+    @property
+    def labels(self) -> int:
+        """The number of labels of people, in the spans that are used and not yet in a span."""
+        return self._there().total()
+
     def _there(self) -> Counter[str]:
-        """Returns the number of labels by split, in the spans and not yet in a span."""
+        """Returns the number of these labels by split."""
         return self._in_spans + self._session.by_split()
 
     async def _train(self) -> None:
@@ -191,7 +196,8 @@ class Retraining:
     async def _train_now(self) -> None:
         self._at_work = Status("running", "Writing the labels to a span …", str(self._log))
         await self._write_labels()
-        labels = self._session.begin_model(max(span_numbers(self._config.data.root), default=0))
+        labels = self._in_spans.total()
+        self._session.begin_model(max(span_numbers(self._config.data.root), default=0), labels)
         before = self._session.model
         settings = self._folder / "pipeline.yaml"
         write_whole(settings, yaml.safe_dump(self._warm().model_dump(mode="json"), sort_keys=False, allow_unicode=True))
@@ -273,10 +279,10 @@ class Retraining:
 
 
 def _in_spans(config: Config) -> Counter[str]:
-    """Returns the number of records by split, in all spans that `data.exclude` does not name."""
+    """Returns the number of records by split in the spans that `data.exclude` does not name. Corrections and pseudo-labels do not count."""
     counts = Counter[str]()
     for span in list_spans(config.data.root):
-        if span.number not in config.data.exclude:
+        if span.is_imported_or_drawn and span.number not in config.data.exclude:
             counts.update(span.manifest.counts)
     return counts
 

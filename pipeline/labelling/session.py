@@ -277,17 +277,17 @@ class Session:
 
     # Models
 
-    def begin_model(self, span: int) -> int:
-        """Notes that the training of a model begins. Returns the number of pictures of the folder that have a label in a span.
+    def begin_model(self, span: int, labels: int) -> None:
+        """Notes that the training of a model begins.
 
         Args:
           span: the number of the newest span; 0 if there is none.
+          labels: the number of labels in the spans.
 
         Raises:
           CaptchaPipelineError: the journal cannot be written.
         """
-        self._journal.begin_model(span, len(self._places))
-        return len(self._places)
+        self._journal.begin_model(span, labels)
 
     def abandon_model(self) -> None:
         """Notes that the training that began last has ended without a model."""
@@ -298,12 +298,13 @@ class Session:
 
         Args:
           version: of the model.
-          span: the number of the newest span; used only if the journal has no record of the model's training.
+          span: the number of the newest span; used only if the journal has no record of the model's training. The number of its labels is
+            then not known.
 
         Raises:
           CaptchaPipelineError: the journal cannot be written.
         """
-        self.model = self._journal.finish_model(version, span, len(self._places))
+        self.model = self._journal.finish_model(version, span, 0)
 
     def note_readings(self, version: int, found: Mapping[int, tuple[str, float]]) -> None:
         """Stores what a model read.

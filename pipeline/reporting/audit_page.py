@@ -16,6 +16,7 @@ from components.base.files import write_whole
 from components.data.captcha_spec import CaptchaSpec
 from pipeline.exporting.html_page import hashed
 from pipeline.reporting import filters
+from pipeline.reporting.label_tables import audit_in_words
 from pipeline.runs.audit import Audit
 
 PAGE: Final = "audit.html"
@@ -43,6 +44,7 @@ def write_audit(title: str, audit: Audit, spec: CaptchaSpec, folder: Path) -> Pa
     html = template.render(
         title=title,
         audit=audit,
+        verdict=audit_in_words(audit),
         shown=audit.suspects[:MAX_SHOWN],
         rules={
             # The browser stores the choices under this name, so that the choices of another audit do not appear here.

@@ -169,19 +169,24 @@ def by_character(strength: Strength) -> list[Share]:
     return sorted(shares, key=lambda share: -share.early.value)
 
 
-def extremes(shares: Sequence[Share]) -> tuple[list[str], list[str]]:
+def extremes(shares: Sequence[Share], confidence: float) -> tuple[list[str], list[str]]:
     """Returns the names that are clearly easier than most, the easiest first, and those that are clearly harder, the hardest first.
 
-    Clearly easier means that the whole interval of the early share is above the median of all early shares; clearly harder, below it.
+    Clearly easier means that the whole interval of the early share is above the median of all early shares; clearly harder, below it. The
+    intervals have Bonferroni's confidence, so that all of them together are right with the given confidence. Otherwise, one of many
+    characters would look easy by chance.
 
     Args:
       shares: the easiest first.
+      confidence: of all intervals together, such as 0.95.
     """
     if not shares:
         return [], []
     middle = float(np.median([share.early.value for share in shares]))
-    easy = [share.name for share in shares if share.early.lower > middle]
-    hard = [share.name for share in reversed(shares) if share.early.upper < middle]
+    level = 1 - (1 - confidence) / len(shares)
+    intervals = [(share.name, wilson_interval(round(share.early.value * share.count), share.count, level)) for share in shares]
+    easy = [name for name, rate in intervals if rate.lower > middle]
+    hard = [name for name, rate in reversed(intervals) if rate.upper < middle]
     return easy, hard
 
 

@@ -66,11 +66,13 @@ class Audit:
     Attributes:
       run_id: the run whose data were audited.
       pictures: the number of labelled pictures that were read. A picture that is in several spans counts several times.
+      as_labelled: the share of these pictures that the models read as they are labelled, 0 to 1.
       suspects: the labels that are probably wrong, the most likely one first. A picture with the same label in several spans occurs once.
     """
 
     run_id: str
     pictures: int
+    as_labelled: float
     suspects: tuple[Suspect, ...]
 
 
@@ -131,7 +133,12 @@ def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results
                     score=float(findings.score[row]),
                     picture=image,
                 )
-    return Audit(run.run_id, len(labels), tuple(found[row] for row in findings.order.tolist() if row in found))
+    return Audit(
+        run.run_id,
+        len(labels),
+        counted.sequences_right / counted.examples,
+        tuple(found[row] for row in findings.order.tolist() if row in found),
+    )
 
 
 def _place(index: SpanIndex, key: bytes, span: str, label: str, spec: CaptchaSpec) -> Place | None:

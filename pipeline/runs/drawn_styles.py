@@ -102,14 +102,17 @@ def measure_changes(config: Config, plan: SynthPlan, own: bool, labels: int, cpu
     styles = [Variant("", plan), *variants(plan)]
     say(f"{len(styles)} fits to {labels:,} drawn pictures each: about {max(1, round(len(styles) * cpu_minutes))} CPU minutes")
     measured: list[DrawnStyle] = []
+    unchanged: LearningCurve | None = None
     for style in styles:
-        measured.append(_measured(style, labels, config, measured[0].results.sequence_accuracy.value if measured else None))
+        found, curve = _measured(style, labels, config, unchanged)
+        measured.append(found)
+        unchanged = unchanged or curve
         read = f"{measured[-1].results.sequence_accuracy.value:.1%}".replace("%", " %")
         say(f"{style.name or 'unchanged style'}: reads {read}")
     return Changes(labels, own, tuple(measured))
 
 
-def _measured(style: Variant, labels: int, config: Config, unchanged: float | None) -> DrawnStyle:
+def _measured(style: Variant, labels: int, config: Config, unchanged: LearningCurve | None) -> tuple[DrawnStyle, LearningCurve]:
     from components.training.cross_validation import fit_to_file
     from components.training.untransformed import write_examples
 
@@ -121,10 +124,8 @@ def _measured(style: Variant, labels: int, config: Config, unchanged: float | No
         paths = Path(directory, "train.gz"), Path(directory, "others.gz")
         write_examples(others, spec, paths[1], write_examples(train, spec, paths[0]))
         counts = fit_to_file(*paths, spec, config.trainer).counts(spec)
-    fit = Fitted(labels, counts.examples, counts.examples - counts.sequences_right)
-    results = counts.results(config.evaluator.confidence)
-    wanted = results.sequence_accuracy.value if unchanged is None else unchanged
-    # A learning curve never reaches exactly 0 or 1.
-    needed = LearningCurve([fit]).pictures_for(min(max(wanted, 0.5 / fit.read), 1 - 0.5 / fit.read))
+    curve = LearningCurve([Fitted(labels, counts.examples, counts.examples - counts.sequences_right)])
+    needed = curve.pictures_like(unchanged or curve, labels)
     times = Estimate(*(number / labels for number in (needed.value, needed.lower, needed.upper)))
-    return DrawnStyle(style.name, results, legibility(plan), times, tuple(picture for picture, _ in train[:SHOWN]))
+    shown = tuple(picture for picture, _ in train[:SHOWN])
+    return DrawnStyle(style.name, counts.results(config.evaluator.confidence), legibility(plan), times, shown), curve

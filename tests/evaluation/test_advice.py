@@ -27,8 +27,8 @@ def test_no_advice_if_the_floor_is_reached() -> None:
 @pytest.mark.parametrize(
     ("floor", "expected"),
     [
-        (0.96, "about 570 training pictures instead of 200"),
-        (0.98, "about 2,200 training pictures instead of 200"),
+        (0.96, "about 760 training pictures instead of 200"),
+        (0.98, "about 6,700 training pictures instead of 200"),
         (1.0, "more than 50 times the 200"),
     ],
 )

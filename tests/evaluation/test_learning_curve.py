@@ -67,6 +67,39 @@ def test_every_result_of_fits_gives_an_answer(rows: list[tuple[int, int, float]]
     assert math.isinf(needed[-1].value)
 
 
+def test_fits_that_have_learned_nothing_do_not_make_the_curve_steep() -> None:
+    """A model of 40 pictures is at chance, and from 80 on accuracy grows slowly: a power law through all of them would be far too good."""
+    truth = 0.3, 0.5, 0.002  # exponent, misread characters at 160, floor
+    fits = [Fitted(40, 280, 280)] * 4 + [Fitted(n, 320 - n, round((320 - n) * error(*truth, n))) for n in (80, 80, 160)]
+    found = LearningCurve(fits).accuracy(640)
+    assert found.lower <= 1 - error(*truth, 640) <= found.upper
+    assert LearningCurve(fits).learned
+    assert not LearningCurve(fits[:4]).learned
+
+
+def test_a_plateau_of_wrong_labels_is_in_the_interval() -> None:
+    truth = 0.7, 0.15, 0.06
+    fits = [Fitted(n, 320 - n, round((320 - n) * error(*truth, n))) for n in SIZES[:3] * 2]
+    found = LearningCurve(fits).accuracy(640)
+    assert found.lower <= 1 - error(*truth, 640) <= found.upper
+
+
+def test_an_accuracy_on_few_pictures_varies_more() -> None:
+    curve = LearningCurve(simulate(np.random.default_rng(4), (0.7, 0.2, 0.001), 0.1, SIZES * 2))
+    truth, few, many = curve.accuracy(320), curve.accuracy(320, 50), curve.accuracy(320, 10**6)
+    assert few.upper - few.lower > 1.5 * (truth.upper - truth.lower)
+    assert (many.lower, many.upper) == pytest.approx((truth.lower, truth.upper), abs=0.005)
+
+
+def test_the_same_fits_need_as_many_labels_and_worse_fits_need_more() -> None:
+    fit = Fitted(150, 1_000, 400)
+    same, worse = (LearningCurve([other]).pictures_like(LearningCurve([fit]), 150) for other in (fit, Fitted(150, 1_000, 700)))
+    assert same.value == pytest.approx(150, rel=0.1)
+    assert 1.1 < same.upper / 150 < 3  # neither of the two accuracies is known exactly
+    assert worse.value > 1.5 * same.value
+    assert worse.lower > 150
+
+
 def test_more_fits_give_a_narrower_interval_and_more_labels_a_higher_accuracy() -> None:
     rng = np.random.default_rng(2)
     fits = simulate(rng, (0.7, 0.3, 0.001), 0.1, SIZES * 3)

@@ -353,7 +353,7 @@ def test_a_model_is_measured_on_random_pictures_that_it_was_not_made_with(config
     with session(config, folder) as found:
         label_some(found, labels, 25)
         write(config, found)
-        found.begin_model(1)
+        found.begin_model(1, 25)
         found.use_model(7, 1)
         splits = {number: place.split for number, place in in_spans(config, found.catalogue).places.items()}
         tested = [number for number, split in splits.items() if split == "test"]

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def suspect(number: int, **changed: object) -> Suspect:
     return Suspect(**fields | changed)  # type: ignore[arg-type]
 
 
-AUDIT = Audit("2026-11-29T10:00:00", 300, (*map(suspect, range(5)), suspect(5, file=HOSTILE, label="</a>", reading="")))
+AUDIT = Audit("2026-11-29T10:00:00", 300, 0.97, (*map(suspect, range(5)), suspect(5, file=HOSTILE, label="</a>", reading="")))
 
 
 def test_all_suspects_are_written_as_json(tmp_path: Path) -> None:
@@ -61,8 +62,20 @@ def test_a_page_shows_a_bounded_number_and_says_so(tmp_path: Path, monkeypatch: 
     assert len((tmp_path / "suspects.jsonl").read_text().splitlines()) == 6
 
 
+@pytest.mark.parametrize(
+    ("as_labelled", "words"),
+    [
+        (0.92, "6 of 300 labels are probably wrong. The models read 92 % of the pictures as labelled. No model"),
+        (0.67, "6 of 300 labels may be wrong. The models read 67 % of the pictures as labelled, so most of these may be mistakes of the"),
+    ],
+)
+def test_the_page_says_how_far_the_models_can_be_trusted(tmp_path: Path, as_labelled: float, words: str) -> None:
+    page = write_audit("shop", replace(AUDIT, as_labelled=as_labelled), SPEC, tmp_path)
+    assert words in page.read_text(encoding="utf-8")
+
+
 def test_without_suspects_the_page_says_so(tmp_path: Path) -> None:
-    html = write_audit("shop", Audit("run", 300, ()), SPEC, tmp_path).read_text(encoding="utf-8")
+    html = write_audit("shop", Audit("run", 300, 0.97, ()), SPEC, tmp_path).read_text(encoding="utf-8")
     assert "No label looks wrong." in html
     assert (tmp_path / "suspects.jsonl").read_text() == ""
 
@@ -137,7 +150,7 @@ def test_choices_survive_a_reload_and_do_not_apply_to_another_audit(page: Page, 
     page.reload()
     expect(page.locator("#summary")).to_have_text("1 to correct, 1 to remove, 0 to keep, 4 undecided")
     expect(page.locator("article").nth(2).get_by_label("Right label")).to_have_value("QQQQ")
-    other = Audit("another", 300, (suspect(0, label="ZZZZ"), *AUDIT.suspects[1:]))
+    other = Audit("another", 300, 0.97, (suspect(0, label="ZZZZ"), *AUDIT.suspects[1:]))
     page.goto(write_audit("shop", other, SPEC, tmp_path / "audit").as_uri())
     expect(page.locator("#summary")).to_have_text("0 to correct, 0 to remove, 0 to keep, 6 undecided")
 

@@ -237,7 +237,7 @@ function drawChart(points, goal) {
   const chart = element("chart");
   const { width, height } = chart.getBoundingClientRect();
   const [left, right, top, bottom] = [34, 12, 12, 24];
-  const most = Math.max(...points.map((point) => point.labels)) * 1.08;
+  const most = Math.max(1, ...points.map((point) => point.labels)) * 1.08;
   const x = (labels) => left + (labels / most) * (width - left - right);
   const y = (share) => top + (1 - share) * (height - top - bottom);
   const parts = [];
