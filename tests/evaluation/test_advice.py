@@ -37,7 +37,16 @@ def test_overfitting_suggests_more_labels(floor: float, expected: str) -> None:
     first, *rest = advise(results(mistakes, 92), CLASSES, epoch(0.999), 200, floor, [0.6] * 8)
     assert first.startswith("More labels help most: the model reads 99.9% of its training pictures, but only 92.0% of others.")
     assert expected in first
-    assert rest == []
+    (second,) = rest
+    assert "data pseudo" in second
+
+
+@pytest.mark.parametrize(("right", "pictures"), [(92, 5_000), (30, 200)])
+def test_models_label_pictures_only_if_labels_are_few_and_models_agree(right: int, pictures: int) -> None:
+    mistakes = [(str(digit), str((digit + 1) % 10)) for digit in range(8)] * 9
+    advice = advise(results(mistakes[: 100 - right], right), CLASSES, epoch(0.999), pictures, 0.98, [])
+    assert advice[0].startswith("More labels help most")
+    assert not any("data pseudo" in line for line in advice)
 
 
 def test_underfitting_suggests_a_longer_fit() -> None:
