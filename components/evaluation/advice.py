@@ -17,11 +17,13 @@ _SURE: Final = 0.8
 # A kind of mistake is common if it is at least this share of all mistakes, and occurs at least this many times; fewer may be chance.
 _COMMON: Final = 0.15
 _FEW: Final = 3
-# With 50 and 200 labels of a public set, models whose accuracy was above 90 % agreed on 83 % and 99 % of 5,000 other pictures
-# (docs/benchmarks.md). Models that misread most pictures hardly agree on any.
+# With 50 labels of a public set, five models agreed on 83 % of 5,000 other pictures, and with 200 on 99 % (benchmarks/few_labels.py).
+# Models that misread most pictures hardly agree on any.
 _FEW_LABELS: Final = 1_000
 _AGREES: Final = 0.5
-_WITHOUT_LABELS: Final = "Pictures without labels help as well, if you have many: `captcha-pipeline data pseudo FOLDER` labels those on which several models agree."
+_WITHOUT_LABELS: Final = (
+    "Pictures without labels help as well, if you have many: `captcha-pipeline data pseudo FOLDER` labels those on which models agree."
+)
 _LOOK_AT_THE_DATA: Final = (
     "The model reads no better than by guessing. Look at some pictures with their labels: do they match, and do captcha.length, "
     "captcha.charset and captcha.case_sensitive suit them? If so, make the fit longer: double trainer.epochs."
