@@ -100,11 +100,11 @@ def measure(division: Division, order: str, seed: int) -> Iterator[dict[str, Any
 
 def _label(session: Session, truth: Sequence[Labelled], labels: int) -> list[int]:
     """Labels the pictures that the session shows until there are `labels` labels. Returns the indices of all labelled pictures."""
-    while session.counts()["labelled"] < labels:
+    while session.decisions.counts()["labelled"] < labels:
         number = session.next(_WINDOW)
         assert number is not None, "the folder has more pictures"
         session.decide(_WINDOW, number, 0, Kind.LABEL, truth[number].label)
-    return [number for number in range(len(truth)) if session.label(number) is not None]
+    return [number for number in range(len(truth)) if session.decisions.label(number) is not None]
 
 
 def _fit(
@@ -136,13 +136,13 @@ def _follow(config: Config, session: Session, numbers: Sequence[int], labels: np
     """Does what `captcha-pipeline label` does for a training: writes the labels to a span, and orders the rest by the model's readings."""
     from components.training.calibration import temperature
 
-    write_span(config, session.catalogue, session.unwritten())
-    session.written(in_spans(config, session.catalogue))
+    write_span(config, session.catalogue, session.decisions.unwritten())
+    session.decisions.written(in_spans(config, session.catalogue))
     span = max(span_numbers(config.data.root))
-    session.begin_model(span, session.counts()["labelled"])
+    session.begin_model(span, session.decisions.counts()["labelled"])
     version = span  # any number that grows with each training
     session.use_model(version, span)
-    judged = [place for place, number in enumerate(numbers) if session.is_random(number) and session.label(number) is not None]
+    judged = [place for place, number in enumerate(numbers) if session.is_random(number) and session.decisions.label(number) is not None]
     probabilities = softmax(logits / temperature(logits[judged], labels[judged]), axis=-1)
     ids, chosen = read(probabilities, config.captcha.min_length)
     found = {

@@ -23,11 +23,12 @@ from components.data.sources.outcome import Imported
 from components.evaluation.metrics import Rate, wilson_interval
 from pipeline.config.config import Config
 from pipeline.config.server import ServerConfig
+from pipeline.labelling.decisions import Outdated
 from pipeline.labelling.growth import outlook
 from pipeline.labelling.journal import Kind
 from pipeline.labelling.models import Models
 from pipeline.labelling.retraining import Retraining, labelling_config
-from pipeline.labelling.session import Outdated, Session
+from pipeline.labelling.session import Session
 from pipeline.server.limits import BodyLimits
 from pipeline.server.messages import RequestError, json_response, parse_object
 from pipeline.server.page_files import HEADERS, SHARED, PageFiles
@@ -201,7 +202,7 @@ class LabelApp:
 
     def _shown(self, number: int) -> dict[str, Any]:
         session, readings = self._session, self._session.readings
-        decision, draft, label = session.decision(number), session.draft(number), session.label(number)
+        decision, draft, label = session.decisions.newest(number), session.draft(number), session.decisions.label(number)
         version = int(readings.versions[number])
         reading = {"text": readings.texts[number], "confidence": float(readings.confidences[number])} if version else None
         return {
@@ -217,7 +218,7 @@ class LabelApp:
     def _state(self) -> dict[str, Any]:
         session, models, catalogue = self._session, self._models, self._session.catalogue
         confidence = self._config.evaluator.confidence
-        points, (right, count), counts = session.points(), session.since(), session.counts()
+        points, (right, count), counts = session.points(), session.since(), session.decisions.counts()
         return {
             "name": self._config.name,
             "folder": str(catalogue.folder),
@@ -226,7 +227,7 @@ class LabelApp:
             "copies": catalogue.copies,
             "broken": catalogue.broken,
             "broken_files": catalogue.left_out.describe(),
-            "corrections": len(session.corrections()),
+            "corrections": len(session.decisions.corrections()),
             "goal": self._goal.accuracy,
             "points": [asdict(point) | _rate(point.rate(confidence)) for point in points if point.count],
             "since": {"right": right, "count": count} | _rate(wilson_interval(right, count, confidence)) if count else None,

@@ -238,11 +238,11 @@ class Retraining:
         Raises:
           CaptchaPipelineError: as for `write_span`.
         """
-        if labels := self._session.unwritten():
+        if labels := self._session.decisions.unwritten():
             self._note(labels, *self._write(labels))
 
     async def _write_labels(self) -> None:
-        if labels := self._session.unwritten():
+        if labels := self._session.decisions.unwritten():
             self._note(labels, *await asyncio.to_thread(self._write, labels))
 
     def _write(self, labels: Mapping[int, str]) -> tuple[Imported, InSpans]:
@@ -251,7 +251,7 @@ class Retraining:
 
     def _note(self, labels: Mapping[int, str], imported: Imported, stored: InSpans) -> None:
         self.imports.append(imported)
-        self._session.written(stored, labels)
+        self._session.decisions.written(stored, labels)
         self._in_spans = _in_spans(self._config)
 
     def _warm(self) -> Config:

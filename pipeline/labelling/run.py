@@ -66,10 +66,10 @@ def run(config: Config, labelling: Session, goal: Goal, socket_: socket.socket) 
     with _until_stopped():
         uvicorn.Server(uvicorn_config(app.starlette(), LIMITS)).run([socket_])
     app.retraining.finish()
-    corrections = labelling.corrections()
+    corrections = labelling.decisions.corrections()
     corrected = correct_spans(config, corrections, folder_of(config) / "corrections.csv") if corrections else None
-    labelling.written(in_spans(config, labelling.catalogue))
-    return Ended(labelling.counts(), app.retraining.imports, corrected)
+    labelling.decisions.written(in_spans(config, labelling.catalogue))
+    return Ended(labelling.decisions.counts(), app.retraining.imports, corrected)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,7 @@
-"""The state of a labelling session: what is known about every picture, and which picture each window shows next."""
+"""The state of a labelling session: which picture each window shows next, and how well the models read."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from components.base.features import SPLITS
 from pipeline.config.config import Config
 from pipeline.labelling.catalogue import Catalogue
+from pipeline.labelling.decisions import Decisions
 from pipeline.labelling.growth import Point
 from pipeline.labelling.journal import Decision, Journal, Kind, Reading, TrainedModel
 from pipeline.labelling.labels import InSpans
@@ -21,15 +21,12 @@ _TRAIN, _EVAL, _TEST = SPLITS
 _Value = TypeVar("_Value")
 
 
-class Outdated(Exception):
-    """Another window has stored a decision about the picture since this window showed it."""
-
-
 class Session:
     """A folder that is being labelled. Use it in one thread only. A picture is an `int`, its index in the catalogue.
 
     Attributes:
       catalogue: the pictures.
+      decisions: what people have decided about them.
       readings: what the models read in them.
       model: the model in use; None before the first one.
     """
@@ -45,20 +42,17 @@ class Session:
           leases: which picture each window shows.
         """
         self.catalogue = catalogue
+        self.decisions = Decisions(catalogue.keys, config.captcha, journal, stored)
         self.readings = Readings.none(len(catalogue))
         self.model: TrainedModel | None = None
-        self._spec = config.captcha
         self._journal = journal
         self._leases = leases
         self._numbers = {key: number for number, key in enumerate(catalogue.keys)}
-        self._decisions = self._of_folder(journal.decisions())
         self._drafts = self._of_folder(journal.drafts())
         self._read = {version: self._of_folder(found) for version, found in journal.readings().items()}
-        self._refused: dict[int, str] = {}  # the labels that were in the last write of labels, but that no span has
         self._splits = np.array(catalogue.splits(config.data.splits.model_dump()))
         self._random = random_order(catalogue.keys, [np.flatnonzero(self._splits == split).tolist() for split in (_EVAL, _TEST)])
         self._train = self._splits == _TRAIN
-        self.written(stored)
         self._order = Order(catalogue.embeddings)
         self._order.restart(number for number in range(len(catalogue)) if self._is_trained_with(number))
 
@@ -69,37 +63,16 @@ class Session:
         """Returns the index of the picture with this key; None if the folder does not have it."""
         return self._numbers.get(key)
 
-    def decision(self, number: int) -> Decision | None:
-        """Returns the newest decision about a picture; None if there is none in the journal."""
-        return self._decisions.get(number)
-
     def draft(self, number: int) -> str | None:
         """Returns the text that was typed for a picture but not accepted; None if there is none."""
         return self._drafts.get(number)
-
-    def label(self, number: int) -> str | None:
-        """Returns the label of a picture, from the journal or a span; None if it has none."""
-        if decision := self._pending(number):
-            return decision.text if decision.kind is Kind.LABEL else None
-        return self._canonical(self._places[number].label) if number in self._places else None
-
-    def _pending(self, number: int) -> Decision | None:
-        """Returns the decision about a picture if it is newer than what the spans say about the picture."""
-        decision = self._decisions.get(number)
-        return None if decision is None or decision.settled or decision.kind is Kind.SKIP else decision
-
-    def _all_pending(self) -> Iterator[tuple[int, Decision]]:
-        return ((number, decision) for number in sorted(self._decisions) if (decision := self._pending(number)))
-
-    def _canonical(self, label: str) -> str:
-        return self._spec.canonical(label)
 
     def is_random(self, number: int) -> bool:
         """Returns whether a picture is a random one, of the eval or the test split. Models are measured on these."""
         return not self._train[number]
 
     def _is_trained_with(self, number: int) -> bool:
-        return not self.is_random(number) and self.label(number) is not None
+        return not self.is_random(number) and self.decisions.label(number) is not None
 
     # Windows
 
@@ -120,26 +93,21 @@ class Session:
         return number
 
     def _choose(self, taken: set[int]) -> int | None:
-        free = self._open.copy()
+        free = self.decisions.open.copy()
         free[list(taken)] = False
         if begun := [number for number in self._drafts if free[number]]:
             return begun[-1]
         random = next((number for number in self._random if free[number]), None)
-        shown = {*self._decisions, *taken}
+        shown = self.decisions.decided() | taken
         if random is not None and random_is_due(sum(self.is_random(number) for number in shown), len(shown)):
             return random
         helpful = self._order.next(free & self._train)
         if helpful is not None or random is not None:
             return random if helpful is None else helpful
-        skipped = [number for number in self._decisions if self._is_skipped(number) and number not in taken]
-        return min(skipped, key=lambda number: self._decisions[number].id, default=None)
+        return next((number for number in self.decisions.skipped() if number not in taken), None)
 
     def _is_undecided(self, number: int) -> bool:
-        return bool(self._open[number]) or self._is_skipped(number)
-
-    def _is_skipped(self, number: int) -> bool:
-        skipped = number in self._decisions and self._decisions[number].kind is Kind.SKIP
-        return skipped and number not in self._places and number not in self._removed
+        return bool(self.decisions.open[number]) or self.decisions.state(number) == "skipped"
 
     def touch(self, window: str, number: int | None) -> None:
         """Notes that a window is still open and shows a picture. After a restart of the program, this gives the window its lease back."""
@@ -158,35 +126,15 @@ class Session:
         self._drafts[number] = text
 
     def decide(self, window: str, number: int, seen: int, kind: Kind, text: str) -> Decision:
-        """Stores a decision about a picture.
-
-        Args:
-          window: the window in which it was made.
-          number: the picture.
-          seen: the id of the earlier decision that the window shows for the picture; 0 if it shows none.
-          kind: what was decided.
-          text: the label; ignored for other kinds.
-
-        Raises:
-          LabelError: `captcha.charset` or `captcha.length` refuses the label.
-          Outdated: another window has decided in the meantime.
-          CaptchaPipelineError: the journal cannot be written.
-        """
-        text = self._canonical(text.strip()) if kind is Kind.LABEL else ""
-        before = self._decisions.get(number)
-        if before and before.id != seen:
-            # The window sends the same decision again because the answer was lost, for example when the program was killed.
-            if (before.window, before.kind, before.text) == (window, kind, text):
-                return before
-            raise Outdated
-        key = self.catalogue.keys[number]
-        readings = self._reading_to_keep(number) if kind is Kind.LABEL and self.label(number) is None else []
-        decision = self._journal.decide(key, kind, text, window, readings)
+        """Stores a decision about a picture. The arguments and errors are those of `Decisions.decide`."""
+        before = self.decisions.newest(number)
+        readings = self._reading_to_keep(number) if kind is Kind.LABEL and self.decisions.label(number) is None else []
+        decision = self.decisions.decide(window, number, seen, kind, text, readings)
+        if decision == before:
+            return decision
         for version, reading in readings:
             self._read.setdefault(version, {}).setdefault(number, Reading(reading, before=True))
         self._drafts.pop(number, None)
-        self._decisions[number] = decision
-        self._open[number] = False
         if before is None and not self.is_random(number):
             self._order.choose(number)
         if self._leases.of(window) == number:
@@ -199,81 +147,17 @@ class Session:
 
     # Counts
 
-    def counts(self) -> dict[str, int]:
-        """Returns the numbers of pictures that are `labelled`, `skipped`, `unreadable` and `left`. They add up to all pictures.
-
-        A picture with a label in a span counts as labelled, whatever was decided about it later. One that a correction has removed counts
-        as unreadable.
-        """
-        counts = Counter(self._state(number) for number in self._known())
-        counts["left"] += len(self.catalogue) - counts.total()
-        return {state: counts[state] for state in ("labelled", "skipped", "unreadable", "left")}
-
-    def _known(self) -> set[int]:
-        """Returns the pictures of which the journal or the spans say something."""
-        return {*self._decisions, *self._places, *self._removed}
-
-    def _state(self, number: int) -> str:
-        decision = self._decisions.get(number)
-        if number in self._places or ((pending := self._pending(number)) and pending.kind is Kind.LABEL):
-            return "labelled"
-        if number in self._removed or (decision and decision.kind is Kind.UNREADABLE):
-            return "unreadable"
-        return "skipped" if decision and decision.kind is Kind.SKIP else "left"
-
     def by_split(self) -> Counter[str]:
         """Returns the number of labels that the next span will have, by the split that an import would probably choose."""
-        return Counter(str(self._splits[number]) for number in self._to_write())
+        return Counter(str(self._splits[number]) for number in self.decisions.to_write())
 
     def in_split(self, split: str) -> int:
         """Returns the number of all pictures that belong to a split."""
         return int((self._splits == split).sum())
 
-    def unwritten(self) -> dict[int, str]:
-        """Returns the labels that are not in a span yet, by picture."""
-        pending = ((number, decision) for number, decision in self._all_pending() if decision.kind is Kind.LABEL)
-        return {number: decision.text for number, decision in pending if number not in self._places and number not in self._removed}
-
-    def _to_write(self) -> dict[int, str]:
-        """Returns the labels of `unwritten` without those that the last write has left out, for example because the file is gone."""
-        return {number: text for number, text in self.unwritten().items() if self._refused.get(number) != text}
-
     def new_labels(self) -> int:
         """Returns the number of labels since the training of the model in use began; without a model, the number of all labels."""
-        span = self.model.span if self.model else 0
-        return len(self._to_write()) + sum(place.number > span for place in self._places.values())
-
-    def corrections(self) -> dict[bytes, str]:
-        """Returns the decisions that spans contradict, by key of the picture: the new label, or "" for unreadable."""
-        found = {}
-        for number, decision in self._all_pending():
-            in_span = self._canonical(self._places[number].label) if number in self._places else ""
-            if (number in self._places or number in self._removed) and decision.text != in_span:
-                found[self.catalogue.keys[number]] = decision.text
-        return found
-
-    def written(self, stored: InSpans, tried: Mapping[int, str] | None = None) -> None:
-        """Notes what spans have now. Decisions that agree with the spans, or need no span, are settled.
-
-        Args:
-          stored: from `in_spans`. It replaces the earlier one.
-          tried: the labels that were written, from `unwritten`. Those that no span has were left out.
-
-        Raises:
-          CaptchaPipelineError: the journal cannot be written.
-        """
-        self._places, self._removed = stored.places, stored.removed
-        self._refused |= {number: text for number, text in (tried or {}).items() if number not in self._places}
-        corrected = self.corrections()
-        settled = {
-            number: decision
-            for number, decision in self._all_pending()
-            if self.catalogue.keys[number] not in corrected and (decision.kind is Kind.UNREADABLE or number in self._places)
-        }
-        self._journal.settle(decision.id for decision in settled.values())
-        self._decisions |= {number: replace(decision, settled=True) for number, decision in settled.items()}
-        self._open = np.ones(len(self.catalogue), bool)
-        self._open[[number for number in self._known() if self._state(number) != "left"]] = False
+        return self.decisions.labels_since(self.model.span if self.model else 0)
 
     # Models
 
@@ -317,7 +201,9 @@ class Session:
           CaptchaPipelineError: the journal cannot be written.
         """
         self.readings.note(version, found)
-        labelled = [(number, text) for number, (text, _) in found.items() if self.is_random(number) and self.label(number) is not None]
+        labelled = [
+            (number, text) for number, (text, _) in found.items() if self.is_random(number) and self.decisions.label(number) is not None
+        ]
         self._journal.read(version, [(self.catalogue.keys[number], text) for number, text in labelled])
         known = self._read.setdefault(version, {})
         for number, text in labelled:
@@ -326,17 +212,18 @@ class Session:
     def to_read(self) -> list[int]:
         """Returns the pictures that a new model reads: first the labelled random ones, which measure it, then the open and skipped ones."""
         pictures = range(len(self.catalogue))
-        measuring = [number for number in pictures if self.is_random(number) and self.label(number) is not None]
+        measuring = [number for number in pictures if self.is_random(number) and self.decisions.label(number) is not None]
         return measuring + [number for number in pictures if self._is_undecided(number)]
 
     def follow_model(self) -> None:
         """Orders the pictures by the confidences of the model in use. Call it when the model has read all pictures of `to_read`."""
         assert self.model is not None, "a model has read"
-        since = (number for number in range(len(self.catalogue)) if self._is_trained_with(number) and self._is_new_to(number, self.model))
+        since = (
+            number
+            for number in range(len(self.catalogue))
+            if self._is_trained_with(number) and self.decisions.is_new_to(number, self.model.span)
+        )
         self._order.restart(since, 1 - np.nan_to_num(self.readings.confidences, nan=1.0))
-
-    def _is_new_to(self, number: int, model: TrainedModel) -> bool:
-        return number not in self._places or self._places[number].number > model.span
 
     def points(self) -> list[Point]:
         """Returns how well each model reads, oldest model first."""
@@ -357,9 +244,13 @@ class Session:
         """
         right = count = 0
         for number, reading in self._read.get(model.version, {}).items():
-            label, place = self.label(number), self._places.get(number)
+            label, place = self.decisions.label(number), self.decisions.places.get(number)
             split = place.split if place else self._splits[number]
-            if label is None or not (split == _TEST or self._is_new_to(number, model)) or (only_before and not reading.before):
+            if (
+                label is None
+                or not (split == _TEST or self.decisions.is_new_to(number, model.span))
+                or (only_before and not reading.before)
+            ):
                 continue
             count += 1
             right += reading.text == label

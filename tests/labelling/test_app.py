@@ -116,7 +116,7 @@ def test_other_sites_can_change_nothing(client: Client, path: str, session: Sess
     rebound = {"host": "evil.example:8502", "origin": "http://evil.example:8502"}
     assert client.post(path, json=content, headers=rebound).status_code == 400
     assert client.get("/", headers={"host": "evil.example:8502"}).status_code == 400
-    assert session.counts()["left"] == COUNT + 1
+    assert session.decisions.counts()["left"] == COUNT + 1
     assert client.post(path, json=content, headers={"origin": ADDRESS}).status_code == 200
     assert client.get(path).status_code == 405
 
@@ -143,7 +143,7 @@ def test_malformed_requests_are_refused(client: Client, session: Session, path: 
     answer = client.post(path, json=valid | content)
     assert answer.status_code == status
     assert answer.json()["error"]
-    assert session.counts()["left"] == COUNT + 1
+    assert session.decisions.counts()["left"] == COUNT + 1
 
 
 def test_bodies_have_a_limit_and_must_be_objects(client: Client) -> None:

@@ -176,7 +176,7 @@ def test_a_training_waits_for_a_run_that_is_at_work(config: Config, session: Ses
     with page(config, session) as (client, _):
         for lock in (config.run_lock, labelling_config(config).run_lock):
             with locked(Path(lock)):
-                label(session, max(FIRST - session.counts()["labelled"], 0))
+                label(session, max(FIRST - session.decisions.counts()["labelled"], 0))
                 client.wait(lambda: "is at work" in state(client)["training"]["words"])
                 assert list_spans(config.data.root) == []
         client.wait(lambda: bool(state(client)["version"]))

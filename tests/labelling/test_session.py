@@ -21,11 +21,12 @@ from components.data.spans import list_spans
 from components.data.tfrecords import read_records
 from pipeline.config.config import Config
 from pipeline.labelling.catalogue import scan
+from pipeline.labelling.decisions import Outdated
 from pipeline.labelling.growth import Point
 from pipeline.labelling.journal import Kind
 from pipeline.labelling.labels import correct_spans, in_spans, write_span
 from pipeline.labelling.opening import opened
-from pipeline.labelling.session import Outdated, Session
+from pipeline.labelling.session import Session
 from tests.support import labelling
 from tests.support.labelling import draw
 
@@ -75,8 +76,8 @@ def label_some(session: Session, labels: dict[str, str], count: int, window: str
 
 
 def write(config: Config, session: Session) -> None:
-    write_span(config, session.catalogue, session.unwritten())
-    session.written(in_spans(config, session.catalogue))
+    write_span(config, session.catalogue, session.decisions.unwritten())
+    session.decisions.written(in_spans(config, session.catalogue))
 
 
 def records(config: Config, number: int) -> Iterator[tuple[str, Example]]:
@@ -101,15 +102,15 @@ def test_every_picture_comes_once_and_the_random_ones_take_turns(config: Config,
         rest = label_some(found, labels, COUNT - 20)
         assert sorted(first + rest) == list(range(COUNT))
         assert found.next("a") is None
-        assert found.counts() == {"labelled": COUNT, "skipped": 0, "unreadable": 0, "left": 0}
+        assert found.decisions.counts() == {"labelled": COUNT, "skipped": 0, "unreadable": 0, "left": 0}
 
 
 def test_labels_become_a_span_with_the_splits_of_an_import(config: Config, folder: Path, labels: dict[str, str], tmp_path: Path) -> None:
     with session(config, folder) as found:
         label_some(found, labels, 40)
-        random = {name(found, number) for number in found.unwritten() if found.is_random(number)}
+        random = {name(found, number) for number in found.decisions.unwritten() if found.is_random(number)}
         write(config, found)
-        assert found.unwritten() == {}
+        assert found.decisions.unwritten() == {}
     (span,) = list_spans(config.data.root)
     assert span.manifest.source == "shop"
     splits = Counter[str]()
@@ -147,10 +148,10 @@ def test_it_goes_on_after_an_end_with_renamed_files_and_copies(config: Config, f
     (folder / "notes.txt").write_text("notes")
     (folder / ".hidden.png").write_bytes(b"broken")
     with session(config, folder) as found:
-        assert found.counts() == {"labelled": 20, "skipped": 0, "unreadable": 0, "left": COUNT - 20}
+        assert found.decisions.counts() == {"labelled": 20, "skipped": 0, "unreadable": 0, "left": COUNT - 20}
         assert (found.catalogue.copies, found.catalogue.broken) == (2, 2)
         assert "broken.png" in found.catalogue.left_out.describe()
-        assert {name(found, number) for number in found.unwritten()} == {f"renamed {file}" for file in later}
+        assert {name(found, number) for number in found.decisions.unwritten()} == {f"renamed {file}" for file in later}
         write(config, found)
         rest = label_some(found, labels, COUNT - 20)
         assert not {name(found, number) for number in rest} & {f"renamed {file}" for file in [*done, *later]}
@@ -160,10 +161,10 @@ def test_it_goes_on_after_an_end_with_renamed_files_and_copies(config: Config, f
 def test_a_span_that_was_written_before_a_kill_is_not_written_again(config: Config, folder: Path, labels: dict[str, str]) -> None:
     with session(config, folder) as found:
         label_some(found, labels, 10)
-        write_span(config, found.catalogue, found.unwritten())  # killed before the session knows of it
+        write_span(config, found.catalogue, found.decisions.unwritten())  # killed before the session knows of it
     with session(config, folder) as found:
-        assert found.unwritten() == {}
-        assert found.counts()["labelled"] == 10
+        assert found.decisions.unwritten() == {}
+        assert found.decisions.counts()["labelled"] == 10
 
 
 def test_two_windows_show_different_pictures(config: Config, folder: Path, labels: dict[str, str]) -> None:
@@ -183,11 +184,11 @@ def test_two_windows_show_different_pictures(config: Config, folder: Path, label
             found.decide("a", number, 0, Kind.LABEL, labels[name(found, number)])
         assert found.next("a") == one  # a skipped picture comes last
         found.leave("b")
-        found.decide("a", one, found.decision(one).id, Kind.LABEL, "00")  # type: ignore[union-attr]
+        found.decide("a", one, found.decisions.newest(one).id, Kind.LABEL, "00")  # type: ignore[union-attr]
         assert found.next("a") == two
         with pytest.raises(Outdated):
             found.decide("b", one, 0, Kind.LABEL, "11")
-        assert found.label(one) == "00"
+        assert found.decisions.label(one) == "00"
 
 
 def test_a_decision_that_is_sent_twice_counts_once(config: Config, folder: Path) -> None:
@@ -238,25 +239,25 @@ def test_a_correction_before_the_span_changes_the_label_and_after_it_becomes_a_s
     with session(config, folder) as found:
         one, two, three = label_some(found, labels, 3)
         wrong = {number: "22" if labels[name(found, number)] != "22" else "11" for number in (one, two)}
-        found.decide("a", one, found.decision(one).id, Kind.LABEL, wrong[one])  # type: ignore[union-attr]
+        found.decide("a", one, found.decisions.newest(one).id, Kind.LABEL, wrong[one])  # type: ignore[union-attr]
         write(config, found)
-        assert found.corrections() == {}
-        found.decide("a", two, found.decision(two).id, Kind.LABEL, wrong[two])  # type: ignore[union-attr]
-        found.decide("a", three, found.decision(three).id, Kind.UNREADABLE, "")  # type: ignore[union-attr]
+        assert found.decisions.corrections() == {}
+        found.decide("a", two, found.decisions.newest(two).id, Kind.LABEL, wrong[two])  # type: ignore[union-attr]
+        found.decide("a", three, found.decisions.newest(three).id, Kind.UNREADABLE, "")  # type: ignore[union-attr]
         keys = found.catalogue.keys
         expected = {keys[two]: wrong[two], keys[three]: ""}
-        assert found.corrections() == expected
-        assert found.counts()["labelled"] == 3
-        assert found.unwritten() == {}
+        assert found.decisions.corrections() == expected
+        assert found.decisions.counts()["labelled"] == 3
+        assert found.decisions.unwritten() == {}
     assert {value(example, LABEL).decode() for _, example in records(config, 1)} >= {wrong[one]}
     with session(config, folder) as found:
-        assert found.corrections() == expected
+        assert found.decisions.corrections() == expected
     corrected = correct_spans(config, expected, tmp_path / "corrections.csv")
     assert (corrected.counts.total(), corrected.removed) == (1, 1)
     assert value(next(iter(records(config, 2)))[1], LABEL).decode() == wrong[two]
     with session(config, folder) as found:
-        assert found.corrections() == {}
-        assert found.counts() == {"labelled": 2, "skipped": 0, "unreadable": 1, "left": len(labels) - 3}
+        assert found.decisions.corrections() == {}
+        assert found.decisions.counts() == {"labelled": 2, "skipped": 0, "unreadable": 1, "left": len(labels) - 3}
 
 
 def test_later_corrections_and_drops_count_more_than_what_was_written(
@@ -270,27 +271,27 @@ def test_later_corrections_and_drops_count_more_than_what_was_written(
     other = {number: "22" if labels[name(found, number)] != "22" else "11" for number in (one, three)}
     correct_spans(config, {keys[one]: other[one], keys[two]: ""}, tmp_path / "corrections.csv")
     with session(config, folder) as found:
-        assert (found.corrections(), found.unwritten(), found.new_labels()) == ({}, {}, 3)
-        assert (found.label(one), found.label(two)) == (other[one], None)
-        assert found.counts() == {"labelled": 3, "skipped": 0, "unreadable": 1, "left": COUNT - 4}
+        assert (found.decisions.corrections(), found.decisions.unwritten(), found.new_labels()) == ({}, {}, 3)
+        assert (found.decisions.label(one), found.decisions.label(two)) == (other[one], None)
+        assert found.decisions.counts() == {"labelled": 3, "skipped": 0, "unreadable": 1, "left": COUNT - 4}
         assert {one, two, three, four}.isdisjoint(label_some(found, labels, 2))
         # A new decision counts more than the correction, also for the removed picture.
-        found.decide("a", two, found.decision(two).id, Kind.LABEL, "01")  # type: ignore[union-attr]
-        found.decide("a", three, found.decision(three).id, Kind.LABEL, other[three])  # type: ignore[union-attr]
-        assert two not in found.unwritten()
-        assert found.corrections() == {keys[two]: "01", keys[three]: other[three]}
-        correct_spans(config, found.corrections(), tmp_path / "corrections.csv")
-        found.written(in_spans(config, found.catalogue))
-        assert (found.corrections(), found.label(two), found.label(three)) == ({}, "01", other[three])
+        found.decide("a", two, found.decisions.newest(two).id, Kind.LABEL, "01")  # type: ignore[union-attr]
+        found.decide("a", three, found.decisions.newest(three).id, Kind.LABEL, other[three])  # type: ignore[union-attr]
+        assert two not in found.decisions.unwritten()
+        assert found.decisions.corrections() == {keys[two]: "01", keys[three]: other[three]}
+        correct_spans(config, found.decisions.corrections(), tmp_path / "corrections.csv")
+        found.decisions.written(in_spans(config, found.catalogue))
+        assert (found.decisions.corrections(), found.decisions.label(two), found.decisions.label(three)) == ({}, "01", other[three])
     for number in (3, 2):
         drop_span(Path(config.data.root), number)
     with session(config, folder) as found:
-        assert found.corrections() == {}
-        assert [found.label(number) for number in (one, three)] == [labels[name(found, number)] for number in (one, three)]
+        assert found.decisions.corrections() == {}
+        assert [found.decisions.label(number) for number in (one, three)] == [labels[name(found, number)] for number in (one, three)]
     drop_span(Path(config.data.root), 1)
     with session(config, folder) as found:
-        assert len(found.unwritten()) == 2  # only those that no span has had yet
-        assert found.counts() == {"labelled": 2, "skipped": 0, "unreadable": 0, "left": COUNT - 2}
+        assert len(found.decisions.unwritten()) == 2  # only those that no span has had yet
+        assert found.decisions.counts() == {"labelled": 2, "skipped": 0, "unreadable": 0, "left": COUNT - 2}
 
 
 def test_a_label_that_cannot_be_written_starts_no_training(config: Config, folder: Path, labels: dict[str, str]) -> None:
@@ -298,13 +299,13 @@ def test_a_label_that_cannot_be_written_starts_no_training(config: Config, folde
         one, *_ = label_some(found, labels, 6)
         gone = folder / name(found, one)
         gone.rename(folder.parent / gone.name)
-        tried = found.unwritten()
+        tried = found.decisions.unwritten()
         write_span(config, found.catalogue, tried)
         assert found.new_labels() == 6
-        found.written(in_spans(config, found.catalogue), tried)
+        found.decisions.written(in_spans(config, found.catalogue), tried)
         found.use_model(7, 1)
-        assert (found.new_labels(), found.by_split().total(), found.unwritten().keys()) == (0, 0, {one})
-        found.decide("a", one, found.decision(one).id, Kind.LABEL, "00")  # type: ignore[union-attr]
+        assert (found.new_labels(), found.by_split().total(), found.decisions.unwritten().keys()) == (0, 0, {one})
+        found.decide("a", one, found.decisions.newest(one).id, Kind.LABEL, "00")  # type: ignore[union-attr]
         assert found.new_labels() == 1
 
 
@@ -320,15 +321,15 @@ def test_a_file_that_is_gone_or_changed_keeps_its_label_in_the_journal(config: C
         gone, changed = name(found, one), name(found, two)
         (folder / gone).rename(folder.parent / gone)
         Image.new("L", (40, 24)).save(folder / changed)
-        imported = write_span(config, found.catalogue, found.unwritten())
+        imported = write_span(config, found.catalogue, found.decisions.unwritten())
         assert sum(imported.counts.values()) == 4
         assert {gone, changed} == {where for it in imported.reasons.values() for where in it.examples}
-        found.written(in_spans(config, found.catalogue))
-        assert found.unwritten().keys() == {one, two}
-        assert write_span(config, found.catalogue, found.unwritten()).counts == {}  # says why, again
+        found.decisions.written(in_spans(config, found.catalogue))
+        assert found.decisions.unwritten().keys() == {one, two}
+        assert write_span(config, found.catalogue, found.decisions.unwritten()).counts == {}  # says why, again
         (folder.parent / gone).rename(folder / gone)
         write(config, found)
-        assert found.unwritten().keys() == {two}
+        assert found.decisions.unwritten().keys() == {two}
         assert rest
 
 
@@ -340,13 +341,13 @@ def test_pictures_with_a_valid_label_in_a_span_are_not_shown(config: Config, fol
     import_table(table, plan)
     table.unlink()
     with session(config, folder) as found:
-        assert found.counts()["labelled"] == 1
+        assert found.decisions.counts()["labelled"] == 1
         shown = {name(found, number) for number in label_some(found, labels, COUNT - 1)}
         assert shown == labels.keys() - {inside}
         assert found.next("a") is None
         number = next(number for number in range(COUNT) if name(found, number) == inside)
         found.decide("a", number, 0, Kind.SKIP, "")
-        assert found.label(number) == labels[inside], "a skipped picture keeps the label of its span"
+        assert found.decisions.label(number) == labels[inside], "a skipped picture keeps the label of its span"
 
 
 def test_a_model_is_measured_on_random_pictures_that_it_was_not_made_with(config: Config, folder: Path, labels: dict[str, str]) -> None:
@@ -360,7 +361,9 @@ def test_a_model_is_measured_on_random_pictures_that_it_was_not_made_with(config
         assert tested
         # It reads all as they are, except for the first test picture.
         readings = {number: (labels[name(found, number)], 0.9) for number in found.to_read()}
-        assert set(found.to_read()) == {number for number in range(COUNT) if found.is_random(number) or found.label(number) is None}
+        assert set(found.to_read()) == {
+            number for number in range(COUNT) if found.is_random(number) or found.decisions.label(number) is None
+        }
         readings[tested[0]] = ("", 0.1)
         found.note_readings(7, readings)
         found.follow_model()
