@@ -22,7 +22,8 @@ from components.data.sources.index import SpanIndex
 from components.data.sources.outcome import NothingNew
 from components.data.sources.sheet import samples
 from components.data.sources.sift import ImportPlan
-from components.data.spans import Window, list_spans
+from components.data.spans import list_spans
+from components.data.window import Window
 from pipeline.config.loading import load_config
 
 _INBOX = 1_000

@@ -34,9 +34,10 @@ from components.data.drift import Profile
 from components.data.legacy_layout import DataInfo
 from components.data.pictures import PictureRules
 from components.data.record_check import BAD, KEYS, PROFILE, SUMMARY, CheckShard, Shard
-from components.data.spans import Span, Window, check_background, window_as_of
+from components.data.spans import Span
 from components.data.splits import merge_keys
 from components.data.tally import stop_reason, summarise
+from components.data.window import Window, check_background, window_as_of
 
 # Custom properties of the examples, as JSON: the numbers of their spans, and the checksums of the manifests of these spans.
 SPANS: Final = "spans"

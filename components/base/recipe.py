@@ -65,7 +65,7 @@ def recipe(settings: str, window: str, epochs: int, attempt: int) -> str:
 
     Args:
       settings: the parts of the configuration that determine the model, as JSON.
-      window: the digest of the window of spans, see `components.data.spans.Window`.
+      window: the digest of the window of spans, see `components.data.window.Window`.
       epochs: passes over the training split; 0 derives the number from the size of the split. A run of a compiled pipeline can set it.
       attempt: the number of earlier attempts with these inputs; each attempt starts from a different seed.
     """

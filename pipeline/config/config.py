@@ -10,7 +10,7 @@ from components.base.section import Byte, Fraction, LocalPath, Section
 from components.data.captcha_spec import CaptchaSpec
 from components.data.drawing.painting import SynthConfig
 from components.data.pictures import PictureRules
-from components.data.spans import Window, window
+from components.data.window import Window, window
 from components.evaluation.gate import Gate
 from components.training.hyperparameters import Hyperparameters
 from pipeline.config.engines import BeamConfig
@@ -56,7 +56,7 @@ class DataConfig(Section):
         return PictureRules(max_pixels=self.max_pixels, background=self.background, wrong_size=self.wrong_size)
 
     def read_window(self) -> Window:
-        """Returns the spans that a run would read now. Raises CaptchaPipelineError as `components.data.spans.window`."""
+        """Returns the spans that a run would read now. Raises CaptchaPipelineError as `components.data.window.window`."""
         return window(self.root, self.window, self.exclude, self.golden)
 
 

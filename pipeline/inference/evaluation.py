@@ -13,8 +13,8 @@ from components.data.captcha_spec import CaptchaSpec, LabelError
 from components.data.pictures import PictureError
 from components.data.record_check import Superseded, check_record
 from components.data.records import RecordError
-from components.data.spans import Window
 from components.data.tfrecords import Record, read_records
+from components.data.window import Window
 from components.evaluation.metrics import ReadingCounts, Results
 from components.example_gen import shards_of
 from pipeline.config.config import Config

@@ -10,7 +10,8 @@ from components.base.features import PROFILES_FILE, SPLITS
 from components.base.files import read_json, write_whole
 from components.data.drift import Profile, complain, describe
 from components.data.record_check import PROFILE, SUMMARY, CheckShard
-from components.data.spans import Span, Window
+from components.data.spans import Span
+from components.data.window import Window
 from components.example_gen import shards_of
 from components.serving.serving_dir import versions
 from pipeline.config.config import Config

@@ -21,7 +21,8 @@ from components.data.sources.outcome import NothingNew
 from components.data.sources.seen import of_encoded
 from components.data.sources.sheet import samples
 from components.data.span_writer import ShardWriter, drop_span
-from components.data.spans import Span, list_spans, window
+from components.data.spans import Span, list_spans
+from components.data.window import window
 from pipeline.cli.data_output import CONTRADICTED
 from tests.support.command import call
 from tests.support.imports import picture, plan, records

@@ -19,7 +19,8 @@ from components.data.drawing.painting import SynthConfig, SynthPlan, find_fonts,
 from components.data.drawing.synthetic import synthesise
 from components.data.pictures import PictureRules
 from components.data.sources.sheet import samples
-from components.data.spans import Span, Window, list_spans
+from components.data.spans import Span, list_spans
+from components.data.window import Window
 from pipeline.cli.main import app
 from tests.support.drawing import synth_plan
 

@@ -10,7 +10,7 @@ from components.data.pictures import PictureRules
 from components.data.records import canonical_example, encode_png
 from components.data.sources.sheet import contact_sheet, samples, span_statistics
 from components.data.span_writer import ShardWriter, new_span, write_manifest
-from components.data.spans import Window
+from components.data.window import Window
 from pipeline.cli.data import data_app
 from tests.support.drawing import synth_plan
 

@@ -16,8 +16,9 @@ from components.data.legacy_layout import DataInfo, legacy_example
 from components.data.sources.corrections import correct
 from components.data.sources.imported import import_folder, import_legacy, import_table
 from components.data.span_writer import ShardWriter
-from components.data.spans import Span, list_spans, window
+from components.data.spans import Span, list_spans
 from components.data.splits import split_key
+from components.data.window import window
 from tests.support.command import call
 from tests.support.drawing import synth_plan
 from tests.support.imports import labelled, picture, plan, records

@@ -10,9 +10,10 @@ import pytest
 
 from components.base.errors import CaptchaPipelineError
 from components.data.span_writer import new_span
-from components.data.spans import Window, list_spans, next_number, window, window_as_of
+from components.data.spans import list_spans, next_number
 from components.data.splits import SPLIT_RULE
 from components.data.tfrecords import Record, read_records
+from components.data.window import Window, window, window_as_of
 from tests.support.model_folder import contents
 from tests.support.span import begin_many, make_span, make_three
 

@@ -18,7 +18,7 @@ from components.data.drawing.style import DotStyle, GroundStyle, LineStyle, Pale
 from components.data.drawing.style_hand import StyleHand
 from components.data.drawing.synthetic import in_processes, synthesise
 from components.data.sources.sheet import samples
-from components.data.spans import Window
+from components.data.window import Window
 from pipeline.config.config import DataConfig
 from pipeline.config.loading import load_config
 from tests.support.drawing import synth_plan

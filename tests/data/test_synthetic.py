@@ -26,9 +26,9 @@ from components.data.legacy_layout import DataInfo, to_canonical
 from components.data.pictures import PictureRules
 from components.data.sources.seen import of_encoded
 from components.data.sources.sheet import samples
-from components.data.spans import Window
 from components.data.splits import SPLIT_RULE, split_of
 from components.data.tfrecords import read_records
+from components.data.window import Window
 from pipeline.cli.data import data_app
 from tests.support.drawing import synth_plan
 from tests.support.model_folder import contents

@@ -18,7 +18,8 @@ import typer
 
 from components.base.errors import CaptchaPipelineError
 from components.base.files import locked
-from components.data.spans import Window, list_spans
+from components.data.spans import list_spans
+from components.data.window import Window
 from components.serving.serving_dir import push, versions
 from pipeline.cli.terminal import STOPPED
 from pipeline.config.config import Config

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from components.base.features import PSEUDO, SPLITS
 from components.data.drawing.painting import SynthPlan, painter
 from components.data.sources.listing import Entry
-from components.data.spans import list_spans, window
+from components.data.spans import list_spans
 from components.data.splits import split_key
+from components.data.window import window
 from components.training.batches import count_records
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config

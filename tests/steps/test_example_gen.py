@@ -19,7 +19,8 @@ from components.data.drawing.synthetic import synthesise
 from components.data.legacy_layout import DataInfo, legacy_example
 from components.data.record_check import CheckShard
 from components.data.span_writer import drop_span
-from components.data.spans import list_spans, window
+from components.data.spans import list_spans
+from components.data.window import window
 from components.example_gen import CaptchaExampleGen
 from tests.support.drawing import synth_plan
 from tests.support.example_gen_run import GOOD, RULES, SPEC, Outcome, encoded_picture, key_of, make_span, record, run, value

@@ -2,7 +2,7 @@
 
 The corrections become a new span. It has a new record of each corrected picture, which differs from the old record by its label only, and
 is in the same split. The manifest of the new span lists, in `supersedes`, the keys of all corrected and removed pictures. A run that reads
-this span leaves out the older records of these pictures (`components.data.spans.Window.superseded`). Dropping the span brings them back.
+this span leaves out the older records of these pictures (`components.data.window.Window.superseded`). Dropping the span brings them back.
 """
 
 import re

@@ -19,9 +19,10 @@ from components.data.legacy_layout import DataInfo
 from components.data.likeness import MAX_DISTANCE, bands, distance
 from components.data.pictures import PictureRules
 from components.data.sources.seen import Seen, of_record
-from components.data.spans import Span, check_background, replacements
+from components.data.spans import Span
 from components.data.splits import SPLIT_RULE
 from components.data.tfrecords import Record, read_records
+from components.data.window import check_background, replacements
 
 _FILE: Final = ".index.sqlite"
 _VERSION: Final = 1  # of the tables and their contents

@@ -21,8 +21,9 @@ from components.data.example_proto import Example
 from components.data.legacy_layout import DataInfo, legacy_label, legacy_picture
 from components.data.pictures import ALLOWED_FORMATS, PictureRules
 from components.data.sources.seen import of_record
-from components.data.spans import Span, Window
+from components.data.spans import Span
 from components.data.tfrecords import Record
+from components.data.window import Window
 
 _SHEET_WIDTH: Final = 1200  # pixels, like the following lengths
 _CELL_WIDTH: Final = 138
