@@ -21,11 +21,12 @@ from components.data.pictures import PictureRules
 from components.data.spans import list_spans
 from components.data.style_fit import style_search
 from components.data.style_fit.glyph_matching import Hand, Matcher, find_hands
+from components.data.style_fit.picture_features import features, grounds, ink_of
 from components.data.style_fit.real_pictures import RealPictures, read_sample
 from components.data.style_fit.style_estimates import Measures, frame_of, jpeg_quality
 from components.data.style_fit.style_search import fit_style
 from components.data.style_fit.traced_font import trace
-from components.data.style_fit.two_sample import Distance, auc, compare, features, grounds, ink_of
+from components.data.style_fit.two_sample import Distance, auc, compare
 from pipeline.cli.main import app
 from tests.support.encoded import encode
 from tests.support.html_page import read_page

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from components.data.drawing.style import DotStyle, LineStyle
 from components.data.style_fit.observed import counts_of, palette_of, range_of
-from components.data.style_fit.two_sample import Floats
+from components.data.style_fit.picture_features import Floats
 
 _AROUND: Final = 12  # ink closer to a character than the height divided by this counts as part of the character
 _SPECK: Final = 2  # pieces of ink with this many pixels or fewer are ignored: JPEG compression may leave them

@@ -98,7 +98,7 @@ class Matcher:
 
     def __init__(self, ink: Floats, spec: CaptchaSpec):
         """Args:
-        ink: float32 [N, height, width], from `two_sample.ink_of`.
+        ink: float32 [N, height, width], from `picture_features.ink_of`.
         spec: the charset and the length of the texts.
         """
         strongest = np.percentile(ink, 99, axis=(1, 2), keepdims=True)
@@ -198,7 +198,7 @@ def find_hands(ink: Floats, fonts: Sequence[str], spec: CaptchaSpec, on_step: Ca
     finer steps of size and in other widths.
 
     Args:
-      ink: float32 [N, height, width], from `two_sample.ink_of`.
+      ink: float32 [N, height, width], from `picture_features.ink_of`.
       fonts: paths of the fonts to try.
       spec: the charset and the length of the texts.
       on_step: called after each try with the number of tries so far and in total.

@@ -14,8 +14,8 @@ from components.base.errors import CaptchaPipelineError
 from components.data.pictures import PictureError, PictureRules, visible_picture
 from components.data.sources.imported import MAX_FILE_BYTES
 from components.data.sources.listing import regular_files
+from components.data.style_fit.picture_features import Floats
 from components.data.style_fit.style_estimates import jpeg_quality
-from components.data.style_fit.two_sample import Floats
 
 LEAST: Final = 50  # pictures of the same size that a style needs
 _MOST: Final = 400  # pictures that are read; more would only cost time

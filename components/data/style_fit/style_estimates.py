@@ -15,7 +15,7 @@ from components.data.drawing.style import GroundStyle, Palette, Style, TextStyle
 from components.data.style_fit.clutter import find_clutter
 from components.data.style_fit.glyph_matching import Hand, Match, Placed
 from components.data.style_fit.observed import OUTER, SAME, palette_of, range_of, rgb
-from components.data.style_fit.two_sample import Floats, grounds, ink_of, is_ink
+from components.data.style_fit.picture_features import Floats, grounds, ink_of, is_ink
 
 _FRAME: Final = 45.0  # a frame differs from the background by at least this, in levels of 0 to 255
 _MOST_FRAME: Final = 4  # the widest frame, in pixels
@@ -78,7 +78,7 @@ class Measures:
     """Measures the style of pictures whose characters have been found.
 
     Attributes:
-      ink: float32 [N, height, width], see `two_sample.ink_of`; 0 on a frame.
+      ink: float32 [N, height, width], see `picture_features.ink_of`; 0 on a frame.
       font: path of the font.
     """
 

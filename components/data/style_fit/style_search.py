@@ -20,11 +20,12 @@ from components.data.captcha_spec import CaptchaSpec
 from components.data.drawing.painting import SynthConfig, SynthPlan, painter
 from components.data.drawing.style import Style
 from components.data.style_fit.glyph_matching import Hand, Match, Matcher, find_hands
+from components.data.style_fit.picture_features import Floats, features, grounds, ink_of
 from components.data.style_fit.real_pictures import RealPictures
 from components.data.style_fit.style_changes import alternatives, changed, knobs_of, turned
 from components.data.style_fit.style_estimates import Measures, frame_of, without_frame
 from components.data.style_fit.traced_font import trace
-from components.data.style_fit.two_sample import Comparison, Distance, Floats, compare, features, grounds, ink_of
+from components.data.style_fit.two_sample import Comparison, Distance, compare
 
 _MOST_MEASURED: Final = 100  # real pictures that are used to find the style
 _DRAWN: Final = 32  # pictures that are drawn to try a style

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from components.data.drawing.glyphs import glyph_of
 from components.data.style_fit.glyph_matching import Hand, Match, Placed
-from components.data.style_fit.two_sample import Floats
+from components.data.style_fit.picture_features import Floats
 
 _PAD: Final = 3  # pixels around a character of the first font, because the traced character may be larger
 _REACH: Final = 2  # pixels by which a traced outline may differ from that of the first font
@@ -42,7 +42,7 @@ def trace(ink: Floats, match: Match, characters: str, smooth: bool) -> bytes:
     """Returns a TrueType font. At the size of `match.hand`, it draws the characters as large as they are in the pictures.
 
     Args:
-      ink: float32 [N, height, width], from `two_sample.ink_of`.
+      ink: float32 [N, height, width], from `picture_features.ink_of`.
       match: the first font, and where its characters are. A character that was found fewer than three times looks as in this font.
       characters: the characters of the new font.
       smooth: whether edges are smooth; otherwise outlines follow the pixels.
