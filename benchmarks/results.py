@@ -43,6 +43,8 @@ def record(
 ) -> None:
     """Prints a table and writes it to FOLDER/NAME.json or EXPERIMENTS/NAME.json, with the machine, the versions and the date.
 
+    If the table is made from rows that `keep` has stored, the machines are those of the rows.
+
     Args:
       name: the benchmark, as in `python -m benchmarks.NAME`. It has one table.
       title: heading of the table.
@@ -64,7 +66,7 @@ def record(
         "python": python,
         "title": title,
         "date": datetime.date.today().isoformat(),
-        "machine": machine(),
+        "machine": "; and ".join(_machines(name)) or machine(),
         "versions": versions(),
         "columns": list(columns),
         "rows": [list(row) for row in rows],
@@ -84,6 +86,12 @@ def keep(name: str, row: Mapping[str, Any]) -> None:
 def kept(name: str) -> list[dict[str, Any]]:
     """Returns the rows that `keep` has appended so far."""
     return [json.loads(line) for line in (_folder(name) / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _machines(name: str) -> list[str]:
+    """Returns the machines of the stored rows of a benchmark, each once; [] without stored rows or if they do not name a machine."""
+    rows = kept(name) if (_folder(name) / f"{name}.jsonl").exists() else []
+    return list(dict.fromkeys(row["machine"] for row in rows if "machine" in row))
 
 
 def _folder(name: str) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.base.errors import CaptchaPipelineError
+from components.base.features import CORRECTIONS
 from components.data.spans import Span, list_spans
 
 
@@ -37,10 +38,11 @@ def check_background(spans: Iterable[Span], background: Sequence[int]) -> None:
     for span in spans:
         made_with = span.manifest.params.get("background", list(background))
         if span.manifest.supersedes and list(made_with) != list(background):
+            again = f", or drop the span (`captcha-pipeline data drop {span.number}`) and correct the labels again"
+            remedy = again if span.manifest.source == CORRECTIONS else ""  # another span has labels that replace those of models
             raise CaptchaPipelineError(
                 f"The corrections in {span.path} were made with data.background {list(made_with)}. With {list(background)}, they would "
-                "miss pictures that have transparent pixels. Change data.background back, or drop the span "
-                f"(`captcha-pipeline data drop {span.number}`) and correct the labels again."
+                f"miss pictures that have transparent pixels. Change data.background back{remedy}."
             )
 
 

@@ -70,6 +70,8 @@ def _tell(ended: "Ended") -> None:
             typer.echo(left_out, err=True)
     if ended.corrected:
         tell_corrections(ended.corrected)
+    if ended.problem:
+        typer.echo(ended.problem, err=True)
     if ended.counts["labelled"]:
         _say("Train the model for production: captcha-pipeline run, with the same configuration.")
 

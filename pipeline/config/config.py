@@ -34,7 +34,9 @@ class DataConfig(Section):
     """The labelled pictures: where they are, which spans are used, and which pictures are valid."""
 
     root: LocalPath = Field("data", description="folder of the spans span-000001, span-000002, …")
-    window: int | None = Field(None, ge=1, description="number of newest spans to use; null for all spans")
+    window: int | None = Field(
+        None, ge=1, description="number of newest spans to use, corrections and pseudo-labels not counted; null for all"
+    )
     half_life: float | None = Field(
         None, gt=0, description="a span this many spans older than the newest gives half of its training pictures; null for all pictures"
     )
@@ -54,6 +56,11 @@ class DataConfig(Section):
     def picture_rules(self) -> PictureRules:
         """The rules by which pictures are accepted and decoded."""
         return PictureRules(max_pixels=self.max_pixels, background=self.background, wrong_size=self.wrong_size)
+
+    @property
+    def unused(self) -> tuple[int, ...]:
+        """The numbers of the spans that no run reads. The golden span judges models even if it is excluded."""
+        return tuple(number for number in self.exclude if number != self.golden)
 
     def read_window(self) -> Window:
         """Returns the spans that a run would read now. Raises CaptchaPipelineError as `components.data.window.window`."""

@@ -17,7 +17,7 @@ def import_plan(config: Config, source: str, layout: Layout = "canonical", *, on
         rules=config.data.picture_rules,
         layout=layout,
         shard_size=config.synth.shard_size,
-        exclude=config.data.exclude,
+        exclude=config.data.unused,
         only_new=only_new,
         dry_run=dry_run,
     )

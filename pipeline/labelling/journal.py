@@ -31,12 +31,6 @@ _TABLES: Final = f"""
     PRAGMA user_version = {_VERSION};
     COMMIT;
 """
-_FROM_VERSION_1: Final = """
-    BEGIN;
-    ALTER TABLE decision ADD COLUMN settled INTEGER NOT NULL DEFAULT 0;
-    PRAGMA user_version = 2;
-    COMMIT;
-"""
 _UNFINISHED: Final = 0  # stands for the version of a model until its training has ended
 
 
@@ -111,8 +105,8 @@ class Journal:
                 self._database.execute("PRAGMA journal_mode = WAL")
                 self._database.execute("PRAGMA synchronous = FULL")
                 ((version,),) = self._database.execute("PRAGMA user_version")
-                if version < _VERSION:
-                    self._database.executescript(_FROM_VERSION_1 if version else _TABLES)
+                if not version:
+                    self._database.executescript(_TABLES)
             except sqlite3.OperationalError:  # an error of the disk, not of the file
                 self._database.close()
                 raise
@@ -122,7 +116,7 @@ class Journal:
                     f"{path} is damaged: {error}. It has the labels that are not in a span yet. Restore it from a backup, or move it away "
                     "to start with an empty one."
                 ) from None
-        if version > _VERSION:
+        if version not in (0, _VERSION):
             self._database.close()
             raise CaptchaPipelineError(
                 f"Another release of this project wrote {path}. Use that release, or move the file away to start with an empty one."

@@ -13,7 +13,7 @@ from components.base.files import write_whole
 from components.data.sources.corrections import KEY, Corrected, correct
 from components.data.sources.imported import picture_item, source_name
 from components.data.sources.index import Place, Progress, SpanIndex
-from components.data.sources.outcome import Imported, NothingNew
+from components.data.sources.outcome import Imported
 from components.data.sources.sift import ImportPlan, Item, label_problem, save
 from components.data.span_writer import lock_data
 from components.data.spans import list_spans
@@ -51,7 +51,7 @@ def in_spans(config: Config, catalogue: Catalogue, progress: Progress | None = N
     if not root.is_dir():
         return InSpans({})
     places, removed = dict[int, Place](), set[int]()
-    with writing_in(root), lock_data(root), SpanIndex(root, config.data.picture_rules, config.data.exclude) as index:
+    with writing_in(root), lock_data(root), SpanIndex(root, config.data.picture_rules, config.data.unused) as index:
         index.refresh(list_spans(root), progress)
         for number, key in enumerate(catalogue.keys):
             if index.is_removed(key):
@@ -65,8 +65,7 @@ def in_spans(config: Config, catalogue: Catalogue, progress: Progress | None = N
 def write_span(config: Config, catalogue: Catalogue, labels: Mapping[int, str]) -> Imported:
     """Writes labels to a new span, as `captcha-pipeline data import` does. The source of the span is the name of the folder.
 
-    A picture that a span already has with the same label is left out. A picture whose file is gone or has changed is left out as well; its
-    label stays in the journal.
+    A picture whose file is gone or has changed is left out; its label stays in the journal.
 
     Args:
       config: of the pipeline.
@@ -79,13 +78,11 @@ def write_span(config: Config, catalogue: Catalogue, labels: Mapping[int, str]) 
     Raises:
       CaptchaPipelineError: a span is damaged, or the data folder cannot be written.
     """
-    plan = import_plan(config, source_name("", catalogue.folder), only_new=True)
+    plan = import_plan(config, source_name("", catalogue.folder))
     result = Imported()
     plan.root.mkdir(parents=True, exist_ok=True)
     try:
         return save(_items(catalogue, labels, plan, result), plan, result, None, None)
-    except NothingNew:
-        return result
     except CaptchaPipelineError:
         if (result.reasons or result.contradictions) and not result.counts:  # every picture was left out; the result says why
             return result
@@ -97,11 +94,12 @@ def correct_spans(config: Config, corrections: Mapping[bytes, str], path: Path) 
 
     Args:
       config: of the pipeline.
-      corrections: from `Session.corrections`, at least one.
+      corrections: from `Decisions.corrections`, at least one.
       path: of the table, a CSV file. An earlier one is replaced.
 
     Raises:
       NothingNew: every picture already has the wanted label.
+      NothingCorrected: no picture could be corrected.
       CaptchaPipelineError: a span is damaged, or a folder cannot be written.
     """
     rows = io.StringIO()

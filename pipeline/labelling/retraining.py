@@ -22,6 +22,7 @@ import yaml
 from components.base.errors import Busy, CaptchaPipelineError
 from components.base.features import SPLITS
 from components.base.files import locked, write_whole
+from components.data.drawing.synthetic import SOURCE as DRAWN
 from components.data.sources.outcome import Imported
 from components.data.spans import list_spans, span_numbers
 from components.serving.serving_dir import push, versions
@@ -124,7 +125,7 @@ class Retraining:
         self._folder = folder_of(config)
         self._log = self._folder / "retrain.log"
         self._failed_at: int | None = None  # the number of new labels when the last training failed; None if it did not fail
-        self._in_spans = _in_spans(config)
+        self._count()
 
     @property
     def status(self) -> Status:
@@ -171,10 +172,10 @@ class Retraining:
     @property
     def labels(self) -> int:
         """The number of labels of people, in the spans that are used and not yet in a span."""
-        return self._there().total()
+        return self._by_people + self._session.by_split().total()
 
     def _there(self) -> Counter[str]:
-        """Returns the number of these labels by split."""
+        """Returns the number of labels by split, in the spans and not yet in a span."""
         return self._in_spans + self._session.by_split()
 
     async def _train(self) -> None:
@@ -196,7 +197,7 @@ class Retraining:
     async def _train_now(self) -> None:
         self._at_work = Status("running", "Writing the labels to a span …", str(self._log))
         await self._write_labels()
-        labels = self._in_spans.total()
+        labels = self._by_people
         self._session.begin_model(max(span_numbers(self._config.data.root), default=0), labels)
         before = self._session.model
         settings = self._folder / "pipeline.yaml"
@@ -252,7 +253,14 @@ class Retraining:
     def _note(self, labels: Mapping[int, str], imported: Imported, stored: InSpans) -> None:
         self.imports.append(imported)
         self._session.decisions.written(stored, labels)
-        self._in_spans = _in_spans(self._config)
+        self._count()
+
+    def _count(self) -> None:
+        """Counts the labels in the spans that are used. Corrections and labels of models do not count."""
+        unused = self._config.data.exclude
+        spans = [span for span in list_spans(self._config.data.root) if span.is_imported_or_drawn and span.number not in unused]
+        self._in_spans = sum((Counter(span.manifest.counts) for span in spans), Counter[str]())
+        self._by_people = sum(sum(span.manifest.counts.values()) for span in spans if span.manifest.source != DRAWN)
 
     def _warm(self) -> Config:
         """Returns the configuration of the next training.
@@ -276,15 +284,6 @@ class Retraining:
             log.seek(max(begin, self._log.stat().st_size - _TAIL_BYTES))
             return "\n".join(log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
         return ""
-
-
-def _in_spans(config: Config) -> Counter[str]:
-    """Returns the number of records by split in the spans that `data.exclude` does not name. Corrections and pseudo-labels do not count."""
-    counts = Counter[str]()
-    for span in list_spans(config.data.root):
-        if span.is_imported_or_drawn and span.number not in config.data.exclude:
-            counts.update(span.manifest.counts)
-    return counts
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

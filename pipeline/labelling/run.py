@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import uvicorn
 
-from components.data.sources.corrections import Corrected
+from components.data.sources.corrections import Corrected, NothingCorrected
 from components.data.sources.outcome import Imported
 from pipeline.config.config import Config
 from pipeline.labelling.app import HOST, LIMITS, Goal, LabelApp
@@ -24,14 +24,16 @@ class Ended:
     """The result of a session of labelling.
 
     Attributes:
-      counts: the numbers of pictures, as from `Session.counts`.
+      counts: the numbers of pictures, as from `Decisions.counts`.
       imports: the result of each span that was written.
-      corrected: the result of the span with labels that were changed after their own span was written; None if there are no such labels.
+      corrected: the result of the span with labels that were changed after their own span was written; None if there is no such span.
+      problem: why there is no such span although labels were changed; "" otherwise.
     """
 
     counts: dict[str, int]
     imports: list[Imported]
     corrected: Corrected | None
+    problem: str = ""
 
 
 def listener(port: int) -> socket.socket:
@@ -66,10 +68,14 @@ def run(config: Config, labelling: Session, goal: Goal, socket_: socket.socket) 
     with _until_stopped():
         uvicorn.Server(uvicorn_config(app.starlette(), LIMITS)).run([socket_])
     app.retraining.finish()
-    corrections = labelling.decisions.corrections()
-    corrected = correct_spans(config, corrections, folder_of(config) / "corrections.csv") if corrections else None
+    corrected, problem = None, ""
+    if corrections := labelling.decisions.corrections():
+        try:
+            corrected = correct_spans(config, corrections, folder_of(config) / "corrections.csv")
+        except NothingCorrected as error:
+            problem = str(error)
     labelling.decisions.written(in_spans(config, labelling.catalogue))
-    return Ended(labelling.decisions.counts(), app.retraining.imports, corrected)
+    return Ended(labelling.decisions.counts(), app.retraining.imports, corrected, problem)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.runs.strength import Strength
 
 _SUSPECTS: Final = 20  # rows of the table of suspect labels
-# If the models read a smaller share as labelled, most differences between reading and label are mistakes of the models (simulated with
+# If the models read a smaller share as labelled and few labels are wrong, most suspects are mistakes of the models (simulated with
 # perfectly calibrated models and 3 % wrong labels: 10 of 12 suspects are wrong labels at 92 %, 8 of 19 at 76 %).
 _TRUSTED: Final = 0.85
 _GOALS: Final = (0.9, 0.95, 0.98, 0.99)  # full-sequence accuracies for which `plan` names the labels
@@ -44,7 +44,7 @@ def audit_in_words(audit: "Audit") -> str:
     count, weak = len(audit.suspects), audit.as_labelled < _TRUSTED
     be = "may be" if weak else "is probably" if count == 1 else "are probably"
     words = f"{count:,} of {audit.pictures:,} labels {be} wrong. The models read {audit.as_labelled:.0%} of the pictures as labelled"
-    advice = ", so most of these may be mistakes of the models. Audit again with more labels." if weak and count else "."
+    advice = ". Either many labels are wrong, or the models are still weak: look at the first ones." if weak and count else "."
     return (words + advice).replace("%", " %")
 
 

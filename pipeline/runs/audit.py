@@ -109,7 +109,7 @@ def audit(config: Config, run: RunRecord, folds: int, on_fold: Callable[[Results
     # Records with the same pixels and the same label have one row: they were in one fold, and have the same probabilities.
     rows = {(keys[row], tuple(labels[row].tolist())): row for row in findings.order.tolist()}
     found: dict[int, Suspect] = {}
-    with SpanIndex(Path(config.data.root), config.data.picture_rules, config.data.exclude, save=False) as index:
+    with SpanIndex(Path(config.data.root), config.data.picture_rules, config.data.unused, save=False) as index:
         index.refresh(list_spans(config.data.root))
         for example, pixels in decoded([file for split in SPLITS for file in examples(run, split)], spec, background_of(run)):
             image, label = example.features.feature[IMAGE].bytes_list.value[0], _text(example, LABEL)

@@ -123,6 +123,10 @@ def test_a_local_configuration_takes_precedence_over_the_package(tmp_path: Path,
         load_config("configs/alnum.yaml")
 
 
+def test_the_golden_span_is_in_use_even_if_it_is_excluded() -> None:
+    assert Config.model_validate({"name": "a", "data": {"exclude": [1, 3], "golden": 3}}).data.unused == (1,)
+
+
 def test_configurations_are_frozen() -> None:
     config = Config(name="a")
     with pytest.raises(ValueError, match="frozen"):

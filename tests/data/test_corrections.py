@@ -193,8 +193,12 @@ def test_a_removed_picture_stays_removed_when_its_span_is_dropped(root: Path, tm
 def test_an_excluded_span_counts_neither_for_imports_nor_for_corrections(root: Path, tmp_path: Path) -> None:
     corrected(root, (key(3), "3333"), (key(5), ""))
     assert corrected(root, (key(3), "1111"), exclude=(2,)).counts.total() == 1
+    (tmp_path / "in" / "0001_a.png").rename(tmp_path / "in" / "1111_a.png")  # the label is mended after the span was excluded
     again = import_folder(tmp_path / "in", "{label}_*", plan(root, splits=EQUAL, only_new=True, exclude=(1, 2, 3)))
-    assert (again.counts.total(), again.known, again.left_out, again.contradictions) == (12, 0, {}, [])
+    assert (again.known, again.left_out, again.contradictions) == (11, {}, [])
+    assert list(labels(again.span)) == ["1111"]
+    whole = import_folder(tmp_path / "in", "{label}_*", plan(root, splits=EQUAL, exclude=(1, 2, 3, 4)))
+    assert (whole.counts.total(), whole.left_out, whole.contradictions) == (12, {}, [])
 
 
 def test_corrections_hold_for_the_background_that_they_were_made_with(root: Path) -> None:
@@ -203,6 +207,16 @@ def test_corrections_hold_for_the_background_that_they_were_made_with(root: Path
     with pytest.raises(CaptchaPipelineError, match=r"span-000002 were made with data.background \[255, 255, 255\]. .*data drop 2"):
         correct(table(root, (key(4), "4444")), plan(root, source="corrections", rules=black))
     assert correct(table(root, (key(4), "4444")), plan(root, source="corrections", rules=black, exclude=(2,))).counts.total() == 1
+
+
+def test_labels_that_replace_those_of_models_are_not_dropped_for_a_background(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "0001_a.png").write_bytes(picture(1))
+    import_folder(folder, "{label}_*", plan(tmp_path / "data", source=PSEUDO))
+    import_folder(folder, "{label}_*", plan(tmp_path / "data"))
+    with pytest.raises(CaptchaPipelineError, match=r"Change data.background back\.$"):
+        import_folder(folder, "{label}_*", plan(tmp_path / "data", rules=PictureRules(10_000, (0, 0, 0), "resize")))
 
 
 def test_a_corrected_label_of_a_model_is_one_of_a_person(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,13 +160,27 @@ def test_links_pipes_and_huge_files_are_left_out(tmp_path, folder, monkeypatch):
     (folder / "1111_link.png").symlink_to(tmp_path / "outside_x.png")
     (folder / "inside.jpg").write_bytes(picture(20))
     (folder / "2222_link.png").symlink_to(folder / "inside.jpg")
+    (folder / "5555_loop.png").symlink_to(folder / "5555_loop.png")
     os.mkfifo(folder / "3333_pipe.png")
     (folder / "4444_big.png").write_bytes(b"x" * 5001)
     monkeypatch.setattr(imported, "MAX_FILE_BYTES", 5000)
     result = import_folder(folder, "{label}_*.png", plan(tmp_path / "data"))
-    assert {"1111", "3333", "4444"}.isdisjoint(labelled(result.span))
+    assert {"1111", "3333", "4444", "5555"}.isdisjoint(labelled(result.span))
     assert "2222" in labelled(result.span)
-    assert sum(result.left_out.values()) == 5
+    assert sum(result.left_out.values()) == 6
+
+
+def test_a_folder_that_cannot_be_read_is_left_out(tmp_path, folder, monkeypatch):
+    (folder / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path):  # the tests may run as root, whom no folder refuses
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert import_folder(folder, "{label}_*.png", plan(tmp_path / "data")).reasons["the folder cannot be read"].examples == ["closed"]
 
 
 def test_decomposed_unicode_names_are_accepted(tmp_path):

@@ -120,20 +120,6 @@ def test_a_settled_decision_stays_settled_and_the_next_one_is_not(tmp_path: Path
     journal.close()
 
 
-def test_a_file_of_the_first_version_is_continued(tmp_path: Path) -> None:
-    path = tmp_path / "journal.sqlite"
-    journal = Journal(path)
-    first = journal.decide(ONE, Kind.LABEL, "0001", "a")
-    journal.close()
-    with sqlite3.connect(path) as database:
-        database.execute("ALTER TABLE decision DROP COLUMN settled")
-        database.execute("PRAGMA user_version = 1")
-    for _ in range(2):
-        journal = Journal(path)
-        assert journal.decisions() == {ONE: first}
-        journal.close()
-
-
 def test_a_damaged_or_foreign_file_is_reported_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     path.write_bytes(b"no database" * 100)

@@ -13,9 +13,12 @@ import yaml
 
 from components.base.features import TEXT
 from components.base.files import locked
+from components.data.drawing.synthetic import SOURCE
+from components.data.sources.imported import import_folder
 from components.data.spans import list_spans
 from components.serving.serving_dir import versions
 from pipeline.config.config import Config
+from pipeline.config.imports import import_plan
 from pipeline.config.loading import load_config
 from pipeline.labelling import retraining
 from pipeline.labelling.app import Goal, LabelApp
@@ -169,6 +172,17 @@ def test_a_folder_without_a_picture_for_a_split_says_so(config: Config, drawn: P
     with opened(config, drawn) as session, page(config, session) as (client, _):
         label(session, 5)
         assert "No picture of the folder belongs to the eval split" in state(client)["training"]["words"]
+
+
+def test_labels_are_those_of_people(config: Config, session: Session, drawn: Path) -> None:
+    app = LabelApp(config, session, Goal(0.98, EVERY))
+    label(session, 5)
+    assert app.retraining.labels == 5
+    app.retraining.finish()
+    assert app.retraining.labels == 5
+    import_folder(drawn, "{label} *.png", import_plan(config, SOURCE))
+    again = LabelApp(config, session, Goal(0.98, EVERY))
+    assert again.retraining.labels == 5
 
 
 def test_a_training_waits_for_a_run_that_is_at_work(config: Config, session: Session, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def test_a_page_shows_a_bounded_number_and_says_so(tmp_path: Path, monkeypatch: 
     ("as_labelled", "words"),
     [
         (0.92, "6 of 300 labels are probably wrong. The models read 92 % of the pictures as labelled. No model"),
-        (0.67, "6 of 300 labels may be wrong. The models read 67 % of the pictures as labelled, so most of these may be mistakes of the"),
+        (0.67, "6 of 300 labels may be wrong. The models read 67 % of the pictures as labelled. Either many labels are wrong, or"),
     ],
 )
 def test_the_page_says_how_far_the_models_can_be_trusted(tmp_path: Path, as_labelled: float, words: str) -> None:

@@ -1,8 +1,9 @@
 """Corrects the labels of pictures that are in spans, and removes pictures, without changing any span.
 
-The corrections become a new span. It has a new record of each corrected picture, which differs from the old record by its label only, and
-is in the same split. The manifest of the new span lists, in `supersedes`, the keys of all corrected and removed pictures. A run that reads
-this span leaves out the older records of these pictures (`components.data.window.Window.superseded`). Dropping the span brings them back.
+The corrections become a new span. It has a new record of each corrected picture, in the same split. The new record differs from the old one
+by its label only, and by its source if a model had given the label. The manifest of the new span lists, in `supersedes`, the keys of all
+corrected and removed pictures. A run that reads this span leaves out the older records of these pictures
+(`components.data.window.Window.superseded`). Dropping the span brings them back.
 """
 
 import re
@@ -47,6 +48,13 @@ class Corrected(Imported):
     removed: int = 0
 
 
+class NothingCorrected(CaptchaPipelineError):
+    """No row of the table could be used. The message says why."""
+
+    def __init__(self, result: Corrected):
+        super().__init__(f"Nothing could be corrected.\n{result.describe()}".rstrip())
+
+
 @dataclass(frozen=True)
 class _Wish:
     """What a row of the table asks for.
@@ -72,7 +80,8 @@ def correct(table: str | Path, plan: ImportPlan, progress: Progress | None = Non
 
     Raises:
       NothingNew: all pictures already match the table.
-      CaptchaPipelineError: the table is invalid, nothing could be corrected, a span is damaged, or the data folder cannot be written.
+      NothingCorrected: nothing could be corrected.
+      CaptchaPipelineError: the table is invalid, a span is damaged, or the data folder cannot be written.
     """
     result = Corrected()
     wishes = _wishes(Path(table), plan, result)
@@ -82,10 +91,8 @@ def correct(table: str | Path, plan: ImportPlan, progress: Progress | None = Non
         index.refresh(list_spans(plan.root), progress)
         items = _corrected(wishes, plan, result, index, superseded)
         files = write_shards(counted(items, plan, result, index), plan, draft)
-        if not superseded and result.known and not result.reasons:
-            raise NothingNew(result)
         if not superseded:
-            raise CaptchaPipelineError(f"Nothing could be corrected.\n{result.describe()}".rstrip())
+            raise NothingNew(result) if result.known and not result.reasons else NothingCorrected(result)
         finish(draft, files, plan, index, superseded)
     result.span = making.span
     return result

@@ -138,9 +138,16 @@ class SpanIndex:
         return f"{checksum} split rule {SPLIT_RULE}, {self._rules.max_pixels} pixels on {self._rules.background}"
 
     def same(self, key: bytes) -> list[Place]:
-        """Returns the places of the picture with this key, oldest first."""
+        """Returns the places of the picture with this key in spans that runs use, oldest first."""
+        return [place for place in self._everywhere(key) if place.number not in self._exclude]
+
+    def unused(self, key: bytes) -> list[Place]:
+        """Returns the places of the picture with this key in spans that runs do not use, oldest first."""
+        return [place for place in self._everywhere(key) if place.number in self._exclude]
+
+    def _everywhere(self, key: bytes) -> list[Place]:
         rows = self._database.execute("SELECT span, split, shard, record, label, name FROM picture WHERE key = ? ORDER BY span, id", (key,))
-        return [Place(number, SPLITS[split], *rest) for number, split, *rest in rows if number not in self._exclude]
+        return [Place(number, SPLITS[split], *rest) for number, split, *rest in rows]
 
     def current(self, key: bytes) -> list[Place]:
         """Returns the places of `same` that no later span corrects or removes."""

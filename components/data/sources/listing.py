@@ -126,7 +126,8 @@ def regular_files(folder: Path, leave_out: LeaveOut) -> Iterator[tuple[Path, str
             leave_out("the name is not UTF-8", ascii(name))
             continue
         try:
-            is_file, is_inside = path.is_file(), path.resolve().is_relative_to(inside)
+            is_file = path.is_file()
+            is_inside = is_file and path.resolve().is_relative_to(inside)
         except OSError:  # the folder shows its names, but lets nobody open its files
             leave_out("the folder cannot be read", name)
             continue

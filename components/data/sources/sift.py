@@ -44,7 +44,7 @@ class ImportPlan:
       rules: how pictures are decoded. In the legacy layout, which has one picture size, pictures of other sizes are left out.
       layout: of the records.
       shard_size: records per shard, over its three splits.
-      exclude: numbers of spans that runs do not use. Their pictures count as new.
+      exclude: numbers of spans that runs do not use. Their pictures count as new, unless `only_new` is true and the label is the same.
       only_new: whether pictures that are already in a span with the same label are left out.
       dry_run: whether everything is read but nothing is written.
     """
@@ -187,7 +187,7 @@ def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, num
     if any(place.number == number for place in with_its_label):
         result.leave_out("the picture is already in this import with the same label", seen.name)
         return None
-    if with_its_label and plan.only_new:
+    if plan.only_new and any(has_its_label(place) for place in (*same, *index.unused(seen.key))):
         result.known += 1
         return None
     wrong_size = plan.rules.wrong_size == "refuse" and seen.size != (plan.spec.width, plan.spec.height)
