@@ -25,7 +25,10 @@ _FONTS: Final = (
     "averia-sans-gwf, averia-serif-gwf, comfortaa, croscore, crosextra-caladea, crosextra-carlito, dejavu-core, dejavu-extra, dustin, "
     "ecolier-court, freefont-ttf, hack, inconsolata, karla, lato, liberation, open-sans, play, quicksand, roboto-unhinted, tuffy, vollkorn"
 )
-_NOTES: Final = (f"*free* uses the fonts in /usr/share/fonts/truetype from these Debian 12 packages, named fonts-…: {_FONTS}.",)
+_NOTES: Final = (
+    "Counted heads: the weight of the CTC loss falls during the fit; before 2026-11-30 it was constant (docs/recipe.md).",
+    f"*free* uses the fonts in /usr/share/fonts/truetype from these Debian 12 packages, named fonts-…: {_FONTS}.",
+)
 
 
 def main(
