@@ -235,7 +235,9 @@ def test_a_training_that_a_killed_process_has_left_is_waited_for(
 
 def test_a_training_is_stopped_at_the_end(config: Config, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = """
-        import pathlib, sys, time
+        import pathlib, signal, sys, time
+        # As captcha-pipeline does: a shell may start a process in the background with SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             pathlib.Path(sys.argv[2]).touch()
             time.sleep(600)
