@@ -225,9 +225,8 @@ def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, steps: int, b
     model = build_model(spec, PRESETS[parameters.preset], training_dtype(parameters.precision, parameters.strategy != "cpu"))
     if base:
         take_over(model, spec, base)
-    schedule = learning_rate_schedule(parameters, steps)
-    # The columns learn first what to count. At the end of the fit only the readings of the heads matter.
-    model = with_column_loss(model, schedule.remaining)
+    model = with_column_loss(model)
     synchronise_batch_norm(model)
-    model.compile(Muon(schedule), loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics(spec))
+    optimizer = Muon(learning_rate_schedule(parameters, steps))
+    model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics(spec))
     return model
