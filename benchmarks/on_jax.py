@@ -1,7 +1,4 @@
-"""The Trainer's model, loss and optimizer on Keras' JAX backend, with many steps per dispatch and the pictures on the device.
-
-Unlike in the Trainer, the weight of the CTC loss does not fall during a fit.
-"""
+"""The Trainer's model, loss and optimizer on Keras' JAX backend, with many steps per dispatch and the pictures on the device."""
 
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
