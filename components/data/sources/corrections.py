@@ -137,7 +137,8 @@ def _corrected(
     chosen: dict[tuple[int, str, int], dict[int, tuple[bytes, str]]] = {}
     splits: dict[bytes, str] = {}
     for key, wish in wishes.items():
-        places, current = index.same(key), index.current(key)
+        places = index.same(key)
+        current = [place for place in places if index.is_current(key, place)]
         if not places and (wish.label or not index.is_removed(key)):
             result.leave_out(_REMOVED if index.is_removed(key) else _UNKNOWN, wish.name)
         elif _is_fulfilled(wish, current, plan):

@@ -151,7 +151,11 @@ class SpanIndex:
 
     def current(self, key: bytes) -> list[Place]:
         """Returns the places of `same` that no later span corrects or removes."""
-        return [place for place in self.same(key) if not self._is_superseded(key, place.number)]
+        return [place for place in self.same(key) if self.is_current(key, place)]
+
+    def is_current(self, key: bytes, place: Place) -> bool:
+        """Returns whether no later span corrects or removes the picture with this key at this place."""
+        return not self._is_superseded(key, place.number)
 
     def is_removed(self, key: bytes) -> bool:
         """Returns whether a correction has removed the picture with this key, so that no record of it counts."""

@@ -171,7 +171,8 @@ def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, num
     def has_its_label(place: Place) -> bool:
         return place.label == seen.label or (label is not None and _canonical(place.label, plan.spec) == label)
 
-    known, current = index.same(seen.key), index.current(seen.key)
+    known = index.same(seen.key)
+    current = [place for place in known if index.is_current(seen.key, place)]
     if index.is_removed(seen.key):
         result.leave_out("a correction has removed the picture", seen.name)
         return None
