@@ -1,4 +1,7 @@
-"""The Trainer's model, loss and optimizer on Keras' JAX backend, with many steps per dispatch and the pictures on the device."""
+"""The Trainer's model, loss and optimizer on Keras' JAX backend, with many steps per dispatch and the pictures on the device.
+
+Unlike in the Trainer, the weight of the CTC loss does not fall during a fit.
+"""
 
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias

@@ -60,8 +60,10 @@ def fit(trial: Trial, config: Config, data: Prepared, epochs: int, pictures: int
     design = dataclasses.replace(PRESETS[parameters.preset], **trial.design)
 
     def compiled(spec: CaptchaSpec, epochs: int) -> keras.Model:
-        model = with_column_loss(trial.build(spec, design, training_dtype(parameters.precision)))
-        optimizer = trial.optimizer(trial.schedule(parameters, epochs * -(-count // parameters.batch_size)))
+        steps = epochs * -(-count // parameters.batch_size)
+        weight = learning_rate_schedule(parameters, steps).remaining
+        model = with_column_loss(trial.build(spec, design, training_dtype(parameters.precision)), weight)
+        optimizer = trial.optimizer(trial.schedule(parameters, steps))
         model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics(spec))
         return model
 

@@ -5,6 +5,7 @@ character as in Goodfellow et al., "Multi-digit Number Recognition from Street V
 Networks" (2014).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -133,7 +134,7 @@ def _patches(image: keras.KerasTensor, tall: int, wide: int, policy: keras.DType
     return keras.layers.Reshape((down, across, tall * wide * channels), name="patches", dtype=policy)(x)
 
 
-def with_column_loss(model: keras.Model) -> keras.Model:
+def with_column_loss(model: keras.Model, weight: Callable[[Any], Any] | None = None) -> keras.Model:
     """Returns a model of the same layers and weights to fit, whose loss also includes the readings of its columns.
 
     Its outputs are the logits and, with counted heads, float32 [N, columns, characters + 1]. Compile it with `captcha_loss`. The model
@@ -142,16 +143,21 @@ def with_column_loss(model: keras.Model) -> keras.Model:
 
     Args:
       model: from `build_model`.
+      weight: returns the weight of the CTC loss, float32 [], in a step, which counts from 0; None for 1. The returned model then needs an
+        optimizer, which counts the steps.
     """
     columns = [layer.output for layer in model.layers if layer.name == COLUMN_HEAD]
     if not columns or columns[0].shape[1] < 2 * model.output.shape[1] - 1:  # CTC may need a blank between any two characters
         return model
     fitted = _WithColumnLoss(model.inputs, [model.output, *columns], name=_NAME)
+    fitted.column_weight = weight
     fitted.output_names = fitted.output_names[:1]  # `compile` gets the loss and the metrics of the logits only
     return fitted
 
 
 class _WithColumnLoss(keras.Model):
+    column_weight: Callable[[Any], Any] | None = None
+
     def compute_loss(
         self,
         x: Any = None,
@@ -162,7 +168,10 @@ class _WithColumnLoss(keras.Model):
     ) -> keras.KerasTensor:
         """Called by Keras."""
         logits, columns = y_pred
-        return super().compute_loss(x, y, logits, sample_weight, training) + _ColumnLoss(name="columns")(y, columns)
+        column_loss = _ColumnLoss(name="columns")(y, columns)
+        if self.column_weight is not None:
+            column_loss = column_loss * self.column_weight(self.optimizer.iterations)
+        return super().compute_loss(x, y, logits, sample_weight, training) + column_loss
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Called by Keras."""

@@ -225,8 +225,9 @@ def compiled_model(spec: CaptchaSpec, parameters: Hyperparameters, steps: int, b
     model = build_model(spec, PRESETS[parameters.preset], training_dtype(parameters.precision, parameters.strategy != "cpu"))
     if base:
         take_over(model, spec, base)
-    model = with_column_loss(model)
+    schedule = learning_rate_schedule(parameters, steps)
+    # The columns learn first what to count. At the end of the fit only the readings of the heads matter.
+    model = with_column_loss(model, schedule.remaining)
     synchronise_batch_norm(model)
-    optimizer = Muon(learning_rate_schedule(parameters, steps))
-    model.compile(optimizer, loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics(spec))
+    model.compile(Muon(schedule), loss=captcha_loss(parameters.label_smoothing), metrics=captcha_metrics(spec))
     return model

@@ -33,13 +33,19 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         """Returns the rate of a step, float32 []. Steps count from 0."""
         step, steps = ops.cast(step, "float32"), ops.convert_to_tensor(self.steps)
         warmup = ops.round(self._warmup * steps)
-        fallen = ops.clip((step - warmup) / ops.maximum(steps - warmup, 1.0), 0.0, 1.0)
-        cosine = 0.5 * (1.0 + ops.cos(math.pi * fallen))
-        return self._highest * ops.where(step < warmup, step / ops.maximum(warmup, 1.0), cosine)
+        return self._highest * ops.where(step < warmup, step / ops.maximum(warmup, 1.0), _cosine(step - warmup, steps - warmup))
+
+    def remaining(self, step: Any) -> Any:
+        """Returns a weight, float32 [], that falls along a cosine from 1 at the first step of the fit to 0 at its end."""
+        return _cosine(ops.cast(step, "float32"), ops.convert_to_tensor(self.steps))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor, as Keras requires."""
         return {"highest": self._highest, "warmup": self._warmup, "steps": int(self.steps.numpy())}
+
+
+def _cosine(done: Any, total: Any) -> Any:
+    return 0.5 * (1.0 + ops.cos(math.pi * ops.clip(done / ops.maximum(total, 1.0), 0.0, 1.0)))
 
 
 def learning_rate_schedule(parameters: Hyperparameters, steps: int) -> WarmupCosine:

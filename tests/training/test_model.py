@@ -11,6 +11,8 @@ from components.data.captcha_spec import CaptchaSpec, LengthRange
 from components.evaluation.metrics import read
 from components.training.counting import Count, Glimpses
 from components.training.model import PRESETS, build_model, captcha_loss, captcha_metrics, with_column_loss
+from components.training.optimizer import Muon
+from components.training.schedule import WarmupCosine
 from tests.support.readings import heads
 
 pytestmark = pytest.mark.slow
@@ -95,6 +97,22 @@ def test_the_column_loss_sums_over_every_alignment_of_the_label() -> None:
         losses.append(-np.log(sum(np.exp(scores[range(4), way].sum()) for way in ways)) / len(text))
     found = float(model.compute_loss(y=labels, y_pred=[heads, columns]))
     assert found == pytest.approx(float(captcha_loss()(labels, heads)) + np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize(("step", "weight"), [(0, 1.0), (50, 0.5), (100, 0.0)])
+def test_the_column_loss_can_fade_during_the_fit(step: int, weight: float) -> None:
+    labels, images = np.array([[0, 1, 2]]), np.random.default_rng(1).normal(size=(1, 8, 8, 1)).astype(np.float32)
+    schedule = WarmupCosine(0.01, 0.1, 100)
+    losses = []
+    for chosen in (lambda _: 0.0, None, schedule.remaining):
+        keras.utils.set_random_seed(1)
+        model = with_column_loss(build_model(SMALL, PRESETS["vgg-slim"]), chosen)
+        model.compile(Muon(schedule), loss=captcha_loss())
+        model.optimizer.iterations.assign(step)
+        losses.append(float(model.compute_loss(y=labels, y_pred=model(images))))
+    without, whole, faded = losses
+    assert whole > without
+    assert faded == pytest.approx(without + weight * (whole - without), rel=1e-5)
 
 
 def test_the_model_with_column_loss_shares_the_weights() -> None:
