@@ -26,7 +26,7 @@ _FONTS: Final = (
     "ecolier-court, freefont-ttf, hack, inconsolata, karla, lato, liberation, open-sans, play, quicksand, roboto-unhinted, tuffy, vollkorn"
 )
 _NOTES: Final = (
-    "Falling CTC weight: a change that was tried (commit a206f20) and is not in use; see docs/recipe.md.",
+    "Counted heads: the weight of the CTC loss falls during the fit; before 2026-11-30 it was constant (docs/recipe.md).",
     f"*free* uses the fonts in /usr/share/fonts/truetype from these Debian 12 packages, named fonts-…: {_FONTS}.",
 )
 
