@@ -138,7 +138,7 @@ def _corrected(
     splits: dict[bytes, str] = {}
     for key, wish in wishes.items():
         places = index.same(key)
-        current = [place for place in places if index.is_current(key, place)]
+        current = index.only_current(key, places)
         if not places and (wish.label or not index.is_removed(key)):
             result.leave_out(_REMOVED if index.is_removed(key) else _UNKNOWN, wish.name)
         elif _is_fulfilled(wish, current, plan):

@@ -151,11 +151,11 @@ class SpanIndex:
 
     def current(self, key: bytes) -> list[Place]:
         """Returns the places of `same` that no later span corrects or removes."""
-        return [place for place in self.same(key) if self.is_current(key, place)]
+        return self.only_current(key, self.same(key))
 
-    def is_current(self, key: bytes, place: Place) -> bool:
-        """Returns whether no later span corrects or removes the picture with this key at this place."""
-        return not self._is_superseded(key, place.number)
+    def only_current(self, key: bytes, places: Iterable[Place]) -> list[Place]:
+        """Returns those of the places of the picture with this key that no later span corrects or removes."""
+        return [place for place in places if not self._is_superseded(key, place.number)]
 
     def is_removed(self, key: bytes) -> bool:
         """Returns whether a correction has removed the picture with this key, so that no record of it counts."""

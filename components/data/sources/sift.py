@@ -172,7 +172,7 @@ def _split(seen: Seen, plan: ImportPlan, result: Imported, index: SpanIndex, num
         return place.label == seen.label or (label is not None and _canonical(place.label, plan.spec) == label)
 
     known = index.same(seen.key)
-    current = [place for place in known if index.is_current(seen.key, place)]
+    current = index.only_current(seen.key, known)
     if index.is_removed(seen.key):
         result.leave_out("a correction has removed the picture", seen.name)
         return None
