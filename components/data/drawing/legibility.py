@@ -6,12 +6,13 @@ Friendly Human Interaction Proofs", 2005).
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from components.data.drawing.captcha_text import Colour, Drawn
 from components.data.drawing.painting import CaptchaPainter, SynthPlan, painter
 from components.data.drawing.style import DotStyle
 
@@ -122,7 +123,7 @@ class _Apart(CaptchaPainter):
         self._wanted, self._seen = position, -1
         return _ink(self.paint(index).image)
 
-    def _draw_character(self, c: str, *arguments: Any) -> Image.Image:
-        glyph: Image.Image = super()._draw_character(c, *arguments)
-        self._seen += c != " "  # the library puts spaces between characters
-        return glyph if self._seen == self._wanted and c != " " else Image.new("RGBA", glyph.size)
+    def draw_character(self, character: str, colour: Colour) -> Drawn:
+        drawn = super().draw_character(character, colour)
+        self._seen += character != " "  # there are spaces between characters
+        return drawn if self._seen == self._wanted and character != " " else drawn._replace(image=None)

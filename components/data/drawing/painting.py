@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Protocol
 
-from captcha.image import DEFAULT_FONTS, ImageCaptcha, random_color
+from captcha.image import DEFAULT_FONTS, random_color
 from PIL.Image import Image
 from PIL.ImageFilter import SMOOTH
 from pydantic import Field, field_validator, model_validator
@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from components.base.errors import CaptchaPipelineError
 from components.base.section import Byte, Fraction, LocalPath, Section
 from components.data.captcha_spec import CaptchaSpec
+from components.data.drawing.captcha_text import CaptchaText
 from components.data.drawing.free_layout import FreeHand, FreeLayout
 from components.data.drawing.style import Style
 from components.data.drawing.style_hand import StyleHand
@@ -161,7 +162,7 @@ def painter(plan: SynthPlan) -> Painter:
     return CaptchaPainter(plan)
 
 
-class CaptchaPainter(ImageCaptcha):
+class CaptchaPainter(CaptchaText):
     """ImageCaptcha with configurable noise. With the default settings it draws the same pictures as ImageCaptcha."""
 
     def __init__(self, plan: SynthPlan):
