@@ -24,8 +24,7 @@ def show(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, override
         return
     from pipeline.config.loading import load_config
 
-    tree = load_config(config, overrides).model_dump(mode="json")
-    typer.echo(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), nl=False)
+    typer.echo(load_config(config, overrides).as_yaml(), nl=False)
 
 
 @config_app.command("suggest")

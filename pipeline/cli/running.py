@@ -15,6 +15,7 @@ from pipeline.logs import load_tensorflow
 
 if TYPE_CHECKING:
     from pipeline.config.config import Config
+    from pipeline.runs.history import RunRecord
 
 _RUN_GOES_ON: Final = "The next run resumes after the last completed step; the Trainer resumes after the last completed epoch."
 
@@ -23,16 +24,22 @@ _RUN_GOES_ON: Final = "The next run resumes after the last completed step; the T
 def run(config: ConfigOption = DEFAULT_CONFIG, overrides: SetOption = None, beam: BeamOption = None) -> None:
     """Run the whole pipeline on this machine: check the data, train a model, evaluate it, and push it if it is good enough.
 
-    Steps whose inputs, configuration and code have not changed are reused from the cache.
+    Steps whose inputs, configuration and code have not changed are reused from the cache. If nothing has changed since the last run,
+    its result is shown.
 
     Example: captcha-pipeline run --config configs/digits.yaml --set trainer.epochs=3
     """
     from pipeline.config.loading import load_config
     from pipeline.runs import history
-    from pipeline.runs.policy import current_attempt
+    from pipeline.runs.policy import current_attempt, repeated_run
 
     settings = load_config(config, overrides, beam=beam)
-    _run(settings, "by hand", current_attempt(settings, history.runs(settings.metadata_path)))
+    runs = history.runs(settings.metadata_path)
+    attempt = current_attempt(settings, runs)
+    if last := repeated_run(settings, runs, attempt):
+        _show(settings, last)
+    else:
+        _run(settings, "by hand", attempt)
 
 
 @stoppable(_RUN_GOES_ON)
@@ -124,6 +131,23 @@ def tune(
     )
 
 
+def _show(settings: "Config", last: "RunRecord") -> None:
+    """Prints the result of the last run, without an import of TensorFlow."""
+    from pipeline.reporting import tables
+    from pipeline.reporting.trend import write_trend_page
+    from pipeline.runs.outcomes import judgement, report_path, verdict
+
+    warn_of_unservable_models(settings)
+    judged = judgement(last)
+    assert judged is not None, "a complete run has a judgement"
+    tables.print_repeated(console, last, judged)
+    found = verdict(settings, last, judged)
+    tables.print_verdict(console, found, repeated=True)
+    console.print(f"Report: {report_path(settings, last)}\nTrend: {write_trend_page(settings)}", highlight=False, soft_wrap=True)
+    if not found.in_production:
+        raise typer.Exit(NOT_PUSHED)
+
+
 def _run(settings: "Config", trigger: str, attempt: int) -> None:
     from pipeline.runners.beam.engine_check import check_engines_of
 
@@ -144,7 +168,7 @@ def _run(settings: "Config", trigger: str, attempt: int) -> None:
         tables.print_advice(console, shown.advice)
     _clean_up(settings)
     console.print(f"Report: {result.report}\nTrend: {write_trend_page(settings)}", highlight=False, soft_wrap=True)
-    if not result.in_production:
+    if not result.verdict.in_production:
         raise typer.Exit(NOT_PUSHED)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from pydantic import Field, field_validator, model_validator
 
 from components.base.files import pattern_characters
@@ -209,6 +210,10 @@ class Config(Section):
         return self
 
     _root_is_no_pattern = field_validator("root")(_no_pattern)
+
+    def as_yaml(self) -> str:
+        """Returns the configuration as YAML, with every default."""
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
     @property
     def pipeline_root(self) -> str:

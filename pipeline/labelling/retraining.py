@@ -17,8 +17,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-import yaml
-
 from components.base.errors import Busy, CaptchaPipelineError
 from components.base.features import SPLITS
 from components.base.files import locked, write_whole
@@ -201,7 +199,7 @@ class Retraining:
         self._session.begin_model(max(span_numbers(self._config.data.root), default=0), labels)
         before = self._session.model
         settings = self._folder / "pipeline.yaml"
-        write_whole(settings, yaml.safe_dump(self._warm().model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        write_whole(settings, self._warm().as_yaml())
         rotate(self._log)
         started = time.monotonic()
         self._at_work = Status("running", f"Training a model with {labels:,} labels …", str(self._log))

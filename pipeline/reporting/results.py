@@ -23,13 +23,11 @@ from components.data.tfrecords import whole_records
 from components.evaluation.advice import advise
 from components.evaluation.gate import SetResult
 from components.evaluator import Evaluation, load_results
-from components.serving.serving_dir import withdrawn
 from pipeline.config.config import Config
 from pipeline.inference.served_model import BATCH_SIZE, ServedModel
 from pipeline.reporting import content, report
 from pipeline.runs.history import RunRecord
-from pipeline.runs.outcomes import drift, judgement, production, report_path
-from pipeline.runs.retraining import Production
+from pipeline.runs.outcomes import Verdict, drift, judgement, report_path, verdict
 
 # Packages whose versions are reported in addition to those in a model's recipe.
 _PACKAGES: Final = ("captcha-pipeline", "captcha")
@@ -46,14 +44,10 @@ class RunResult:
       evaluation: results of the Evaluator.
       sets: results by test set that judged the model.
       drift: result of DriftGate.
-      blessed: whether the model is good enough to be pushed.
-      failures: reasons why the model was not blessed.
+      verdict: the verdict on the model.
       warnings: remarks that a reader of the figures should know.
-      serving_dir: the folder of pushed versions.
       report: path of the report of this evaluation.
       changed: whether any step did work; false if every step was cached.
-      production: the production model after the run; None if there is none.
-      withdrawn: whether a rollback has withdrawn the run's model.
     """
 
     name: str
@@ -61,20 +55,10 @@ class RunResult:
     evaluation: Evaluation
     sets: Mapping[str, SetResult]
     drift: dict[str, Any]
-    blessed: bool
-    failures: tuple[str, ...]
+    verdict: Verdict
     warnings: tuple[str, ...]
-    serving_dir: str
     report: Path
     changed: bool
-    production: Production | None
-    withdrawn: bool
-
-    @property
-    def in_production(self) -> bool:
-        """Whether the run's model is blessed and in production, pushed by this run or an earlier run."""
-        run, now = self.run, self.production
-        return self.blessed and now is not None and run.pushed_version is not None and run.fingerprint == now.fingerprint
 
 
 def result_of(config: Config, run: RunRecord) -> RunResult:
@@ -97,14 +81,10 @@ def result_of(config: Config, run: RunRecord) -> RunResult:
         evaluation=load_results(evaluation_uri),
         sets=judged.sets,
         drift=found,
-        blessed=not judged.failures,
-        failures=judged.failures,
+        verdict=verdict(config, run, judged),
         warnings=judged.warnings,
-        serving_dir=config.serving_dir,
         report=where,
         changed=any(step.state != "cached" for step in run.steps),
-        production=production(config),
-        withdrawn=run.recipe in withdrawn(config.serving_dir),
     )
 
 
@@ -138,10 +118,10 @@ def write_report(config: Config, result: RunResult) -> content.ReportInputs:
         title=config.name,
         run_id=run.run_id,
         started=run.started,
-        blessed=result.blessed,
-        failures=result.failures,
+        blessed=result.verdict.blessed,
+        failures=result.verdict.failures,
         warnings=result.warnings,
-        advice=[] if result.blessed else advise(results, [*characters, *blank], history, splits[0].count, floor, wrong),
+        advice=[] if result.verdict.blessed else advise(results, [*characters, *blank], history, splits[0].count, floor, wrong),
         pushed_version=run.pushed_version,
         base_problem=run.base_problem,
         steps=[content.Step(step.node, step.state, step.seconds, step.engine) for step in run.steps],

@@ -14,17 +14,18 @@ from rich.table import Table
 
 from components.data.drift import complain
 from components.data.spans import span_name
-from components.evaluation.gate import BEST, GOLDEN, NEWEST, SetResult
+from components.evaluation.gate import ALL, BEST, GOLDEN, NEWEST, SetResult, with_interval
 from components.evaluation.metrics import Rate, Results
 from pipeline.reporting.figures import FIGURES
 from pipeline.reporting.filters import ranges
-from pipeline.runs.history import StepRecord
+from pipeline.runs.history import RunRecord, StepRecord
 from pipeline.runs.lineage import Lineage
 
 if TYPE_CHECKING:  # Some of these modules import TensorFlow, which the list of runs does not need.
     from pipeline.garbage import Garbage
     from pipeline.inference.prediction import Answer
     from pipeline.reporting.results import RunResult
+    from pipeline.runs.outcomes import Judgement, Verdict
     from pipeline.runs.retraining import Production, Retraining
 
 
@@ -60,21 +61,40 @@ def print_result(console: Console, result: "RunResult") -> None:
         console.print(f"[bold yellow]Warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
     if complaint := complain(result.drift):
         console.print(f"[bold yellow]Drift[/]: {escape(complaint)}", highlight=False)
-    _print_verdict(console, result)
+    print_verdict(console, result.verdict)
     if not result.changed:
         console.print("Nothing has changed since an earlier run: every step was cached.", highlight=False)
 
 
-def _print_verdict(console: Console, result: "RunResult") -> None:
-    now, version, folder = result.production, result.run.pushed_version, result.serving_dir
+def print_repeated(console: Console, run: RunRecord, judged: "Judgement") -> None:
+    """Prints that a run would repeat an earlier one, and the accuracy of its model."""
+    console.print(f"Nothing has changed since the run of {_time(run)}. Its result:", highlight=False)
+    every = judged.sets[ALL]
+    if len(judged.sets) > 1 or every.production:
+        _print_sets(console, judged.sets)
+    else:
+        console.print(f"Full sequence on {every.count:,} test pictures: {with_interval(every.candidate)}", highlight=False)
+    for warning in judged.warnings:
+        console.print(f"[bold yellow]Warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
+
+
+def print_verdict(console: Console, verdict: "Verdict", *, repeated: bool = False) -> None:
+    """Prints whether the model of a run is in production, or why not.
+
+    Args:
+      console: where to print.
+      verdict: the verdict on the model.
+      repeated: whether an earlier run has printed it already.
+    """
+    now, version, folder = verdict.production, verdict.run.pushed_version, verdict.serving_dir
     newest = f"Version {now.version} is in production." if now else f"{folder} has no version: no model is in production."
-    if not result.blessed:
-        lines = ["[bold yellow]Not blessed[/], nothing was pushed:", *(f"  {escape(failure)}" for failure in result.failures)]
-    elif result.in_production and now:
-        pushed = any(step.node == "AtomicPusher" and step.state == "done" for step in result.run.steps)
+    if not verdict.blessed:
+        lines = ["[bold yellow]Not blessed[/], nothing was pushed:", *(f"  {escape(failure)}" for failure in verdict.failures)]
+    elif verdict.in_production and now:
+        pushed = not repeated and verdict.run.state_of("AtomicPusher") == "done"
         where = f"pushed as version {now.version} to" if pushed else f"in production as version {now.version} in"
         lines = [f"[bold green]Blessed[/], {where} {escape(folder)}"]
-    elif result.withdrawn:
+    elif verdict.withdrawn:
         lines = [f"[bold yellow]Withdrawn[/] by a rollback, not pushed again: new data will make a new model. {newest}"]
     elif version:
         # A cached push copies nothing: TFX does not see later changes in the serving folder.
@@ -176,8 +196,8 @@ def _in_production(retrainings: "Sequence[Retraining]", production: "Production 
     return f"version {production.version}{copy}, {origin}"
 
 
-def _time(retraining: "Retraining") -> str:
-    return retraining.run_id[:16].replace("T", " ")
+def _time(run: "RunRecord | Retraining") -> str:
+    return run.run_id[:16].replace("T", " ")
 
 
 def _against(comparison: SetResult | None) -> str:

@@ -85,16 +85,17 @@ def _run(
     busy = f"Another run (process {{}}) is in progress in {folder}. Wait for its end, or choose another folder with --set root=FOLDER."
     with writing_in(config.root, config.serving_dir), locked(Path(config.run_lock), busy):
         history.mark_interrupted(config.metadata_path)
-        graph = create(config, run_inputs(config, attempt))
+        inputs = run_inputs(config, attempt)
+        graph = create(config, inputs)
         engines = {step.id: config.beam.of(step.id) for step in graph.components if isinstance(step, BaseBeamComponent)}
         elsewhere = {step: str(engine) for step, engine in engines.items() if engine.runner != LOCAL}
         run_id = datetime.now().isoformat()  # the names that TFX gives
-        configuration = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        begin = partial(history.begin, config.metadata_path, run_id, trigger, elsewhere, config.as_yaml(), inputs.digest)
         graph.metadata_connection_config = metadata.sqlite_metadata_connection_config(config.metadata_path)
         log_to(log_path(config))
         with _telling(on_step):
             try:
-                _Runner(run_id, partial(history.begin, config.metadata_path, run_id, trigger, elsewhere, configuration)).run(graph)
+                _Runner(run_id, begin).run(graph)
             except BaseException as error:
                 history.mark_interrupted(config.metadata_path)
                 # Beam's message for a failed job on any remote engine.

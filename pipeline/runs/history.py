@@ -34,6 +34,7 @@ _INTERRUPTED: Final = "interrupted"  # the custom property that distinguishes a 
 _TRIGGER: Final = "trigger"  # custom property of a run's context
 _ENGINES: Final = "engines"  # custom property of a run's context: JSON, by step
 _CONFIGURATION: Final = "configuration"  # custom property of a run's context: YAML
+_INPUTS: Final = "inputs"  # custom property of a run's context
 SEARCH: Final = "a search"  # the trigger of a hyperparameter search
 _UNFINISHED: Final = (pb.Execution.NEW, pb.Execution.RUNNING)
 _STATES: Final[Mapping[int, State]] = {
@@ -83,6 +84,7 @@ class RunRecord:
       attempt: the number of earlier fits with the same data, configuration and code.
       base_problem: why the fit could not continue from the production model, or only in part; "" if there was no problem.
       configuration: the whole configuration, in YAML; "" if it is not on record, as in earlier releases.
+      inputs: the digest of the run's `RunInputs`; "" if it is not on record, as in earlier releases.
     """
 
     run_id: str
@@ -98,6 +100,7 @@ class RunRecord:
     attempt: int = 0
     base_problem: str = ""
     configuration: str = ""
+    inputs: str = ""
 
     @property
     def is_search(self) -> bool:
@@ -155,7 +158,7 @@ def latest_complete_run(metadata_path: str | Path) -> RunRecord:
     raise CaptchaPipelineError(f"{metadata_path} has no complete run. Start one with `captcha-pipeline run`.")
 
 
-def begin(metadata_path: str | Path, run_id: str, trigger: str, engines: Mapping[str, str], configuration: str) -> None:
+def begin(metadata_path: str | Path, run_id: str, trigger: str, engines: Mapping[str, str], configuration: str, inputs: str) -> None:
     """Records a run before TFX does, so that a run that is killed early is on record with its details. TFX reuses the record.
 
     Args:
@@ -164,6 +167,7 @@ def begin(metadata_path: str | Path, run_id: str, trigger: str, engines: Mapping
       trigger: why it is started; SEARCH for a hyperparameter search.
       engines: the engine of each step that does not run on this machine, by step.
       configuration: the whole configuration, in YAML.
+      inputs: the digest of the run's `RunInputs`.
 
     Raises:
       CaptchaPipelineError: as `runs`.
@@ -171,7 +175,8 @@ def begin(metadata_path: str | Path, run_id: str, trigger: str, engines: Mapping
     store = open_store(metadata_path, create=True)
     assert store is not None, "open_store creates it"
     context = pb.Context(type_id=store.put_context_type(pb.ContextType(name=RUN_TYPE)), name=run_id)
-    for name, value in ((_TRIGGER, trigger), (_ENGINES, json.dumps(engines)), (_CONFIGURATION, configuration)):
+    properties = {_TRIGGER: trigger, _ENGINES: json.dumps(engines), _CONFIGURATION: configuration, _INPUTS: inputs}
+    for name, value in properties.items():
         context.custom_properties[name].string_value = value
     store.put_contexts([context])
 
@@ -199,7 +204,8 @@ def _run(store: metadata_store.MetadataStore, context: pb.Context, nodes: Mappin
     events = events_of(store, executions)
     artifacts = artifacts_of(store, [event for event in events if is_output(event)])
     versions = [version for artifact in artifacts.values() if (version := pushed_version(artifact))]
-    engines = json.loads(context.custom_properties[_ENGINES].string_value) if _ENGINES in context.custom_properties else {}
+    about = {name: value.string_value for name, value in context.custom_properties.items()}
+    engines = json.loads(about.get(_ENGINES, "{}"))
     given: dict[str, Mapping[str, pb.Value]] = {nodes.get(it.id, it.type): it.custom_properties for it in executions}
     left = {
         nodes.get(event.execution_id, ""): artifacts[event.artifact_id].custom_properties
@@ -232,10 +238,11 @@ def _run(store: metadata_store.MetadataStore, context: pb.Context, nodes: Mappin
         fingerprint=_text(left, "Trainer", FINGERPRINT) or _text(given, "Trainer", FINGERPRINT),
         production_fingerprint=_text(left, "LatestPushedModel", FINGERPRINT),
         spans=tuple(sorted({number for artifact in artifacts.values() for number in spans_of(artifact)})),
-        trigger=context.custom_properties[_TRIGGER].string_value if _TRIGGER in context.custom_properties else "",
+        trigger=about.get(_TRIGGER, ""),
         attempt=int(_text(given, "LatestPushedModel", "attempt") or _text(given, "Trainer", "attempt") or 0),
         base_problem=_text(left, "Trainer", BASE_PROBLEM) or "",
-        configuration=context.custom_properties[_CONFIGURATION].string_value if _CONFIGURATION in context.custom_properties else "",
+        configuration=about.get(_CONFIGURATION, ""),
+        inputs=about.get(_INPUTS, ""),
     )
 
 

@@ -29,6 +29,11 @@ class RunInputs:
     digests: Mapping[str, str]
     recipe: str
 
+    @property
+    def digest(self) -> str:
+        """A hash of all inputs."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
 
 def run_inputs(config: Config, attempt: int = 0) -> RunInputs:
     """Returns the inputs of a run with this configuration, as they are now.

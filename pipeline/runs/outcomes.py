@@ -34,6 +34,42 @@ class Judgement:
     sets: Mapping[str, SetResult]
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the model of a complete run is good enough, and whether it is in production.
+
+    Attributes:
+      run: the record of the run.
+      failures: the reasons why the model was not blessed; empty if it was.
+      serving_dir: the folder of pushed versions.
+      production: the production model now; None if there is none.
+      withdrawn: whether a rollback has withdrawn the run's model.
+    """
+
+    run: RunRecord
+    failures: tuple[str, ...]
+    serving_dir: str
+    production: Production | None
+    withdrawn: bool
+
+    @property
+    def blessed(self) -> bool:
+        """Whether the model is good enough to be pushed."""
+        return not self.failures
+
+    @property
+    def in_production(self) -> bool:
+        """Whether the model is blessed and in production, pushed by this run or an earlier run."""
+        now, run = self.production, self.run
+        return self.blessed and now is not None and run.pushed_version is not None and run.fingerprint == now.fingerprint
+
+
+def verdict(config: Config, run: RunRecord, judged: Judgement) -> Verdict:
+    """Returns the verdict on a run's model, as the serving folder is now."""
+    folder = config.serving_dir
+    return Verdict(run, judged.failures, folder, production(config), run.recipe in withdrawn(folder))
+
+
 def judgement(run: RunRecord) -> Judgement | None:
     """Returns the Evaluator's judgement of a run's model; None if it is not on record."""
     found = _left(run, "CaptchaEvaluator", "evaluation", JUDGEMENT_FILE)

@@ -1,14 +1,15 @@
-"""Decides whether to retrain. The check takes a second, and imports TensorFlow only if the production model has to read a new span."""
+"""Decides whether to run or to retrain. It takes a second, and imports TensorFlow only if the production model has to read a new span."""
 
 import dataclasses
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 
 from pipeline.config.config import Config
 from pipeline.runs import history
 from pipeline.runs.history import RunRecord
 from pipeline.runs.inputs import run_inputs
-from pipeline.runs.outcomes import accuracy_in_production, read_badly
+from pipeline.runs.outcomes import accuracy_in_production, read_badly, report_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,25 @@ def current_attempt(config: Config, runs: Sequence[RunRecord]) -> int:
         if run.recipe and run.recipe == (now.get(run.attempt) or now.setdefault(run.attempt, run_inputs(config, run.attempt).recipe)):
             return run.attempt
     return 0
+
+
+def repeated_run(config: Config, runs: Sequence[RunRecord], attempt: int) -> RunRecord | None:
+    """Returns the newest run if a run would repeat it now: inputs and configuration are the same, and its outputs and report exist.
+
+    Args:
+      config: the configuration.
+      runs: the runs on record, oldest first.
+      attempt: the attempt that a run would have, from `current_attempt`.
+
+    Raises:
+      CaptchaPipelineError: no span to train on exists, or a span is incomplete.
+    """
+    last = runs[-1] if runs else None
+    if last is None or not last.is_complete or last.configuration != config.as_yaml():
+        return None
+    needed = [Path(uri) for step in last.steps for uris in step.outputs.values() for uri in uris] + [report_path(config, last)]
+    same = last.inputs == run_inputs(config, attempt).digest
+    return last if same and all(path is not None and path.exists() for path in needed) else None
 
 
 def _what_has_changed(config: Config, last: RunRecord) -> str:

@@ -266,9 +266,10 @@ def test_a_step_of_a_killed_process_is_marked_once(tmp_path: Path) -> None:
 
 def test_a_run_is_recorded_before_its_first_step(tmp_path: Path) -> None:
     path = tmp_path / "metadata.sqlite"
-    history.begin(path, "2026-11-28T12:00:00", history.SEARCH, {"Reader": "FlinkRunner"}, "name: tiny\n")
+    history.begin(path, "2026-11-28T12:00:00", history.SEARCH, {"Reader": "FlinkRunner"}, "name: tiny\n", "f00d")
     (killed,) = history.runs(path)
-    assert (killed.run_id, killed.trigger, killed.configuration, killed.steps) == ("2026-11-28T12:00:00", "a search", "name: tiny\n", ())
+    assert (killed.run_id, killed.trigger, killed.steps) == ("2026-11-28T12:00:00", "a search", ())
+    assert (killed.configuration, killed.inputs) == ("name: tiny\n", "f00d")
     assert killed.is_search
     assert not killed.is_complete
     run(tmp_path)

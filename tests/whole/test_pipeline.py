@@ -30,6 +30,7 @@ from tests.support.recorded_run import last_run
 pytestmark = pytest.mark.slow
 
 MODEL_STEPS = {"Trainer", "LatestPushedModel", "CaptchaEvaluator", "AtomicPusher"}
+OF_NO_STEP = ("--set", "retraining.max_age=1000")  # a setting on which no step depends
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +194,21 @@ def test_predict_reads_good_files_and_reports_bad_files(first_run: history.RunRe
     assert call("predict", *options, str(good)).count("good.png") == 1
 
 
+def test_a_run_without_changes_shows_the_last_result(first_run: history.RunRecord, options: list[str], config: Config) -> None:
+    call("run", *options)  # makes sure that these options are those of the newest run
+    before = last_run(config)
+    output = " ".join(call("run", *options).split())
+    assert "Nothing has changed since the run of" in output
+    assert f"Blessed, in production as version {first_run.pushed_version}" in output
+    assert last_run(config) == before
+    report = results.result_of(config, before).report
+    report.unlink()
+    assert "every step was cached" in call("run", *options)
+    assert report.exists(), "a missing report is written again"
+
+
 def test_every_step_of_a_second_run_is_cached(first_run: history.RunRecord, options: list[str], config: Config) -> None:
-    output = call("run", *options)
+    output = call("run", *options, *OF_NO_STEP)
     assert "every step was cached" in output
     again = last_run(config)
     assert [step.state for step in again.steps] == ["cached"] * len(again.steps)
@@ -213,7 +227,7 @@ def test_a_replaced_shard_is_refused_even_if_every_step_is_cached(
             call(*command, *options)
     shard.write_bytes(content)
     os.utime(shard, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert "every step was cached" in call("run", *options)
+    assert "Nothing has changed since" in call("run", *options)
 
 
 def test_without_a_reason_nothing_is_retrained(first_run: history.RunRecord, options: list[str], config: Config) -> None:
@@ -304,11 +318,12 @@ def test_a_new_span_is_learned_with_a_warm_start(
         assert span.checksum in lineage
     assert [best.recipe for best in serving_dir.best_on_golden_sets(config.serving_dir, "another")] == [run.recipe]
     assert "Nothing to do" in call("retrain", *warm)
-    assert "every step was cached" in call("run", *warm), "what a push notes makes no work for the same combination"
+    printed = call("run", *warm, *OF_NO_STEP)
+    assert "every step was cached" in printed, "what a push notes makes no work for the same combination"
 
 
 @pytest.mark.long
-def test_a_plain_run_after_a_forced_retraining_is_cached(
+def test_a_plain_run_after_a_forced_retraining_shows_its_result(
     warm: list[str], config: Config, pushed: tuple[serving_dir.Pushed, serving_dir.Pushed]
 ) -> None:
     asked_for = last_run(config)
@@ -317,8 +332,8 @@ def test_a_plain_run_after_a_forced_retraining_is_cached(
     before = serving_dir.versions(config.serving_dir)
     printed = " ".join(call("run", *warm).split())
     assert f"Blessed, in production as version {before[0].version}" in printed
-    assert "every step was cached" in printed
-    assert {step.state for step in last_run(config).steps} == {"cached"}
+    assert "Nothing has changed since the run of" in printed
+    assert last_run(config) == asked_for
     assert serving_dir.versions(config.serving_dir) == before
     assert before[0].fingerprint == pushed[1].fingerprint != pushed[0].fingerprint
     assert "Nothing to do" in call("retrain", *warm)
