@@ -92,7 +92,7 @@ def main(
         rows,
         [
             f"Medians of {_ROUNDS} rounds, each with direct calls and with a load of {_SECONDS:.0f} s by a generator on the same cores.",
-            "The drift monitor is on, the access log is off.",
+            "Ratios are medians of the ratios in each round. The drift monitor is on, the access log is off.",
         ],
     )
 
