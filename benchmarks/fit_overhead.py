@@ -128,7 +128,10 @@ def main() -> None:
             ["the Trainer's fit, no augmentation", *equal.ours.medians(), *equal.ours.ratios(equal.theirs)],
             ["the Trainer's fit", *augmented.ours.medians(), *augmented.ours.ratios(augmented.theirs)],
         ],
-        [f"Medians of {ROUNDS} epochs. Trainer and script alternate in one process; the first epoch of each is excluded. Ratios are medians of the ratios in each round."],
+        [
+            f"Medians of {ROUNDS} epochs. Trainer and script alternate in one process; the first epoch of each is excluded.",
+            "Ratios are medians of the ratios in each round.",
+        ],
     )
 
 
