@@ -20,6 +20,7 @@ from pipeline.runners.beam import engine_check
 from pipeline.runners.beam.engine_check import check_engines, reason_of
 from pipeline.runners.beam.engine_trial import complaint, expected
 from tests.support.command import call
+from tests.support.paths import tiny_options
 
 # The answers of Flink's REST API: about the cluster, and about a trial job that Flink restarts.
 ANSWERS = {
@@ -186,12 +187,12 @@ def test_a_trial_that_flink_would_restart_is_cancelled(
 
 
 @pytest.mark.parametrize("command", ["run", "tune"])
-def test_ctrl_c_during_the_check_stops_the_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_during_the_check_stops_the_command(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(config: Config) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(engine_check, "check_engines_of", stop)
-    assert "Stopped." in call(command, exit_code=130)
+    assert "Stopped." in call(command, *tiny_options(tmp_path), exit_code=130)
 
 
 def test_workers_that_match_this_process_give_no_complaint(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ class CaptchaText(ImageCaptcha):
 
         Args:
           chars: the text.
-          color: of the text: red, green, blue and opacity.
+          color: of the text: red, green, blue and opacity, at least 128. (The library draws the faintest pixels of a less opaque text
+            with an opacity of 0, and cuts them off.)
           background: its red, green and blue.
 
         Returns:
