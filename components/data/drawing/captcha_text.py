@@ -11,6 +11,8 @@ import numpy as np
 from captcha.image import ImageCaptcha
 from PIL import Image, ImageDraw, ImageFont
 
+from components.data.drawing.glyphs import font_of
+
 Colour = tuple[int, ...]
 
 _CHARACTERS_IN_MEMORY: Final = 8_192
@@ -47,6 +49,11 @@ class Drawn(NamedTuple):
 
 class CaptchaText(ImageCaptcha):
     """ImageCaptcha with a faster `create_captcha_image`."""
+
+    @property
+    def truefonts(self) -> list[ImageFont.FreeTypeFont]:
+        """Each font in each size. All generators of a process share them, and so their rendered characters."""
+        return [font_of(font, size) for font in self._fonts for size in self._font_sizes]
 
     def create_captcha_image(self, chars: str, color: Colour, background: Colour) -> Image.Image:
         """Draws a text like ImageCaptcha.
