@@ -2,7 +2,7 @@
 
     uv run python -m benchmarks.start_up
 
-Expected: help in at most 0.5 s, `run` in 2 s, `predict` in at most 6 s, of which about three quarters are the import of TensorFlow. One
+Expected: help in at most 0.5 s, `run` in 2 s, `predict` in at most 9 s, most of which is the import of TensorFlow. One
 minute on 2 cores, and one more if the small pipeline run that makes the model is still missing.
 """
 

@@ -16,6 +16,7 @@ from pipeline.logs import load_tensorflow
 if TYPE_CHECKING:
     from pipeline.config.config import Config
     from pipeline.runs.history import RunRecord
+    from pipeline.runs.outcomes import Verdict
 
 _RUN_GOES_ON: Final = "The next run resumes after the last completed step; the Trainer resumes after the last completed epoch."
 
@@ -134,18 +135,17 @@ def tune(
 def _show(settings: "Config", last: "RunRecord") -> None:
     """Prints the result of the last run, without an import of TensorFlow."""
     from pipeline.reporting import tables
-    from pipeline.reporting.trend import write_trend_page
-    from pipeline.runs.outcomes import judgement, report_path, verdict
+    from pipeline.runs.outcomes import drift, judgement, report_path, verdict
 
     warn_of_unservable_models(settings)
-    judged = judgement(last)
-    assert judged is not None, "a complete run has a judgement"
-    tables.print_repeated(console, last, judged)
-    found = verdict(settings, last, judged)
-    tables.print_verdict(console, found, repeated=True)
-    console.print(f"Report: {report_path(settings, last)}\nTrend: {write_trend_page(settings)}", highlight=False, soft_wrap=True)
-    if not found.in_production:
-        raise typer.Exit(NOT_PUSHED)
+    judged, found, report = judgement(last), drift(last), report_path(settings, last)
+    # repeated_run has looked for them.
+    assert judged is not None
+    assert found is not None
+    assert report is not None
+    result = verdict(settings, last, judged)
+    tables.print_repeated(console, result, judged, found)
+    _end(settings, result, report)
 
 
 def _run(settings: "Config", trigger: str, attempt: int) -> None:
@@ -155,7 +155,6 @@ def _run(settings: "Config", trigger: str, attempt: int) -> None:
     check_engines_of(settings)
     load_tensorflow()
     from pipeline.reporting import results, tables
-    from pipeline.reporting.trend import write_trend_page
     from pipeline.runners import local
 
     with tables.StepProgress(console) as progress:
@@ -167,8 +166,15 @@ def _run(settings: "Config", trigger: str, attempt: int) -> None:
             shown = results.write_report(settings, result)
         tables.print_advice(console, shown.advice)
     _clean_up(settings)
-    console.print(f"Report: {result.report}\nTrend: {write_trend_page(settings)}", highlight=False, soft_wrap=True)
-    if not result.verdict.in_production:
+    _end(settings, result.verdict, result.report)
+
+
+def _end(settings: "Config", verdict: "Verdict", report: Path) -> None:
+    """Names the pages about a run. Exits with NOT_PUSHED if its model is not in production."""
+    from pipeline.reporting.trend import write_trend_page
+
+    console.print(f"Report: {report}\nTrend: {write_trend_page(settings)}", highlight=False, soft_wrap=True)
+    if not verdict.in_production:
         raise typer.Exit(NOT_PUSHED)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich.filesize
 from rich.console import Console
@@ -55,30 +55,31 @@ def print_result(console: Console, result: "RunResult") -> None:
     """Prints the result of a run: seconds per step, accuracy with intervals, warnings, drift and verdict."""
     _print_steps(console, result.run.steps)
     print_accuracy(console, result.evaluation.results, f"{result.name} on the test split")
-    if len(result.sets) > 1 or result.evaluation.overall.production:
-        _print_sets(console, result.sets)
-    for warning in result.warnings:
-        console.print(f"[bold yellow]Warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
-    if complaint := complain(result.drift):
-        console.print(f"[bold yellow]Drift[/]: {escape(complaint)}", highlight=False)
-    print_verdict(console, result.verdict)
+    _print_judgement(console, result.sets, result.warnings, result.drift)
+    _print_verdict(console, result.verdict)
     if not result.changed:
         console.print("Nothing has changed since an earlier run: every step was cached.", highlight=False)
 
 
-def print_repeated(console: Console, run: RunRecord, judged: "Judgement") -> None:
-    """Prints that a run would repeat an earlier one, and the accuracy of its model."""
-    console.print(f"Nothing has changed since the run of {_time(run)}. Its result:", highlight=False)
+def print_repeated(console: Console, verdict: "Verdict", judged: "Judgement", drift: Mapping[str, Any]) -> None:
+    """Prints that a run would repeat an earlier one, and the result of that run without its tables of steps and positions."""
+    console.print(f"Nothing has changed since the run of {_time(verdict.run)}. Its result:", highlight=False)
     every = judged.sets[ALL]
-    if len(judged.sets) > 1 or every.production:
-        _print_sets(console, judged.sets)
-    else:
-        console.print(f"Full sequence on {every.count:,} test pictures: {with_interval(every.candidate)}", highlight=False)
-    for warning in judged.warnings:
+    console.print(f"Full sequence on {every.count:,} test pictures: {with_interval(every.candidate)}", highlight=False)
+    _print_judgement(console, judged.sets, judged.warnings, drift)
+    _print_verdict(console, verdict, repeated=True)
+
+
+def _print_judgement(console: Console, sets: Mapping[str, SetResult], warnings: Sequence[str], drift: Mapping[str, Any]) -> None:
+    if len(sets) > 1 or sets[ALL].production:
+        _print_sets(console, sets)
+    for warning in warnings:
         console.print(f"[bold yellow]Warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
+    if complaint := complain(drift):
+        console.print(f"[bold yellow]Drift[/]: {escape(complaint)}", highlight=False)
 
 
-def print_verdict(console: Console, verdict: "Verdict", *, repeated: bool = False) -> None:
+def _print_verdict(console: Console, verdict: "Verdict", *, repeated: bool = False) -> None:
     """Prints whether the model of a run is in production, or why not.
 
     Args:

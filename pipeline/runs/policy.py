@@ -9,7 +9,7 @@ from pipeline.config.config import Config
 from pipeline.runs import history
 from pipeline.runs.history import RunRecord
 from pipeline.runs.inputs import run_inputs
-from pipeline.runs.outcomes import accuracy_in_production, read_badly, report_path
+from pipeline.runs.outcomes import accuracy_in_production, drift, judgement, read_badly, report_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def current_attempt(config: Config, runs: Sequence[RunRecord]) -> int:
 
 
 def repeated_run(config: Config, runs: Sequence[RunRecord], attempt: int) -> RunRecord | None:
-    """Returns the newest run if a run would repeat it now: inputs and configuration are the same, and its outputs and report exist.
+    """Returns the newest run if a run would repeat it now: inputs and configuration are the same, and outputs, records and report exist.
 
     Args:
       config: the configuration.
@@ -81,9 +81,11 @@ def repeated_run(config: Config, runs: Sequence[RunRecord], attempt: int) -> Run
     last = runs[-1] if runs else None
     if last is None or not last.is_complete or last.configuration != config.as_yaml():
         return None
-    needed = [Path(uri) for step in last.steps for uris in step.outputs.values() for uri in uris] + [report_path(config, last)]
-    same = last.inputs == run_inputs(config, attempt).digest
-    return last if same and all(path is not None and path.exists() for path in needed) else None
+    outputs = (Path(uri) for step in last.steps for uris in step.outputs.values() for uri in uris)
+    report = report_path(config, last)
+    if not (report and report.exists() and judgement(last) and drift(last) and all(output.exists() for output in outputs)):
+        return None
+    return last if last.inputs == run_inputs(config, attempt).digest else None
 
 
 def _what_has_changed(config: Config, last: RunRecord) -> str:

@@ -1,6 +1,7 @@
 """A run to which nothing has changed."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from components.base.features import DRIFT_FILE, JUDGEMENT_FILE
 from pipeline.config.config import Config
 from pipeline.config.loading import load_config
 from pipeline.runs.history import RunRecord, StepRecord
@@ -32,10 +34,13 @@ def config(tmp_path: Path) -> Config:
 def last(config: Config, tmp_path: Path) -> RunRecord:
     """Returns a complete run of the current configuration and data, with its outputs."""
     steps = []
-    for number, (node, key) in enumerate((("CaptchaEvaluator", "evaluation"), ("AtomicPusher", "pushed_model"))):
+    outputs = {"DriftGate": "anomalies", "CaptchaEvaluator": "evaluation", "AtomicPusher": "pushed_model"}
+    for number, (node, key) in enumerate(outputs.items()):
         output = tmp_path / node
         output.mkdir()
         steps.append(StepRecord(node, "done", 1.0, number, {key: (str(output),)}))
+    (tmp_path / "DriftGate" / DRIFT_FILE).write_text(json.dumps({"distances": {}}))
+    (tmp_path / "CaptchaEvaluator" / JUDGEMENT_FILE).write_text(json.dumps({"failures": [], "sets": {}}))
     inputs = run_inputs(config)
     now = datetime.now(timezone.utc)
     run = RunRecord("1", now, tuple(steps), "1", True, inputs.recipe, "this", (1,), configuration=config.as_yaml(), inputs=inputs.digest)
@@ -76,12 +81,22 @@ def no_output(config: Config, last: RunRecord) -> Config:
     return config
 
 
+def no_judgement(config: Config, last: RunRecord) -> Config:
+    Path(last.artifact_uri("CaptchaEvaluator", "evaluation") or "", JUDGEMENT_FILE).unlink()
+    return config
+
+
+def no_drift(config: Config, last: RunRecord) -> Config:
+    Path(last.artifact_uri("DriftGate", "anomalies") or "", DRIFT_FILE).unlink()
+    return config
+
+
 def no_report(config: Config, last: RunRecord) -> Config:
     (report_path(config, last) or Path()).unlink()
     return config
 
 
-@pytest.mark.parametrize("happens", [another_setting, another_span, no_output, no_report])
+@pytest.mark.parametrize("happens", [another_setting, another_span, no_output, no_judgement, no_drift, no_report])
 def test_a_change_makes_a_new_run(config: Config, last: RunRecord, happens: Callable[[Config, RunRecord], Config]) -> None:
     assert repeated_run(happens(config, last), [last], 0) is None
 
