@@ -4,6 +4,8 @@ The test split is read first, including that of the golden span, then eval, then
 train. A picture of the eval split is left out of train, because eval decides which epoch is exported. Otherwise a model could be judged on
 pictures that it was trained on, because spans may be split by other shares or by an earlier rule, or may be imported twice.
 
+Drawn pictures are only trained on if the window has pictures that people have labelled.
+
 A span of corrections supersedes records of older spans, also of the golden span: these records are left out.
 
 Unlike TFX's own ExampleGen it has no driver, because open-source Kubeflow Pipelines would not run the driver. TFX cannot see that the
@@ -110,7 +112,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
             _ = all_of(BAD) | "WriteBad" >> beam.io.WriteToTFRecord(os.path.join(quarantine.uri, _RECORDS_PREFIX), file_name_suffix=".gz")
             # The newest last, which the drift gate compares with the others.
-            names = [span.path.name for span in sorted(spans, key=lambda span: span == chosen.newest)]
+            profiled = [span for span in spans if not chosen.only_trains(span)]
+            names = [span.path.name for span in sorted(profiled, key=lambda span: span == chosen.newest)]
             merged = {
                 SUMMARY: (summarise, os.path.join(quarantine.uri, features.SUMMARY_FILE)),
                 PROFILE: (partial(_merge_profiles, spans=names), os.path.join(profiles, features.PROFILES_FILE)),
@@ -188,7 +191,7 @@ def shards_of_window(chosen: Window, half_life: float) -> Iterator[Shard]:
 
 
 def shards_of(span: Span, chosen: Window) -> Iterator[Shard]:
-    """Yields the shards of a span in the order of its manifest.
+    """Yields the shards of a span in the order of its manifest. If the span is only trained on, all are in the train split.
 
     Args:
       span: the span.
@@ -201,7 +204,7 @@ def shards_of(span: Span, chosen: Window) -> Iterator[Shard]:
     info = DataInfo.load(span.path / features.DATA_INFO) if span.manifest.layout == "book" else None
     for file in span.manifest.files:
         yield Shard(
-            split=file.path.partition("/")[0],
+            split=chosen.use_of(span, file.path.partition("/")[0]),
             path=str(span.located(file)),
             name=f"{span.path.name}/{file.path}",
             records=file.records,
@@ -255,7 +258,7 @@ class CaptchaExampleGen(base_beam_component.BaseBeamComponent):
     """Reads a window of spans; see the module docstring.
 
     The outputs are `examples` with the splits train, eval and test, `quarantine`, and `profiles`: PROFILES_FILE, `{span: Profile}` of the
-    spans in the window.
+    spans in the window, without those that are only trained on because they are drawn.
 
     Args:
       data_root: the folder of the spans.

@@ -7,10 +7,11 @@ SPLITS: Final = ("train", "eval", "test")
 # Features of the canonical tf.Example, as written by `data synth` and `data import`.
 IMAGE: Final = "image"  # bytes[1]: an encoded picture (PNG, JPEG, …)
 LABEL: Final = "label"  # bytes[1]: the text in the picture, UTF-8
-SOURCE: Final = "source"  # bytes[1]: the origin: "synthetic", PSEUDO, or the name of an imported set
+SOURCE: Final = "source"  # bytes[1]: the origin: DRAWN, PSEUDO, or the name of an imported set
 PARAMS: Final = "params"  # bytes[1]: how the picture was made, as a JSON object; "{}" if unknown
 
-# Sources of spans that the pipeline makes from known pictures, which no import may use.
+# Sources of spans that the pipeline makes itself, which no import may use.
+DRAWN: Final = "synthetic"  # drawn pictures; beside pictures that people have labelled, they are only trained on
 PSEUDO: Final = "pseudo"  # labels that models have given; these pictures are only trained on
 CORRECTIONS: Final = "corrections"  # corrected labels; the records keep their own sources
 
@@ -35,6 +36,7 @@ BASE_PROBLEM: Final = "base_problem"  # of a trained model: why a warm start was
 PIXELS: Final = "pixels"  # bytes[1]: height x width x channels uint8, row-major
 PIXEL_MEAN: Final = "pixel_mean"  # float32[1]: mean of the training split, equal in all examples; also in SPEC_FILE
 PIXEL_STD: Final = "pixel_std"  # float32[1]: standard deviation of the training split, equal in all examples; also in SPEC_FILE
+IS_DRAWN: Final = "is_drawn"  # int64[1]: 1 if the picture is drawn (SOURCE is DRAWN), else 0; only Transform writes it
 LABEL_IDS: Final = "label_ids"  # int64[max_length]: class ids, padded with the blank class
 
 # Outputs of the served model.

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, StringConstraints, ValidationError, model_serializer
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import CORRECTIONS, MANIFEST, PSEUDO, SPLITS
+from components.base.features import CORRECTIONS, DRAWN, MANIFEST, PSEUDO, SPLITS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.tfrecords import Damage, Record, read_records
 
@@ -83,9 +83,14 @@ class Span:
         return [self.path / file.path for file in self.manifest.files if file.path.startswith(f"{split}/")]
 
     @property
-    def is_imported_or_drawn(self) -> bool:
-        """Whether the span has pictures of its own. Corrections are of old pictures, and pseudo-labels judge nothing."""
-        return self.manifest.source not in (CORRECTIONS, PSEUDO)
+    def is_drawn(self) -> bool:
+        """Whether the pictures are drawn."""
+        return self.manifest.source == DRAWN
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the span has pictures of its own that people have labelled. Corrections are of pictures in older spans."""
+        return self.manifest.source not in (DRAWN, CORRECTIONS, PSEUDO)
 
     @property
     def checksum(self) -> str:

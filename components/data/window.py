@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import CORRECTIONS
+from components.base.features import CORRECTIONS, SPLITS
 from components.data.spans import Span, list_spans
 
 
@@ -46,6 +46,14 @@ def check_background(spans: Iterable[Span], background: Sequence[int]) -> None:
             )
 
 
+def judging(spans: Sequence[Span]) -> list[Span]:
+    """Returns the spans whose pictures judge models: those that people have labelled, or, if there are none, those that are drawn.
+
+    A model that is trained to read real pictures must not be measured on drawn ones, which are often easier.
+    """
+    return [span for span in spans if span.is_imported] or [span for span in spans if span.is_drawn]
+
+
 @dataclass(frozen=True)
 class Window:
     """The spans that a run reads.
@@ -62,12 +70,25 @@ class Window:
 
     @property
     def newest(self) -> Span:
-        """The newest span whose pictures people have labelled and that are new. If there is none, the newest span."""
-        return next((span for span in reversed(self.spans) if span.is_imported_or_drawn), self.spans[-1])
+        """The newest span that judges models. If there is none, the newest span."""
+        return (self._judging or self.spans)[-1]
 
     def age(self, span: Span) -> int:
-        """Returns how many spans with pictures of their own are newer than this one. Corrections make no span older."""
-        return sum(other.number > span.number and other.is_imported_or_drawn for other in self.spans)
+        """Returns how many spans that judge models are newer than this one. Corrections make no span older."""
+        return sum(other.number > span.number for other in self._judging)
+
+    def only_trains(self, span: Span) -> bool:
+        """Returns whether a span does not judge models, because its pictures are drawn and other spans have labels of people."""
+        return span.is_drawn and span not in self._judging
+
+    def use_of(self, span: Span, split: str) -> str:
+        """Returns the split as which a run uses a split of a span. The test split of the golden span always judges models."""
+        judges = not self.only_trains(span) or (span == self.golden and split == SPLITS[-1])
+        return split if judges else SPLITS[0]
+
+    @functools.cached_property
+    def _judging(self) -> tuple[Span, ...]:
+        return tuple(judging(self.spans))
 
     def superseded(self, span: Span) -> frozenset[bytes]:
         """Returns the keys of the pictures whose records in this span are left out, because a later span corrects or removes them."""
@@ -111,8 +132,8 @@ def window(root: str | Path, n: int | None, exclude: Iterable[int] = (), golden:
 
     Args:
       root: the data folder.
-      n: the number of spans; None for all. Spans of corrections and of labels that models have given do not count. Those that are newer
-        than the oldest span of the window are also in it.
+      n: the number of spans that judge models, see `judging`; None for all. Others that are newer than the oldest of these are also in
+        the window.
       exclude: numbers of spans that are not used.
       golden: the number of the span whose test split is used to judge every model; None for no such span.
 
@@ -129,7 +150,7 @@ def window(root: str | Path, n: int | None, exclude: Iterable[int] = (), golden:
     if golden is not None and golden not in kept:
         there = ", ".join(map(str, kept))
         raise CaptchaPipelineError(f"data.golden is {golden}, but {root} has the spans {there}. Put the span back, or change data.golden.")
-    counted = [span.number for span in used if span.is_imported_or_drawn]
+    counted = [span.number for span in judging(used)]
     oldest = 0 if n is None or len(counted) < n else counted[-n]
     chosen = tuple(span for span in used if span.number >= oldest)
     if golden is None:

@@ -8,7 +8,7 @@ from typing import Final
 import tensorflow as tf
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
+from components.base.features import IS_DRAWN, LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.model_inputs import model_inputs, normalise, pixels_of
 from components.training.augmentations import augment
@@ -16,6 +16,7 @@ from components.training.hyperparameters import Hyperparameters
 
 # Bytes of pixels. A data set up to this size is cached in memory after the first epoch. A larger one has a shuffle buffer of this size.
 _MEMORY_BYTES: Final = 2 << 30
+_COUNTED: Final = 256  # records that are counted together
 
 
 def record_files(patterns: Sequence[str], split: str) -> list[str]:
@@ -48,12 +49,19 @@ def count_records(files: Sequence[str], most: int = -1) -> int:
     return int(tf.data.TFRecordDataset(list(files), "GZIP").take(most).reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
 
 
+def count_drawn(files: Sequence[str]) -> int:
+    """Returns the number of records in gzipped TFRecord files whose picture is drawn. Reads them once."""
+    drawn = tf.data.TFRecordDataset(list(files), "GZIP").batch(_COUNTED).map(_is_drawn, num_parallel_calls=tf.data.AUTOTUNE)
+    return int(drawn.reduce(tf.constant(0, tf.int64), lambda count, drawn: count + tf.reduce_sum(drawn)))
+
+
 def training_batches(
     files: Sequence[str],
     count: int,
     spec: CaptchaSpec,
     parameters: Hyperparameters,
     *,
+    repeats: int = 1,
     passes: int = 1,
     first_epoch: int = 0,
     replicas: int = 1,
@@ -65,10 +73,11 @@ def training_batches(
 
     Args:
       files: gzipped TFRecords of Transform's features.
-      count: the number of records in the files.
+      count: the number of records in a pass: those in the files, with their repeats.
       spec: the image size and the label length.
       parameters: the batch size, the seed and the settings of the augmentations. The last batch of an epoch may be smaller.
-      passes: how often each record occurs in an epoch. All passes of an epoch are shuffled together.
+      repeats: how often each record occurs in a pass whose picture is not drawn.
+      passes: the number of passes in an epoch, which are shuffled together.
       first_epoch: the number of completed epochs. The orders and augmentations are those that would have followed in an uninterrupted fit.
       replicas: the number of replicas that share each batch evenly. With more than one, an epoch omits the records after the last full
         batch. They are different records in each epoch.
@@ -82,6 +91,8 @@ def training_batches(
     records = tf.data.TFRecordDataset(list(files), "GZIP")
     if count <= in_memory:
         records = records.cache()
+    if repeats > 1:
+        records = records.flat_map(lambda record: _repeated(record, repeats))
     together = records.repeat(passes)
     shuffled = together.shuffle(max(1, min(passes * count, in_memory)), seed=parameters.seed, reshuffle_each_iteration=True)
     batches = _parts(shuffled.batch(parameters.batch_size, drop_remainder=replicas > 1), replicas, ours)
@@ -118,6 +129,11 @@ def evaluation_batches(
     return batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
+def _repeated(record: tf.Tensor, times: int) -> tf.data.Dataset:
+    drawn = _is_drawn(record[tf.newaxis])[0]
+    return tf.data.Dataset.from_tensors(record).repeat(tf.where(drawn == 1, tf.constant(1, tf.int64), times))
+
+
 def _without_empty_parts(count: int, batch_size: int, replicas: int) -> int:
     """Returns the largest size up to `batch_size` with which even the last batch has a record for each replica.
 
@@ -136,6 +152,11 @@ def _parts(batches: tf.data.Dataset, replicas: int, ours: range) -> tf.data.Data
     if replicas == 1:
         return batches
     return batches.flat_map(lambda batch: tf.data.Dataset.range(ours.start, ours.stop).map(lambda replica: batch[replica::replicas]))
+
+
+def _is_drawn(serialized: tf.Tensor) -> tf.Tensor:
+    """Returns IS_DRAWN of transformed examples: int64 [N]. Examples that Transform has not written have no such feature: 0."""
+    return tf.io.parse_example(serialized, {IS_DRAWN: tf.io.FixedLenFeature([], tf.int64, 0)})[IS_DRAWN]
 
 
 def _parse(serialized: tf.Tensor, spec: CaptchaSpec) -> dict[str, tf.Tensor]:

@@ -85,6 +85,23 @@ class Hyperparameters(Section):
         """
         if self.epochs != "auto":
             return FitLength(self.epochs, 1, -(-count // self.batch_size))
-        passes = min(max(_PASSES * (_PASSES_OVER / count) ** _EXPONENT, _FEWEST_PASSES), _MOST_PASSES)
+        passes = _passes(count)
         an_epoch = min(round(passes), -(-_EPOCH_STEPS * self.batch_size // count))
         return FitLength(round(passes / an_epoch), an_epoch, -(-an_epoch * count // self.batch_size))
+
+
+def repeats(labelled: int, drawn: int) -> int:
+    """Returns how often each labelled picture occurs in a pass over labelled and drawn pictures, at least 1.
+
+    A fit of automatic length then sees the labelled pictures about as often as it would without the drawn ones, however many these are.
+
+    Args:
+      labelled: the number of labelled pictures.
+      drawn: the number of drawn pictures.
+    """
+    return max(1, round(_passes(labelled) / _passes(labelled + drawn))) if labelled and drawn else 1
+
+
+def _passes(count: int) -> float:
+    """Returns the number of passes over `count` pictures in a fit of automatic length."""
+    return min(max(_PASSES * (_PASSES_OVER / count) ** _EXPONENT, _FEWEST_PASSES), _MOST_PASSES)

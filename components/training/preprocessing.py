@@ -6,7 +6,19 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.base.features import BRIGHTNESS, CHARACTERS, CONTRAST, IMAGE, LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
+from components.base.features import (
+    BRIGHTNESS,
+    CHARACTERS,
+    CONTRAST,
+    DRAWN,
+    IMAGE,
+    IS_DRAWN,
+    LABEL_IDS,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    PIXELS,
+    SOURCE,
+)
 from components.data.captcha_spec import CaptchaSpec
 from components.data.decoding import decode_picture
 
@@ -22,7 +34,7 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
       custom_config: `spec`, the CaptchaSpec as JSON, and `background`, RGB from 0 to 255.
 
     Returns:
-      PIXELS string [N], PIXEL_MEAN and PIXEL_STD float32 [N], LABEL_IDS int64 [N, max_length].
+      PIXELS string [N], PIXEL_MEAN and PIXEL_STD float32 [N], IS_DRAWN int64 [N], LABEL_IDS int64 [N, max_length].
     """
     spec = CaptchaSpec.model_validate_json(custom_config["spec"])
     images = tf.reshape(inputs[IMAGE], [-1])
@@ -42,6 +54,7 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
         PIXELS: tf.map_fn(raw_pixels, images, fn_output_signature=tf.TensorSpec([], tf.string)),
         PIXEL_MEAN: tf.fill(tf.shape(images), mean),
         PIXEL_STD: tf.fill(tf.shape(images), std),
+        IS_DRAWN: tf.cast(tf.reshape(inputs[SOURCE], [-1]) == DRAWN, tf.int64),
         LABEL_IDS: _label_ids(inputs[CHARACTERS], spec),
     }
 

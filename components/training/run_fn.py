@@ -26,12 +26,12 @@ from components.evaluation.metrics import read
 from components.serving.canaries import write_canaries
 from components.serving.signatures import export_model
 from components.serving.training_profile import TrainingProfile
-from components.training.batches import count_records, evaluation_batches, record_files, training_batches
+from components.training.batches import count_drawn, count_records, evaluation_batches, record_files, training_batches
 from components.training.calibration import CalibratedCrossEntropy, calibrate
 from components.training.canaries import choose_canaries
 from components.training.checkpoint import ENOUGH_TO_CHOOSE, Checkpoint, remove_old
 from components.training.devices import choose_strategy, fit, is_chief, synchronise_batch_norm, training_dtype
-from components.training.hyperparameters import FitLength, Hyperparameters
+from components.training.hyperparameters import FitLength, Hyperparameters, repeats
 from components.training.model import PRESETS, build_model, captcha_loss, captcha_metrics, with_column_loss
 from components.training.optimizer import Muon
 from components.training.pace import Pace
@@ -48,14 +48,26 @@ class Examples:
 
     Attributes:
       train, eval: the files.
-      count: the number of training examples.
+      labelled: the number of training examples that people or models have labelled; 0 if all are drawn.
+      drawn: the number of drawn training examples.
       choose: whether the eval split has enough pictures to choose an epoch: see `checkpoint.ENOUGH_TO_CHOOSE`.
     """
 
     train: list[str]
     eval: list[str]
-    count: int
+    labelled: int
+    drawn: int = 0
     choose: bool = False
+
+    @property
+    def repeats(self) -> int:
+        """How often each labelled example occurs in a pass over the training split."""
+        return repeats(self.labelled, self.drawn)
+
+    @property
+    def count(self) -> int:
+        """The number of examples in a pass over the training split, including repeats."""
+        return self.repeats * self.labelled + self.drawn
 
 
 def run_fn(fn_args: FnArgs) -> None:
@@ -99,7 +111,7 @@ def run_fn(fn_args: FnArgs) -> None:
             model.optimizer.schedule.steps.assign(float(checkpoint.epochs * length.epoch_steps))
     if not checkpoint.finished:
         if not checkpoint.epoch:
-            checkpoint.say(_plan(length, parameters.batch_size, examples.count))
+            checkpoint.say(_plan(length, parameters.batch_size, examples))
         pace = Pace(checkpoint, model.optimizer.schedule, parameters.max_minutes)
         # Not in fn_args.model_run_dir: on Kubeflow it is copied out of the pod only at the end, and a resumed fit has a different one.
         log_dir = Path(config["log_dir"]) / name
@@ -143,10 +155,14 @@ def _readings(logits: npt.NDArray[np.float32], spec: CaptchaSpec) -> tuple[list[
     return [spec.decode(row) for row in ids.tolist()], chosen.prod(axis=-1).tolist()
 
 
-def _plan(length: FitLength, batch_size: int, count: int) -> str:
+def _plan(length: FitLength, batch_size: int, examples: Examples) -> str:
+    pictures = f"{examples.labelled or examples.drawn:,} pictures"
+    if examples.labelled and examples.drawn:
+        often = f" ({examples.repeats} times each)" if examples.repeats > 1 else ""
+        pictures = f"{examples.labelled:,} labelled pictures{often} and {examples.drawn:,} drawn ones"
     epochs = "1 epoch" if length.epochs == 1 else f"{length.epochs} epochs"
     passes = f" of {length.passes} passes" if length.passes > 1 else ""
-    return f"training on {count:,} pictures: {epochs}{passes}, {length.steps:,} steps of {batch_size} pictures"
+    return f"training on {pictures}: {epochs}{passes}, {length.steps:,} steps of {batch_size} pictures"
 
 
 def find_examples(fn_args: FnArgs) -> Examples:
@@ -157,7 +173,8 @@ def find_examples(fn_args: FnArgs) -> Examples:
     """
     train = record_files(fn_args.train_files, "train")
     judges = record_files(fn_args.eval_files, "eval")
-    return Examples(train, judges, count_records(train), count_records(judges, ENOUGH_TO_CHOOSE) == ENOUGH_TO_CHOOSE)
+    drawn = count_drawn(train)
+    return Examples(train, judges, count_records(train) - drawn, drawn, count_records(judges, ENOUGH_TO_CHOOSE) == ENOUGH_TO_CHOOSE)
 
 
 def fit_to(
@@ -185,6 +202,7 @@ def fit_to(
             examples.count,
             spec,
             parameters,
+            repeats=examples.repeats,
             passes=length.passes,
             first_epoch=initial_epoch,
         ),

@@ -20,7 +20,6 @@ from typing import Final, Literal
 from components.base.errors import Busy, CaptchaPipelineError
 from components.base.features import SPLITS
 from components.base.files import locked, write_whole
-from components.data.drawing.synthetic import SOURCE as DRAWN
 from components.data.sources.outcome import Imported
 from components.data.spans import list_spans, span_numbers
 from components.serving.serving_dir import push, versions
@@ -254,11 +253,14 @@ class Retraining:
         self._count()
 
     def _count(self) -> None:
-        """Counts the labels in the spans that are used. Corrections and labels of models do not count."""
-        unused = self._config.data.exclude
-        spans = [span for span in list_spans(self._config.data.root) if span.is_imported_or_drawn and span.number not in unused]
-        self._in_spans = sum((Counter(span.manifest.counts) for span in spans), Counter[str]())
-        self._by_people = sum(sum(span.manifest.counts.values()) for span in spans if span.manifest.source != DRAWN)
+        """Counts the labels in the spans that are used, by the split that a training would read them in.
+
+        Corrections and labels of models do not count. Drawn pictures will only be trained on.
+        """
+        spans = [span for span in list_spans(self._config.data.root) if span.number not in self._config.data.exclude]
+        self._in_spans = sum((Counter(span.manifest.counts) for span in spans if span.is_imported), Counter[str]())
+        self._by_people = self._in_spans.total()
+        self._in_spans[SPLITS[0]] += sum(sum(span.manifest.counts.values()) for span in spans if span.is_drawn)
 
     def _warm(self) -> Config:
         """Returns the configuration of the next training.

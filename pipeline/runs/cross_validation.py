@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import PIXELS, PSEUDO, SOURCE, SPLITS
+from components.base.features import DRAWN, PIXELS, PSEUDO, SOURCE, SPLITS
 from components.data.example_proto import Example
 from components.evaluation.metrics import Results
 from pipeline.config.config import Config
@@ -106,14 +106,15 @@ def all_splits_transformed(config: Config, run: RunRecord) -> Iterator[tuple[dic
 
 
 def labelled_by_people(config: Config, run: RunRecord, directory: Path) -> dict[str, list[str]]:
-    """Returns the files of a run's transformed examples of the train and the eval split, without those that models have labelled.
+    """Returns the files of a run's transformed examples of the train and the eval split, without those that cannot judge a model.
 
-    A label of `captcha-pipeline data pseudo` says what models read, so it cannot show whether a model is right.
+    A label of `captcha-pipeline data pseudo` says what models read, so it cannot show whether a model is right. Drawn pictures do not show
+    how well a model reads those that people have labelled; they are kept only if the run has no others.
 
     Args:
       config: gives the section `captcha`.
       run: the run.
-      directory: a folder for a file with the other examples of the train split, if models have labelled some of it.
+      directory: a folder for a file with the remaining examples of the train split, if some cannot judge.
 
     Raises:
       CaptchaPipelineError: the run has no examples, or its section `captcha` differs from that of `config`.
@@ -124,21 +125,35 @@ def labelled_by_people(config: Config, run: RunRecord, directory: Path) -> dict[
 
     train, evaluated = SPLITS[:2]
     by_split = {split: transformed_examples(config, run, split) for split in (train, evaluated)}
-    files = examples(run, train)
-    if not any(is_pseudo(Example.FromString(record)) for record in tf.data.TFRecordDataset(files).as_numpy_iterator()):
+    files, judges = examples(run, train), judging_sources(run)
+    if all(judges(Example.FromString(record)) for record in tf.data.TFRecordDataset(files).as_numpy_iterator()):
         return by_split
-    pseudo = {pixels for example, pixels in decoded(files, config.captcha, background_of(run)) if is_pseudo(example)}
+    others = {pixels for example, pixels in decoded(files, config.captcha, background_of(run)) if not judges(example)}
     kept = str(directory / "labelled.gz")
     with tf.io.TFRecordWriter(kept, "GZIP") as writer:
         for record in tf.data.TFRecordDataset(by_split[train], "GZIP").as_numpy_iterator():
-            if Example.FromString(record).features.feature[PIXELS].bytes_list.value[0] not in pseudo:
+            if Example.FromString(record).features.feature[PIXELS].bytes_list.value[0] not in others:
                 writer.write(record)
     return by_split | {train: [kept]}
 
 
-def is_pseudo(example: Example) -> bool:
-    """Returns whether a model has given the label of an example of CaptchaExampleGen."""
-    return list(example.features.feature[SOURCE].bytes_list.value) == [PSEUDO.encode()]
+def judging_sources(run: RunRecord) -> Callable[[Example], bool]:
+    """Returns a function that says whether an example of CaptchaExampleGen can judge a model: see `labelled_by_people`.
+
+    Raises:
+      CaptchaPipelineError: the run has no examples.
+    """
+    import tensorflow as tf
+
+    # If people have labelled pictures, the eval split has no others.
+    judge = next(iter(tf.data.TFRecordDataset(examples(run, SPLITS[1])).as_numpy_iterator()))
+    excluded = {PSEUDO.encode()} | ({DRAWN.encode()} - {_source(Example.FromString(judge))})
+    return lambda example: _source(example) not in excluded
+
+
+def _source(example: Example) -> bytes:
+    (source,) = example.features.feature[SOURCE].bytes_list.value
+    return bytes(source)
 
 
 def examples(run: RunRecord, split: str) -> list[str]:

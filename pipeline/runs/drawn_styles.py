@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from components.base.errors import CaptchaPipelineError
+from components.base.features import DRAWN
 from components.data.drawing.legibility import Legibility, legibility
 from components.data.drawing.painting import SynthPlan, find_fonts, painter
 from components.data.drawing.style_variants import Variant, variants
-from components.data.drawing.synthetic import SOURCE
 from components.data.records import encode_png
 from components.data.spans import Span
 from components.evaluation.learning_curve import Estimate, Fitted, LearningCurve
@@ -78,7 +78,7 @@ def drawn_style(config: Config, spans: Sequence[Span]) -> tuple[SynthPlan, bool]
         return None
     synth = config.synth.model_copy(update={"fonts": fonts if config.synth.fonts else (), "seed": config.synth.seed + _FURTHER_SEED})
     plan = SynthPlan(config.captcha, synth, config.data.splits.model_dump())
-    own = bool(spans) and all(span.manifest.source == SOURCE and _style(span.manifest.params) == _style(plan.params) for span in spans)
+    own = bool(spans) and all(span.manifest.source == DRAWN and _style(span.manifest.params) == _style(plan.params) for span in spans)
     return (plan, own) if own or "synth" in config.model_fields_set else None
 
 

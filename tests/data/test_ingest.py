@@ -83,7 +83,7 @@ def test_the_ingest_command(tmp_path: Path) -> None:
     assert "1 already in a span with the same label: left out." in printed
 
 
-@pytest.mark.parametrize("name", ["pseudo", "corrections"])
+@pytest.mark.parametrize("name", ["synthetic", "pseudo", "corrections"])
 def test_an_import_cannot_pass_for_what_the_pipeline_makes_itself(tmp_path: Path, inbox: Path, name: str) -> None:
     options = ["--config", str(TINY), "--set", f"data.root={tmp_path / 'data'}"]
     with pytest.raises(CaptchaPipelineError, match="reserved"):

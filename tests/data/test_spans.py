@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from components.base.errors import CaptchaPipelineError
+from components.base.features import DRAWN, PSEUDO, SPLITS
 from components.data.span_writer import new_span
 from components.data.spans import list_spans, next_number
 from components.data.splits import SPLIT_RULE
@@ -73,6 +74,27 @@ def test_a_window_says_what_later_spans_supersede(tmp_path):
     assert golden.superseded(first) == {bytes.fromhex(one)}
     assert golden.digest != window(tmp_path, 1, exclude=[2, 4], golden=1).digest, "other records judge the model"
     assert window_as_of(golden.as_of, tmp_path, 1, golden=1) == golden
+
+
+def test_drawn_pictures_judge_only_where_there_are_no_others(tmp_path):
+    drawn = [make_span(tmp_path, source=DRAWN) for _ in range(2)]
+    alone = window(tmp_path, 1)
+    assert alone.spans == (drawn[1],)
+    assert alone.newest == drawn[1]
+    assert [alone.use_of(drawn[1], split) for split in SPLITS] == list(SPLITS)
+    labelled = [make_span(tmp_path), make_span(tmp_path)]
+    drawn.append(make_span(tmp_path, source=DRAWN))
+    pseudo = make_span(tmp_path, source=PSEUDO)
+    newest = window(tmp_path, 1)
+    assert newest.spans == (labelled[1], drawn[2], pseudo), "drawn spans do not count"
+    assert newest.newest == labelled[1]
+    whole = window(tmp_path, None, golden=1)
+    assert whole.spans == (*drawn[:2], *labelled, drawn[2], pseudo)
+    assert [whole.age(span) for span in whole.spans] == [2, 2, 1, 0, 0, 0]
+    assert [whole.only_trains(span) for span in whole.spans] == [True, True, False, False, True, False]
+    assert [whole.use_of(drawn[2], split) for split in SPLITS] == ["train"] * 3
+    assert [whole.use_of(labelled[0], split) for split in SPLITS] == list(SPLITS)
+    assert [whole.use_of(drawn[0], split) for split in SPLITS] == ["train", "train", "test"], "it is the golden span"
 
 
 def test_tensorflow_reads_the_shards(tmp_path):

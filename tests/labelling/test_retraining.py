@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from components.base.features import TEXT
+from components.base.features import DRAWN, TEXT
 from components.base.files import locked
-from components.data.drawing.synthetic import SOURCE
 from components.data.sources.imported import import_folder
 from components.data.spans import list_spans
 from components.serving.serving_dir import versions
@@ -180,7 +179,7 @@ def test_labels_are_those_of_people(config: Config, session: Session, drawn: Pat
     assert app.retraining.labels == 5
     app.retraining.finish()
     assert app.retraining.labels == 5
-    import_folder(drawn, "{label} *.png", import_plan(config, SOURCE))
+    import_folder(drawn, "{label} *.png", import_plan(config, DRAWN))
     again = LabelApp(config, session, Goal(0.98, EVERY))
     assert again.retraining.labels == 5
 

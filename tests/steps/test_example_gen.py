@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import DATA_INFO, SPLITS
+from components.base.features import DATA_INFO, DRAWN, SPLITS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.drawing.synthetic import synthesise
 from components.data.legacy_layout import DataInfo, legacy_example
@@ -85,6 +85,22 @@ def test_the_golden_span_gives_only_its_test_split(tmp_path: Path) -> None:
     assert outcome.examples.span == 3
     again = run(Outcome(tmp_path / "again"), tmp_path / "data", golden=2)
     assert len(again.split("test")) == 3 * len(GOOD["test"]), "in the window it is not read twice"
+
+
+def test_drawn_pictures_only_train_beside_those_that_people_have_labelled(tmp_path: Path) -> None:
+    drawn = {
+        split: [record(first + i, source=DRAWN.encode()) for i in range(3)] for split, first in zip(SPLITS, (100, 200, 300), strict=True)
+    }
+    make_span(tmp_path / "data", drawn, source=DRAWN)
+    alone = run(Outcome(tmp_path / "alone"), tmp_path / "data")
+    assert [seeds(alone, split) for split in SPLITS] == [[100, 101, 102], [200, 201, 202], [300, 301, 302]]
+    make_span(tmp_path / "data", {"train": [record(1)], "eval": [record(2), record(100)], "test": [record(3)]})
+    outcome = run(Outcome(tmp_path), tmp_path / "data")
+    assert seeds(outcome, "train") == [1, 101, 102, 200, 201, 202, 300, 301, 302], "and a picture of eval is not trained on"
+    assert (seeds(outcome, "eval"), seeds(outcome, "test")) == ([2, 100], [3])
+    assert list(outcome.profiles) == ["span-000002"], "the drawn pictures are no measure of drift"
+    golden = run(Outcome(tmp_path / "golden"), tmp_path / "data", golden=1)
+    assert seeds(golden, "test") == [3, 300, 301, 302]
 
 
 def test_excluded_spans_are_not_read(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def make_span(
     layout: Layout = "canonical",
     prepare: Callable[[Path], None] = lambda draft: None,
     supersedes: Sequence[str] = (),
+    source: str = "test",
 ) -> Span:
     """Makes a span with one shard for each split; `prepare` may write further files into it."""
     making = new_span(root)
@@ -69,7 +70,7 @@ def make_span(
             "layout": layout,
             "spec": spec,
             "seed": None,
-            "source": CORRECTIONS if supersedes else "test",
+            "source": CORRECTIONS if supersedes else source,
             "params": {},
         }
         write_manifest(draft, **about, files=writer.files, supersedes=supersedes)

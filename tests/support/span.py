@@ -3,19 +3,20 @@
 import contextlib
 from typing import Any
 
+from components.base.features import CORRECTIONS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.span_writer import ShardWriter, new_span, rename_shards, write_manifest
 
 
-def make_span(root, records=(b"one", b"two"), supersedes=()):
+def make_span(root, records=(b"one", b"two"), supersedes=(), source="s"):
     making = new_span(root)
     with making as draft:
         with ShardWriter(draft, "shard-00000", "canonical") as writer:
             for record in records:
                 writer.write("train", record)
         files = rename_shards(draft, writer.files, 1)
-        source = "corrections" if supersedes else "s"
-        about: dict[str, Any] = {"layout": "canonical", "spec": CaptchaSpec(), "seed": None, "source": source, "params": {}}
+        about: dict[str, Any] = {"layout": "canonical", "spec": CaptchaSpec(), "seed": None, "params": {}}
+        about["source"] = CORRECTIONS if supersedes else source
         write_manifest(draft, **about, files=files, supersedes=supersedes)
     return making.span
 

@@ -39,9 +39,9 @@ def draw(spec: CaptchaSpec, label: str, seed: int = 0) -> Image.Image:
     return image
 
 
-def emitted(image: bytes, label: str, spec: CaptchaSpec) -> bytes:
+def emitted(image: bytes, label: str, spec: CaptchaSpec, source: str = "test") -> bytes:
     """Returns the record that CaptchaExampleGen emits for a picture and its label."""
-    record = canonical_example(image, label, "test", {}).SerializeToString()
+    record = canonical_example(image, label, source, {}).SerializeToString()
     shard, rules = Shard("train", "", "", 1, "", "test", None), PictureRules(10_000, (255, 255, 255), "resize")
     return check_record(record, shard, spec, rules).example.SerializeToString()
 

@@ -1,3 +1,4 @@
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -6,12 +7,12 @@ import pytest
 import tensorflow as tf
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
+from components.base.features import IS_DRAWN, LABEL_IDS, PIXEL_MEAN, PIXEL_STD, PIXELS
 from components.data.captcha_spec import CaptchaSpec
 from components.data.model_inputs import model_inputs
 from components.training import batches
 from components.training.augmentations.shift import random_shift
-from components.training.batches import count_records, evaluation_batches, record_files, training_batches
+from components.training.batches import count_drawn, count_records, evaluation_batches, record_files, training_batches
 from components.training.hyperparameters import Hyperparameters
 
 SPEC = CaptchaSpec(charset="abc", length=2, width=9, height=8, channels=3)
@@ -72,6 +73,37 @@ def test_an_epoch_has_each_record_once(files: list[str], pictures: np.ndarray) -
     first, _ = _epochs(files, seed=1, shift=0)
     restored = np.concatenate(first) * STD + MEAN
     assert {p.tobytes() for p in restored.round().astype(np.uint8)} == {p.tobytes() for p in pictures}
+
+
+@pytest.fixture(scope="module")
+def mixed(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Returns a file with the same records, of which Transform says that the pictures from the fourth on are drawn."""
+    path = str(tmp_path_factory.mktemp("mixed") / "mixed.gz")
+    with tf.io.TFRecordWriter(path, "GZIP") as writer:
+        for number, record in enumerate(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()):
+            example = tf.train.Example.FromString(record)
+            example.features.feature[IS_DRAWN].int64_list.value.append(int(number >= 3))
+            writer.write(example.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("memory", [2 << 30, 3 * 8 * 9 * 3])
+@pytest.mark.parametrize(("repeats", "passes"), [(1, 1), (4, 1), (4, 2)])
+def test_only_pictures_that_are_not_drawn_are_repeated(
+    mixed: str, pictures: np.ndarray, memory: int, repeats: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_MEMORY_BYTES", memory)
+    parameters = Hyperparameters(batch_size=4, shift=0)
+    epoch = training_batches([mixed], 3 * repeats + 7, SPEC, parameters, repeats=repeats, passes=passes)
+    restored = np.concatenate([images for images, _ in epoch.as_numpy_iterator()]) * STD + MEAN
+    found = Counter(picture.tobytes() for picture in restored.round().astype(np.uint8))
+    assert found == {picture.tobytes(): passes * (repeats if number < 3 else 1) for number, picture in enumerate(pictures)}
+
+
+def test_drawn_pictures_are_counted(files: list[str], mixed: str) -> None:
+    assert count_drawn([mixed]) == 7
+    assert count_drawn(files) == 0, "examples that Transform has not written do not say where they come from"
+    assert count_drawn([*files, mixed, mixed]) == 14
 
 
 def test_batches_continue_at_the_first_epoch_of_a_resumed_fit(files: list[str]) -> None:

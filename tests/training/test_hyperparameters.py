@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.training.checkpoint import Progress
-from components.training.hyperparameters import FitLength, Hyperparameters
+from components.training.hyperparameters import FitLength, Hyperparameters, repeats
 from components.training.pace import Pace
 from components.training.schedule import WarmupCosine, learning_rate_schedule
 
@@ -40,6 +40,21 @@ def test_more_pictures_get_fewer_passes_and_no_fewer_steps(count, batch_size):
 def test_the_length_of_a_fit_follows_from_the_number_of_pictures(count, passes, epochs):
     found = parameters().fit_length(count)
     assert (found.passes, found.epochs) == (passes, epochs)
+
+
+@given(st.integers(20, 100_000), st.integers(1, 100_000))
+def test_drawn_pictures_do_not_make_a_fit_see_the_labelled_ones_less(labelled, drawn):
+    often = repeats(labelled, drawn)
+    alone, together = (parameters().fit_length(count) for count in (labelled, often * labelled + drawn))
+    assert often * together.epochs * together.passes >= 0.5 * alone.epochs * alone.passes
+    assert often == 1 or often * labelled <= 2 * (labelled + drawn), "and they do not become most of what it sees"
+
+
+@pytest.mark.parametrize(
+    ("labelled", "drawn", "expected"), [(50, 20_000, 36), (300, 20_000, 13), (20_000, 20_000, 2), (0, 9, 1), (9, 0, 1)]
+)
+def test_how_often_a_labelled_picture_occurs_beside_drawn_ones(labelled, drawn, expected):
+    assert repeats(labelled, drawn) == expected
 
 
 def test_a_configured_number_of_epochs_is_kept():

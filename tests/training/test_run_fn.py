@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import CONFIDENCE, HISTORY_FILE, PROBABILITIES, SPEC_FILE, TEXT, WEIGHTS_FILE
+from components.base.features import CONFIDENCE, DRAWN, HISTORY_FILE, PROBABILITIES, SPEC_FILE, TEXT, WEIGHTS_FILE
 from components.base.recipe import fingerprint
 from components.data.captcha_spec import CaptchaSpec
 from components.data.pictures import PictureRules
@@ -120,6 +120,16 @@ def test_a_fit_learns_and_another_seed_gives_another_model(plain: Path, fit: Fit
     capsys.readouterr()
     assert not np.array_equal(_weights(plain), _weights(fit("other", seed=2)))
     assert f"epoch {EPOCHS}/{EPOCHS}: loss" in capsys.readouterr().out
+
+
+def test_labelled_pictures_are_repeated_beside_drawn_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = [(label, seed) for seed in range(2) for label in LABELS]
+    labelled = [emitted(encode(draw(SPEC, label, seed)), label, SPEC) for label, seed in few]
+    drawn = [emitted(encode(draw(SPEC, label, seed)), label, SPEC, DRAWN) for label in LABELS for seed in range(10, 30)]
+    transform(SPEC, {"train": [*labelled, *drawn], "eval": _rows(range(4, 6))}, tmp_path)
+    capsys.readouterr()
+    _fit(tmp_path, tmp_path, "few", epochs=1)
+    assert "training on 18 labelled pictures (3 times each) and 180 drawn ones: 1 epoch, 15 steps" in capsys.readouterr().out
 
 
 def test_the_model_carries_the_profile_of_its_pictures_and_of_its_readings(plain: Path) -> None:

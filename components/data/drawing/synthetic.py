@@ -12,21 +12,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from components.base.disk import writing_in
 from components.base.errors import CaptchaPipelineError
-from components.base.features import DATA_INFO
+from components.base.features import DATA_INFO, DRAWN
 from components.data.drawing.painting import Captcha, SynthPlan, find_fonts, painter
 from components.data.legacy_layout import DataInfo, legacy_example
 from components.data.records import canonical_example, encode_png
 from components.data.span_writer import ShardWriter, new_span, write_manifest
 from components.data.spans import ShardFile, Span
 from components.data.splits import split_key, split_of
-
-SOURCE: Final = "synthetic"
 
 
 def make_shard(plan: SynthPlan, shard: int, root: str | Path, on_picture: Callable[[], None] | None = None) -> list[ShardFile]:
@@ -59,7 +57,7 @@ def _example(plan: SynthPlan, captcha: Captcha) -> Any:
     if plan.layout == "book":
         shape = (plan.spec.height, plan.spec.width, plan.spec.channels)
         return legacy_example(np.asarray(captcha.image).reshape(shape), captcha.label, plan.spec)
-    return canonical_example(encode_png(captcha.image), captcha.label, SOURCE, captcha.params)
+    return canonical_example(encode_png(captcha.image), captcha.label, DRAWN, captcha.params)
 
 
 def in_processes(
@@ -129,7 +127,7 @@ def synthesise(plan: SynthPlan, root: str | Path, make_shards: MakeShards = in_p
         files = [file for shard in make_shards(plan, draft) for file in shard]
         if plan.layout == "book":
             DataInfo.for_spec(plan.spec).save(draft / DATA_INFO)
-        write_manifest(draft, layout=plan.layout, spec=plan.spec, seed=plan.synth.seed, source=SOURCE, params=plan.params, files=files)
+        write_manifest(draft, layout=plan.layout, spec=plan.spec, seed=plan.synth.seed, source=DRAWN, params=plan.params, files=files)
     return making.span
 
 

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import CORRECTIONS, DATA_INFO, PSEUDO
+from components.base.features import CORRECTIONS, DATA_INFO, DRAWN, PSEUDO
 from components.data.captcha_spec import LabelError
 from components.data.example_proto import Example
 from components.data.legacy_layout import DataInfo, legacy_example, to_canonical
@@ -44,7 +44,7 @@ def source_name(given: str, path: Path) -> str:
       CaptchaPipelineError: the name is reserved for spans that the pipeline makes itself.
     """
     name = given or path.resolve().stem or "folder"
-    if name in (PSEUDO, CORRECTIONS):
+    if name in (DRAWN, PSEUDO, CORRECTIONS):
         raise CaptchaPipelineError(f"The source name {name!r} is reserved for spans that the pipeline makes itself. Choose another name.")
     return name
 
