@@ -26,7 +26,7 @@ from benchmarks.subset_fits import without_labels
 from benchmarks.tasks import command
 from components.data.drawing.painting import usable_fonts
 from components.data.style_fit.real_pictures import read_sample
-from components.data.style_fit.style_search import fit_style
+from components.data.style_fit.style_search import Fitted, fit_style
 from components.data.style_fit.style_section import section_of
 from components.evaluation.metrics import wilson_interval
 from pipeline.config.loading import load_config
@@ -36,7 +36,7 @@ from pipeline.reporting.style_page import write_style_page
 _NAME: Final = "synth_fit"
 _GOALS: Final = MappingProxyType({"gt4": 0.8, "v2": 0.4})  # the share of the test part that should be read right
 _REAL: Final = 50  # pictures from which the style is found
-_DRAWN: Final = 20_000  # pictures to train on
+DRAWN: Final = 20_000  # pictures to train on
 _CONFIDENCE: Final = 0.95
 _AUC_GOAL: Final = 0.65  # the AUC should be at most this
 
@@ -63,15 +63,7 @@ def measure(division: Division, seed: int) -> dict[str, Any]:
     spec = spec_of(part.train)
     settings = prepared(f"synth-fit-{division.name}-{seed}", spec, [])
     folder = without_labels(random.Random(seed).sample(part.train, _REAL), settings.with_name("real"))
-    config, page = load_config(settings), settings.with_name("style.html")
-    real = read_sample(folder, config.data.picture_rules)
-    fonts = usable_fonts(config.synth.fonts, spec.characters)
-    fitted = fit_style(real, fonts, spec, page.with_suffix(".ttf"), lambda what, done, total: None)
-    section = section_of(fitted, real, str(folder))
-    write_style_page(division.name, fitted, real, section, page)
-    with settings.open("a", encoding="utf-8") as file:
-        file.write(section)
-    command("data", "synth", "--config", str(settings), "--set", f"synth.count={_DRAWN}")
+    fitted = draw_like(folder, settings)
     command("run", "--config", str(settings))
     return {
         "set": division.name,
@@ -81,6 +73,20 @@ def measure(division: Division, seed: int) -> dict[str, Any]:
         "test": len(part.test),
         "machine": machine(),
     }
+
+
+def draw_like(folder: Path, settings: Path) -> Fitted:
+    """Finds the style of the pictures in a folder, adds it to a configuration, and draws DRAWN pictures into a span. Writes the page."""
+    config, page = load_config(settings), settings.with_name("style.html")
+    real = read_sample(folder, config.data.picture_rules)
+    fonts = usable_fonts(config.synth.fonts, config.captcha.characters)
+    fitted = fit_style(real, fonts, config.captcha, page.with_suffix(".ttf"), lambda what, done, total: None)
+    section = section_of(fitted, real, str(folder))
+    write_style_page(folder.name, fitted, real, section, page)
+    with settings.open("a", encoding="utf-8") as file:
+        file.write(section)
+    command("data", "synth", "--config", str(settings), "--set", f"synth.count={DRAWN}")
+    return fitted
 
 
 def table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
