@@ -27,6 +27,7 @@ from benchmarks.results import keep, kept, machine, record
 from benchmarks.subset_fits import without_labels
 from benchmarks.synth_fit import DRAWN, draw_like
 from benchmarks.tasks import command
+from components.base.errors import CaptchaPipelineError
 from components.evaluation.metrics import wilson_interval
 from pipeline.cli.terminal import NOT_PUSHED
 from pipeline.config.loading import load_config
@@ -84,6 +85,7 @@ def main(
     notes = [
         "The test part of the set is read by the pushed model. The interval is that of the median over the seeds.",
         f"Drawn like them: {DRAWN:,} pictures, in the style that `synth fit` finds in at most 400 of the pictures without labels.",
+        "In cc6 it finds no style, because the characters overlap.",
         "Minutes: from the first command to the push, including `data pseudo` or `synth fit`. Missing if the machine did other work.",
     ]
     record(_NAME, "Few labels, many pictures", *table(kept(_NAME)), notes)
@@ -114,9 +116,13 @@ def measure(name: str, division: Division, seed: int, ways: Collection[str]) -> 
     if _DRAWN in ways:
         start = time.perf_counter()
         with_drawn = prepared(f"few-{name}-{seed}-drawn", spec, labelled)
-        draw_like(unlabelled, with_drawn)
-        import_and_run(with_drawn)
-        yield row(_DRAWN, with_drawn)
+        try:
+            draw_like(unlabelled, with_drawn)
+        except CaptchaPipelineError as error:  # in cc6 the characters overlap too much
+            print(f"{name}: {error}")
+        else:
+            import_and_run(with_drawn)
+            yield row(_DRAWN, with_drawn)
     if not {_ALONE, _PSEUDO} & set(ways):
         return
     start = time.perf_counter()

@@ -89,6 +89,8 @@ def synth(
     else:
         span = _synthesise_elsewhere(settings, plan)
     typer.echo(f"{describe(span)}, seed {drawn.seed}, in {time.monotonic() - started:.0f} s.")
+    if settings.data.read_window().only_trains(span):
+        typer.echo("Models will only be trained on them: the pictures that people have labelled judge the models.")
 
 
 def _synthesise_elsewhere(settings: "Config", plan: "SynthPlan") -> "Span":

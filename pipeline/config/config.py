@@ -36,7 +36,9 @@ class DataConfig(Section):
 
     root: LocalPath = Field("data", description="folder of the spans span-000001, span-000002, …")
     window: int | None = Field(
-        None, ge=1, description="number of newest spans to use, corrections and pseudo-labels not counted; null for all"
+        None,
+        ge=1,
+        description="number of newest spans to use; corrections, pseudo-labels, and drawn ones beside others do not count; null: all",
     )
     half_life: float | None = Field(
         None, gt=0, description="a span this many spans older than the newest gives half of its training pictures; null for all pictures"

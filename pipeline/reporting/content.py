@@ -128,12 +128,14 @@ class SplitStatistics:
     Attributes:
       split: its name.
       count: number of pictures.
+      drawn: number of drawn pictures among them.
       characters: occurrences by character, over all labels.
       numbers: summaries by feature, such as "brightness".
     """
 
     split: str
     count: int
+    drawn: int
     characters: Mapping[str, int]
     numbers: Mapping[str, Summary]
 

@@ -113,6 +113,8 @@ def write_report(config: Config, result: RunResult) -> content.ReportInputs:
     history = json.loads((Path(_uri(run, "Trainer", "model_run")) / features.HISTORY_FILE).read_text(encoding="utf-8"))
     misread = _misread(run, model)
     splits = [_statistics(Path(_uri(run, "StatisticsGen", "statistics")), split, characters) for split in features.SPLITS]
+    # Where people have labelled pictures, drawn ones are only in the train split, and more labels are the advice.
+    labelled = splits[0].count - (0 if splits[1].drawn else splits[0].drawn)
     floor, wrong = recorded["evaluator"]["min_sequence_accuracy"], [picture.confidence for picture in misread]
     inputs = content.ReportInputs(
         title=config.name,
@@ -121,7 +123,7 @@ def write_report(config: Config, result: RunResult) -> content.ReportInputs:
         blessed=result.verdict.blessed,
         failures=result.verdict.failures,
         warnings=result.warnings,
-        advice=[] if result.verdict.blessed else advise(results, [*characters, *blank], history, splits[0].count, floor, wrong),
+        advice=[] if result.verdict.blessed else advise(results, [*characters, *blank], history, labelled, floor, wrong),
         pushed_version=run.pushed_version,
         base_problem=run.base_problem,
         steps=[content.Step(step.node, step.state, step.seconds, step.engine) for step in run.steps],
@@ -224,11 +226,15 @@ def _statistics(folder: Path, split: str, characters: str) -> content.SplitStati
     statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString((folder / f"Split-{split}" / "FeatureStats.pb").read_bytes())
     dataset = statistics.datasets[0]
     by_name = {feature.path.step[0]: feature for feature in dataset.features}
-    counts = {bucket.label: int(bucket.sample_count) for bucket in by_name[features.CHARACTERS].string_stats.rank_histogram.buckets}
+    counts, sources = (
+        {bucket.label: int(bucket.sample_count) for bucket in by_name[name].string_stats.rank_histogram.buckets}
+        for name in (features.CHARACTERS, features.SOURCE)
+    )
     numbers = {name: by_name[name].num_stats for name in _NUMBERS}
     return content.SplitStatistics(
         split=split,
         count=int(dataset.num_examples),
+        drawn=sources.get(features.DRAWN, 0),
         characters={character: counts.get(character, 0) for character in characters},
         numbers={name: content.Summary(stats.mean, stats.std_dev, stats.min, stats.max) for name, stats in numbers.items()},
     )

@@ -59,6 +59,16 @@ def test_statistics_count_every_record(tmp_path, layout):
 
 
 @pytest.mark.slow
+def test_drawn_pictures_beside_others_are_shown_as_training_pictures(tmp_path):
+    drawn = synthetic(tmp_path)
+    assert drawn.manifest.counts["test"] > 0
+    alone = Window((drawn,), None)
+    assert {counts.split: counts.records for counts in span_statistics(alone, SPEC, RULES)} == drawn.manifest.counts
+    labelled = strangers(tmp_path, SPEC, [canonical_example(encode_png(Image.new("L", (9, 9))), "12", "s", {}).SerializeToString()])
+    both = span_statistics(Window((drawn, labelled), None), SPEC, RULES)
+    assert [counts.records for counts in both] == [31, 0, 0]
+
+
 def test_both_layouts_give_the_same_samples(tmp_path):
     window = Window((synthetic(tmp_path), synthetic(tmp_path, "book")), None)
     for one, other in zip(*(samples(span, "train", window, RULES) for span in window.spans), strict=True):

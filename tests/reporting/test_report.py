@@ -49,7 +49,7 @@ def statistics(classes: tuple[str, ...]) -> list[content.SplitStatistics]:
     rng = random.Random(1)
     numbers = {"brightness": content.Summary(221.4, 7.9, 190.2, 243.0), "contrast": content.Summary(46.1, 5.2, 28.8, 66.3)}
     return [
-        content.SplitStatistics(split, count, {c: round(count * rng.uniform(0.9, 1.1)) for c in classes if c}, numbers)
+        content.SplitStatistics(split, count, 0, {c: round(count * rng.uniform(0.9, 1.1)) for c in classes if c}, numbers)
         for split, count in [("train", 20_011), ("eval", 1_989), ("test", 2_000)]
     ]
 

@@ -77,14 +77,15 @@ class SplitStatistics:
 
 
 def samples(span: Span, split: str, window: Window, rules: PictureRules) -> Iterator[Sample]:
-    """Yields the records of one split of a span, in either layout, without those that the window supersedes.
+    """Yields the records of a span, in either layout, that a run with this window uses as one split.
 
     Raises:
       CaptchaPipelineError: as for `Span.records`.
     """
     info = DataInfo.load(span.path / DATA_INFO) if span.manifest.layout == "book" else None
     superseded = window.superseded(span)
-    for item in span.records(split):
+    parts = (span.records(part) for part in SPLITS if window.use_of(span, part) == split)
+    for item in itertools.chain.from_iterable(parts):
         if superseded and isinstance(item, Record):
             seen = of_record(item.data, info, span.manifest.spec, rules)
             if seen and seen.key in superseded:
