@@ -1,7 +1,9 @@
 // Command acceptance validates and runs a compiled pipeline with Kubeflow Pipelines' own code, without a cluster.
 //
-//	acceptance compile PIPELINE.yaml PARAMETERS.json > workflow.json
-//	acceptance run PIPELINE.yaml PARAMETERS.json RUN_ID METADATA_PORT CACHE.json > steps.json
+//	acceptance compile PIPELINE.yaml RUNTIME.json > workflow.json
+//	acceptance run PIPELINE.yaml RUNTIME.json RUN_ID METADATA_PORT CACHE.json > steps.json
+//
+// RUNTIME.json is the runtime_config of the request for a run, with its parameters and its pipeline_root.
 //
 // If the backend refuses the pipeline, the command prints the backend's message and exits with 1.
 package main
@@ -28,5 +30,5 @@ func command(arguments []string) error {
 	case len(arguments) == 6 && arguments[0] == "run":
 		return run(arguments[1], arguments[2], arguments[3], arguments[4], arguments[5])
 	}
-	return fmt.Errorf("usage: acceptance compile|run PIPELINE.yaml PARAMETERS.json …")
+	return fmt.Errorf("usage: acceptance compile|run PIPELINE.yaml RUNTIME.json …")
 }

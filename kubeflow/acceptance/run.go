@@ -41,7 +41,7 @@ type step struct {
 // driver and then Kubeflow's launcher, in this process instead of a pod. It uses the ML Metadata server at metadataPort of this machine,
 // the API server in KUBECONFIG, and the object storage in that server's kfp-launcher; nothing else of a cluster is needed.
 // It writes the steps that ran to standard output as JSON, and the steps' own output to standard error.
-func run(pipelineFile, parametersFile, runID, metadataPort, cacheFile string) error {
+func run(pipelineFile, runtimeFile, runID, metadataPort, cacheFile string) error {
 	ctx := context.Background()
 	spec, platform, err := load(pipelineFile)
 	if err != nil {
@@ -51,7 +51,11 @@ func run(pipelineFile, parametersFile, runID, metadataPort, cacheFile string) er
 	if err := reread(spec.GetDeploymentSpec(), deployment); err != nil {
 		return err
 	}
-	parameters, err := parametersOf(spec, parametersFile)
+	runtime, err := runtimeConfig(runtimeFile)
+	if err != nil {
+		return err
+	}
+	parameters, err := parametersOf(spec, runtime)
 	if err != nil {
 		return err
 	}
@@ -74,7 +78,7 @@ func run(pipelineFile, parametersFile, runID, metadataPort, cacheFile string) er
 	options := driver.Options{
 		PipelineName: spec.GetPipelineInfo().GetName(), RunID: runID, RunName: "acceptance", Namespace: namespace, IterationIndex: -1,
 		Component:     spec.GetRoot(),
-		RuntimeConfig: &pipelinespec.PipelineJob_RuntimeConfig{ParameterValues: parameters, GcsOutputDirectory: spec.GetDefaultPipelineRoot()},
+		RuntimeConfig: &pipelinespec.PipelineJob_RuntimeConfig{ParameterValues: parameters, GcsOutputDirectory: runtime.PipelineRoot},
 	}
 	root, err := driver.RootDAG(ctx, options, store)
 	if err != nil {
@@ -161,18 +165,14 @@ func load(file string) (*pipelinespec.PipelineSpec, map[string]*kubernetesplatfo
 	return spec, configs, nil
 }
 
-// parametersOf returns the parameters in the file, and the pipeline's defaults for the others.
-func parametersOf(spec *pipelinespec.PipelineSpec, file string) (map[string]*structpb.Value, error) {
+// parametersOf returns the parameters of a request, and the pipeline's defaults for the others.
+func parametersOf(spec *pipelinespec.PipelineSpec, runtime *runtimeRequest) (map[string]*structpb.Value, error) {
 	parameters := map[string]*structpb.Value{}
 	for name, definition := range spec.GetRoot().GetInputDefinitions().GetParameters() {
 		parameters[name] = definition.GetDefaultValue()
 	}
-	text, err := os.ReadFile(file)
+	given, err := structpb.NewStruct(runtime.Parameters)
 	if err != nil {
-		return nil, err
-	}
-	given := &structpb.Struct{}
-	if err := protojson.Unmarshal(text, given); err != nil {
 		return nil, err
 	}
 	for name, value := range given.GetFields() {

@@ -109,16 +109,18 @@ def submit(
 ) -> None:
     """Upload a compiled pipeline and run it. Exit code 1 if the run failed.
 
-    Nothing is uploaded or started twice: the same command follows the existing run. If that run failed, it starts a new one.
+    Nothing is uploaded twice, and no second run is started while one is active: the
+    same command follows it. After its end the command starts a new run, which reads
+    the spans that are there then. Steps with the same inputs come from Kubeflow's cache.
     """
     parameters = _parameters(parameter)
     there = _cluster(host, namespace, token)
     version = there.upload(pipeline)
     run_id, is_new = there.start(version, experiment, parameters, service_account)
-    console.print(f"{'Started' if is_new else 'Following existing'} run {run_id} of {version.name}", highlight=False, soft_wrap=True)
+    console.print(f"{'Started' if is_new else 'Following the active'} run {run_id} of {version.name}", highlight=False, soft_wrap=True)
     if not wait:
         return
-    for step, state in there.follow(run_id, timeout):
+    for step, state in there.follow(version, run_id, timeout):
         console.print(f"{step or 'Run'}: {state}", highlight=False)
     if state not in ("SUCCEEDED", "SKIPPED"):
         raise CaptchaPipelineError(f"Run {run_id} is {state}. See the logs of its pods for the failed step and the error.")

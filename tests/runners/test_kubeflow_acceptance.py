@@ -21,11 +21,20 @@ from tests.support.kubeflow import ACCEPTANCE, GPU, config
 pytestmark = pytest.mark.skipif(not ACCEPTANCE, reason="KFP_ACCEPTANCE is not set: run make test-kfp")
 
 
-def accept(folder: Path, text: str, parameters: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
+def accept(folder: Path, text: str, parameters: dict[str, Any] | None = None, root: str = "") -> subprocess.CompletedProcess[str]:
     (folder / "pipeline.yaml").write_text(text)
-    (folder / "parameters.json").write_text(json.dumps(parameters or {}))
-    command = [str(ACCEPTANCE), "compile", str(folder / "pipeline.yaml"), str(folder / "parameters.json")]
+    (folder / "runtime.json").write_text(json.dumps({"parameters": parameters or {}, "pipeline_root": root}))
+    command = [str(ACCEPTANCE), "compile", str(folder / "pipeline.yaml"), str(folder / "runtime.json")]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def entrypoint(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    """Returns the tasks of a workflow's first template."""
+    assert done.returncode == 0, done.stderr
+    spec = json.loads(done.stdout)["spec"]
+    tasks: list[dict[str, Any]]
+    (tasks,) = (template["dag"]["tasks"] for template in spec["templates"] if template["name"] == spec["entrypoint"])
+    return tasks
 
 
 def test_the_pipeline_becomes_a_workflow(tmp_path: Path) -> None:
@@ -39,6 +48,16 @@ def test_the_pipeline_becomes_a_workflow(tmp_path: Path) -> None:
     texts = {parameter["name"]: parameter["value"] for parameter in workflow["spec"]["arguments"]["parameters"]}
     assert any("nvidia.com/gpu" in text for text in texts.values())
     assert any("/mnt/captcha" in text for name, text in texts.items() if name.startswith("kubernetes"))
+
+
+@pytest.mark.parametrize("root", ["", "s3://bucket/given"])
+def test_only_the_request_says_where_artifacts_go(tmp_path: Path, root: str) -> None:
+    """So `submit` and `schedule create` must give it, see test_kubeflow_client.py: the server ignores that of the pipeline."""
+    text = compile_pipeline(config())
+    assert "defaultPipelineRoot: s3://bucket/captcha" in text
+    (driver,) = (task for task in entrypoint(accept(tmp_path, text, root=root)) if task["name"] == "root-driver")
+    (given,) = (it["value"] for it in driver["arguments"]["parameters"] if it["name"] == "runtime-config")
+    assert json.loads(given).get("gcsOutputDirectory", "") == root
 
 
 def test_an_unknown_parameter_is_refused(tmp_path: Path) -> None:

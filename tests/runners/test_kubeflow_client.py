@@ -3,18 +3,20 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.base.errors import CaptchaPipelineError
-from pipeline.runners.kubeflow.client import Cluster, Schedule
+from pipeline.runners.kubeflow.client import ENDED, Cluster, Schedule
 from tests.support.command import call
 from tests.support.kfp_stand_in import StandIn, stand_in
 
 NIGHTLY = Schedule(cron="0 0 3 * * *")
 PIPELINE = """\
 pipelineInfo: {name: letters}
-root: {dag: {tasks: {}}}
+defaultPipelineRoot: s3://bucket/letters
+root: {dag: {tasks: {Fit: {}, Judge: {}}}}
 schemaVersion: 2.1.0
 sdkVersion: tfx-1.0.0
 deploymentSpec: {executors: {}}
@@ -48,32 +50,69 @@ def test_a_version_is_uploaded_once(server: StandIn, pipeline: Path) -> None:
     assert (second.pipeline_id, second.name == first.name) == (first.pipeline_id, False)
 
 
-def test_the_same_run_is_started_once_and_again_after_it_failed(server: StandIn, pipeline: Path) -> None:
+@pytest.mark.parametrize("end", ENDED)
+def test_a_run_is_started_once_while_it_is_active(server: StandIn, pipeline: Path, end: str) -> None:
     version = cluster(server).upload(pipeline)
     first, is_new = cluster(server).start(version, "captcha", {"epochs": 3}, "runner")
     assert is_new
     run = server.store["runs"][first]
     assert run["pipeline_version_reference"] == {"pipeline_id": version.pipeline_id, "pipeline_version_id": version.version_id}
-    assert (run["runtime_config"]["parameters"], run["service_account"]) == ({"epochs": 3}, "runner")
+    assert run["runtime_config"] == {"parameters": {"epochs": 3}, "pipeline_root": "s3://bucket/letters"}
+    assert run["service_account"] == "runner"
     assert cluster(server).start(version, "captcha", {"epochs": 3}, "runner") == (first, False)
     other, is_new = cluster(server).start(version, "captcha", {"epochs": 4}, "runner")
     assert is_new
     assert other != first
-    run["state"] = "FAILED"
+    run["state"] = end
     again, is_new = cluster(server).start(version, "captcha", {"epochs": 3}, "runner")
     assert is_new
     assert again not in (first, other)
 
 
-def test_a_run_is_followed_to_its_end(server: StandIn, pipeline: Path) -> None:
+def nodes(**states: str) -> dict[str, Any]:
+    """Returns the details of a run as the API server makes them from the nodes of Argo's workflow: an entry for each node, sorted by ID."""
+    names = {"root_driver": "root-driver", "Fit_driver": "Fit-driver", "Judge_driver": "Judge-driver"}
+    shown = {name: names.get(name, name.partition("_")[0]) for name in states}
+    tasks = [{"run_id": "1", "task_id": name, "display_name": shown[name], "state": state} for name, state in states.items()]
+    return {"task_details": sorted(tasks, key=lambda task: task["task_id"])}
+
+
+def test_the_steps_of_a_run_are_followed_to_its_end(server: StandIn, pipeline: Path) -> None:
     there = cluster(server)
-    run_id, _ = there.start(there.upload(pipeline), "captcha", {}, None)
+    version = there.upload(pipeline)
+    run_id, _ = there.start(version, "captcha", {}, None)
     run = server.store["runs"][run_id]
-    run |= {"state": "RUNNING", "run_details": {"task_details": [{"display_name": "a", "state": "RUNNING"}]}}
-    states = there.follow(run_id, interval=0.01)
-    assert next(states) == ("a", "RUNNING")
-    run |= {"state": "SUCCEEDED", "run_details": {"task_details": [{"display_name": "a", "state": "SUCCEEDED"}]}}
-    assert list(states) == [("a", "SUCCEEDED"), ("", "SUCCEEDED")]
+    begun = {"root": "RUNNING", "root_driver": "SUCCEEDED", "Fit_driver": "RUNNING"}
+    run |= {"state": "RUNNING", "run_details": nodes(**begun)}
+    states = there.follow(version, run_id, interval=0.01)
+
+    def later() -> None:
+        run["run_details"] = nodes(**begun | {"Fit_driver": "SUCCEEDED", "Fit": "RUNNING", "executor_1": "RUNNING"})
+
+    timer = threading.Timer(0.2, later)
+    timer.start()
+    assert next(states) == ("Fit", "RUNNING"), "its driver does not count"
+    timer.join()
+    done = {"Fit_driver": "SUCCEEDED", "Fit": "SUCCEEDED", "executor_1": "FAILED", "executor_2": "SUCCEEDED", "executor_3": "RUNNING"}
+    run["run_details"] = nodes(**begun | done | {"Judge_driver": "SUCCEEDED", "Judge": "RUNNING"})
+    assert [next(states), next(states)] == [("Fit", "SUCCEEDED"), ("Judge", "RUNNING")], "the pods of all steps have one name"
+    run |= {"state": "SUCCEEDED", "run_details": nodes(**begun | done | {"Judge": "SUCCEEDED"})}
+    assert list(states) == [("Judge", "SUCCEEDED"), ("", "SUCCEEDED")]
+
+
+def test_a_step_whose_driver_fails_is_reported(server: StandIn, pipeline: Path) -> None:
+    there = cluster(server)
+    version = there.upload(pipeline)
+    run_id, _ = there.start(version, "captcha", {}, None)
+    server.store["runs"][run_id] |= {"state": "FAILED", "run_details": nodes(root="FAILED", root_driver="SUCCEEDED", Fit_driver="FAILED")}
+    assert list(there.follow(version, run_id)) == [("Fit", "FAILED"), ("", "FAILED")]
+
+
+def test_users_who_share_a_cluster_may_have_pipelines_of_one_name(server: StandIn, pipeline: Path) -> None:
+    ours, theirs = (Cluster(server.host, namespace, None, 5.0).upload(pipeline) for namespace in ("us", "them"))
+    assert ours.pipeline_id != theirs.pipeline_id
+    assert [it["namespace"] for it in server.store["pipelines"].values()] == ["us", "them"]
+    assert Cluster(server.host, "us", None, 5.0).upload(pipeline) == ours
 
 
 def test_a_schedule_is_made_once_and_replaced_when_it_differs(server: StandIn, pipeline: Path) -> None:
@@ -89,6 +128,23 @@ def test_a_schedule_is_made_once_and_replaced_when_it_differs(server: StandIn, p
     assert list(run["trigger"]) == ["periodic_schedule"]
     assert not there.schedule(version, "captcha", "nightly", Schedule(every=3600), {"window": 3}, None)
     assert [found.display_name for found in there.schedules()] == ["nightly"]
+
+
+def test_a_schedule_is_replaced_without_a_gap(server: StandIn, pipeline: Path) -> None:
+    there = cluster(server)
+    assert there.schedule(there.upload(pipeline), "captcha", "nightly", NIGHTLY, {}, None)
+    (run,) = server.store["recurringruns"].values()
+    assert run["runtime_config"]["pipeline_root"] == "s3://bucket/letters"
+    before = len(server.made())
+    pipeline.write_text(PIPELINE.replace("s3://bucket/letters", "s3://elsewhere/letters"))
+    version = there.upload(pipeline)
+    assert there.schedule(version, "captcha", "nightly", NIGHTLY, {}, None)
+    (run,) = server.store["recurringruns"].values()
+    assert run["runtime_config"]["pipeline_root"] == "s3://elsewhere/letters"
+    changes = [request for request in server.made()[before:] if "recurringruns" in request]
+    assert changes == ["POST /apis/v2beta1/recurringruns", "DELETE /apis/v2beta1/recurringruns/ID"]
+    run["runtime_config"]["pipeline_root"] = "s3://bucket/letters"
+    assert there.schedule(version, "captcha", "nightly", NIGHTLY, {}, None), "its artifacts went elsewhere"
 
 
 def test_a_schedule_is_replaced_when_its_account_or_experiment_differs(server: StandIn, pipeline: Path) -> None:
@@ -172,11 +228,16 @@ def test_the_kubeflow_commands(server: StandIn, pipeline: Path, monkeypatch: pyt
     assert "Started run" in call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--no-wait")
     (run,) = server.store["runs"].values()
     assert run["runtime_config"]["parameters"] == {"epochs": 3}
+    assert "Following the active run" in call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--no-wait")
     run["state"] = "SUCCEEDED"
-    output = call("kubeflow", "submit", str(pipeline), "-p", "epochs=3")
-    assert "Following existing run" in output
-    assert "Run: SUCCEEDED" in output
-    run["state"] = "RUNNING"
+    output = call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--no-wait")
+    assert "Started run" in output, "an ended run cannot have read the newest spans"
+    newest = list(server.store["runs"].values())[-1]
+    timer = threading.Timer(0.5, newest.update, [{"state": "SUCCEEDED"}])
+    timer.start()
+    assert "Run: SUCCEEDED" in call("kubeflow", "submit", str(pipeline), "-p", "epochs=3")
+    timer.join()
+    newest["state"] = "RUNNING"
     with pytest.raises(CaptchaPipelineError, match="is still RUNNING after 0 seconds"):
         call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--timeout", "0")
 

@@ -17,6 +17,7 @@ from benchmarks.kill_each_step import STEPS
 from components.serving.serving_dir import roll_back, versions
 from pipeline.runners.kubeflow.compile import _NEVER_CACHED
 from tests.support.command import call
+from tests.support.kfp_stand_in import stand_in
 from tests.support.kubeflow import ACCEPTANCE, SHAPES, older_than, shape
 from tests.support.paths import tiny_options
 
@@ -49,12 +50,16 @@ def cacheable(tasks: dict[str, Any], name: str) -> bool:
 def test_driver_and_launcher_run_every_step(tmp_path: Path, bucket: str) -> None:
     from tests.support.kfp_cluster import cluster
 
-    volume, pipeline, parameters = tmp_path / "volume", tmp_path / "pipeline.yaml", tmp_path / "parameters.json"
+    volume, pipeline, runtime = tmp_path / "volume", tmp_path / "pipeline.yaml", tmp_path / "runtime.json"
     options = tiny_options(volume)
     call("data", "synth", *options)
     pods = ["--set", f"kubeflow.volumes={{{volume}: captcha}}", "--set", "kubeflow.trainer.gpus=1", "--set", "kubeflow.trainer.memory=16"]
     call("kubeflow", "compile", "-o", str(pipeline), *options, *pods, "--image", "captcha:1", "--root", f"s3://{bucket}/artifacts")
-    parameters.write_text(json.dumps({"epochs": 3, "min_sequence_accuracy": 0.2}))
+    with stand_in() as server:
+        parameters = ("-p", "epochs=3", "-p", "min_sequence_accuracy=0.2")
+        call("kubeflow", "submit", str(pipeline), "--host", server.host, "--no-wait", *parameters)
+        (request,) = server.store["runs"].values()
+    runtime.write_text(json.dumps(request["runtime_config"]))
     tasks = next(yaml.safe_load_all(pipeline.read_text(encoding="utf-8")))["root"]["dag"]["tasks"]
     serving = volume / "output" / "tiny" / "serving" / "tiny"
 
@@ -65,7 +70,7 @@ def test_driver_and_launcher_run_every_step(tmp_path: Path, bucket: str) -> None
                 str(ACCEPTANCE),
                 "run",
                 str(pipeline),
-                str(parameters),
+                str(runtime),
                 run_id,
                 str(there.metadata_port),
                 str(tmp_path / "cache.json"),

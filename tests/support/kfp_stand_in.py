@@ -123,7 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
                 described = {"display_name": query["name"], "pipeline_id": query["pipelineid"]}
             return self._add(kind, described)
         if self.command == "GET" and (len(parts) == 1 or parts[-1] == "versions"):
-            return self._list(kind, query)
+            of = {"pipeline_id": parts[1]} if kind == "versions" else {}
+            if kind == "pipelines" and "namespace" in query:
+                of = {"namespace": query["namespace"]}
+            return self._list(kind, query, of)
         if self.command == "POST" and len(parts) == 1:
             return self._add(kind, json.loads(body))
         identity, _, action = parts[-1].partition(":")
@@ -147,8 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.store[kind][identity] = new
         return new
 
-    def _list(self, kind: str, query: dict[str, str]) -> dict[str, Any]:
-        found = list(self.server.store[kind].values())
+    def _list(self, kind: str, query: dict[str, str], of: dict[str, str]) -> dict[str, Any]:
+        found = [item for item in self.server.store[kind].values() if of.items() <= item.items()]
         for predicate in json.loads(query.get("filter", "{}")).get("predicates", []):
             assert predicate["operation"] in ("EQUALS", 1), predicate
             found = [item for item in found if item.get(predicate["key"]) == predicate["stringValue"]]

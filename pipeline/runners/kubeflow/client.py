@@ -23,17 +23,27 @@ from pipeline.runners.kubeflow.compiled import Compiled
 # The final states of a run: V2beta1RuntimeState of the API.
 ENDED: Final = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 _REQUEST_TIMEOUT: Final = 30  # seconds
+_DRIVER: Final = "-driver"
 
 Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """A version of a pipeline on the cluster. Its name contains a hash of its YAML."""
+    """A version of a pipeline on the cluster.
+
+    Attributes:
+      pipeline_id, version_id: the IDs on the cluster.
+      name: contains a hash of the YAML.
+      root: the URL under which its runs store their artifacts.
+      steps: the names of its steps.
+    """
 
     pipeline_id: str
     version_id: str
     name: str
+    root: str
+    steps: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Cluster:
         """
         Args:
           host: the address, such as http://localhost:8080; None for the cluster that this process runs in, as the SDK finds it.
-          namespace: the namespace, if several users share the cluster.
+          namespace: the user's namespace, if several users share the cluster. Kubeflow's own namespace is the SDK's default.
           token: the token of a user or service account; None for the SDK's own ways to authenticate.
           patience: the seconds during which a failed or unanswered request is repeated.
 
@@ -77,7 +87,7 @@ class Cluster:
         """
         self._host, self._namespace = host or "the cluster", namespace
         self._retry = Retry(predicate=_again, initial=0.5, maximum=10.0, multiplier=2.0, timeout=patience)
-        self._client = self._ask(lambda: _Client(host=host, namespace=namespace or "kubeflow", existing_token=token))
+        self._client = self._ask(lambda: _Client(host=host, existing_token=token))
         api = self._client._run_api.api_client  # the client that all parts of the SDK share; they set no time limit
         call = api.call_api
 
@@ -88,23 +98,25 @@ class Cluster:
 
     def upload(self, pipeline: Path) -> Version:
         """Returns the version of the pipeline with exactly this YAML; uploads it if it does not exist."""
-        name = Compiled.load(pipeline).name
+        compiled = Compiled.load(pipeline)
+        name = compiled.name
         version_name = f"{name}-{hashlib.sha256(pipeline.read_bytes()).hexdigest()[:12]}"
 
         def find_or_upload() -> Version:
-            pipeline_id = self._client.get_pipeline_id(name)
-            if pipeline_id is None:
-                pipeline_id = self._client.upload_pipeline(str(pipeline), pipeline_name=name, namespace=self._namespace).pipeline_id
+            known = self._client.list_pipelines(namespace=self._namespace, filter=_named(name)).pipelines or []
+            there = known[0] if known else self._client.upload_pipeline(str(pipeline), pipeline_name=name, namespace=self._namespace)
+            pipeline_id = there.pipeline_id
             versions = self._client.list_pipeline_versions(pipeline_id, filter=_named(version_name)).pipeline_versions or []
             found = versions[0] if versions else self._client.upload_pipeline_version(str(pipeline), version_name, pipeline_id=pipeline_id)
-            return Version(pipeline_id, found.pipeline_version_id, version_name)
+            return Version(pipeline_id, found.pipeline_version_id, version_name, compiled.root, frozenset(compiled.tasks))
 
         return self._ask(find_or_upload)
 
     def start(self, version: Version, experiment: str, parameters: Mapping[str, Any], service_account: str | None) -> tuple[str, bool]:
         """Returns the ID of the run of this version with these parameters, and whether it was started now.
 
-        A failed or canceled run does not count: a new run is started.
+        A run that has ended does not count, even if it succeeded: only a new run can find out whether there are new spans. Its other steps
+        come from Kubeflow's cache if their inputs are the same.
         """
         name = f"{version.name}-{_digest(parameters)}"
 
@@ -112,7 +124,7 @@ class Cluster:
             experiment_id = self._experiment(experiment)
             runs = self._client.list_runs(experiment_id=experiment_id, namespace=self._namespace, filter=_named(name)).runs or []
             for run in runs:
-                if run.state not in ("FAILED", "CANCELED"):
+                if run.state not in ENDED:
                     return run.run_id, False
             with contextlib.redirect_stdout(None):  # the SDK prints a link
                 run = self._client.run_pipeline(
@@ -121,16 +133,21 @@ class Cluster:
                     params=dict(parameters),
                     pipeline_id=version.pipeline_id,
                     version_id=version.version_id,
+                    pipeline_root=version.root,
                     service_account=service_account,
                 )
             return run.run_id, True
 
         return self._ask(find_or_start)
 
-    def follow(self, run_id: str, timeout: float | None = None, interval: float = 5.0) -> Iterator[tuple[str, str]]:
+    def follow(self, version: Version, run_id: str, timeout: float | None = None, interval: float = 5.0) -> Iterator[tuple[str, str]]:
         """Yields (step, state) whenever the state of a step changes, and at the end ("", state) with the state of the run.
 
+        The server reports the nodes of Argo's workflow: for each step one with the step's name, one for Kubeflow's driver, which prepares
+        the step, and one or more named "executor" for its pods. A driver counts only if it fails: the step then has no node.
+
         Args:
+          version: the version of the pipeline.
           run_id: the ID of the run.
           timeout: the seconds to wait for the end of the run; None for no limit.
           interval: the seconds between two requests.
@@ -143,9 +160,10 @@ class Cluster:
         while True:
             run = self._ask(lambda: self._client.get_run(run_id))
             for task in (run.run_details and run.run_details.task_details) or []:
-                if task.state and seen.get(task.display_name) != task.state:
-                    seen[task.display_name] = task.state
-                    yield task.display_name, task.state
+                step, is_driver = task.display_name.removesuffix(_DRIVER), task.display_name.endswith(_DRIVER)
+                if step in version.steps and task.state and seen.get(step) != task.state and (task.state == "FAILED" or not is_driver):
+                    seen[step] = task.state
+                    yield step, task.state
             if run.state in ENDED:
                 yield "", run.state
                 return
@@ -160,7 +178,8 @@ class Cluster:
     ) -> bool:
         """Creates the recurring run `name`, one run at a time and without catching up.
 
-        A recurring run of that name that differs is replaced, because the API cannot change it.
+        A recurring run of that name that differs is replaced, because the API cannot change it. The new one is created first, so that no
+        run is missed.
 
         Returns:
           Whether anything was created; False if the recurring run already existed with these settings.
@@ -170,13 +189,9 @@ class Cluster:
             experiment_id = self._experiment(experiment)
             # The server fills in an account if the user gives none, so the description records the given one.
             description = f"By captcha-pipeline, service account: {service_account or 'the default'}"
-            ours = (experiment_id, description, version.version_id, when, dict(parameters))
-            same = False
-            for found in self._recurring(name):
-                if not same and ours == _asked_for(found):
-                    same = True
-                else:
-                    self._client.delete_recurring_run(found.recurring_run_id)
+            ours = (experiment_id, description, version.version_id, when, dict(parameters), version.root)
+            before = self._recurring(name)
+            same = next((found for found in before if _asked_for(found) == ours), None)
             if not same:
                 self._client.create_recurring_run(
                     experiment_id,
@@ -189,8 +204,12 @@ class Cluster:
                     params=dict(parameters),
                     pipeline_id=version.pipeline_id,
                     version_id=version.version_id,
+                    pipeline_root=version.root,
                     service_account=service_account,
                 )
+            for found in before:
+                if found is not same:
+                    self._client.delete_recurring_run(found.recurring_run_id)
             return not same
 
         return self._ask(find_or_make)
@@ -269,11 +288,12 @@ def _named(name: str) -> str:
 
 
 def _asked_for(run: Any) -> tuple[Any, ...]:
-    """Returns the settings that a recurring run was created with: experiment, description, version, schedule, parameters."""
+    """Returns the settings that a recurring run was created with: experiment, description, version, schedule, parameters, root."""
     cron, periodic = run.trigger.cron_schedule, run.trigger.periodic_schedule
     when = Schedule(cron.cron if cron else None, int(periodic.interval_second) if periodic else None)
-    parameters = dict(run.runtime_config.parameters or {}) if run.runtime_config else {}
-    return run.experiment_id, run.description, run.pipeline_version_reference.pipeline_version_id, when, parameters
+    config = run.runtime_config
+    given = (dict(config.parameters or {}), config.pipeline_root) if config else ({}, None)
+    return run.experiment_id, run.description, run.pipeline_version_reference.pipeline_version_id, when, *given
 
 
 def _digest(parameters: Mapping[str, Any]) -> str:

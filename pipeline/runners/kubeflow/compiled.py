@@ -48,6 +48,12 @@ class Compiled:
         return name
 
     @property
+    def root(self) -> str:
+        """The URL under which a run stores its artifacts. The API server ignores it: whoever starts a run must give it."""
+        root: str = self.spec["defaultPipelineRoot"]
+        return root
+
+    @property
     def tasks(self) -> dict[str, Any]:
         """The tasks of the graph, by name."""
         tasks: dict[str, Any] = self.spec["root"]["dag"]["tasks"]
