@@ -21,7 +21,7 @@ FLINK_DEPLOYMENT = jsonschema.Draft202012Validator(closed(json.loads(gzip.decomp
 
 
 def resources() -> dict[tuple[str, str], Document]:
-    found = [document for name in ("flink.yaml", "job-server.yaml") for document in documents(FOLDER / name)]
+    found = [document for name in ("access.yaml", "flink.yaml", "job-server.yaml") for document in documents(FOLDER / name)]
     return {(document["kind"], document["metadata"]["name"]): document for document in found}
 
 
@@ -56,6 +56,11 @@ def test_every_referenced_name_exists() -> None:
     service = found["Service", "captcha-flink-jobs"]["spec"]
     assert service["selector"] == jobs["spec"]["template"]["metadata"]["labels"]
     assert {port["targetPort"]: port["port"] for port in service["ports"]} == ports
+    account = ("ServiceAccount", flink["spec"]["serviceAccount"])
+    assert account in found
+    binding = found["RoleBinding", "captcha-flink"]
+    assert [(subject["kind"], subject["name"]) for subject in binding["subjects"]] == [account]
+    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) in found
     allowed = yaml.safe_dump(found["NetworkPolicy", "captcha-flink"])
     assert all(name in allowed for name in ("captcha-flink", "captcha-flink-jobs", "captcha-pipeline/uses-flink"))
 

@@ -20,6 +20,7 @@ MANIFESTS = ROOT / "kubeflow" / "manifests"
 RESOURCES = sorted(set(MANIFESTS.rglob("*.yaml")) - set(MANIFESTS.rglob("kustomization.yaml")))
 OVERLAYS = sorted((MANIFESTS / "overlays").iterdir())
 ALONE = [MANIFESTS / "loader", MANIFESTS / "retrain"]
+FLINK = ROOT / "deploy" / "flink" / "kubernetes"
 KUSTOMIZE = os.environ.get("KUSTOMIZE")
 # The schema of v1beta1 in config/crd/full/serving.kserve.io_inferenceservices.yaml of KServe 0.20.0, unchanged.
 KSERVE = SUPPORT / "kserve_inferenceservice_v0.20.0.json.gz"
@@ -40,6 +41,7 @@ def check(document: Document) -> None:
 
 def pod_specs(resources: list[Document]) -> list[Document]:
     deployed = [resource["spec"]["template"]["spec"] for resource in resources if resource["kind"] == "Deployment"]
+    deployed += [resource["spec"]["predictor"] for resource in resources if resource["kind"] == "InferenceService"]
     jobs = [resource["spec"]["jobTemplate"]["spec"]["template"]["spec"] for resource in resources if resource["kind"] == "CronJob"]
     return deployed + jobs + [resource["spec"] for resource in resources if resource["kind"] == "Pod"]
 
@@ -65,6 +67,9 @@ def test_every_referenced_name_exists(server: str) -> None:
     for pod in pods:
         for volume in pod["spec"]["volumes"]:
             assert "emptyDir" in volume or ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in names
+        for container in pod["spec"].get("initContainers", []):
+            assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["spec"]["volumes"]}
+            assert {("ConfigMap", source["configMapRef"]["name"]) for source in container.get("envFrom", [])} <= names
         for container in pod["spec"]["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["spec"]["volumes"]}
             assert {("ConfigMap", source["configMapRef"]["name"]) for source in container.get("envFrom", [])} <= names
@@ -106,6 +111,39 @@ def test_servers_read_the_paths_that_the_pipeline_writes() -> None:
         assert (mount["mountPath"], mount["readOnly"]) == ("/mnt/captcha", True)
     uri = inference["spec"]["predictor"]["model"]["storageUri"].replace("PIPELINE", name)
     assert uri == config.serving_dir.replace("/mnt/captcha", "pvc://captcha")
+    (waits,), (makes,) = serving["initContainers"], inference["spec"]["predictor"]["initContainers"]
+    for container in (waits, makes):
+        assert config.serving_dir in container["command"][-1].replace("$PIPELINE", name)
+
+
+def test_a_pod_of_tensorflow_serving_waits_for_the_first_model(tmp_path: Path) -> None:
+    """It runs the command of the manifest, in a folder of its own."""
+    (pod,) = pod_specs(documents(MANIFESTS / "serving" / "serving.yaml"))
+    (container,) = pod["initContainers"]
+    command = [part.replace("/mnt/captcha", str(tmp_path)) for part in container["command"]]
+    folder = tmp_path / "output" / "tiny" / "serving" / "tiny"
+    waiting = subprocess.Popen(command, env=os.environ | {"PIPELINE": "tiny"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(0.5)
+        (folder / ".pushing").mkdir(parents=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(6)
+        (folder / "1796000000").mkdir()
+        assert waiting.wait(20) == 0
+    finally:
+        waiting.kill()
+        waiting.wait()
+
+
+def test_a_pod_of_kserve_makes_the_folder_of_the_model(tmp_path: Path) -> None:
+    (pod,) = pod_specs(documents(MANIFESTS / "kserve" / "inference-service.yaml"))
+    (container,) = pod["initContainers"]
+    command = [part.replace("/mnt/captcha", str(tmp_path)) for part in container["command"]]
+    for _ in range(2):
+        subprocess.run(command, env=os.environ | {"PIPELINE": "tiny"}, check=True)
+    assert (tmp_path / "output" / "tiny" / "serving" / "tiny").is_dir()
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "captcha"
 
 
 def test_this_projects_server_is_configured_as_its_pod_needs() -> None:
@@ -125,12 +163,13 @@ def test_pods_meet_the_restricted_standard_and_no_file_has_a_secret() -> None:
     """https://kubernetes.io/docs/concepts/security/pod-security-standards, and also numeric users and a read-only image."""
     resources = [document for path in RESOURCES for document in documents(path)]
     for pod in pod_specs(resources):
-        assert pod["securityContext"]["runAsNonRoot"]
-        assert pod["securityContext"]["runAsUser"] > 0
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["automountServiceAccountToken"] is False
-        for container in pod["containers"]:
-            assert container["securityContext"] == {
+        for container in all_containers(pod):  # KServe adds the other containers of its pods
+            context = pod.get("securityContext", {}) | container["securityContext"]
+            assert context.pop("runAsUser") == context.pop("runAsGroup") == 10001
+            assert context == {
+                "runAsNonRoot": True,
+                "seccompProfile": {"type": "RuntimeDefault"},
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
@@ -140,6 +179,10 @@ def test_pods_meet_the_restricted_standard_and_no_file_has_a_secret() -> None:
     rules = [rule for resource in resources if resource["kind"] == "Role" for rule in resource["rules"]]
     assert "*" not in {word for rule in rules for words in rule.values() for word in words}
     assert all("resourceNames" in rule for rule in rules if {"secrets", "configmaps"} & set(rule["resources"]))
+
+
+def all_containers(pod: Document) -> list[Document]:
+    return [*pod.get("containers", []), *pod.get("initContainers", [])]
 
 
 def build(overlay: Path) -> subprocess.CompletedProcess[str]:
@@ -155,8 +198,8 @@ def test_overlays_built_by_kustomize(overlay: Path) -> None:
     for resource in resources:
         check(resource)
         assert resource["metadata"]["labels"]["app.kubernetes.io/part-of"] == "captcha-pipeline"
-        assert resource["metadata"].get("namespace") == (None if resource["kind"] == "StorageClass" else "kubeflow")
-    images = {container["image"] for pod in pod_specs(resources) for container in pod["containers"]}
+        assert "namespace" not in resource["metadata"], "kubectl -n gives it"
+    images = {container["image"] for pod in pod_specs(resources) for container in all_containers(pod)}
     served = [resource for resource in resources if resource["kind"] in {"InferenceService", "HorizontalPodAutoscaler"}]
     (claim,) = [resource for resource in resources if resource["kind"] == "PersistentVolumeClaim"]
     assert len(served) == 1
@@ -166,19 +209,27 @@ def test_overlays_built_by_kustomize(overlay: Path) -> None:
     elif overlay.name == "captcha-server":
         assert images == {"registry.example/captcha-pipeline:1"}
     else:
-        assert images == {"registry.example/captcha-pipeline:1", "tensorflow/serving:2.21.0"}
+        assert images == {"registry.example/captcha-pipeline:1", "tensorflow/serving:2.20.0"}
     assert claim["spec"].get("storageClassName") == ("captcha-bucket" if overlay.name == "bucket" else None)
 
 
 @pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE is not set: run make test-manifests")
 @pytest.mark.parametrize("folder", ALONE, ids=lambda path: path.name)
-def test_standalone_manifests_have_the_image_and_namespace_of_the_overlays(folder: Path) -> None:
+def test_standalone_manifests_have_the_image_of_the_overlays(folder: Path) -> None:
     (resource,) = yaml.safe_load_all(build(folder).stdout)
     check(resource)
-    assert resource["metadata"]["namespace"] == "kubeflow"
+    assert "namespace" not in resource["metadata"]
     (pod,) = pod_specs([resource])
     assert [container["image"] for container in pod["containers"]] == ["registry.example/captcha-pipeline:1"]
     assert {volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume} == {"captcha"}
+
+
+@pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE is not set: run make test-manifests")
+def test_the_manifests_of_flink_have_the_image_of_the_overlays() -> None:
+    found = {resource["kind"]: resource for resource in yaml.safe_load_all(build(FLINK).stdout)}
+    pool = found["FlinkDeployment"]["spec"]["taskManager"]["podTemplate"]["spec"]["containers"]
+    assert [container["image"] for container in pool] == ["registry.example/captcha-pipeline:1"]
+    assert all("namespace" not in resource["metadata"] for resource in found.values())
 
 
 @pytest.mark.skipif(not KUSTOMIZE, reason="KUSTOMIZE is not set: run make test-manifests")
