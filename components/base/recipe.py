@@ -54,6 +54,11 @@ def code_digest() -> str:
     return source_digest(*(module for modules in _CODE.values() for module in modules))
 
 
+def step_digest(step: str) -> str:
+    """Returns a hash of the code of a step, independent of the libraries; "" for a step whose code is TFX's alone."""
+    return source_digest(*_CODE[step]) if step in _CODE else ""
+
+
 def code_digests() -> dict[str, str]:
     """Returns a hash of the code and the libraries for each step. A step gets it as a property, and runs again when either changes."""
     versions = libraries()

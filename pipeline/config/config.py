@@ -136,6 +136,11 @@ class PodConfig(Section):
 
     cpu: float | None = Field(None, gt=0, description="number of cores; null for the cluster's default")
     memory: float | None = Field(None, gt=0, description="memory in 10^9 bytes; null for the cluster's default")
+    shared_memory: float | None = Field(
+        None,
+        gt=0,
+        description="size of /dev/shm in 10^9 bytes, part of `memory`; several GPUs exchange data there; null for 64 MiB",
+    )
     gpus: int = Field(0, ge=0, description="number of GPUs")
     gpu: str = Field("nvidia.com/gpu", min_length=1, description="resource name of the GPUs in the cluster's device plugin")
     node_selector: dict[str, str] = Field({}, description="labels that the node must have")
@@ -153,6 +158,9 @@ class KubeflowConfig(Section):
     """How the steps run on Kubeflow Pipelines."""
 
     image: str | None = Field(None, min_length=1, description="image of this project that the cluster pulls")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(None, description="when; null for the cluster's default")
+    image_pull_secrets: tuple[str, ...] = Field((), description="names of the secrets with the credentials of the registry")
+    user: int = Field(10001, ge=1, description="numeric user and group of the pods; must be able to write to the volumes")
     root: str | None = Field(None, pattern=r"^(s3|gs|minio)://[^/]+", description="URL for artifacts, such as s3://bucket/folder")
     volumes: dict[str, str] = Field(
         {}, description="PersistentVolumeClaims by mount path; root and data.root must be paths under these mounts"

@@ -10,8 +10,10 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.base.errors import CaptchaPipelineError
+from components.base.recipe import step_digest
 from pipeline.config.loading import load_config
 from pipeline.runners.kubeflow.compile import compile_pipeline
+from pipeline.runners.kubeflow.entrypoint import GPUS
 from tests.support.command import call
 from tests.support.kubeflow import CLUSTER, GPU, VOLUME, config
 from tests.support.paths import TINY
@@ -83,6 +85,30 @@ def test_retries() -> None:
     assert not any("retryPolicy" in task for task in spec["root"]["dag"]["tasks"].values())
 
 
+def test_a_step_may_be_retried_for_days() -> None:
+    """Argo counts from the first start of a step, so the pauses alone must not fill the time."""
+    spec, _ = documents()
+    policies = [task["retryPolicy"] for task in spec["root"]["dag"]["tasks"].values()]
+    assert policies
+    for policy in policies:
+        assert int(policy["backoffMaxDuration"].removesuffix("s")) >= 7 * 86400
+
+
+def test_every_pod_gets_the_user_and_what_it_takes_to_pull_the_image() -> None:
+    _, platform = documents()
+    for step in platform.values():
+        assert step["securityContext"] == {"runAsUser": 10001, "runAsGroup": 10001, "runAsNonRoot": True}
+        assert not {"imagePullSecret", "imagePullPolicy", "emptyDirMounts"} & set(step)
+    pulled = ("kubeflow.image_pull_policy=Always", "kubeflow.image_pull_secrets=[registry, other]", "kubeflow.user=1234")
+    _, platform = documents(*pulled, "kubeflow.trainer={shared_memory: 0.5}")
+    for step in platform.values():
+        assert (step["imagePullPolicy"], step["imagePullSecret"]) == ("Always", [{"secretName": "registry"}, {"secretName": "other"}])
+        assert step["securityContext"]["runAsUser"] == step["securityContext"]["runAsGroup"] == 1234
+    shared = {name: step["emptyDirMounts"] for name, step in platform.items() if "emptyDirMounts" in step}
+    assert list(shared) == ["Trainer_executor"]
+    assert shared["Trainer_executor"] == [{"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "500M"}]
+
+
 def test_only_the_trainer_gets_the_gpu_and_every_step_gets_the_volume() -> None:
     spec, platform = documents(GPU)
     resources = {name: it["container"].get("resources") for name, it in spec["deploymentSpec"]["executors"].items()}
@@ -102,10 +128,22 @@ def test_only_the_trainer_gets_the_gpu_and_every_step_gets_the_volume() -> None:
     assert not any("tolerations" in it for name, it in platform.items() if name != "Trainer_executor")
 
 
+def test_threads_and_gpus_are_those_of_the_pod() -> None:
+    spec, _ = documents("kubeflow.steps={cpu: 1.5}", "kubeflow.trainer={gpus: 2}")
+    given = {name: it["container"]["env"] for name, it in spec["deploymentSpec"]["executors"].items()}
+    assert given.pop("Trainer_executor") == [{"name": GPUS, "value": "2"}]
+    threads = [{"name": f"TF_NUM_{kind}OP_THREADS", "value": "2"} for kind in ("INTRA", "INTER")]
+    assert given
+    assert all(environment == threads for environment in given.values())
+    assert not any("env" in it["container"] for it in documents()[0]["deploymentSpec"]["executors"].values())
+
+
 def test_every_step_runs_the_entrypoint_under_its_own_name() -> None:
     spec, _ = documents()
     for name, executor in spec["deploymentSpec"]["executors"].items():
-        assert executor["container"]["command"] == ["python", "-m", "pipeline.runners.kubeflow.entrypoint", name.removesuffix("_executor")]
+        *command, step, digest = executor["container"]["command"]
+        assert (command, step) == (["python", "-m", "pipeline.runners.kubeflow.entrypoint"], name.removesuffix("_executor"))
+        assert digest == step_digest(step)
         assert executor["container"]["image"] == "registry/captcha:1"
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 
 from components.base.errors import CaptchaPipelineError
+from components.base.recipe import step_digest
 from components.data.captcha_spec import CaptchaSpec
-from pipeline.runners.kubeflow.entrypoint import local_path, main
+from pipeline.runners.kubeflow.entrypoint import GPUS, local_path, main
 
 SCHEMA = {"instanceSchema": "title: tfx.Schema\ntype: object\n"}
 STRINGS = {"parameterType": "STRING"}
@@ -48,6 +50,7 @@ def schema_step(pod: Path, spec: str) -> list[str]:
     }
     return [
         "CaptchaSchema",
+        step_digest("CaptchaSchema"),
         "--executor_class_path",
         "components.schema_gate.CaptchaSchema_Executor",
         "--json_serialized_invocation_args",
@@ -75,6 +78,25 @@ def test_a_user_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("CaptchaSchema failed: The artifact hdfs://bucket/schema is not in object storage")
+
+
+def test_an_image_with_other_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    step, digest, *rest = schema_step(tmp_path, CaptchaSpec().model_dump_json())
+    assert main([step, "0123456789abcdef", *rest]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"CaptchaSchema failed: This image has other code for the step ({digest}, Python 3.")
+    assert "compiled from (0123456789abcdef)" in line
+    assert not (tmp_path / "schema").exists()
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="this machine has a GPU")
+def test_a_gpu_that_tensorflow_cannot_use_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(GPUS, "1")
+    assert main(schema_step(tmp_path, CaptchaSpec().model_dump_json())) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("CaptchaSchema failed: The pod requests 1 GPU, but TensorFlow finds 0. Build the image with EXTRA=gpu")
 
 
 def test_a_defect_prints_a_traceback_and_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ TFX's compiler is for Vertex. This module adds what its spec lacks: default valu
 graph has no `Resolver` nodes and no drivers in pods (`lifecycle`), because open-source Kubeflow Pipelines refuses both.
 """
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -13,11 +14,12 @@ from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
 
 from components.base.errors import CaptchaPipelineError
-from components.base.recipe import code_digests
+from components.base.recipe import code_digests, step_digest
 from components.example_gen import Quarantine
 from pipeline.config.config import Config, PodConfig
 from pipeline.config.engines import LOCAL, EngineStep
 from pipeline.graph import RunParameters, create_pipeline
+from pipeline.runners.kubeflow.entrypoint import GPUS
 from pipeline.runs.inputs import RunInputs
 
 COMMAND: Final = ("python", "-m", "pipeline.runners.kubeflow.entrypoint")
@@ -55,9 +57,12 @@ def compile_pipeline(config: Config) -> str:
         if config.kubeflow.retries:
             task["retryPolicy"] = {"maxRetryCount": config.kubeflow.retries} | _BACKOFF
     for label, executor in spec["deploymentSpec"]["executors"].items():
-        executor["container"]["command"].append(label.removesuffix("_executor"))
-        if resources := _resources(_pod(config, label)):
+        step, pod = label.removesuffix("_executor"), _pod(config, label)
+        executor["container"]["command"] += [step, step_digest(step)]
+        if resources := _resources(pod):
             executor["container"]["resources"] = resources
+        if environment := _environment(pod):
+            executor["container"]["env"] = [{"name": name, "value": value} for name, value in environment.items()]
     executors = {label: _platform(config, _pod(config, label)) for label in sorted(spec["deploymentSpec"]["executors"])}
     platform = {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {label: it for label, it in executors.items() if it}}}}}
     documents = [spec, platform] if any(executors.values()) else [spec]
@@ -113,12 +118,26 @@ def _resources(pod: PodConfig) -> dict[str, Any]:
     return resources
 
 
+def _environment(pod: PodConfig) -> dict[str, str]:
+    """Returns environment variables. TensorFlow counts the cores of the node, not those of the pod: more threads would be throttled."""
+    threads = {name: str(math.ceil(pod.cpu)) for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")} if pod.cpu else {}
+    return threads | ({GPUS: str(pod.gpus)} if pod.gpus else {})
+
+
 def _platform(config: Config, pod: PodConfig) -> dict[str, Any]:
     """Returns the KubernetesExecutorConfig of a step, in the JSON form of its protocol buffer."""
     platform: dict[str, Any] = {
         "pvcMount": [{"constant": claim, "mountPath": path} for path, claim in sorted(config.kubeflow.volumes.items())],
         "tolerations": [toleration.model_dump(exclude_none=True) for toleration in pod.tolerations],
+        "imagePullSecret": [{"secretName": name} for name in config.kubeflow.image_pull_secrets],
+        "imagePullPolicy": config.kubeflow.image_pull_policy,
+        # Kubeflow adds the rest of the standard "restricted".
+        "securityContext": {"runAsUser": config.kubeflow.user, "runAsGroup": config.kubeflow.user, "runAsNonRoot": True},
     }
+    if pod.shared_memory:
+        size = f"{round(1000 * pod.shared_memory)}M"
+        shared = {"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": size}  # noqa: S108  # in the pod
+        platform["emptyDirMounts"] = [shared]
     if pod.node_selector:
         platform["nodeSelector"] = {"labels": pod.node_selector}
     return {key: value for key, value in platform.items() if value}

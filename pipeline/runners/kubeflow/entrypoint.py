@@ -1,4 +1,6 @@
-"""The program of a step's pod: `python -m pipeline.runners.kubeflow.entrypoint STEP --executor_class_path …`, as compile.py writes it.
+"""The program of a step's pod: `python -m pipeline.runners.kubeflow.entrypoint STEP DIGEST --executor_class_path …`, by compile.py.
+
+It refuses an image with other code than the pipeline was compiled from, and a pod whose GPUs TensorFlow cannot use.
 
 Kubeflow's launcher copies the artifacts of a step from object storage into folders of the pod, starts this program, and copies the
 folders of the outputs back. TFX's executors open URIs themselves, but do not support minio://. This program gives them the folders.
@@ -6,17 +8,20 @@ folders of the outputs back. TFX's executors open URIs themselves, but do not su
 
 import json
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any, Final
 
 from components.base.errors import CaptchaPipelineError
+from components.base.recipe import step_digest
 
 # As in the launcher: `LocalPathForURI` in backend/src/v2/component/launcher_v2.go of Kubeflow Pipelines.
 _MIRRORS: Final = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
 # An output that no component declares: the launcher copies the printed text of a step into this file, unless the cluster forbids it.
 EXECUTOR_LOGS: Final = "executor-logs"
+GPUS: Final = "CAPTCHA_PIPELINE_GPUS"  # environment variable: the number of GPUs that the pod requests
 _INPUT_OPTION: Final = "--json_serialized_invocation_args"
 _TYPES_OPTION: Final = "--json_serialized_inputs_spec_args"
 
@@ -25,10 +30,11 @@ def main(arguments: list[str]) -> int:
     """Runs a step and returns the exit code.
 
     Args:
-      arguments: the step's name, then the arguments of TFX's executor entrypoint.
+      arguments: the step's name, the hash of its code from `step_digest`, then the arguments of TFX's executor entrypoint.
     """
-    step, *rest = arguments
+    step, digest, *rest = arguments
     try:
+        _check_code(step, digest)
         _run(rest)
     except CaptchaPipelineError as error:
         print(f"{step} failed: {error}", file=sys.stderr)
@@ -38,6 +44,25 @@ def main(arguments: list[str]) -> int:
         print(f"{step} failed: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_code(step: str, digest: str) -> None:
+    if (found := step_digest(step)) != digest:
+        raise CaptchaPipelineError(
+            f"This image has other code for the step ({found}, Python {platform.python_version()}) than the pipeline was compiled from "
+            f"({digest}). Compile the pipeline with this image, or build the image from the checkout that compiled the pipeline."
+        )
+
+
+def _check_gpus() -> None:
+    import tensorflow as tf
+
+    wanted, found = int(os.environ.get(GPUS, "0")), len(tf.config.list_physical_devices("GPU"))
+    if found < wanted:
+        raise CaptchaPipelineError(
+            f"The pod requests {wanted} GPU{'s' * (wanted != 1)}, but TensorFlow finds {found}. Build the image with EXTRA=gpu, and check "
+            "the driver of the node and kubeflow.trainer.gpu."
+        )
 
 
 def local_path(artifact: dict[str, Any]) -> str:
@@ -95,6 +120,7 @@ def _execute(arguments: list[str]) -> None:
     from pipeline.logs import load_tensorflow
 
     load_tensorflow()
+    _check_gpus()
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
     kubeflow_v2_run_executor.main(kubeflow_v2_run_executor._parse_flags(["entrypoint", *arguments]))
