@@ -104,20 +104,29 @@ def submit(
     experiment: ExperimentOption = "captcha-pipeline",
     service_account: AccountOption = None,
     parameter: ParameterOption = None,
+    new: Annotated[bool, typer.Option("--new", help="Start a run even if there is one of this pipeline already.")] = False,
     wait: Annotated[bool, typer.Option(help="Follow the run until it ends.")] = True,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which to stop following (default: no limit).")] = None,
 ) -> None:
     """Upload a compiled pipeline and run it. Exit code 1 if the run failed.
 
-    Nothing is uploaded twice, and no second run is started while one is active: the
-    same command follows it. After its end the command starts a new run, which reads
-    the spans that are there then. Steps with the same inputs come from Kubeflow's cache.
+    Nothing is uploaded or started twice: the same command follows the active run. If
+    a run of this pipeline with these parameters has succeeded, nothing is started: give
+    --new to run it again, for example on new spans.
     """
+    from pipeline.runners.kubeflow.client import ENDED
+
     parameters = _parameters(parameter)
     there = _cluster(host, namespace, token)
     version = there.upload(pipeline)
-    run_id, is_new = there.start(version, experiment, parameters, service_account)
-    console.print(f"{'Started' if is_new else 'Following the active'} run {run_id} of {version.name}", highlight=False, soft_wrap=True)
+    run_id, found = there.start(version, experiment, parameters, service_account, new=new)
+    if found in ENDED:
+        console.print(f"Nothing was started: run {run_id} of {version.name} is {found}.", highlight=False, soft_wrap=True)
+        console.print(
+            "A new run would read the same pipeline and the spans that are there now: give --new.", highlight=False, soft_wrap=True
+        )
+        return
+    console.print(f"{'Following the active' if found else 'Started'} run {run_id} of {version.name}", highlight=False, soft_wrap=True)
     if not wait:
         return
     for step, state in there.follow(version, run_id, timeout):

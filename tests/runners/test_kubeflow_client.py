@@ -51,22 +51,24 @@ def test_a_version_is_uploaded_once(server: StandIn, pipeline: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ENDED)
-def test_a_run_is_started_once_while_it_is_active(server: StandIn, pipeline: Path, end: str) -> None:
+def test_a_run_is_started_once_and_again_if_it_failed_or_on_request(server: StandIn, pipeline: Path, end: str) -> None:
     version = cluster(server).upload(pipeline)
-    first, is_new = cluster(server).start(version, "captcha", {"epochs": 3}, "runner")
-    assert is_new
+    first, found = cluster(server).start(version, "captcha", {"epochs": 3}, "runner")
+    assert found == "", "it was started now"
     run = server.store["runs"][first]
     assert run["pipeline_version_reference"] == {"pipeline_id": version.pipeline_id, "pipeline_version_id": version.version_id}
     assert run["runtime_config"] == {"parameters": {"epochs": 3}, "pipeline_root": "s3://bucket/letters"}
     assert run["service_account"] == "runner"
-    assert cluster(server).start(version, "captcha", {"epochs": 3}, "runner") == (first, False)
-    other, is_new = cluster(server).start(version, "captcha", {"epochs": 4}, "runner")
-    assert is_new
+    assert cluster(server).start(version, "captcha", {"epochs": 3}, "runner") == (first, "PENDING")
+    other, found = cluster(server).start(version, "captcha", {"epochs": 4}, "runner")
+    assert found == ""
     assert other != first
     run["state"] = end
-    again, is_new = cluster(server).start(version, "captcha", {"epochs": 3}, "runner")
-    assert is_new
-    assert again not in (first, other)
+    again, found = cluster(server).start(version, "captcha", {"epochs": 3}, "runner")
+    assert (again == first, found) == ((True, end) if end in ("SUCCEEDED", "SKIPPED") else (False, ""))
+    new, found = cluster(server).start(version, "captcha", {"epochs": 3}, "runner", new=True)
+    assert found == ""
+    assert new not in (first, other, again)
 
 
 def nodes(**states: str) -> dict[str, Any]:
@@ -230,16 +232,19 @@ def test_the_kubeflow_commands(server: StandIn, pipeline: Path, monkeypatch: pyt
     assert run["runtime_config"]["parameters"] == {"epochs": 3}
     assert "Following the active run" in call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--no-wait")
     run["state"] = "SUCCEEDED"
-    output = call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--no-wait")
-    assert "Started run" in output, "an ended run cannot have read the newest spans"
+    output = call("kubeflow", "submit", str(pipeline), "-p", "epochs=3")
+    assert "Nothing was started: run" in output
+    assert "give --new" in output
+    assert "Started run" in call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--no-wait", "--new")
     newest = list(server.store["runs"].values())[-1]
-    timer = threading.Timer(0.5, newest.update, [{"state": "SUCCEEDED"}])
+    assert newest is not run
+    run["state"] = "RUNNING"
+    with pytest.raises(CaptchaPipelineError, match="is still RUNNING after 0 seconds"):
+        call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--timeout", "0")
+    timer = threading.Timer(0.5, run.update, [{"state": "SUCCEEDED"}])
     timer.start()
     assert "Run: SUCCEEDED" in call("kubeflow", "submit", str(pipeline), "-p", "epochs=3")
     timer.join()
-    newest["state"] = "RUNNING"
-    with pytest.raises(CaptchaPipelineError, match="is still RUNNING after 0 seconds"):
-        call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--timeout", "0")
 
     create = ("kubeflow", "schedule", "create", str(pipeline), "--name", "nightly")
     call(*create, exit_code=2)

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -112,20 +113,29 @@ class Cluster:
 
         return self._ask(find_or_upload)
 
-    def start(self, version: Version, experiment: str, parameters: Mapping[str, Any], service_account: str | None) -> tuple[str, bool]:
-        """Returns the ID of the run of this version with these parameters, and whether it was started now.
+    def start(
+        self, version: Version, experiment: str, parameters: Mapping[str, Any], service_account: str | None, *, new: bool = False
+    ) -> tuple[str, str]:
+        """Starts a run, unless there is one of this version with these parameters. Failed and canceled runs do not count.
 
-        A run that has ended does not count, even if it succeeded: only a new run can find out whether there are new spans. Its other steps
-        come from Kubeflow's cache if their inputs are the same.
+        Args:
+          version: what to run.
+          experiment: the name of the experiment that groups the runs.
+          parameters: of the run; the others have the pipeline's defaults.
+          service_account: of the pods; None for Kubeflow's default.
+          new: whether earlier runs do not count.
+
+        Returns:
+          The ID of the run, and the state in which it was found; "" if it was started now.
         """
-        name = f"{version.name}-{_digest(parameters)}"
+        name = f"{version.name}-{_digest(parameters)}" + (f"-{uuid.uuid4().hex[:8]}" if new else "")
 
-        def find_or_start() -> tuple[str, bool]:
+        def find_or_start() -> tuple[str, str]:
             experiment_id = self._experiment(experiment)
             runs = self._client.list_runs(experiment_id=experiment_id, namespace=self._namespace, filter=_named(name)).runs or []
             for run in runs:
-                if run.state not in ENDED:
-                    return run.run_id, False
+                if run.state not in ("FAILED", "CANCELED"):
+                    return run.run_id, run.state
             with contextlib.redirect_stdout(None):  # the SDK prints a link
                 run = self._client.run_pipeline(
                     experiment_id,
@@ -136,7 +146,7 @@ class Cluster:
                     pipeline_root=version.root,
                     service_account=service_account,
                 )
-            return run.run_id, True
+            return run.run_id, ""
 
         return self._ask(find_or_start)
 
