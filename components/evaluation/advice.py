@@ -24,6 +24,7 @@ _AGREES: Final = 0.5
 _WITHOUT_LABELS: Final = (
     "Pictures without labels help as well, if you have many: `captcha-pipeline data pseudo FOLDER` labels those on which models agree."
 )
+_LIKE_YOURS: Final = "Drawn pictures help as well, if they look like yours: `captcha-pipeline synth fit FOLDER` finds out how to draw them."
 _LOOK_AT_THE_DATA: Final = (
     "The model reads no better than by guessing. Look at some pictures with their labels: do they match, and do captcha.length, "
     "captcha.charset and captcha.case_sensitive suit them? If so, make the fit longer: double trainer.epochs."
@@ -35,6 +36,7 @@ def advise(
     classes: Sequence[str],
     history: Sequence[Mapping[str, float]],
     pictures: int,
+    drawn: int,
     floor: float,
     wrong: Sequence[float],
 ) -> list[str]:
@@ -44,7 +46,8 @@ def advise(
       results: on the test split.
       classes: the character of each of the model's classes, in order; "" for the blank.
       history: a row for each epoch of the fit, as the Trainer writes it.
-      pictures: the number of pictures in the train split.
+      pictures: the number of pictures in the train split, without drawn ones beside others.
+      drawn: the number of drawn pictures in the train split.
       floor: the least full-sequence accuracy that is wanted, 0 to 1.
       wrong: the confidences, 0 to 1, of the readings that differ from their label.
 
@@ -63,6 +66,8 @@ def advise(
             f"More labels help most: the model reads {fitted:.1%} of its training pictures, but only {accuracy:.1%} of others. "
             + _labels(pictures, results, floor)
         )
+        if pictures < _FEW_LABELS and not drawn:
+            advice.append(_LIKE_YOURS)
         if pictures < _FEW_LABELS and accuracy >= _AGREES:
             advice.append(_WITHOUT_LABELS)
     elif fitted < floor:

@@ -123,7 +123,7 @@ def write_report(config: Config, result: RunResult) -> content.ReportInputs:
         blessed=result.verdict.blessed,
         failures=result.verdict.failures,
         warnings=result.warnings,
-        advice=[] if result.verdict.blessed else advise(results, [*characters, *blank], history, labelled, floor, wrong),
+        advice=[] if result.verdict.blessed else advise(results, [*characters, *blank], history, labelled, splits[0].drawn, floor, wrong),
         pushed_version=run.pushed_version,
         base_problem=run.base_problem,
         steps=[content.Step(step.node, step.state, step.seconds, step.engine) for step in run.steps],

@@ -21,7 +21,7 @@ def epoch(sequence_accuracy: float) -> list[dict[str, float]]:
 
 
 def test_no_advice_if_the_floor_is_reached() -> None:
-    assert advise(results([("0", "1")], 99), CLASSES, epoch(1.0), 200, 0.98, [0.5]) == []
+    assert advise(results([("0", "1")], 99), CLASSES, epoch(1.0), 200, 0, 0.98, [0.5]) == []
 
 
 @pytest.mark.parametrize(
@@ -34,34 +34,35 @@ def test_no_advice_if_the_floor_is_reached() -> None:
 )
 def test_overfitting_suggests_more_labels(floor: float, expected: str) -> None:
     mistakes = [(str(digit), str((digit + 1) % 10)) for digit in range(8)]
-    first, *rest = advise(results(mistakes, 92), CLASSES, epoch(0.999), 200, floor, [0.6] * 8)
+    first, *rest = advise(results(mistakes, 92), CLASSES, epoch(0.999), 200, 0, floor, [0.6] * 8)
     assert first.startswith("More labels help most: the model reads 99.9% of its training pictures, but only 92.0% of others.")
     assert expected in first
-    (second,) = rest
-    assert "data pseudo" in second
+    assert [word for line in rest for word in ("synth fit", "data pseudo") if word in line] == ["synth fit", "data pseudo"]
+    with_drawn = advise(results(mistakes, 92), CLASSES, epoch(0.999), 200, 20_000, floor, [0.6] * 8)
+    assert with_drawn == [first, rest[1]], "there are drawn pictures already"
 
 
 @pytest.mark.parametrize(("right", "pictures"), [(92, 5_000), (30, 200)])
 def test_models_label_pictures_only_if_labels_are_few_and_models_agree(right: int, pictures: int) -> None:
     mistakes = [(str(digit), str((digit + 1) % 10)) for digit in range(8)] * 9
-    advice = advise(results(mistakes[: 100 - right], right), CLASSES, epoch(0.999), pictures, 0.98, [])
+    advice = advise(results(mistakes[: 100 - right], right), CLASSES, epoch(0.999), pictures, 0, 0.98, [])
     assert advice[0].startswith("More labels help most")
     assert not any("data pseudo" in line for line in advice)
 
 
 def test_underfitting_suggests_a_longer_fit() -> None:
-    first, *_ = advise(results([("0", "1"), ("2", "3")] * 20, 60), CLASSES, epoch(0.61), 5_000, 0.98, [])
+    first, *_ = advise(results([("0", "1"), ("2", "3")] * 20, 60), CLASSES, epoch(0.61), 5_000, 0, 0.98, [])
     assert first.startswith("Make the fit longer")
 
 
 def test_a_model_at_chance_suggests_checking_the_data() -> None:
-    (only,) = advise(results([("7", "1")] * 90, 10), CLASSES, epoch(0.1), 5_000, 0.98, [0.99])
+    (only,) = advise(results([("7", "1")] * 90, 10), CLASSES, epoch(0.1), 5_000, 0, 0.98, [0.99])
     assert "no better than by guessing" in only
 
 
 def test_confident_mistakes_suggest_checking_the_labels() -> None:
     mistakes = [(str(digit), str((digit + 1) % 10)) for digit in range(8)]
-    advice = advise(results(mistakes, 92), CLASSES, epoch(0.93), 5_000, 0.98, [0.99, 0.97, *[0.6] * 6])
+    advice = advise(results(mistakes, 92), CLASSES, epoch(0.93), 5_000, 0, 0.98, [0.99, 0.97, *[0.6] * 6])
     assert any("2 of the 8 misread pictures" in line for line in advice)
 
 
@@ -70,5 +71,5 @@ def test_confident_mistakes_suggest_checking_the_labels() -> None:
     [("0", "8", "4 of 6 mistakes are '8' for '0'"), ("", "1", "after the end of the text"), ("5", "", "'5' that the model leaves out")],
 )
 def test_the_most_frequent_confusion_is_named(truth: str, reading: str, expected: str) -> None:
-    advice = advise(results([(truth, reading)] * 4 + [("2", "3"), ("3", "4")], 94), CLASSES, epoch(0.94), 5_000, 0.98, [])
+    advice = advise(results([(truth, reading)] * 4 + [("2", "3"), ("3", "4")], 94), CLASSES, epoch(0.94), 5_000, 0, 0.98, [])
     assert expected in advice[-1]
