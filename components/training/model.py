@@ -185,8 +185,23 @@ class _ColumnLoss(keras.losses.Loss):
         blank = columns.shape[-1] - 1
         lengths = ops.sum(ops.cast(ops.not_equal(labels, blank), "int32"), axis=1)
         widths = ops.full_like(lengths, columns.shape[1])
-        losses = ops.ctc_loss(ops.cast(labels, "int32"), ops.cast(columns, "float32"), lengths, widths, mask_index=blank)
+        labels, columns = ops.cast(labels, "int32"), ops.cast(columns, "float32")
+        if keras.backend.backend() == "tensorflow":
+            losses = _ctc_loss(labels, columns, widths, blank)
+        else:
+            losses = ops.ctc_loss(labels, columns, lengths, widths, mask_index=blank)
         return losses / ops.cast(lengths, "float32")
+
+
+def _ctc_loss(labels: Any, columns: Any, widths: Any, blank: int) -> Any:
+    """Returns what `ops.ctc_loss` returns, by TensorFlow's kernel for the CPU. Keras' own choice, a loop of operations over the columns, is
+    3.5 times as slow.
+    """
+    import tensorflow as tf  # not on other backends
+
+    characters = tf.where(labels != blank)
+    sparse = tf.SparseTensor(characters, tf.gather_nd(labels, characters), tf.shape(labels, tf.int64))
+    return tf.compat.v1.nn.ctc_loss(sparse, columns, widths, time_major=False)
 
 
 def captcha_loss(smoothing: float = 0.0) -> keras.losses.Loss:
