@@ -75,7 +75,7 @@ def main(
     data: Annotated[Path, typer.Option(help="a folder with a folder for each set")],
     case: Annotated[list[str] | None, typer.Option(help=f"one of {', '.join(_CASES)}; can be repeated; default: all")] = None,
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "1,2,3",
-    ways: Annotated[str, typer.Option(help="comma-separated")] = ",".join(_WAYS),
+    ways: Annotated[str, typer.Option(help=f"comma-separated, of {', '.join(_WAYS)}")] = ",".join(_WAYS),
 ) -> None:
     found = {division.name: division for division in divisions(data)}
     for name in case or _CASES:

@@ -4,7 +4,7 @@ The test split is read first, including that of the golden span, then eval, then
 train. A picture of the eval split is left out of train, because eval decides which epoch is exported. Otherwise a model could be judged on
 pictures that it was trained on, because spans may be split by other shares or by an earlier rule, or may be imported twice.
 
-Drawn pictures are only trained on if the window has pictures that people have labelled.
+If the window has pictures that people have labelled, drawn pictures only train models.
 
 A span of corrections supersedes records of older spans, also of the golden span: these records are left out.
 
@@ -191,7 +191,7 @@ def shards_of_window(chosen: Window, half_life: float) -> Iterator[Shard]:
 
 
 def shards_of(span: Span, chosen: Window) -> Iterator[Shard]:
-    """Yields the shards of a span in the order of its manifest. If the span is only trained on, all are in the train split.
+    """Yields the shards of a span in the order of its manifest. If the span only trains models, all are in the train split.
 
     Args:
       span: the span.
@@ -258,7 +258,7 @@ class CaptchaExampleGen(base_beam_component.BaseBeamComponent):
     """Reads a window of spans; see the module docstring.
 
     The outputs are `examples` with the splits train, eval and test, `quarantine`, and `profiles`: PROFILES_FILE, `{span: Profile}` of the
-    spans in the window, without those that are only trained on because they are drawn.
+    spans in the window, without drawn ones that only train models.
 
     Args:
       data_root: the folder of the spans.

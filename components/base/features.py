@@ -11,8 +11,8 @@ SOURCE: Final = "source"  # bytes[1]: the origin: DRAWN, PSEUDO, or the name of 
 PARAMS: Final = "params"  # bytes[1]: how the picture was made, as a JSON object; "{}" if unknown
 
 # Sources of spans that the pipeline makes itself, which no import may use.
-DRAWN: Final = "synthetic"  # drawn pictures; beside pictures that people have labelled, they are only trained on
-PSEUDO: Final = "pseudo"  # labels that models have given; these pictures are only trained on
+DRAWN: Final = "synthetic"  # drawn pictures; beside pictures that people have labelled, they only train models
+PSEUDO: Final = "pseudo"  # labels that models have given; these pictures only train models
 CORRECTIONS: Final = "corrections"  # corrected labels; the records keep their own sources
 
 # Features that CaptchaExampleGen adds. Pixel values are 0 to 255; their statistics cover all pixels and channels of the picture.

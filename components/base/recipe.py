@@ -28,6 +28,11 @@ _CODE: Final[Mapping[str, tuple[str, ...]]] = {
     "CaptchaEvaluator": ("components.evaluator",),
     "Tuner": ("components.training.tuner_fn",),
 }
+# Further steps with code of this project, whose output no later step uses.
+_JUDGE_AND_PUSH: Final[Mapping[str, tuple[str, ...]]] = {
+    "SchemaGate": ("components.schema_gate",),
+    "AtomicPusher": ("components.pusher",),
+}
 # The steps that determine the data and the model. The other steps judge the model, or search for a better one.
 _MAKE_THE_MODEL: Final = ("CaptchaExampleGen", "CaptchaSchema", "Transform", "Trainer")
 # The libraries that read, convert and learn from pictures. The library that draws pictures is not listed: spans store its output.
@@ -55,8 +60,9 @@ def code_digest() -> str:
 
 
 def step_digest(step: str) -> str:
-    """Returns a hash of the code of a step, independent of the libraries; "" for a step whose code is TFX's alone."""
-    return source_digest(*_CODE[step]) if step in _CODE else ""
+    """Returns a hash of the code of a step, independent of the libraries; "" for a step that has only TFX's own code."""
+    modules = {**_CODE, **_JUDGE_AND_PUSH}.get(step, ())
+    return source_digest(*modules) if modules else ""
 
 
 def code_digests() -> dict[str, str]:

@@ -88,7 +88,10 @@ def stop_reason(summary: Mapping[str, Any], newest: str, golden: str | None, max
     if golden and not _good(spans, golden).get("test"):
         return f"There is no good record in the test split of {golden}. Set data.golden to another span." + _left_out(spans.get(golden))
     if empty := [split for split in SPLITS if not summary["good"].get(split)]:
-        head = f"There is no good record in the split {empty[0]}, of {summary['total']:,} records in total. Make a span with more pictures."
+        head = (
+            f"There is no good record in the split {empty[0]}, of {summary['total']:,} records in total. Label more pictures, or make a "
+            "span with more of them. Drawn pictures beside labelled ones only train."
+        )
         return head + _left_out(summary)
     return ""
 

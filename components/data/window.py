@@ -82,7 +82,7 @@ class Window:
         return span.is_drawn and span not in self._judging
 
     def use_of(self, span: Span, split: str) -> str:
-        """Returns the split as which a run uses a split of a span. The test split of the golden span always judges models."""
+        """Returns the split in which a run uses the records of this split. The test split of the golden span always judges models."""
         judges = not self.only_trains(span) or (span == self.golden and split == SPLITS[-1])
         return split if judges else SPLITS[0]
 

@@ -76,7 +76,7 @@ def training_batches(
       count: the number of records in a pass: those in the files, with their repeats.
       spec: the image size and the label length.
       parameters: the batch size, the seed and the settings of the augmentations. The last batch of an epoch may be smaller.
-      repeats: how often each record occurs in a pass whose picture is not drawn.
+      repeats: how often a picture that is not drawn occurs in a pass; a drawn one occurs once.
       passes: the number of passes in an epoch, which are shuffled together.
       first_epoch: the number of completed epochs. The orders and augmentations are those that would have followed in an uninterrupted fit.
       replicas: the number of replicas that share each batch evenly. With more than one, an epoch omits the records after the last full

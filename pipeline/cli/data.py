@@ -70,7 +70,7 @@ def synth(
     """
     from components.data.drawing.painting import SynthPlan
     from components.data.drawing.synthetic import in_processes, synthesise
-    from components.data.spans import next_number
+    from components.data.spans import list_spans, next_number
     from pipeline.config.engines import LOCAL
 
     settings = _load(config, overrides, beam)
@@ -81,6 +81,7 @@ def synth(
         }
     )
     plan = SynthPlan(settings.captcha, drawn, settings.data.splits.model_dump(), layout.value)
+    beside_others = any(span.is_imported for span in list_spans(settings.data.root))
     started = time.monotonic()
     if settings.beam.of("synth").runner == LOCAL:
         with progress_bar("Drawing", drawn.count) as (bar, task):
@@ -89,8 +90,8 @@ def synth(
     else:
         span = _synthesise_elsewhere(settings, plan)
     typer.echo(f"{describe(span)}, seed {drawn.seed}, in {time.monotonic() - started:.0f} s.")
-    if settings.data.read_window().only_trains(span):
-        typer.echo("Models will only be trained on them: the pictures that people have labelled judge the models.")
+    if beside_others:
+        typer.echo("These pictures only train models. The pictures that people have labelled judge them.")
 
 
 def _synthesise_elsewhere(settings: "Config", plan: "SynthPlan") -> "Span":

@@ -104,15 +104,15 @@ def submit(
     experiment: ExperimentOption = "captcha-pipeline",
     service_account: AccountOption = None,
     parameter: ParameterOption = None,
-    new: Annotated[bool, typer.Option("--new", help="Start a run even if there is one of this pipeline already.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Run again although this pipeline has already succeeded.")] = False,
     wait: Annotated[bool, typer.Option(help="Follow the run until it ends.")] = True,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which to stop following (default: no limit).")] = None,
 ) -> None:
     """Upload a compiled pipeline and run it. Exit code 1 if the run failed.
 
-    Nothing is uploaded or started twice: the same command follows the active run. If
-    a run of this pipeline with these parameters has succeeded, nothing is started: give
-    --new to run it again, for example on new spans.
+    The same command follows an active run, starts a new one after a run that failed
+    or was canceled, and does nothing after one that succeeded. With --new it runs the
+    pipeline again, for example on new spans.
     """
     from pipeline.runners.kubeflow.client import ENDED
 
@@ -122,9 +122,7 @@ def submit(
     run_id, found = there.start(version, experiment, parameters, service_account, new=new)
     if found in ENDED:
         console.print(f"Nothing was started: run {run_id} of {version.name} is {found}.", highlight=False, soft_wrap=True)
-        console.print(
-            "A new run would read the same pipeline and the spans that are there now: give --new.", highlight=False, soft_wrap=True
-        )
+        console.print("Give --new to run it again, on the spans that are there now.", highlight=False, soft_wrap=True)
         return
     console.print(f"{'Following the active' if found else 'Started'} run {run_id} of {version.name}", highlight=False, soft_wrap=True)
     if not wait:

@@ -36,9 +36,7 @@ class DataConfig(Section):
 
     root: LocalPath = Field("data", description="folder of the spans span-000001, span-000002, …")
     window: int | None = Field(
-        None,
-        ge=1,
-        description="number of newest spans to use; corrections, pseudo-labels, and drawn ones beside others do not count; null: all",
+        None, ge=1, description="number of newest spans; null: all; corrections, pseudo-labels and drawn beside labelled ones do not count"
     )
     half_life: float | None = Field(
         None, gt=0, description="a span this many spans older than the newest gives half of its training pictures; null for all pictures"
@@ -158,7 +156,9 @@ class KubeflowConfig(Section):
     """How the steps run on Kubeflow Pipelines."""
 
     image: str | None = Field(None, min_length=1, description="image of this project that the cluster pulls")
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(None, description="when; null for the cluster's default")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        None, description="when a node pulls the image; null for the cluster's default"
+    )
     image_pull_secrets: tuple[str, ...] = Field((), description="names of the secrets with the credentials of the registry")
     user: int = Field(10001, ge=1, description="numeric user and group of the pods; must be able to write to the volumes")
     root: str | None = Field(None, pattern=r"^(s3|gs|minio)://[^/]+", description="URL for artifacts, such as s3://bucket/folder")

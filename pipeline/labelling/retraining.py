@@ -255,7 +255,7 @@ class Retraining:
     def _count(self) -> None:
         """Counts the labels in the spans that are used, by the split that a training would read them in.
 
-        Corrections and labels of models do not count. Drawn pictures will only be trained on.
+        Corrections and labels of models do not count. Drawn pictures count as train.
         """
         spans = [span for span in list_spans(self._config.data.root) if span.number not in self._config.data.exclude]
         self._in_spans = sum((Counter(span.manifest.counts) for span in spans if span.is_imported), Counter[str]())

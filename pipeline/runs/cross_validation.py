@@ -1,7 +1,7 @@
 """Fits models to parts of a run's examples: to cross-validate a configuration, and to extrapolate its learning curve."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from components.base.errors import CaptchaPipelineError
-from components.base.features import DRAWN, PIXELS, PSEUDO, SOURCE, SPLITS
+from components.base.features import DRAWN, IS_DRAWN, PIXELS, PSEUDO, SOURCE, SPLITS
 from components.data.example_proto import Example
 from components.evaluation.metrics import Results
 from pipeline.config.config import Config
@@ -91,7 +91,8 @@ def plan(config: Config, run: RunRecord, on_fit: Callable[["Fitted"], None]) -> 
 def all_splits_transformed(config: Config, run: RunRecord) -> Iterator[tuple[dict[str, list[str]], Path]]:
     """Gives the files of a run's transformed examples by split, and a temporary folder. Both are for use inside the `with` block.
 
-    Examples that models have labelled are left out. Transform writes no test split, so this function transforms it.
+    Of train and eval, examples that cannot judge a model are left out: see `labelled_by_people`. Transform writes no test split, so this
+    function transforms it.
 
     Raises:
       CaptchaPipelineError: the run has no examples, or its section `captcha` differs from that of `config`.
@@ -121,39 +122,51 @@ def labelled_by_people(config: Config, run: RunRecord, directory: Path) -> dict[
     """
     import tensorflow as tf
 
+    from components.training.cross_validation import pixels_key
     from components.training.untransformed import decoded
 
     train, evaluated = SPLITS[:2]
     by_split = {split: transformed_examples(config, run, split) for split in (train, evaluated)}
-    files, judges = examples(run, train), judging_sources(run)
-    if all(judges(Example.FromString(record)) for record in tf.data.TFRecordDataset(files).as_numpy_iterator()):
+    files = examples(run, train)
+    excluded = excluded_sources(run) & set(map(source_of, _parsed(files)))
+    if not excluded:
         return by_split
-    others = {pixels for example, pixels in decoded(files, config.captcha, background_of(run)) if not judges(example)}
+    # Transform says which of its examples are drawn, but not which ones models have labelled.
+    pseudo = {
+        pixels_key(pixels)
+        for example, pixels in (decoded(files, config.captcha, background_of(run)) if PSEUDO in excluded else ())
+        if source_of(example) == PSEUDO
+    }
     kept = str(directory / "labelled.gz")
     with tf.io.TFRecordWriter(kept, "GZIP") as writer:
         for record in tf.data.TFRecordDataset(by_split[train], "GZIP").as_numpy_iterator():
-            if Example.FromString(record).features.feature[PIXELS].bytes_list.value[0] not in others:
+            feature = Example.FromString(record).features.feature
+            drawn = DRAWN in excluded and list(feature[IS_DRAWN].int64_list.value) == [1]
+            if not drawn and not (pseudo and pixels_key(feature[PIXELS].bytes_list.value[0]) in pseudo):
                 writer.write(record)
     return by_split | {train: [kept]}
 
 
-def judging_sources(run: RunRecord) -> Callable[[Example], bool]:
-    """Returns a function that says whether an example of CaptchaExampleGen can judge a model: see `labelled_by_people`.
+def excluded_sources(run: RunRecord) -> frozenset[str]:
+    """Returns the sources whose examples cannot judge a model: see `labelled_by_people`.
 
     Raises:
       CaptchaPipelineError: the run has no examples.
     """
+    by_people = any(source_of(example) != DRAWN for example in _parsed(examples(run, SPLITS[1])))
+    return frozenset((PSEUDO, DRAWN) if by_people else (PSEUDO,))
+
+
+def source_of(example: Example) -> str:
+    """Returns the source of an example of CaptchaExampleGen."""
+    (source,) = example.features.feature[SOURCE].bytes_list.value
+    return str(source, "utf-8")
+
+
+def _parsed(files: Sequence[str]) -> Iterator[Example]:
     import tensorflow as tf
 
-    # If people have labelled pictures, the eval split has no others.
-    judge = next(iter(tf.data.TFRecordDataset(examples(run, SPLITS[1])).as_numpy_iterator()))
-    excluded = {PSEUDO.encode()} | ({DRAWN.encode()} - {_source(Example.FromString(judge))})
-    return lambda example: _source(example) not in excluded
-
-
-def _source(example: Example) -> bytes:
-    (source,) = example.features.feature[SOURCE].bytes_list.value
-    return bytes(source)
+    return map(Example.FromString, tf.data.TFRecordDataset(list(files)).as_numpy_iterator())
 
 
 def examples(run: RunRecord, split: str) -> list[str]:

@@ -50,7 +50,10 @@ def what_is_unlike(config: Config, last: RunRecord, new: Sequence[int]) -> str:
 
 def _look(config: Config, last: RunRecord, window: Window, span: Span, has_model: bool) -> str:
     known = json.loads(Path(last.artifact_uri("CaptchaExampleGen", "profiles") or "", PROFILES_FILE).read_text(encoding="utf-8"))
-    profiles = {name: Profile(counts) for name, counts in known.items()} | {span.path.name: profile_of(config, window, span)}
+    # The profiles may be of a run before the first labels, when drawn pictures still counted.
+    drawn = {other.path.name for other in window.spans if window.only_trains(other)}
+    profiles = {name: Profile(counts) for name, counts in known.items() if name not in drawn}
+    profiles[span.path.name] = profile_of(config, window, span)
     if drifted := complain(describe(profiles, config.drift.thresholds)):
         return " ".join(drifted.split())
     floor = config.retraining.min_sequence_accuracy

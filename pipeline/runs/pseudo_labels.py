@@ -75,8 +75,8 @@ def votes(
 
     Args:
       config: gives the trainer's settings.
-      run: the members are fitted to the transformed examples of its train and eval splits. Examples whose labels came from earlier models
-        are left out.
+      run: the members are fitted to the transformed examples of its train and eval splits. Examples that cannot judge a model are
+        left out: see `labelled_by_people`.
       entries: the pictures; their labels are not used.
       folds: the number of members.
       result: the pictures that cannot be decoded are noted in it.

@@ -24,7 +24,7 @@ from components.evaluation.learning_curve import Estimate
 from components.evaluation.metrics import Rate, ReadingCounts, Results, wilson_interval
 from pipeline.config.config import Config
 from pipeline.inference.untrained import BEST, READERS, Preparation
-from pipeline.runs.cross_validation import examples, judging_sources, labelled_by_people
+from pipeline.runs.cross_validation import examples, excluded_sources, labelled_by_people, source_of
 from pipeline.runs.drawn_styles import SHOWN, Changes, drawn_style, measure_changes
 from pipeline.runs.history import RunRecord
 
@@ -226,11 +226,11 @@ def _goal(accuracy: float, cost: LabelCost, minutes: Callable[[int], float]) -> 
 
 def _pictures(config: Config, run: RunRecord) -> Iterator[tuple[bytes, str]]:
     """Yields the pictures of the eval split, then of the train split, as PNGs with their labels, if these are labels of people."""
-    judges = judging_sources(run)
+    excluded = excluded_sources(run)
     for split in reversed(SPLITS[:2]):
         for record in whole_records(Path(examples(run, split)[0]).parent):
             example = Example.FromString(record)
-            if not judges(example):
+            if source_of(example) in excluded:
                 continue
             feature = example.features.feature
             image = visible_picture(feature[IMAGE].bytes_list.value[0], config.data.picture_rules)

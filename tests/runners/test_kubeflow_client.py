@@ -66,9 +66,12 @@ def test_a_run_is_started_once_and_again_if_it_failed_or_on_request(server: Stan
     run["state"] = end
     again, found = cluster(server).start(version, "captcha", {"epochs": 3}, "runner")
     assert (again == first, found) == ((True, end) if end in ("SUCCEEDED", "SKIPPED") else (False, ""))
+    server.store["runs"][again]["state"] = end
     new, found = cluster(server).start(version, "captcha", {"epochs": 3}, "runner", new=True)
     assert found == ""
     assert new not in (first, other, again)
+    for request in (False, True):
+        assert cluster(server).start(version, "captcha", {"epochs": 3}, "runner", new=request) == (new, "PENDING"), "it is active"
 
 
 def nodes(**states: str) -> dict[str, Any]:
@@ -234,14 +237,14 @@ def test_the_kubeflow_commands(server: StandIn, pipeline: Path, monkeypatch: pyt
     run["state"] = "SUCCEEDED"
     output = call("kubeflow", "submit", str(pipeline), "-p", "epochs=3")
     assert "Nothing was started: run" in output
-    assert "give --new" in output
+    assert "Give --new" in output
     assert "Started run" in call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--no-wait", "--new")
     newest = list(server.store["runs"].values())[-1]
     assert newest is not run
-    run["state"] = "RUNNING"
+    newest["state"] = "RUNNING"
     with pytest.raises(CaptchaPipelineError, match="is still RUNNING after 0 seconds"):
         call("kubeflow", "submit", str(pipeline), "-p", "epochs=3", "--timeout", "0")
-    timer = threading.Timer(0.5, run.update, [{"state": "SUCCEEDED"}])
+    timer = threading.Timer(0.5, newest.update, [{"state": "SUCCEEDED"}])
     timer.start()
     assert "Run: SUCCEEDED" in call("kubeflow", "submit", str(pipeline), "-p", "epochs=3")
     timer.join()

@@ -27,7 +27,7 @@ def test_drawn_pictures_train_and_labelled_ones_judge(tmp_path: Path) -> None:
         captcha = hand.paint(number)
         captcha.image.save(folder / f"{captcha.label}_{number}.png")
     call("data", "import", str(folder), "--pattern", "{label}_*", *options)
-    assert "the pictures that people have labelled judge" in call("data", "synth", *options, "--count", "600")
+    assert "The pictures that people have labelled judge" in call("data", "synth", *options, "--count", "600")
     output = call("run", *options, "--set", "trainer.epochs=12")
 
     labelled, drawn = list_spans(config.data.root)

@@ -1,6 +1,6 @@
 """Submits and schedules a compiled pipeline with the SDK of Kubeflow Pipelines.
 
-Everything is looked up by name before it is created, so a command that is given twice changes nothing the second time.
+Everything is looked up by name before it is created, so that a repeated request creates nothing twice.
 """
 
 import contextlib
@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import json
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -116,26 +115,27 @@ class Cluster:
     def start(
         self, version: Version, experiment: str, parameters: Mapping[str, Any], service_account: str | None, *, new: bool = False
     ) -> tuple[str, str]:
-        """Starts a run, unless there is one of this version with these parameters. Failed and canceled runs do not count.
+        """Starts a run of this version with these parameters, unless one is active, or has succeeded.
 
         Args:
           version: what to run.
           experiment: the name of the experiment that groups the runs.
           parameters: of the run; the others have the pipeline's defaults.
           service_account: of the pods; None for Kubeflow's default.
-          new: whether earlier runs do not count.
+          new: whether to start a run even if one has succeeded.
 
         Returns:
           The ID of the run, and the state in which it was found; "" if it was started now.
         """
-        name = f"{version.name}-{_digest(parameters)}" + (f"-{uuid.uuid4().hex[:8]}" if new else "")
+        name = f"{version.name}-{_digest(parameters)}"
+        done = () if new else ("SUCCEEDED", "SKIPPED")
 
         def find_or_start() -> tuple[str, str]:
             experiment_id = self._experiment(experiment)
             runs = self._client.list_runs(experiment_id=experiment_id, namespace=self._namespace, filter=_named(name)).runs or []
-            for run in runs:
-                if run.state not in ("FAILED", "CANCELED"):
-                    return run.run_id, run.state
+            for run in sorted(runs, key=lambda run: run.state in ENDED):  # an active one first
+                if run.state not in ENDED or run.state in done:
+                    return run.run_id, run.state or "PENDING"
             with contextlib.redirect_stdout(None):  # the SDK prints a link
                 run = self._client.run_pipeline(
                     experiment_id,

@@ -25,8 +25,8 @@ from pipeline.runs.inputs import RunInputs
 COMMAND: Final = ("python", "-m", "pipeline.runners.kubeflow.entrypoint")
 # These steps read folders that the cache key does not cover.
 _NEVER_CACHED: Final = ("CaptchaExampleGen", "LatestPushedModel", "AtomicPusher")
-# Argo counts the longest duration from the first start of a step, not of a retry: it retries nothing later, and stops retries that run
-# then. Kubeflow takes 0 if it is not given. So 30 days, longer than any step.
+# Argo counts backoffMaxDuration from the first start of a step: after it, Argo starts no retry, and stops one that runs. Without a value
+# Kubeflow sends 0. So 30 days, longer than any step.
 _BACKOFF: Final = {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "2592000s"}
 
 

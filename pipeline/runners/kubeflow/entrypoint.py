@@ -61,7 +61,7 @@ def _check_gpus() -> None:
     if found < wanted:
         raise CaptchaPipelineError(
             f"The pod requests {wanted} GPU{'s' * (wanted != 1)}, but TensorFlow finds {found}. Build the image with EXTRA=gpu, and check "
-            "the driver of the node and kubeflow.trainer.gpu."
+            "the driver of the node and the pod's key `gpu` in the section kubeflow."
         )
 
 
