@@ -132,8 +132,10 @@ class Cluster:
 
         def find_or_start() -> tuple[str, str]:
             experiment_id = self._experiment(experiment)
-            runs = self._client.list_runs(experiment_id=experiment_id, namespace=self._namespace, filter=_named(name)).runs or []
-            for run in sorted(runs, key=lambda run: run.state in ENDED):  # an active one first
+            there = self._client.list_runs(
+                experiment_id=experiment_id, namespace=self._namespace, filter=_named(name), page_size=100, sort_by="created_at desc"
+            )
+            for run in sorted(there.runs or [], key=lambda run: run.state in ENDED):  # an active one first
                 if run.state not in ENDED or run.state in done:
                     return run.run_id, run.state or "PENDING"
             with contextlib.redirect_stdout(None):  # the SDK prints a link
