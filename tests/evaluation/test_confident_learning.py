@@ -36,7 +36,7 @@ def planted(rng: np.random.Generator, truth: np.ndarray, classes: int, share: fl
 @given(st.integers(0, 2**32 - 1), st.integers(3, 36), st.integers(1, 6), st.floats(0.03, 0.1), st.floats(0.98, 1.0))
 def test_planted_mistakes_are_found(seed: int, classes: int, heads: int, share: float, accuracy: float) -> None:
     rng = np.random.default_rng(seed)
-    truth = rng.integers(0, classes, (2_000, heads))
+    truth = rng.integers(0, classes, (10_000, heads))
     labels, wrong = planted(rng, truth, classes, share)
     found = find(labels, reader(rng, truth, classes, accuracy))
     assert found.suspect[wrong].mean() >= 0.85
