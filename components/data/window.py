@@ -46,7 +46,7 @@ def check_background(spans: Iterable[Span], background: Sequence[int]) -> None:
             )
 
 
-def judging(spans: Sequence[Span]) -> list[Span]:
+def judging_spans(spans: Sequence[Span]) -> list[Span]:
     """Returns the spans whose pictures judge models: those that people have labelled, or, if there are none, those that are drawn.
 
     A model that is trained to read real pictures must not be measured on drawn ones, which are often easier.
@@ -71,15 +71,15 @@ class Window:
     @property
     def newest(self) -> Span:
         """The newest span that judges models. If there is none, the newest span."""
-        return (self._judging or self.spans)[-1]
+        return (self.judging or self.spans)[-1]
 
     def age(self, span: Span) -> int:
         """Returns how many spans that judge models are newer than this one. Corrections make no span older."""
-        return sum(other.number > span.number for other in self._judging)
+        return sum(other.number > span.number for other in self.judging)
 
     def only_trains(self, span: Span) -> bool:
         """Returns whether a span does not judge models, because its pictures are drawn and other spans have labels of people."""
-        return span.is_drawn and span not in self._judging
+        return span.is_drawn and span not in self.judging
 
     def use_of(self, span: Span, split: str) -> str:
         """Returns the split in which a run uses the records of this split. The test split of the golden span always judges models."""
@@ -87,8 +87,9 @@ class Window:
         return split if judges else SPLITS[0]
 
     @functools.cached_property
-    def _judging(self) -> tuple[Span, ...]:
-        return tuple(judging(self.spans))
+    def judging(self) -> tuple[Span, ...]:
+        """The spans that judge models, oldest first."""
+        return tuple(judging_spans(self.spans))
 
     def superseded(self, span: Span) -> frozenset[bytes]:
         """Returns the keys of the pictures whose records in this span are left out, because a later span corrects or removes them."""
@@ -132,8 +133,8 @@ def window(root: str | Path, n: int | None, exclude: Iterable[int] = (), golden:
 
     Args:
       root: the data folder.
-      n: the number of spans that judge models, see `judging`; None for all. Others that are newer than the oldest of these are also in
-        the window.
+      n: the number of spans that judge models, see `judging_spans`; None for all. Others that are newer than the oldest of these are also
+        in the window.
       exclude: numbers of spans that are not used.
       golden: the number of the span whose test split is used to judge every model; None for no such span.
 
@@ -150,7 +151,7 @@ def window(root: str | Path, n: int | None, exclude: Iterable[int] = (), golden:
     if golden is not None and golden not in kept:
         there = ", ".join(map(str, kept))
         raise CaptchaPipelineError(f"data.golden is {golden}, but {root} has the spans {there}. Put the span back, or change data.golden.")
-    counted = [span.number for span in judging(used)]
+    counted = [span.number for span in judging_spans(used)]
     oldest = 0 if n is None or len(counted) < n else counted[-n]
     chosen = tuple(span for span in used if span.number >= oldest)
     if golden is None:

@@ -49,10 +49,12 @@ def count_records(files: Sequence[str], most: int = -1) -> int:
     return int(tf.data.TFRecordDataset(list(files), "GZIP").take(most).reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
 
 
-def count_drawn(files: Sequence[str]) -> int:
-    """Returns the number of records in gzipped TFRecord files whose picture is drawn. Reads them once."""
-    drawn = tf.data.TFRecordDataset(list(files), "GZIP").batch(_COUNTED).map(_is_drawn, num_parallel_calls=tf.data.AUTOTUNE)
-    return int(drawn.reduce(tf.constant(0, tf.int64), lambda count, drawn: count + tf.reduce_sum(drawn)))
+def count_by_origin(files: Sequence[str]) -> tuple[int, int]:
+    """Returns the numbers of labelled and of drawn pictures in gzipped TFRecord files. Reads them once."""
+    is_drawn = tf.data.TFRecordDataset(list(files), "GZIP").batch(_COUNTED).map(_is_drawn, num_parallel_calls=tf.data.AUTOTUNE)
+    origins = is_drawn.map(lambda drawn: tf.math.bincount(tf.cast(drawn, tf.int32), minlength=2, dtype=tf.int64))
+    labelled, drawn = origins.reduce(tf.zeros(2, tf.int64), tf.add).numpy().tolist()
+    return labelled, drawn
 
 
 def training_batches(

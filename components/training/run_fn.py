@@ -26,7 +26,7 @@ from components.evaluation.metrics import read
 from components.serving.canaries import write_canaries
 from components.serving.signatures import export_model
 from components.serving.training_profile import TrainingProfile
-from components.training.batches import count_drawn, count_records, evaluation_batches, record_files, training_batches
+from components.training.batches import count_by_origin, count_records, evaluation_batches, record_files, training_batches
 from components.training.calibration import CalibratedCrossEntropy, calibrate
 from components.training.canaries import choose_canaries
 from components.training.checkpoint import ENOUGH_TO_CHOOSE, Checkpoint, remove_old
@@ -173,8 +173,7 @@ def find_examples(fn_args: FnArgs) -> Examples:
     """
     train = record_files(fn_args.train_files, "train")
     judges = record_files(fn_args.eval_files, "eval")
-    drawn = count_drawn(train)
-    return Examples(train, judges, count_records(train) - drawn, drawn, count_records(judges, ENOUGH_TO_CHOOSE) == ENOUGH_TO_CHOOSE)
+    return Examples(train, judges, *count_by_origin(train), count_records(judges, ENOUGH_TO_CHOOSE) == ENOUGH_TO_CHOOSE)
 
 
 def fit_to(

@@ -114,13 +114,13 @@ def submit(
     or was canceled, and does nothing after one that succeeded. With --new it runs the
     pipeline again, for example on new spans.
     """
-    from pipeline.runners.kubeflow.client import ENDED
+    from pipeline.runners.kubeflow.client import SUCCEEDED
 
     parameters = _parameters(parameter)
     there = _cluster(host, namespace, token)
     version = there.upload(pipeline)
     run_id, found = there.start(version, experiment, parameters, service_account, new=new)
-    if found in ENDED:
+    if found in SUCCEEDED:
         console.print(f"Nothing was started: run {run_id} of {version.name} is {found}.", highlight=False, soft_wrap=True)
         console.print("Give --new to run it again, on the spans that are there now.", highlight=False, soft_wrap=True)
         return
@@ -129,7 +129,7 @@ def submit(
         return
     for step, state in there.follow(version, run_id, timeout):
         console.print(f"{step or 'Run'}: {state}", highlight=False)
-    if state not in ("SUCCEEDED", "SKIPPED"):
+    if state not in SUCCEEDED:
         raise CaptchaPipelineError(f"Run {run_id} is {state}. See the logs of its pods for the failed step and the error.")
 
 

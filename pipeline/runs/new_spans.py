@@ -11,7 +11,7 @@ from components.base.files import read_json, write_whole
 from components.data.drift import Profile, complain, describe
 from components.data.record_check import PROFILE, SUMMARY, CheckShard
 from components.data.spans import Span
-from components.data.window import Window, judging
+from components.data.window import Window
 from components.example_gen import shards_of
 from components.serving.serving_dir import versions
 from pipeline.config.config import Config
@@ -42,7 +42,7 @@ def what_is_unlike(config: Config, last: RunRecord, new: Sequence[int]) -> str:
     kept = Path(config.root) / config.name / "looked.json"
     if kept.exists() and (answer := read_json(kept, "Remove it: the new spans are then checked again."))["asked"] == asked:
         return str(answer["words"])
-    spans = [span for span in window.spans if span.number in new and span in judging(window.spans)]
+    spans = [span for span in window.judging if span.number in new]
     words = "; ".join(filter(None, (_look(config, last, window, span, production is not None) for span in spans)))
     write_whole(kept, json.dumps({"asked": asked, "words": words}))
     return words

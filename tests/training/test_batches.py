@@ -12,7 +12,7 @@ from components.data.captcha_spec import CaptchaSpec
 from components.data.model_inputs import model_inputs
 from components.training import batches
 from components.training.augmentations.shift import random_shift
-from components.training.batches import count_drawn, count_records, evaluation_batches, record_files, training_batches
+from components.training.batches import count_by_origin, count_records, evaluation_batches, record_files, training_batches
 from components.training.hyperparameters import Hyperparameters
 
 SPEC = CaptchaSpec(charset="abc", length=2, width=9, height=8, channels=3)
@@ -101,9 +101,9 @@ def test_only_pictures_that_are_not_drawn_are_repeated(
 
 
 def test_drawn_pictures_are_counted(files: list[str], mixed: str) -> None:
-    assert count_drawn([mixed]) == 7
-    assert count_drawn(files) == 0, "examples that Transform has not written do not say where they come from"
-    assert count_drawn([*files, mixed, mixed]) == 14
+    assert count_by_origin([mixed]) == (3, 7)
+    assert count_by_origin(files) == (10, 0), "examples that Transform has not written do not say where they come from"
+    assert count_by_origin([*files, mixed, mixed]) == (16, 14)
 
 
 def test_batches_continue_at_the_first_epoch_of_a_resumed_fit(files: list[str]) -> None:

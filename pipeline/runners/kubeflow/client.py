@@ -21,7 +21,8 @@ from components.base.errors import CaptchaPipelineError
 from pipeline.runners.kubeflow.compiled import Compiled
 
 # The final states of a run: V2beta1RuntimeState of the API.
-ENDED: Final = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+SUCCEEDED: Final = ("SUCCEEDED", "SKIPPED")
+ENDED: Final = (*SUCCEEDED, "FAILED", "CANCELED")
 _REQUEST_TIMEOUT: Final = 30  # seconds
 _DRIVER: Final = "-driver"
 
@@ -128,7 +129,7 @@ class Cluster:
           The ID of the run, and the state in which it was found; "" if it was started now.
         """
         name = f"{version.name}-{_digest(parameters)}"
-        done = () if new else ("SUCCEEDED", "SKIPPED")
+        done = () if new else SUCCEEDED
 
         def find_or_start() -> tuple[str, str]:
             experiment_id = self._experiment(experiment)
